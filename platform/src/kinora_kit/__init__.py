@@ -1,0 +1,1 @@
+"""The kit every Kinora service is built on. It holds no word of the business."""

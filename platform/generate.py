@@ -1,0 +1,52 @@
+"""Write what is generated from the contracts: Python from the protos, JSON Schemas from the events.
+
+Run by ``make generate``; the results are committed, and a test fails when they differ.
+"""
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from grpc_tools import protoc
+
+from kinora_kit.events import Payload
+
+ROOT = Path(__file__).parent
+PROTOS = ROOT / "protos"
+PYTHON = ROOT / "src"
+SCHEMAS = ROOT / "schemas" / "events"
+OWNERS = ("auth", "media", "video")
+
+
+def python_from_protos(target: Path) -> None:
+    files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
+    well_known = Path(protoc.__file__).parent / "_proto"
+    outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    if protoc.main(["protoc", f"-I{PROTOS}", f"-I{well_known}", *outputs, *files]):
+        sys.exit("protoc failed")
+
+
+def payloads(owner: str) -> list[type[Payload]]:
+    """The event types that ``kinora.events.<owner>`` defines."""
+    module = importlib.import_module(f"kinora.events.{owner}")
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Payload) and "type" in vars(value)
+    ]
+
+
+def schemas_from_events(target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for owner in OWNERS:
+        for payload in payloads(owner):
+            schema = json.dumps(payload.model_json_schema(), indent=2, sort_keys=True)
+            (target / f"{payload.type}.json").write_text(schema + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    python_from_protos(PYTHON)
+    schemas_from_events(SCHEMAS)

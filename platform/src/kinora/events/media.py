@@ -1,0 +1,43 @@
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from kinora_kit.events import Payload
+
+EXCHANGE = "media"
+
+Visibility = Literal["private", "unlisted", "public"]
+
+
+class _Media(Payload):
+    media_id: UUID
+    owner_id: UUID
+
+    @property
+    def subject(self) -> str:
+        return str(self.media_id)
+
+
+class MediaPublished(_Media):
+    """Became ready and public, for the first time or again. Carries what search and recommendation need."""
+
+    type: ClassVar[str] = "media.published"
+    title: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    category: str = ""
+    duration: float | None = None
+
+
+class MediaUpdated(_Media):
+    type: ClassVar[str] = "media.updated"
+    title: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    category: str = ""
+    visibility: Visibility
+    version: int
+    """Grows with each change of the document: an event with a smaller one came late."""
+
+
+class MediaDeleted(_Media):
+    type: ClassVar[str] = "media.deleted"

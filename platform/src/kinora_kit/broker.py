@@ -1,0 +1,122 @@
+"""RabbitMQ: one connection per process that comes back by itself, and publishing with confirms."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.exceptions import AMQPError, DeliveryError
+
+from kinora_kit import logs, tasks
+from kinora_kit.errors import Unavailable
+from kinora_kit.metrics import EVENTS_PUBLISHED
+
+log = logs.get(__name__)
+
+PUBLISH_SECONDS = 10.0
+
+
+class Unroutable(Exception):
+    """A message that had to reach a queue reached none."""
+
+
+class Broker:
+    """Use ``connect``. The connection is made in the background, so that the process starts without its broker."""
+
+    def __init__(self, url: str, *, name: str) -> None:
+        self._url = url
+        self._name = name
+        self._connection: AbstractConnection | None = None
+        self._connected = asyncio.Event()
+        self._publishing: AbstractChannel | None = None
+        self._publishing_lock = asyncio.Lock()
+        self._exchanges: dict[str, AbstractExchange] = {}
+
+    async def _hold(self) -> None:
+        """Connect, and stay until the connection is lost."""
+        connection = await aio_pika.connect(self._url, timeout=5, client_properties={"connection_name": self._name})
+        lost = asyncio.Event()
+        connection.close_callbacks.add(lambda *_: lost.set())
+        self._connection = connection
+        self._connected.set()
+        log.info("connected to the broker")
+        try:
+            await lost.wait()
+            log.warning("lost the connection to the broker")
+        finally:
+            self._connected.clear()
+            self._connection = None
+            self._publishing = None
+            self._exchanges = {}
+            with contextlib.suppress(AMQPError, OSError, TimeoutError):
+                await connection.close()
+
+    async def check(self) -> None:
+        if self._connection is None or self._connection.is_closed:
+            raise ConnectionError("not connected")
+
+    async def channel(self, *, prefetch: int | None = None) -> AbstractChannel:
+        """A channel of the living connection; waits until there is one."""
+        while True:
+            await self._connected.wait()
+            if self._connection is not None:
+                channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+                if prefetch is not None:
+                    await channel.set_qos(prefetch_count=prefetch)
+                return channel
+
+    async def _exchange(self, name: str) -> AbstractExchange:
+        async with self._publishing_lock:
+            if self._publishing is None or self._publishing.is_closed:
+                self._exchanges = {}
+                self._publishing = await self.channel()
+            if name not in self._exchanges:
+                if name:
+                    exchange = await self._publishing.get_exchange(name, ensure=False)
+                else:
+                    exchange = self._publishing.default_exchange
+                self._exchanges[name] = exchange
+            return self._exchanges[name]
+
+    async def publish(
+        self,
+        body: bytes,
+        *,
+        exchange: str,
+        routing_key: str,
+        message_id: str,
+        mandatory: bool = False,
+        headers: dict[str, str | int] | None = None,
+        expiration_seconds: float | None = None,
+    ) -> None:
+        """Hand a persistent message to the broker and wait for its confirm.
+
+        Raises Unroutable when ``mandatory`` and no queue took it, Unavailable when the broker did not confirm in time: it
+        may or may not have the message then, so publish it again.
+        """
+        message = aio_pika.Message(
+            body,
+            content_type="application/cloudevents+json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=message_id,
+            headers=dict(headers or {}),
+            expiration=expiration_seconds,
+        )
+        try:
+            async with asyncio.timeout(PUBLISH_SECONDS):
+                target = await self._exchange(exchange)
+                await target.publish(message, routing_key, mandatory=mandatory)
+        except DeliveryError as error:
+            raise Unroutable(f"{exchange or 'the default exchange'} has no queue for {routing_key}") from error
+        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            # aiormq speaks of a channel that died under a call as RuntimeError or InvalidStateError.
+            raise Unavailable("The message broker is not reachable") from error
+        EVENTS_PUBLISHED.labels(exchange or "default").inc()
+
+
+@contextlib.asynccontextmanager
+async def connect(url: str, *, name: str) -> AsyncIterator[Broker]:
+    broker = Broker(url, name=name)
+    async with tasks.background(broker=broker._hold):
+        yield broker

@@ -1,0 +1,171 @@
+"""Consuming: quorum queues, delayed retries that grow, and dead letters, the same for every queue.
+
+For a queue ``media.video`` there are ``media.video.retry.<seconds>`` (messages wait there, then return) and
+``media.video.dead`` (what was given up; the alert watches its length). A handler returns when its effect is committed, or
+raises Ignore (not for us), Poison (can never work), or anything else (try again later). A message may arrive twice: a handler
+makes its effect happen once, see ``outbox.first_time``.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aio_pika import ExchangeType
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
+
+from kinora_kit import logs
+from kinora_kit.broker import Broker
+from kinora_kit.events import Event
+from kinora_kit.metrics import EVENTS_HANDLED
+
+log = logs.get(__name__)
+
+ATTEMPT = "x-kinora-attempt"
+REASON = "x-kinora-reason"
+
+# A worker that is killed again and again by one message gives it back this often before the broker lets go of it.
+DELIVERY_LIMIT = 10
+
+
+class Ignore(Exception):
+    """The message is understood and there is nothing to do."""
+
+
+class Poison(Exception):
+    """The message can never be handled: keep it as a dead letter, for a person to look at."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One queue. ``bindings`` are (exchange, routing pattern); a work queue has none and is named in full by its sender."""
+
+    name: str
+    bindings: Sequence[tuple[str, str]] = ()
+    retry_seconds: Sequence[int] = (1, 5, 30, 120)
+    prefetch: int = 16
+
+    @property
+    def dead(self) -> str:
+        return f"{self.name}.dead"
+
+    def retry(self, attempt: int) -> str:
+        return f"{self.name}.retry.{self.retry_seconds[attempt]}"
+
+
+Handler = Callable[[Event], Awaitable[None]]
+
+
+async def declare_exchange(channel: AbstractChannel, name: str) -> None:
+    await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True)
+
+
+async def declare(channel: AbstractChannel, queue: Queue) -> None:
+    """The queue with all that belongs to it. Declaring is idempotent, so every consumer does it."""
+    quorum: dict[str, Any] = {"x-queue-type": "quorum"}
+    await channel.declare_queue(queue.dead, durable=True, arguments=quorum)
+    for seconds in queue.retry_seconds:
+        await channel.declare_queue(
+            f"{queue.name}.retry.{seconds}",
+            durable=True,
+            arguments={
+                **quorum,
+                "x-message-ttl": seconds * 1000,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": queue.name,
+            },
+        )
+    main = await channel.declare_queue(
+        queue.name,
+        durable=True,
+        arguments={
+            **quorum,
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": queue.dead,
+        },
+    )
+    for exchange, pattern in queue.bindings:
+        # The owner declares it too: whoever comes first makes it, so that no one has to wait for the other.
+        await declare_exchange(channel, exchange)
+        await main.bind(exchange, pattern)
+
+
+async def consume(broker: Broker, queue: Queue, handler: Handler) -> None:
+    """Handle messages until the connection is lost or the task is cancelled.
+
+    Cancelled, it takes no new message; those whose handler was running go back to the queue.
+    """
+    channel = await broker.channel(prefetch=queue.prefetch)
+    closed = asyncio.Event()
+    channel.close_callbacks.add(lambda *_: closed.set())
+    try:
+        await declare(channel, queue)
+        running: set[asyncio.Task[None]] = set()
+
+        async def received(message: AbstractIncomingMessage) -> None:
+            task = asyncio.create_task(_handle(broker, queue, handler, message))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+        source = await channel.get_queue(queue.name, ensure=False)
+        await source.consume(received)
+        try:
+            await closed.wait()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+    finally:
+        if not channel.is_closed:
+            await channel.close()
+
+
+async def _handle(broker: Broker, queue: Queue, handler: Handler, message: AbstractIncomingMessage) -> None:
+    started = time.perf_counter()
+    outcome = "done"
+    attempt = int(str(message.headers.get(ATTEMPT, 0)))
+    try:
+        event = Event.model_validate_json(message.body)
+    except ValidationError as error:
+        outcome = await _bury(broker, queue, message, f"not an event: {error.error_count()} errors")
+    else:
+        logs.traceparent.set(event.traceparent)
+        with bound_contextvars(event_id=str(event.id), event_type=event.type, queue=queue.name):
+            try:
+                await handler(event)
+            except Ignore:
+                outcome = "ignored"
+            except (Poison, ValidationError) as error:
+                outcome = await _bury(broker, queue, message, repr(error))
+            except Exception as error:
+                if attempt < len(queue.retry_seconds):
+                    log.warning("handler failed, trying again later", attempt=attempt, error=repr(error))
+                    await _move(broker, message, queue.retry(attempt), {ATTEMPT: attempt + 1})
+                    outcome = "retry"
+                else:
+                    log.error("handler failed too often", attempt=attempt, exc_info=error)
+                    outcome = await _bury(broker, queue, message, f"gave up after {attempt} retries: {error!r}")
+    await message.ack()
+    EVENTS_HANDLED.labels(queue.name, outcome).observe(time.perf_counter() - started)
+
+
+async def _bury(broker: Broker, queue: Queue, message: AbstractIncomingMessage, reason: str) -> str:
+    log.error("dead letter", queue=queue.name, message_id=message.message_id, reason=reason)
+    await _move(broker, message, queue.dead, {REASON: reason[:500]})
+    return "dead"
+
+
+async def _move(broker: Broker, message: AbstractIncomingMessage, target: str, headers: dict[str, str | int]) -> None:
+    # Confirmed elsewhere before it is acknowledged here: dying between the two doubles the message and loses nothing.
+    await broker.publish(
+        message.body,
+        exchange="",
+        routing_key=target,
+        message_id=message.message_id or "",
+        mandatory=True,
+        headers=headers,
+    )

@@ -1,0 +1,177 @@
+"""Who is calling: from the headers that the gateway set, or from an access token.
+
+Tokens follow RFC 9068 (``typ: at+jwt``) and RFC 8725: one algorithm (Ed25519), issuer and audience checked, expiry
+required. A token whose session was revoked is refused although its signature still holds.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+from uuid import UUID
+
+import httpx
+import jwt
+from fastapi import Depends, Request
+from redis.asyncio import Redis
+
+from kinora_kit.errors import InvalidToken, NotSignedIn, Unavailable
+
+USER_ID = "X-User-Id"
+SESSION_ID = "X-Session-Id"
+ROLES = "X-User-Roles"
+
+ALGORITHM = "EdDSA"
+AUDIENCE = "kinora"
+TOKEN_TYPE = "at+jwt"  # noqa: S105 - the media type of RFC 9068
+
+
+@dataclass(frozen=True)
+class Caller:
+    user_id: UUID
+    session_id: UUID | None = None
+    roles: frozenset[str] = frozenset()
+
+    def headers(self) -> dict[str, str]:
+        """The identity headers that ForwardAuth answers with."""
+        found = {USER_ID: str(self.user_id), ROLES: ",".join(sorted(self.roles))}
+        if self.session_id:
+            found[SESSION_ID] = str(self.session_id)
+        return found
+
+
+def caller_from_headers(headers: Mapping[str, str]) -> Caller | None:
+    """The caller named by the gateway's headers, ``None`` for an anonymous one.
+
+    Only the gateway can set them: it removes what a client sent.
+    """
+    user_id = headers.get(USER_ID)
+    if not user_id:
+        return None
+    try:
+        session_id = headers.get(SESSION_ID)
+        return Caller(
+            user_id=UUID(user_id),
+            session_id=UUID(session_id) if session_id else None,
+            roles=frozenset(filter(None, headers.get(ROLES, "").split(","))),
+        )
+    except ValueError:
+        raise NotSignedIn("The identity headers are malformed") from None
+
+
+def _optional(request: Request) -> Caller | None:
+    return caller_from_headers(request.headers)
+
+
+def _required(request: Request) -> Caller:
+    caller = caller_from_headers(request.headers)
+    if caller is None:
+        raise NotSignedIn
+    return caller
+
+
+OptionalCaller = Annotated[Caller | None, Depends(_optional)]
+SignedIn = Annotated[Caller, Depends(_required)]
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """The token of ``Authorization: Bearer``, ``None`` when the header is absent.
+
+    Raises InvalidToken when there is an Authorization header of another form.
+    """
+    value = headers.get("authorization")
+    if value is None:
+        return None
+    scheme, _, token = value.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise InvalidToken("Send the access token as: Authorization: Bearer <token>")
+    return token.strip()
+
+
+class KeySource(Protocol):
+    async def public_key(self, kid: str) -> Any | None:
+        """The verification key of that id, ``None`` when it is not (or no longer) in the set."""
+
+
+class RemoteKeys:
+    """The key set that auth publishes, fetched on demand and kept.
+
+    A kid that is not in it causes a new fetch, at most once every ``cooldown_seconds``, so that forged kids cannot be
+    used to load auth.
+    """
+
+    def __init__(self, url: str, *, lifetime_seconds: float = 300, cooldown_seconds: float = 5) -> None:
+        self._url = url
+        self._lifetime = lifetime_seconds
+        self._cooldown = cooldown_seconds
+        self._keys: dict[str, Any] = {}
+        self._fetched = float("-inf")
+
+    async def public_key(self, kid: str) -> Any | None:
+        age = time.monotonic() - self._fetched
+        if age > self._lifetime or (kid not in self._keys and age > self._cooldown):
+            await self._fetch()
+        return self._keys.get(kid)
+
+    async def _fetch(self) -> None:
+        try:
+            async with httpx.AsyncClient(timeout=3) as client:
+                answer = await client.get(self._url)
+                answer.raise_for_status()
+                keys = jwt.PyJWKSet.from_dict(answer.json())
+        except (httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
+            if self._keys:  # an old set is better than none while auth is away
+                return
+            raise Unavailable("The key set of the auth service is not reachable") from error
+        self._keys = {key.key_id: key.key for key in keys.keys if key.key_id}
+        self._fetched = time.monotonic()
+
+
+def revocation_key(session_id: UUID) -> str:
+    """Where auth notes a revoked session in Redis, until its last access token has expired."""
+    return f"auth:revoked:{session_id}"
+
+
+class TokenVerifier:
+    def __init__(self, *, keys: KeySource, issuer: str, revocations: Redis) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._revocations = revocations
+
+    async def verify(self, token: str) -> Caller:
+        """The caller that the token was issued to.
+
+        Raises InvalidToken for anything but a valid token of a living session, Unavailable when that cannot be known.
+        """
+        caller, _ = await self.verify_with_expiry(token)
+        return caller
+
+    async def verify_with_expiry(self, token: str) -> tuple[Caller, float]:
+        """As verify, with the Unix time at which the token expires."""
+        try:
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") != ALGORITHM or str(header.get("typ", "")).lower() != TOKEN_TYPE:
+                raise InvalidToken
+            key = await self._keys.public_key(str(header.get("kid", "")))
+            if key is None:
+                raise InvalidToken("The access token was not signed by a current key")
+            claims = jwt.decode(
+                token,
+                key=key,
+                algorithms=[ALGORITHM],
+                issuer=self._issuer,
+                audience=AUDIENCE,
+                options={"require": ["exp", "iat", "sub", "sid"]},
+            )
+            caller = Caller(
+                user_id=UUID(claims["sub"]),
+                session_id=UUID(claims["sid"]),
+                roles=frozenset(claims.get("roles", ())),
+            )
+        except jwt.ExpiredSignatureError:
+            raise InvalidToken("The access token has expired") from None
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+            raise InvalidToken from None
+        if caller.session_id and await self._revocations.exists(revocation_key(caller.session_id)):
+            raise InvalidToken("The session has ended")
+        return caller, float(claims["exp"])

@@ -1,0 +1,105 @@
+"""MongoDB. The only module that knows the driver (motor today), so that another can follow it.
+
+A document carries its own pending events in an ``outbox`` array, written by the same single-document update as the
+change that caused them. The relay publishes them with a confirm and then pulls them out.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeAlias
+
+from bson.codec_options import CodecOptions
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo.errors import DuplicateKeyError as DuplicateKeyError
+from pymongo.errors import PyMongoError
+
+from kinora_kit import tasks
+from kinora_kit.broker import Broker
+from kinora_kit.events import Event
+
+Document = dict[str, Any]
+Collection: TypeAlias = AsyncIOMotorCollection[Document]
+Database: TypeAlias = AsyncIOMotorDatabase[Document]
+MongoError = PyMongoError
+
+OUTBOX = "outbox"
+BATCH = 100
+POLL_SECONDS = 2.0
+
+
+@contextlib.asynccontextmanager
+async def connect(url: str, *, database: str, name: str, size: int = 32) -> AsyncIterator[Database]:
+    """A database handle that connects on first use. UUIDs are kept in their standard binary form, times are UTC."""
+    client: Any = AsyncIOMotorClient(
+        url,
+        appname=name,
+        maxPoolSize=size,
+        waitQueueTimeoutMS=2000,
+        serverSelectionTimeoutMS=2000,
+        connectTimeoutMS=2000,
+        socketTimeoutMS=10000,
+        uuidRepresentation="standard",
+        tz_aware=True,
+    )
+    try:
+        yield client.get_database(database, codec_options=CodecOptions(tz_aware=True, uuid_representation=4))
+    finally:
+        client.close()
+
+
+async def check(database: Database) -> None:
+    await database.command("ping")
+
+
+def pending(event: Event, *, exchange: str) -> Document:
+    """The entry of ``event`` for a document's outbox array: ``{"$push": {OUTBOX: pending(...)}}``."""
+    return {"id": str(event.id), "exchange": exchange, "event": event.model_dump_json(exclude_none=True)}
+
+
+class Relay:
+    """Publishes what stands in the outbox arrays of ``collections``. ``wake`` it after a write to publish at once."""
+
+    def __init__(self, collections: Sequence[Collection], broker: Broker) -> None:
+        self._collections = collections
+        self._broker = broker
+        self._work = asyncio.Event()
+        self._work.set()
+
+    def wake(self) -> None:
+        self._work.set()
+
+    async def ensure_indexes(self) -> None:
+        for collection in self._collections:
+            await collection.create_index(f"{OUTBOX}.id", sparse=True, name="outbox")
+
+    async def publish_pending(self) -> int:
+        """Publish what is pending now; returns the number of events."""
+        count = 0
+        for collection in self._collections:
+            found = collection.find({f"{OUTBOX}.0": {"$exists": True}}, {OUTBOX: True}).limit(BATCH)
+            async for document in found:
+                for entry in document[OUTBOX]:
+                    event = Event.model_validate_json(entry["event"])
+                    await self._broker.publish(
+                        entry["event"].encode(),
+                        exchange=entry["exchange"],
+                        routing_key=event.type,
+                        message_id=entry["id"],
+                    )
+                    await collection.update_one({"_id": document["_id"]}, {"$pull": {OUTBOX: {"id": entry["id"]}}})
+                    count += 1
+        return count
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), POLL_SECONDS)
+            self._work.clear()
+            while await self.publish_pending():
+                pass
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with tasks.background(mongo_outbox=self._run):
+            yield

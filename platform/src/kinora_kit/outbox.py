@@ -1,0 +1,111 @@
+"""The transactional outbox and inbox of a PostgreSQL service.
+
+``emit`` writes an event in the transaction of its cause; the relay publishes it with a confirm and then deletes it, so
+an event is published at least once, and never for a change that was rolled back. ``first_time`` makes a handler's
+effect happen once.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from kinora_kit import logs, postgres, tasks
+from kinora_kit.broker import Broker, Unroutable
+from kinora_kit.events import Event
+from kinora_kit.metrics import OUTBOX_PENDING
+from kinora_kit.postgres import Connection, Pool
+
+log = logs.get(__name__)
+
+BATCH = 100
+SWEEP_SECONDS = 5.0
+INBOX_DAYS = 14
+
+
+async def emit(
+    connection: Connection,
+    event: Event,
+    *,
+    exchange: str,
+    routing_key: str | None = None,
+    mandatory: bool = False,
+) -> None:
+    """Publish ``event`` if and when the transaction of ``connection`` commits.
+
+    The routing key is the event's type unless given. ``mandatory`` keeps the event until a queue takes it.
+    """
+    await connection.execute(
+        "INSERT INTO outbox (exchange, routing_key, mandatory, event) VALUES ($1, $2, $3, $4)",
+        exchange,
+        routing_key or event.type,
+        mandatory,
+        event.model_dump(mode="json", exclude_none=True),
+    )
+
+
+async def first_time(connection: Connection, queue: str, event_id: UUID) -> bool:
+    """Whether this event was not carried out before. Call it in the transaction of the effect."""
+    status = await connection.execute(
+        "INSERT INTO inbox (queue, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING", queue, event_id
+    )
+    return bool(status == "INSERT 0 1")
+
+
+async def publish_batch(pool: Pool, broker: Broker) -> int:
+    """Publish the oldest events that no other relay holds; returns how many it took.
+
+    Dying anywhere in between publishes some of them again later.
+    """
+    async with postgres.transaction(pool) as connection:
+        rows = await connection.fetch(
+            "SELECT id, exchange, routing_key, mandatory, event FROM outbox ORDER BY id LIMIT $1"
+            " FOR UPDATE SKIP LOCKED",
+            BATCH,
+        )
+        published = []
+        for row in rows:  # one after the other: events of one service keep their order while one relay runs
+            event = Event.model_validate(row["event"])
+            try:
+                await broker.publish(
+                    event.model_dump_json(exclude_none=True).encode(),
+                    exchange=row["exchange"],
+                    routing_key=row["routing_key"],
+                    message_id=str(event.id),
+                    mandatory=row["mandatory"],
+                )
+            except Unroutable:
+                log.warning("no queue takes the event yet, keeping it", event_type=event.type)
+                continue
+            published.append(row["id"])
+        await connection.execute("DELETE FROM outbox WHERE id = ANY($1::bigint[])", published)
+    return len(published)
+
+
+async def sweep(pool: Pool) -> None:
+    OUTBOX_PENDING.set(await pool.fetchval("SELECT count(*) FROM outbox"))
+    await pool.execute("DELETE FROM inbox WHERE received_at < now() - make_interval(days => $1)", INBOX_DAYS)
+
+
+@contextlib.asynccontextmanager
+async def relay(pool: Pool, broker: Broker, *, url: str) -> AsyncIterator[None]:
+    """Keep publishing while the context is open: at once when notified, and at the latest after a few seconds."""
+    work = asyncio.Event()
+    work.set()
+
+    async def listen() -> None:
+        await postgres.listen(url, channel="outbox", on_notify=work.set, on_connect=work.set)
+
+    async def publish() -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(work.wait(), SWEEP_SECONDS)
+            work.clear()
+            while await publish_batch(pool, broker):
+                pass
+
+    async def sweeping() -> None:
+        await tasks.every(60, lambda: sweep(pool))
+
+    async with tasks.background(outbox_listen=listen, outbox_publish=publish, outbox_sweep=sweeping):
+        yield

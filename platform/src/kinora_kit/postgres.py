@@ -1,0 +1,96 @@
+"""PostgreSQL: the pool with its timeouts and codecs, and nothing that hides SQL."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from kinora_kit import tasks
+from kinora_kit.metrics import POOL_IDLE, POOL_SIZE
+
+Connection: TypeAlias = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+Pool: TypeAlias = asyncpg.Pool
+
+ACQUIRE_SECONDS = 5.0
+
+
+async def _prepare(connection: asyncpg.Connection) -> None:
+    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+
+
+@contextlib.asynccontextmanager
+async def connect(url: str, *, name: str, size: int = 10) -> AsyncIterator[Pool]:
+    """A pool that opens connections when they are needed, so that the process starts without its database.
+
+    A statement may take 10 s, a lock 5 s; a transaction left idle for 30 s is ended by the server.
+    """
+    pool = asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=size,
+        max_inactive_connection_lifetime=300,
+        timeout=3,
+        command_timeout=15,
+        init=_prepare,
+        server_settings={
+            "application_name": name,
+            "statement_timeout": "10000",
+            "lock_timeout": "5000",
+            "idle_in_transaction_session_timeout": "30000",
+            "timezone": "UTC",
+        },
+    )
+    await pool
+    POOL_SIZE.labels("postgres").set_function(pool.get_size)
+    POOL_IDLE.labels("postgres").set_function(pool.get_idle_size)
+    try:
+        yield pool
+    finally:
+        try:
+            async with asyncio.timeout(5):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+
+@contextlib.asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection inside a transaction, committed at the end of the block and rolled back by an exception."""
+    async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+        yield connection
+
+
+async def check(pool: Pool) -> None:
+    await pool.fetchval("SELECT 1", timeout=2)
+
+
+async def listen(url: str, *, channel: str, on_notify: Callable[[], None], on_connect: Callable[[], None]) -> None:
+    """Call ``on_notify`` for each NOTIFY on ``channel`` until the connection is lost.
+
+    ``on_connect`` is called once listening, because what was notified before then was missed.
+    """
+    closed = asyncio.Event()
+
+    def notified(*_: Any) -> None:
+        on_notify()
+
+    connection = await asyncpg.connect(url, timeout=3, server_settings={"application_name": f"listen {channel}"})
+    try:
+        connection.add_termination_listener(lambda _: closed.set())
+        await connection.add_listener(channel, notified)
+        on_connect()
+        # Notifications arrive only while the socket lives; a dead peer shows at the next probe.
+        probe: Callable[[], Awaitable[object]] = lambda: connection.execute("SELECT 1", timeout=5)  # noqa: E731
+        probing = asyncio.create_task(tasks.every(15, probe))
+        waiting = asyncio.create_task(closed.wait())
+        try:
+            await asyncio.wait({probing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            probing.cancel()
+            waiting.cancel()
+            await asyncio.gather(probing, waiting, return_exceptions=True)
+    finally:
+        connection.terminate()

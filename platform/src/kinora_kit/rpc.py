@@ -1,0 +1,226 @@
+"""gRPC between services: deadlines on every call, identity and trace in the metadata, errors by their code.
+
+Identity travels as the caller's own access token, verified again by the service called: a service that was taken over
+can act for those who just called it, and for nobody else.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import grpc
+from structlog.contextvars import bound_contextvars, get_contextvars
+
+from kinora_kit import logs
+from kinora_kit.errors import DomainError, NotSignedIn
+from kinora_kit.identity import Caller, TokenVerifier, bearer
+from kinora_kit.metrics import RPC_CALLED, RPC_SERVED
+from kinora_kit.outages import as_domain_error
+
+log = logs.get(__name__)
+
+CODE = "kinora-code"
+STATUS = "kinora-status"
+DEADLINE_SECONDS = 5.0
+MAX_MESSAGE_BYTES = 4 << 20
+
+_OF_STATUS = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+
+access_token: ContextVar[str | None] = ContextVar("access_token", default=None)
+"""The token of the request at hand; calls made meanwhile carry it."""
+
+RpcMethodHandler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+
+_caller: ContextVar[Caller | None] = ContextVar("rpc_caller", default=None)
+
+
+def optional_caller() -> Caller | None:
+    """Who the RPC being served was made for."""
+    return _caller.get()
+
+
+def signed_in() -> Caller:
+    caller = _caller.get()
+    if caller is None:
+        raise NotSignedIn
+    return caller
+
+
+class RemoteError(DomainError):
+    """A domain error of another service, with the code it had there."""
+
+    def __init__(self, detail: str, *, status: int, code: str) -> None:
+        super().__init__(detail)
+        self.status = status  # type: ignore[misc]
+        self.code = code  # type: ignore[misc]
+
+
+class ServerInterceptor(grpc.aio.ServerInterceptor):
+    """Verifies the token, keeps the trace, counts, and turns errors into statuses."""
+
+    def __init__(self, verifier: TokenVerifier | None) -> None:
+        self._verifier = verifier
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[RpcMethodHandler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> RpcMethodHandler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        method = handler_call_details.method
+        metadata = {key: str(value) for key, value in handler_call_details.invocation_metadata or ()}
+        inner = handler.unary_unary
+
+        async def serve(request: Any, context: Any) -> Any:
+            started = time.perf_counter()
+            status = grpc.StatusCode.OK
+            logs.traceparent.set(metadata.get("traceparent"))
+            with bound_contextvars(request_id=metadata.get("x-request-id"), rpc=method):
+                try:
+                    token = bearer(metadata)
+                    if token is not None and self._verifier is not None:
+                        _caller.set(await self._verifier.verify(token))
+                        access_token.set(token)
+                    return await inner(request, context)
+                except Exception as error:
+                    domain = as_domain_error(error)
+                    if domain is None:
+                        log.exception("rpc failed")
+                        status = grpc.StatusCode.INTERNAL
+                        await context.abort(status, "The service failed")
+                    else:
+                        status = _OF_STATUS.get(domain.status, grpc.StatusCode.UNKNOWN)
+                        trailers = ((CODE, domain.code), (STATUS, str(domain.status)))
+                        await context.abort(status, domain.detail, trailing_metadata=trailers)
+                finally:
+                    RPC_SERVED.labels(method, status.name).observe(time.perf_counter() - started)
+
+        return grpc.unary_unary_rpc_method_handler(
+            serve,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    address: str,
+    register: Callable[[grpc.aio.Server], None],
+    *,
+    verifier: TokenVerifier | None,
+    drain_seconds: float = 10,
+) -> AsyncIterator[None]:
+    """Serve while the context is open; calls in flight may finish at its end."""
+    server = grpc.aio.server(
+        interceptors=[ServerInterceptor(verifier)],
+        maximum_concurrent_rpcs=1000,
+        options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
+    )
+    register(server)
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(drain_seconds)
+
+
+class ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
+    """Adds deadline, identity and trace, counts, and raises the other side's domain errors."""
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()))
+        token, trace = access_token.get(), logs.traceparent.get()
+        request_id = get_contextvars().get("request_id")
+        if token:
+            metadata.add("authorization", f"Bearer {token}")
+        if trace:
+            metadata.add("traceparent", trace)
+        if request_id:
+            metadata.add("x-request-id", str(request_id))
+        details = grpc.aio.ClientCallDetails(
+            method=client_call_details.method,
+            timeout=client_call_details.timeout or DEADLINE_SECONDS,
+            metadata=metadata,
+            credentials=client_call_details.credentials,
+            wait_for_ready=client_call_details.wait_for_ready,
+        )
+        method = client_call_details.method
+        started = time.perf_counter()
+        status = grpc.StatusCode.OK
+        try:
+            call = await continuation(details, request)
+            return await call
+        except grpc.aio.AioRpcError as error:
+            status = error.code()
+            trailers = {key: str(value) for key, value in error.trailing_metadata() or ()}
+            if CODE in trailers:
+                raise RemoteError(
+                    error.details() or "", status=int(trailers.get(STATUS, 400)), code=trailers[CODE]
+                ) from None
+            raise
+        finally:
+            RPC_CALLED.labels(method, status.name).observe(time.perf_counter() - started)
+
+
+@contextlib.asynccontextmanager
+async def connect(address: str, *, idempotent: Sequence[str] = ()) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to another service, connected on first use.
+
+    ``idempotent`` lists the full service names (``kinora.auth.v1.Users``) whose calls may be repeated when the service
+    is away for a moment; others are made once.
+    """
+    config = {
+        "methodConfig": [
+            {
+                "name": [{"service": service} for service in idempotent],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.05s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 3,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+        if idempotent
+        else []
+    }
+    channel = grpc.aio.insecure_channel(
+        address,
+        interceptors=[ClientInterceptor()],
+        options=[
+            ("grpc.service_config", json.dumps(config)),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", 30000),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ],
+    )
+    try:
+        yield channel
+    finally:
+        await channel.close()
+
+
+async def check(channel: grpc.aio.Channel) -> None:
+    await channel.channel_ready()

@@ -1,0 +1,65 @@
+"""Settings are a promise: frozen, complete, and refused with a sentence when they are wrong."""
+
+import os
+import sys
+from typing import Annotated, ClassVar, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "KINORA_"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """What every process knows. A service adds its own fields; secrets are ``SecretStr`` and have no default."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    service: ClassVar[str]
+
+    http_host: str = "127.0.0.1"
+    http_port: Port
+    log_level: str = "info"
+    trusted_proxies: str = "127.0.0.1"
+    """Addresses (comma separated) whose X-Forwarded-For is believed."""
+    drain_delay_seconds: float = Field(default=0, ge=0)
+    """How long to answer on while /readyz already says no, so that a balancer can look away."""
+    drain_timeout_seconds: int = Field(default=20, ge=1)
+    """How long requests in flight may take once no new ones are accepted."""
+    max_body_bytes: int = Field(default=1 << 20, ge=1)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def unknown_keys(settings: type[Settings], environment: dict[str, str]) -> list[str]:
+    """The ``KINORA_*`` names in ``environment`` that ``settings`` has no field for."""
+    known = {PREFIX + name.upper() for name in settings.model_fields}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name.upper() not in known)
+
+
+def load(settings: type[S]) -> S:
+    """Read the settings from the environment, or end the process with one sentence for each thing that is wrong."""
+    wrong = [
+        f"{name} is not a setting of {settings.service}: remove it or mend its spelling"
+        for name in unknown_keys(settings, dict(os.environ))
+    ]
+    loaded: S | None = None
+    try:
+        loaded = settings()
+    except ValidationError as error:
+        for item in error.errors():
+            name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
+            if item["type"] == "missing":
+                wrong.append(f"{name} is not set, and {settings.service} cannot start without it")
+            else:
+                wrong.append(f"{name}: {item['msg']}")
+    if loaded is None or wrong:
+        sys.exit("\n".join(wrong))
+    return loaded
+
+
+def reveal(secret: SecretStr) -> str:
+    return secret.get_secret_value()

@@ -1,0 +1,42 @@
+"""Background work that lives as long as the process and is never silently dead."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from kinora_kit import logs
+from kinora_kit.metrics import BACKGROUND_FAILURES
+
+log = logs.get(__name__)
+
+RESTART_SECONDS = 1.0
+
+
+async def forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run ``work`` again whenever it ends or fails, until cancelled."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            BACKGROUND_FAILURES.labels(name).inc()
+            log.warning("background work failed, starting it again", task=name, error=repr(error))
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def background(**works: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Keep each of ``works`` running while the context is open; cancelled and awaited at its end."""
+    running = [asyncio.create_task(forever(name, work), name=name) for name, work in works.items()]
+    try:
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    """``work`` now and then every ``seconds``, until cancelled or it fails."""
+    while True:
+        await work()
+        await asyncio.sleep(seconds)
