@@ -1,0 +1,363 @@
+"""Encode a source in parts, so that any worker can do any part, and any part can be done again.
+
+All renditions of a part are made by one ffmpeg run that decodes once. Parts fit without a seam because every part
+computes the same things from the Source alone:
+
+* The output timeline: the source's first frame is shown at TIMELINE_START, in ticks of 1/90000 s, whatever the source's
+  own clock. It does not begin at zero because decode times precede the first frame (by two frames, with B-frames) and
+  an MP4 fragment cannot hold a negative time. No edit list, so one init segment is right for all parts.
+* The borders: half a frame before the nominal times, where no frame is, so that rounding cannot move a frame from one
+  part to the other. A part decodes from a key frame before its first border, and the trim filter cuts exactly.
+* The segments: a key frame at each border of a segment and nowhere else; the HLS muxer cuts at every key frame.
+"""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import ffmpeg
+
+from kinora_video import sandbox
+from kinora_video.ladder import AUDIO, MAX_FRAME_RATE, Rendition
+from kinora_video.probe import Source, SourceRejected, network_failed, source_argument, source_options
+from kinora_video.sandbox import Exit, Limits, ToolFailed
+
+TIMELINE_START = 10  # seconds, as Apple's segmenter begins
+TIMESCALE = 90_000
+AUDIO_RATE = 48_000
+AUDIO_KBPS = 128
+POSTER_WIDTH = 1280
+ENCODE_LIMITS = Limits()
+
+# A demuxer looks for the key frame by decode time, which is up to 16 frames before the time at which it is shown.
+_SEEK_MARGIN_SECONDS = 1
+_SEEK_MARGIN_FRAMES = 16
+_SLOWEST = 60  # seconds of wall clock for a second of video: four 2160p60 ladders at a time on two cores
+_POLL_SECONDS = 0.1
+_SHORTFALL_SECONDS = 2.0  # so much less than the source declares, and it is truncated
+
+Kind = Literal["video", "audio", "poster"]
+Lane = Literal["first", "bulk"]
+
+
+class EncodeFailed(ToolFailed):
+    """The part was not encoded for a reason outside the source; to be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of work for one worker: `renditions` from `start` to `end` seconds of the video (None: to its end)."""
+
+    index: int
+    kind: Kind
+    start: float
+    end: float | None
+    renditions: tuple[str, ...]
+    lane: Lane
+    segment_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedInit:
+    """A rendition's init segment (the EXT-X-MAP), the same bytes from every part; `codecs` as RFC 6381 says."""
+
+    rendition: str
+    path: Path
+    size: int
+    codecs: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSegment:
+    """A finished media segment; `sequence` counts from 0 within the part, `duration` is in seconds."""
+
+    rendition: str
+    sequence: int
+    duration: float
+    path: Path
+    size: int
+
+
+def plan(
+    source: Source, ladder: Sequence[Rendition], *, part_seconds: float = 12, segment_seconds: float = 4
+) -> tuple[Part, ...]:
+    """Cut the job: what a viewer needs first is apart and first, then all renditions by ranges in order.
+
+    A source is one range, read once from its beginning, where its container cannot be trusted to find a time, or its
+    frame rate varies: there only who encodes both sides of a border knows how long the frame before it is shown, and a
+    hole between two segments stops a player.
+    """
+    names = tuple(rendition.name for rendition in ladder)
+    ranges = list(_ranges(source, part_seconds, segment_seconds))
+    first, *rest = ranges
+    wanted: list[tuple[Kind, tuple[float, float | None], tuple[str, ...], Lane]] = []
+    if len(ranges) > 1:
+        wanted.append(("video", first, names[:1], "first"))
+    if source.has_audio:
+        wanted.append(("audio", (0, None), (AUDIO,), "first"))
+    wanted.append(("poster", (0, None), (), "first"))
+    if len(ranges) == 1:
+        wanted.append(("video", first, names, "first"))
+    elif names[1:]:
+        wanted.append(("video", first, names[1:], "bulk"))
+    wanted += [("video", span, names, "bulk") for span in rest]
+    return tuple(
+        Part(index, kind, start, end, renditions, lane, segment_seconds)
+        for index, (kind, (start, end), renditions, lane) in enumerate(wanted)
+    )
+
+
+def _ranges(source: Source, part_seconds: float, segment_seconds: float) -> Iterator[tuple[float, float | None]]:
+    """The first segment, then parts of `part_seconds`; what is left at the end joins the last when it is short."""
+    start, end = 0.0, segment_seconds
+    divisible = source.seekable and not source.variable_frame_rate
+    while divisible and source.duration - end >= segment_seconds / 2:
+        yield start, end
+        start, end = end, end + part_seconds
+    yield start, None
+
+
+async def encode(
+    part: Part,
+    source: Source,
+    ladder: Sequence[Rendition],
+    url: str,
+    workdir: Path,
+    *,
+    on_progress: Callable[[float], None] = lambda seconds: None,
+    limits: Limits = ENCODE_LIMITS,
+) -> AsyncIterator[EncodedInit | EncodedSegment]:
+    """Encode a video or audio part into `workdir` (empty, its own) and yield each file as soon as it is finished.
+
+    A rendition's init segment comes before its first segment. `on_progress` gets the seconds of the part that all its
+    renditions have. Close the generator (contextlib.aclosing) to stop early; ffmpeg is gone when that returns.
+
+    Raises SourceRejected (truncated, unreadable) for a damaged source and EncodeFailed for all else.
+    """
+    sandbox.hand_over(workdir)
+    expected = (source.duration if part.end is None else min(part.end, source.duration)) - part.start
+    limits = replace(limits, wall_seconds=max(limits.wall_seconds, expected * _SLOWEST))
+    outputs = [_Output(name, workdir) for name in part.renditions]
+    async with sandbox.start(_command(part, source, ladder, url), limits, workdir) as process:
+        end = None
+        while end is None:
+            end = await process.poll(_POLL_SECONDS)
+            for file in itertools.chain.from_iterable([output.finished() for output in outputs]):
+                yield file
+            on_progress(min(output.seconds for output in outputs))
+    done = min(output.seconds for output in outputs)
+    _judge(end, url, source, missing=expected - done)
+    if done == 0 and part.start == 0:
+        raise SourceRejected("unreadable", "No picture or sound in the file can be decoded.")
+
+
+async def poster(source: Source, url: str, workdir: Path, *, limits: Limits = ENCODE_LIMITS) -> Path:
+    """A JPEG of the most typical of the 50 frames after a tenth of the video, at most POSTER_WIDTH wide.
+
+    Raises as `encode` does.
+    """
+    sandbox.hand_over(workdir)
+    scale = min(Fraction(1), Fraction(POSTER_WIDTH, source.width))
+    position = source.duration / 10 if source.seekable else 0.0
+    stream = (
+        _input(url, _seek(source, position))
+        .video.filter("thumbnail", 50)
+        .filter("scale", max(2, round(source.width * scale)), max(2, round(source.height * scale)))
+        .filter("setsar", 1)
+        .output("poster.jpg", **{"frames:v": 1, "update": 1, "q:v": 3, "pix_fmt": "yuvj420p", **_CLEAN})
+    )
+    end = await sandbox.run(_compile(stream), limits, workdir)
+    path = workdir / "poster.jpg"
+    _judge(end, url, source, missing=0.0)
+    if not path.exists():
+        raise SourceRejected("unreadable", "No picture in the file can be decoded.")
+    return path
+
+
+class _Output:
+    """One rendition's files: reads the playlist that ffmpeg renames into place after each finished segment."""
+
+    def __init__(self, rendition: str, workdir: Path) -> None:
+        self.seconds = 0.0
+        self._rendition = rendition
+        self._workdir = workdir
+        self._sequence = 0
+
+    def finished(self) -> Iterator[EncodedInit | EncodedSegment]:
+        """What has been finished since the last call."""
+        try:
+            lines = (self._workdir / f"{self._rendition}.m3u8").read_text().splitlines()
+        except FileNotFoundError:
+            return
+        durations = [float(line[len("#EXTINF:") :].rstrip(",")) for line in lines if line.startswith("#EXTINF:")]
+        for duration in durations[self._sequence :]:
+            if self._sequence == 0:
+                init = self._workdir / f"{self._rendition}-init.mp4"
+                content = init.read_bytes()
+                yield EncodedInit(self._rendition, init, len(content), codecs(content))
+            path = self._workdir / f"{self._rendition}-{self._sequence}.m4s"
+            yield EncodedSegment(self._rendition, self._sequence, duration, path, path.stat().st_size)
+            self._sequence += 1
+            self.seconds += duration
+
+
+def codecs(init: bytes) -> str:
+    """The RFC 6381 name of what an init segment describes: avc1.PPCCLL from the AVC configuration, or AAC-LC."""
+    position = init.find(b"avcC")
+    if position >= 0:
+        return f"avc1.{init[position + 5 : position + 8].hex()}"  # after the version: profile, constraints, level
+    return "mp4a.40.2"
+
+
+_CLEAN = {"map_metadata": -1, "map_chapters": -1, "fflags": "+bitexact", "flags": "+bitexact"}
+
+_HLS = {
+    "format": "hls",
+    "hls_time": 0.001,  # cut at every key frame
+    "hls_list_size": 0,
+    "hls_segment_type": "fmp4",
+    "hls_flags": "temp_file",
+    # frag_discont: decode times are the stream's own and not counted from the part's first packet.
+    # write_btrt: a bit rate in the init segment would differ from part to part.
+    "hls_segment_options": "movflags=+frag_discont:use_editlist=0:write_btrt=0:avoid_negative_ts=disabled"
+    f":video_track_timescale={TIMESCALE}",
+    "avoid_negative_ts": "disabled",
+    **_CLEAN,
+}
+
+
+def _command(part: Part, source: Source, ladder: Sequence[Rendition], url: str) -> list[str]:
+    if part.kind == "audio":
+        return _compile(_audio_output(source, url, part))
+    stream = _input(url, _seek(source, part.start)).video
+    # Ticks are fixed before anything is computed from them: the parts must see the same numbers.
+    shift = TIMELINE_START * TIMESCALE - round(source.video_start * TIMESCALE)
+    stream = stream.filter("settb", f"1/{TIMESCALE}").filter("setpts", f"PTS+({shift})")
+    if source.frame_rate > MAX_FRAME_RATE:
+        stream = stream.filter("fps", MAX_FRAME_RATE)
+    stream = stream.filter("trim", **_borders(part, source))
+    renditions = [rendition for rendition in ladder if rendition.name in part.renditions]
+    streams = stream.filter_multi_output("split", len(renditions))
+    outputs = [
+        _video_output(streams.stream(number), rendition, part, source) for number, rendition in enumerate(renditions)
+    ]
+    return _compile(ffmpeg.merge_outputs(*outputs))
+
+
+def _video_output(stream: Any, rendition: Rendition, part: Part, source: Source) -> Any:
+    return (
+        stream.filter("scale", rendition.width, rendition.height, flags="bicubic")
+        .filter("setsar", 1)
+        .filter("format", "yuv420p")
+        .output(
+            f"{rendition.name}.m3u8",
+            **_HLS,
+            **_names(rendition.name),
+            **{
+                "c:v": "libx264",
+                "preset": rendition.preset,
+                "profile:v": "high",
+                "crf": rendition.crf,
+                "maxrate": f"{rendition.peak_kbps}k",
+                "bufsize": f"{2 * rendition.peak_kbps}k",
+                "fps_mode": "passthrough",
+                "enc_time_base": f"1/{TIMESCALE}",
+                "force_key_frames": f"expr:{_key_frames(part, source)}",
+                "g": 1_000_000,
+                "sc_threshold": 0,
+                # The muxer measures and joins segments by packet durations, which are only guessed from the frame rate.
+                "bsf:v": "setts=pts=PTS:dts=DTS:duration='if(eq(NEXT_DTS,NOPTS),DURATION,NEXT_DTS-DTS)'",
+                # B-frames need decode times ahead of a frame by the distance of its successors, which has no bound
+                # where a screen recording stands still.
+                **({"bf": 0} if source.variable_frame_rate else {}),
+            },
+        )
+    )
+
+
+def _audio_output(source: Source, url: str, part: Part) -> Any:
+    """Sound that begins and ends with the picture: cut where it is longer, silent where it is shorter."""
+    return (
+        _input(url, 0.0)
+        .audio.filter("asetpts", f"PTS-({source.video_start})/TB")
+        .filter("aresample", AUDIO_RATE, **{"async": 1, "first_pts": 0})
+        .filter("aformat", channel_layouts="stereo", sample_fmts="fltp")
+        .filter("apad")
+        .filter("atrim", end=source.duration)
+        .filter("asetpts", f"PTS+{TIMELINE_START}/TB")
+        .output(
+            f"{AUDIO}.m3u8",
+            **{**_HLS, "hls_time": part.segment_seconds},
+            **_names(AUDIO),
+            **{"c:a": "aac", "b:a": f"{AUDIO_KBPS}k"},
+        )
+    )
+
+
+def _names(rendition: str) -> dict[str, str]:
+    return {"hls_fmp4_init_filename": f"{rendition}-init.mp4", "hls_segment_filename": f"{rendition}-%d.m4s"}
+
+
+def _borders(part: Part, source: Source) -> dict[str, str]:
+    """The trim filter's arguments; the first part begins and the last ends with the stream, wherever that is."""
+    borders = {"start": part.start if part.start > 0 else None, "end": part.end}
+    return {
+        name: f"{TIMELINE_START + time - _half_frame(source):.6f}" for name, time in borders.items() if time is not None
+    }
+
+
+def _key_frames(part: Part, source: Source) -> str:
+    """Forces a frame when it is the first of a segment; `t` counts from the part's first frame.
+
+    A range that is not a whole number of frames may have a frame more than its nominal length: the last segment of
+    the part takes it in, instead of a segment of one frame.
+    """
+    last = "INF" if part.end is None else round((part.end - part.start) / part.segment_seconds) - 1
+    number = f"min(floor(({{}}+{_half_frame(source):.6f})/{part.segment_seconds}),{last})"
+    return f"if(isnan(prev_forced_t),1,gt({number.format('t')},{number.format('prev_forced_t')}))"
+
+
+def _half_frame(source: Source) -> float:
+    return float(1 / (2 * min(source.frame_rate, Fraction(MAX_FRAME_RATE))))
+
+
+def _seek(source: Source, position: float) -> float:
+    """Where to begin to read, in seconds from the container's first timestamp, so that `position` is decoded whole."""
+    margin = max(_SEEK_MARGIN_SECONDS, _SEEK_MARGIN_FRAMES / float(source.frame_rate))
+    return max(0.0, source.video_start - source.start_time + position - margin)
+
+
+def _input(url: str, seek: float) -> Any:
+    options: dict[str, Any] = {**source_options(url)}
+    if seek > 0:
+        options |= {"ss": f"{seek:.6f}", "noaccurate_seek": None}
+    return ffmpeg.input(source_argument(url), **options)
+
+
+def _compile(stream: Any) -> list[str]:
+    argv: list[str] = stream.global_args("-hide_banner", "-v", "error", "-nostdin", "-copyts").compile()
+    return argv
+
+
+def _judge(end: Exit, url: str, source: Source, *, missing: float) -> None:
+    """Raise for what ended badly, or well but `missing` too many seconds of what the source declares."""
+    message = end.stderr.replace(url, "source").strip()
+    cut = "partial file" in end.stderr or "ended prematurely" in end.stderr
+    if network_failed(end.stderr) and (end.code != 0 or missing > _SHORTFALL_SECONDS):
+        raise EncodeFailed(f"the source could not be read: {message}")
+    if end.timed_out:
+        raise EncodeFailed("ffmpeg took too long and was stopped")
+    if end.code == 0 and missing <= _SHORTFALL_SECONDS:
+        return
+    # Where a picture stands still, its last frame makes up for any time, and a shortfall alone proves nothing. Matroska
+    # declares a constant rate for such sources too.
+    constant = not source.variable_frame_rate and source.container != "matroska"
+    if cut or (end.code == 0 and constant):
+        raise SourceRejected("truncated", "The file is incomplete: its picture or sound ends before it should.")
+    if end.code > 0 and "Invalid data found" in end.stderr:
+        raise SourceRejected("unreadable", "The file is damaged and cannot be decoded.")
+    if end.code != 0:
+        raise EncodeFailed(f"ffmpeg ended with {end.code}: {message}")
