@@ -1,0 +1,57 @@
+# Verbs of this repository. What they do is written in local/ (how the platform runs on one machine).
+PYTHON ?= python3
+VENV := .kinora/venv/bin
+CTL := $(VENV)/python local/ctl.py
+# `make up S="redis auth"`, `make logs S=video`: only these processes. `stores` names all stores.
+S ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down restart status logs doctor install test lint format types generate lock bench clean
+
+##@ Use
+demo: up ## Upload a video (FILE=...) and watch it become playable
+	@$(VENV)/python local/demo.py $(FILE)
+up: doctor install ## Start the platform (S=...: only these), wait until it is well, print the addresses
+	@$(CTL) up $(S)
+down: ## Stop everything
+	@if [ -x $(VENV)/python ]; then $(CTL) down; fi
+restart: ## Stop and start again (S=...: only these), to run changed code
+	@$(CTL) restart $(S)
+status: ## Show each process and its health
+	@$(CTL) status
+logs: ## Follow the logs (S=...: only these)
+	@$(CTL) logs $(S)
+
+##@ Machine
+doctor: ## Check that this machine can run the platform
+	@$(PYTHON) local/doctor.py
+install: ## Install or build what is missing, into .kinora
+	@$(MAKE) --silent --jobs=2 --file=local/install.mk PYTHON=$(PYTHON)
+clean: down ## Remove everything that was made here, data included
+	rm -rf .kinora .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+##@ Work
+test: install lint types ## All checks and all tests, beside the running platform
+	@$(MAKE) --no-print-directory generate
+	@git diff --exit-code --stat -- platform/src/kinora || { echo 'Generated code was out of date: commit what `make generate` made.'; exit 1; }
+	@$(CTL) run $(VENV)/python -m pytest
+lint: ## Refuse what ruff finds
+	@$(VENV)/ruff check
+	@$(VENV)/ruff format --check
+format: ## Format, and mend what ruff can
+	@$(VENV)/ruff format
+	@$(VENV)/ruff check --fix
+types: ## Check the types
+	@$(VENV)/mypy platform/src apps/*/src
+	@$(VENV)/mypy local
+generate: ## Make the gRPC code from platform/protos
+	@$(VENV)/python platform/generate.py
+lock: ## Resolve the dependencies into requirements.txt, with hashes
+	@$(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --no-emit-package kinora-kit --group local --group test platform/pyproject.toml apps/*/pyproject.toml \
+	    --output-file requirements.txt
+bench: up ## Measure, beside the machine's own limits
+	@$(VENV)/python tests/bench/run.py
+
+help: ## List the verbs
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile

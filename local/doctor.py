@@ -1,0 +1,164 @@
+"""Checks that this machine can run the platform, and then speaks once: a sentence for each problem.
+
+Standard library only, and no syntax that an older Python would refuse: it must be able to say that Python is too old.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from parts import HOST, PARTS
+
+ROOT = Path(__file__).resolve().parent.parent
+MADE = ROOT / ".kinora"
+
+# Debian package -> a program of it. RabbitMQ's is not the one on PATH, see local/stores/rabbitmq.
+PACKAGES = {
+    "redis-server": "redis-server",
+    "rabbitmq-server": "/usr/lib/rabbitmq/bin/rabbitmq-server",
+    "ffmpeg": "ffmpeg",
+    "prometheus": "prometheus",
+}
+# A path to a unix socket has 108 bytes, and supervisord binds it under a longer name first.
+LONGEST_ROOT = 108 - len("/.kinora/run/supervisor.sock.1234567") - 1
+
+
+def missing_packages() -> list[str]:
+    return [package for package, program in PACKAGES.items() if shutil.which(program) is None]
+
+
+def version(command: list[str], pattern: str) -> tuple[int, ...] | None:
+    """The version that a program says it has, or None without the program."""
+    try:
+        spoken = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except FileNotFoundError:
+        return None
+    found = re.search(pattern, spoken.stdout + spoken.stderr)
+    return tuple(int(number) for number in found.groups() if number) if found else None
+
+
+def installs_something() -> bool:
+    question = ["make", "--question", "--file", "local/install.mk"]
+    return subprocess.run(question, cwd=ROOT, capture_output=True, check=False).returncode != 0
+
+
+def check_system() -> list[str]:
+    problems = []
+    if sys.platform != "linux":
+        problems.append(f"The platform runs on Linux; this is {sys.platform}.")
+    if sys.version_info < (3, 11):
+        problems.append(
+            f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. Install a newer one and"
+            " name it: `make up PYTHON=python3.12`."
+        )
+    if len(str(ROOT)) > LONGEST_ROOT:
+        problems.append(f"The path of this checkout is too long for unix sockets; move it to one below {LONGEST_ROOT} bytes.")
+    java = version(["java", "-version"], r'version "(\d+)')
+    if java is None or java < (17,):
+        problems.append("Java 17 or newer is needed; on Debian, install openjdk-17-jdk-headless.")
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        problems.append("setpriv is needed to run PostgreSQL as root; on Debian, install util-linux.")
+    return problems
+
+
+def check_tools() -> list[str]:
+    """What only building and installing needs."""
+    problems = []
+    go = version(["go", "version"], r"go(\d+)\.(\d+)")
+    if go is None or go < (1, 25):
+        problems.append("Go 1.25 or newer is needed to build tusd and MinIO; install it and put it on PATH.")
+    if shutil.which("mvn") is None:
+        problems.append("Maven is needed to build the stand-in for MongoDB; on Debian, install maven.")
+    if not (MADE / "venv").exists() and version([sys.executable, "-m", "ensurepip", "--version"], r"pip (\d+)") is None:
+        problems.append(f"{sys.executable} cannot make virtual environments; on Debian, install python3-venv.")
+    packages = " ".join(missing_packages())
+    if packages and shutil.which("apt-get") is None:
+        problems.append(f"Programs are missing, and there is no apt-get to install them; install what Debian calls {packages}.")
+    elif packages and os.geteuid() != 0 and shutil.which("sudo") is None:
+        problems.append(f"Debian packages are missing; run as root: apt-get install {packages}")
+    return problems
+
+
+def check_disk(gigabytes_needed: int) -> list[str]:
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if free >= gigabytes_needed:
+        return []
+    return [f"{gigabytes_needed} GB of disk are needed below {ROOT}; {free:.1f} GB are free. Make room there."]
+
+
+def check_ports() -> list[str]:
+    taken = {port: part.purpose for part in PARTS.values() for port in part.ports if not is_free(port)}
+    if not taken:
+        return []
+    listeners = {port: process for process, ports in listening().items() for port in ports}
+    leader = (MADE / "run" / "supervisord.pid").read_text().strip() if (MADE / "run" / "supervisord.pid").exists() else ""
+    problems = []
+    for port, purpose in sorted(taken.items()):
+        process = listeners.get(port)
+        if process is None:
+            problems.append(f"Port {port} ({purpose}) is taken by a process of another user; stop that one.")
+        elif str(os.getsid(process)) != leader:
+            problems.append(f"Port {port} ({purpose}) is taken by process {process} ({command(process)}); stop that one.")
+    return problems
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def listening() -> dict[int, set[int]]:
+    """The TCP ports that each process listens on, as far as this user may see (man 5 proc_pid_net)."""
+    ports = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A":  # LISTEN
+                ports["socket:[" + columns[9] + "]"] = int(columns[1].rsplit(":", 1)[1], 16)
+    found: dict[int, set[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            inode = os.readlink(file)
+        except OSError:
+            continue
+        if inode in ports:
+            found.setdefault(int(file.parts[2]), set()).add(ports[inode])
+    return found
+
+
+def command(process: int) -> str:
+    words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    return b" ".join(words).decode(errors="replace").strip()[:80]
+
+
+def main() -> int:
+    if "--missing-packages" in sys.argv:
+        print(" ".join(missing_packages()))
+        return 0
+    incomplete = installs_something()
+    problems = [
+        *check_system(),
+        *(check_tools() if incomplete else []),
+        *check_disk(6 if incomplete else 2),
+        *check_ports(),
+    ]
+    for problem in problems:
+        print(f"- {problem}")
+    if not problems:
+        print("This machine can run the platform.")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
