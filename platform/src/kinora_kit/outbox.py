@@ -94,7 +94,7 @@ async def relay(pool: Pool, broker: Broker, *, url: str) -> AsyncIterator[None]:
     work.set()
 
     async def listen() -> None:
-        await postgres.listen(url, channel="outbox", on_notify=work.set, on_connect=work.set)
+        await postgres.listen(url, channel="outbox", on_notify=lambda _: work.set(), on_connect=work.set)
 
     async def publish() -> None:
         while True:

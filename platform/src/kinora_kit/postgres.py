@@ -67,15 +67,15 @@ async def check(pool: Pool) -> None:
     await pool.fetchval("SELECT 1", timeout=2)
 
 
-async def listen(url: str, *, channel: str, on_notify: Callable[[], None], on_connect: Callable[[], None]) -> None:
-    """Call ``on_notify`` for each NOTIFY on ``channel`` until the connection is lost.
+async def listen(url: str, *, channel: str, on_notify: Callable[[str], None], on_connect: Callable[[], None]) -> None:
+    """Call ``on_notify`` with the payload of each NOTIFY on ``channel`` until the connection is lost.
 
     ``on_connect`` is called once listening, because what was notified before then was missed.
     """
     closed = asyncio.Event()
 
-    def notified(*_: Any) -> None:
-        on_notify()
+    def notified(_: Any, __: int, ___: str, payload: str) -> None:
+        on_notify(payload)
 
     connection = await asyncpg.connect(url, timeout=3, server_settings={"application_name": f"listen {channel}"})
     try:
