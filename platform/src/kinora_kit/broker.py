@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import aio_pika
+from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import AMQPError, DeliveryError
 
@@ -24,9 +25,10 @@ class Unroutable(Exception):
 class Broker:
     """Use ``connect``. The connection is made in the background, so that the process starts without its broker."""
 
-    def __init__(self, url: str, *, name: str) -> None:
+    def __init__(self, url: str, *, name: str, exchanges: Sequence[str] = ()) -> None:
         self._url = url
         self._name = name
+        self._own_exchanges = exchanges
         self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
         self._publishing: AbstractChannel | None = None
@@ -38,10 +40,13 @@ class Broker:
         connection = await aio_pika.connect(self._url, timeout=5, client_properties={"connection_name": self._name})
         lost = asyncio.Event()
         connection.close_callbacks.add(lambda *_: lost.set())
-        self._connection = connection
-        self._connected.set()
-        log.info("connected to the broker")
         try:
+            async with connection.channel() as channel:
+                for exchange in self._own_exchanges:
+                    await channel.declare_exchange(exchange, ExchangeType.TOPIC, durable=True)
+            self._connection = connection
+            self._connected.set()
+            log.info("connected to the broker")
             await lost.wait()
             log.warning("lost the connection to the broker")
         finally:
@@ -116,7 +121,8 @@ class Broker:
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, name: str) -> AsyncIterator[Broker]:
-    broker = Broker(url, name=name)
+async def connect(url: str, *, name: str, exchanges: Sequence[str] = ()) -> AsyncIterator[Broker]:
+    """``exchanges`` are the service's own: declared on every connection, by nobody else."""
+    broker = Broker(url, name=name, exchanges=exchanges)
     async with tasks.background(broker=broker._hold):
         yield broker

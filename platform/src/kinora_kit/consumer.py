@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
@@ -59,10 +58,6 @@ class Queue:
 Handler = Callable[[Event], Awaitable[None]]
 
 
-async def declare_exchange(channel: AbstractChannel, name: str) -> None:
-    await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True)
-
-
 async def declare(channel: AbstractChannel, queue: Queue) -> None:
     """The queue with all that belongs to it. Declaring is idempotent, so every consumer does it."""
     quorum: dict[str, Any] = {"x-queue-type": "quorum"}
@@ -89,8 +84,7 @@ async def declare(channel: AbstractChannel, queue: Queue) -> None:
         },
     )
     for exchange, pattern in queue.bindings:
-        # The owner declares it too: whoever comes first makes it, so that no one has to wait for the other.
-        await declare_exchange(channel, exchange)
+        # Only its owner may declare an exchange. Until it has, this fails and the consumer is started again.
         await main.bind(exchange, pattern)
 
 
