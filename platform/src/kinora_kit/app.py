@@ -269,5 +269,6 @@ def run(app: FastAPI, settings: Settings) -> None:
         timeout_keep_alive=75,  # longer than the gateway's, so that it is never we who close under a request
         limit_concurrency=1000,
         ws="websockets-sansio",
+        ws_max_size=settings.max_body_bytes,
     )
     _Server(config, app.state.health, settings.drain_delay_seconds).run()
