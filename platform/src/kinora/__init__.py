@@ -1,0 +1,1 @@
+"""The contracts between services: generated gRPC code (from platform/protos) and the payloads of events."""
