@@ -42,7 +42,7 @@ _OF_STATUS = {
 access_token: ContextVar[str | None] = ContextVar("access_token", default=None)
 """The token of the request at hand; calls made meanwhile carry it."""
 
-RpcMethodHandler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _caller: ContextVar[Caller | None] = ContextVar("rpc_caller", default=None)
 
