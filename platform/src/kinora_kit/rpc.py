@@ -42,7 +42,7 @@ _OF_STATUS = {
 access_token: ContextVar[str | None] = ContextVar("access_token", default=None)
 """The token of the request at hand; calls made meanwhile carry it."""
 
-RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 _caller: ContextVar[Caller | None] = ContextVar("rpc_caller", default=None)
 
@@ -76,9 +76,9 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[RpcMethodHandler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[RpcMethodHandler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> RpcMethodHandler | None:
+    ) -> RpcMethodHandler:
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler

@@ -12,7 +12,7 @@ computes the same things from the Source alone:
 """
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -129,7 +129,7 @@ async def encode(
     *,
     on_progress: Callable[[float], None] = lambda seconds: None,
     limits: Limits = ENCODE_LIMITS,
-) -> AsyncIterator[EncodedInit | EncodedSegment]:
+) -> AsyncGenerator[EncodedInit | EncodedSegment, None]:
     """Encode a video or audio part into `workdir` (empty, its own) and yield each file as soon as it is finished.
 
     A rendition's init segment comes before its first segment. `on_progress` gets the seconds of the part that all its

@@ -1,0 +1,107 @@
+"""What the outside hears of a video: events and progress, through the outbox, in the caller's transaction."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from kinora.events import video as events
+from kinora_kit import outbox
+from kinora_kit.events import Payload, event
+from kinora_kit.postgres import Connection, Pool
+from kinora_video import domain, store
+from kinora_video.domain import Video
+from kinora_video.encode import Part
+
+SERVICE = "video"
+
+FIRST_QUEUE = "video.transcode.first"
+"""What a viewer waits for: the probe, the first seconds, the sound, the poster."""
+BULK_QUEUE = "video.transcode.bulk"
+
+
+class Prepare(Payload):
+    """Command: probe the source and plan its parts."""
+
+    type = "transcode.prepare"
+    video_id: UUID
+
+    @property
+    def subject(self) -> str:
+        return str(self.video_id)
+
+
+class DoPart(Payload):
+    """Command: encode one part."""
+
+    type = "transcode.do_part"
+    video_id: UUID
+    index: int
+
+    @property
+    def subject(self) -> str:
+        return str(self.video_id)
+
+
+async def tell(connection: Connection, payload: Payload) -> None:
+    """Send one of the service's events to everyone."""
+    # The catalogue lives by these: as long as its queue is not there (a new installation), they are kept.
+    await outbox.emit(connection, event(SERVICE, payload), exchange=events.EXCHANGE, mandatory=True)
+
+
+async def command(connection: Connection, payload: Prepare | DoPart, queue: str) -> None:
+    """Put a command on a work queue. It stays in the outbox until the queue is there."""
+    await outbox.emit(connection, event(SERVICE, payload), exchange="", routing_key=queue, mandatory=True)
+
+
+async def send_parts(connection: Connection, video_id: UUID, parts: list[Part]) -> None:
+    for part in parts:
+        queue = FIRST_QUEUE if part.lane == "first" else BULK_QUEUE
+        await command(connection, DoPart(video_id=video_id, index=part.index), queue)
+
+
+async def snapshot(connection: Connection | Pool, video: Video) -> events.TranscodeProgressed | events.UploadProgressed:
+    """The state of upload and transcoding at this moment."""
+    whole, renditions, left = 0.0, dict[str, float](), None
+    if video.state == "ready":
+        whole, left = 1.0, 0.0
+    if video.state in domain.TRANSCODING | {"ready"} and video.source is not None:
+        parts = await store.parts_of(connection, video.id)
+        progress = domain.progress_of(parts, video.source.duration)
+        renditions = progress.renditions
+        if video.state != "ready":
+            whole = progress.whole
+            if video.transcoding_at is not None:
+                elapsed = (datetime.now(UTC) - video.transcoding_at).total_seconds()
+                left = domain.time_left(whole, elapsed)
+    kind = events.UploadProgressed if video.state == "uploading" else events.TranscodeProgressed
+    return kind(
+        video_id=video.id,
+        owner_id=video.owner_id,
+        state=video.state,
+        version=video.version,
+        bytes_received=video.bytes_received,
+        bytes_total=video.size,
+        progress=whole,
+        renditions=tuple(
+            events.RenditionProgress(name=name, progress=progress) for name, progress in sorted(renditions.items())
+        ),
+        time_left=left,
+        failure_code=video.failure_code,
+        failure_detail=video.failure_detail,
+    )
+
+
+async def progressed(connection: Connection, video_id: UUID) -> None:
+    """Tell those who watch this video how it stands. Call it last, when all changes are made."""
+    video = await store.get(connection, video_id)
+    if video is not None:
+        progress = event(SERVICE, await snapshot(connection, video))
+        await outbox.emit(connection, progress, exchange=events.PROGRESS_EXCHANGE, routing_key=str(video_id))
+
+
+async def fail(connection: Connection, video: Video, code: str, detail: str) -> None:
+    """End a video that cannot become one; what is stored of it is removed. Nothing happens when it ended already."""
+    if video.state in domain.GONE:
+        return
+    await store.set_failed(connection, video.id, code, detail)
+    await tell(connection, events.Failed(video_id=video.id, owner_id=video.owner_id, code=code, detail=detail))
+    await progressed(connection, video.id)

@@ -1,0 +1,52 @@
+"""What can go wrong with a video, by name."""
+
+from kinora_kit.errors import Conflict, DomainError, Forbidden, NotFound, TooLarge
+
+
+class VideoNotFound(NotFound):
+    """Also for a video that the caller may not know of."""
+
+    code = "video_not_found"
+    title = "There is no such video"
+
+
+class NotTheOwner(Forbidden):
+    code = "not_the_owner"
+    title = "Only the owner of the video may do this"
+
+
+class FileTooLarge(TooLarge):
+    code = "file_too_large"
+    title = "The file is larger than allowed"
+
+
+class SizeUnknown(DomainError):
+    code = "size_unknown"
+    title = "Say how large the file is when the upload is created (Upload-Length)"
+
+
+class UnsupportedType(DomainError):
+    status = 415
+    code = "unsupported_type"
+    title = "Only video files can be uploaded"
+
+
+class TooManyUploads(Conflict):
+    code = "too_many_uploads"
+    title = "Finish or delete an upload before the next one begins"
+
+
+class UploadEnded(Conflict):
+    status = 410
+    code = "upload_ended"
+    title = "This upload has ended; begin a new one"
+
+
+class NotPlayable(Conflict):
+    code = "not_playable"
+    title = "There is nothing to play yet"
+
+
+class LinkExpired(Forbidden):
+    code = "link_expired"
+    title = "The link has expired or is not genuine; ask for the video again"

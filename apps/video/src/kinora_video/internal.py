@@ -1,0 +1,121 @@
+"""What the gateway and tusd ask. The gateway has no route to here.
+
+tusd's hooks: https://tus.github.io/tusd/advanced-topics/hooks/
+"""
+
+import json
+import re
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from kinora_kit import logs
+from kinora_kit.errors import DomainError, NotSignedIn, problem
+from kinora_kit.identity import SignedIn, caller_from_headers
+from kinora_video.errors import SizeUnknown, UploadEnded, VideoNotFound
+from kinora_video.service import upload_id
+from kinora_video.wiring import Wired
+
+log = logs.get(__name__)
+
+router = APIRouter(prefix="/internal", include_in_schema=False)
+
+_OBJECT = re.compile(r"/video/([0-9a-f-]{36})/((?:[a-z0-9]{1,16}/)?[A-Za-z0-9_-]{1,64}\.(?:m4s|mp4|jpg|vtt))")
+
+
+class Upload(BaseModel):
+    id: str = Field("", alias="ID")
+    size: int = Field(0, alias="Size")
+    size_is_deferred: bool = Field(False, alias="SizeIsDeferred")
+    offset: int = Field(0, alias="Offset")
+    metadata: dict[str, str] | None = Field(None, alias="MetaData")
+    is_partial: bool = Field(False, alias="IsPartial")
+    is_final: bool = Field(False, alias="IsFinal")
+
+
+class HookedRequest(BaseModel):
+    header: dict[str, list[str]] | None = Field(None, alias="Header")
+
+
+class HookEvent(BaseModel):
+    upload: Upload = Field(alias="Upload")
+    request: HookedRequest = Field(alias="HTTPRequest")
+
+
+class Hook(BaseModel):
+    type: str = Field(alias="Type")
+    event: HookEvent = Field(alias="Event")
+
+
+@router.post("/tusd/hooks")
+async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
+    """One of tusd's questions; what is refused is told to the uploader as a problem document."""
+    upload = hook.event.upload
+    try:
+        match hook.type:
+            case "pre-create":
+                return await _pre_create(hook, wired)
+            case "post-receive":
+                await wired.videos.receive(upload_id(f"/video/upload/{upload.id}"), upload.offset)
+            case "post-finish":
+                await wired.videos.finish_upload(upload_id(f"/video/upload/{upload.id}"))
+            case "post-terminate":
+                await wired.videos.delete_quietly(upload_id(f"/video/upload/{upload.id}"))
+    except (UploadEnded, VideoNotFound) as error:
+        return {"StopUpload": True, **_refusal(error)}
+    return {}
+
+
+async def _pre_create(hook: Hook, wired: Wired) -> dict[str, Any]:
+    headers = {name: values[0] for name, values in (hook.event.request.header or {}).items() if values}
+    upload = hook.event.upload
+    try:
+        caller = caller_from_headers(headers)
+        if caller is None:
+            raise NotSignedIn
+        if upload.is_partial or upload.is_final:
+            raise SizeUnknown("An upload must be sent as one; concatenation is not offered")
+        video_id = await wired.videos.begin_upload(
+            caller, size=None if upload.size_is_deferred else upload.size, metadata=upload.metadata or {}
+        )
+    except DomainError as error:
+        return {"RejectUpload": True, **_refusal(error)}
+    return {"ChangeFileInfo": {"ID": str(video_id)}}
+
+
+def _refusal(error: DomainError) -> dict[str, Any]:
+    return {
+        "HTTPResponse": {
+            "StatusCode": error.status,
+            "Body": json.dumps(problem(error)),
+            "Header": {"Content-Type": "application/problem+json"},
+        }
+    }
+
+
+@router.api_route("/upload_verify", methods=["GET", "HEAD", "POST", "PATCH", "DELETE"])
+async def upload_verify(request: Request, caller: SignedIn, wired: Wired) -> Response:
+    """ForwardAuth of /video/upload: only its owner may touch an upload."""
+    await wired.videos.check_upload_owner(caller, _forwarded(request).path)
+    return Response(status_code=200)
+
+
+@router.api_route("/stream_verify", methods=["GET", "HEAD"])
+async def stream_verify(request: Request, wired: Wired) -> Response:
+    """ForwardAuth of segments and pictures: the headers that open the object in the store, or a refusal."""
+    uri = _forwarded(request)
+    match = _OBJECT.fullmatch(uri.path)
+    if match is None:
+        raise VideoNotFound
+    headers = await wired.videos.authorise_object(
+        request.headers.get("X-Forwarded-Method", "GET"), UUID(match[1]), match[2], uri.query
+    )
+    return Response(status_code=200, headers=headers)
+
+
+def _forwarded(request: Request) -> SplitResult:
+    return urlsplit(request.headers.get("X-Forwarded-Uri", ""))

@@ -1,0 +1,138 @@
+"""The public routes of video."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel
+
+from kinora_kit.errors import DomainError
+from kinora_kit.identity import OptionalCaller, SignedIn
+from kinora_video.domain import GONE, Video
+from kinora_video.service import Shown
+from kinora_video.wiring import Wired
+
+router = APIRouter(prefix="/video")
+
+KEEPALIVE_SECONDS = 15.0
+PLAYLIST_TYPE = "application/vnd.apple.mpegurl"
+
+RenditionName = Annotated[str, Path(pattern=r"^[a-z0-9]{1,16}$")]
+
+
+class RenditionBody(BaseModel):
+    name: str
+    width: int
+    height: int
+    codecs: str
+    average_bandwidth: int
+
+
+class VideoBody(BaseModel):
+    """Seconds, pixels, bytes; addresses are absolute and absent while there is nothing behind them."""
+
+    id: UUID
+    owner_id: UUID
+    state: str
+    visibility: str
+    size: int
+    duration: float | None
+    width: int | None
+    height: int | None
+    renditions: list[RenditionBody]
+    stream_url: str | None
+    poster_url: str | None
+    failure_code: str | None
+    failure_detail: str | None
+    created_at: datetime
+
+
+def _body(shown: Shown) -> VideoBody:
+    video, source = shown.video, shown.video.source
+    return VideoBody(
+        id=video.id,
+        owner_id=video.owner_id,
+        state=video.state,
+        visibility=video.visibility,
+        size=video.size,
+        duration=source.duration if source else None,
+        width=source.width if source else None,
+        height=source.height if source else None,
+        renditions=[
+            RenditionBody(
+                name=row.name, width=row.width, height=row.height, codecs=row.codecs or "", average_bandwidth=bandwidth
+            )
+            for row, bandwidth in shown.renditions
+        ],
+        stream_url=shown.stream_url or None,
+        poster_url=shown.poster_url or None,
+        failure_code=video.failure_code or None,
+        failure_detail=video.failure_detail or None,
+        created_at=video.created_at,
+    )
+
+
+@router.get("/{video_id}")
+async def get_video(video_id: UUID, caller: OptionalCaller, wired: Wired) -> VideoBody:
+    return _body(await wired.videos.get(caller, video_id))
+
+
+@router.delete("/{video_id}", status_code=204)
+async def delete_video(video_id: UUID, caller: SignedIn, wired: Wired) -> None:
+    await wired.videos.delete(caller, video_id)
+
+
+@router.get("/{video_id}/progress")
+async def follow_progress(video_id: UUID, caller: OptionalCaller, wired: Wired) -> StreamingResponse:
+    """Server-sent events: the present state first, then each change, until the video is ready, failed or deleted."""
+    first = await wired.videos.progress(caller, video_id)
+
+    async def stream() -> AsyncIterator[str]:
+        progress, sent = first, 0
+        with wired.changes.of(video_id) as changed:
+            while True:
+                if progress.version > sent:
+                    sent = progress.version
+                    data = progress.model_dump(mode="json", exclude={"owner_id"})
+                    yield f"id: {sent}\nevent: progress\ndata: {json.dumps(data)}\n\n"
+                    if progress.state in GONE | {"ready"}:
+                        return
+                try:
+                    async with asyncio.timeout(KEEPALIVE_SECONDS):
+                        await changed.wait()
+                except TimeoutError:
+                    yield ": still here\n\n"
+                changed.clear()
+                with contextlib.suppress(DomainError):
+                    progress = await wired.videos.progress(caller, video_id)
+
+    return StreamingResponse(
+        stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
+
+
+def _playlist(video: Video, text: str) -> Response:
+    # One that grows must be fresh each time; a complete one stays, but a video may be made private or deleted.
+    if video.visibility == "private":
+        cache = "private, no-store"
+    else:
+        cache = "public, max-age=60" if video.state == "ready" else "no-cache"
+    return Response(text, media_type=PLAYLIST_TYPE, headers={"Cache-Control": cache})
+
+
+@router.get("/{video_id}/master.m3u8")
+async def master_playlist(video_id: UUID, caller: OptionalCaller, request: Request, wired: Wired) -> Response:
+    return _playlist(*await wired.videos.master_playlist(caller, video_id, request.url.query))
+
+
+@router.get("/{video_id}/{rendition}.m3u8")
+async def media_playlist(
+    video_id: UUID, rendition: RenditionName, caller: OptionalCaller, request: Request, wired: Wired
+) -> Response:
+    return _playlist(*await wired.videos.media_playlist(caller, video_id, rendition, request.url.query))

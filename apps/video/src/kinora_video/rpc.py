@@ -1,0 +1,111 @@
+"""gRPC for the other services: thin over service.py."""
+
+from typing import Any
+from uuid import UUID
+
+import grpc
+
+from kinora.events.video import TranscodeProgressed, UploadProgressed
+from kinora.video.v1 import video_pb2 as pb
+from kinora.video.v1 import video_pb2_grpc as pb_grpc
+from kinora_kit import logs
+from kinora_kit.errors import InvalidInput
+from kinora_kit.rpc import optional_caller, signed_in
+from kinora_video.domain import VISIBILITIES
+from kinora_video.service import Shown, Videos
+
+MAX_IDS = 100
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidInput(f"{text[:40]!r} is not an id") from None
+
+
+def _video(shown: Shown) -> pb.Video:
+    video, source = shown.video, shown.video.source
+    message = pb.Video(
+        id=str(video.id),
+        owner_id=str(video.owner_id),
+        state=video.state,
+        visibility=video.visibility,
+        renditions=[
+            pb.Rendition(
+                name=row.name, width=row.width, height=row.height, codecs=row.codecs or "", average_bandwidth=bandwidth
+            )
+            for row, bandwidth in shown.renditions
+        ],
+        stream_url=shown.stream_url,
+        poster_url=shown.poster_url,
+        failure_code=video.failure_code,
+        failure_detail=video.failure_detail,
+    )
+    message.created_at.FromDatetime(video.created_at)
+    if source is not None:
+        message.duration, message.width, message.height = source.duration, source.width, source.height
+    return message
+
+
+def _progress(progress: TranscodeProgressed | UploadProgressed) -> pb.Progress:
+    return pb.Progress(
+        video_id=str(progress.video_id),
+        state=progress.state,
+        version=progress.version,
+        bytes_received=progress.bytes_received,
+        bytes_total=progress.bytes_total,
+        progress=progress.progress,
+        renditions=[pb.RenditionProgress(name=item.name, progress=item.progress) for item in progress.renditions],
+        time_left=progress.time_left,
+        failure_code=progress.failure_code,
+        failure_detail=progress.failure_detail,
+    )
+
+
+class VideosServicer(pb_grpc.VideosServicer):
+    def __init__(self, videos: Videos) -> None:
+        self._videos = videos
+
+    async def GetVideo(self, request: pb.GetVideoRequest, context: Any) -> pb.Video:  # noqa: N802
+        return _video(await self._videos.get(optional_caller(), _id(request.id)))
+
+    async def ListVideos(self, request: pb.ListVideosRequest, context: Any) -> pb.ListVideosResponse:  # noqa: N802
+        if len(request.ids) > MAX_IDS:
+            raise InvalidInput(f"At most {MAX_IDS} ids can be asked for at once")
+        shown = await self._videos.list_videos(optional_caller(), [_id(item) for item in request.ids])
+        return pb.ListVideosResponse(videos=[_video(item) for item in shown])
+
+    async def GetProgress(self, request: pb.GetProgressRequest, context: Any) -> pb.Progress:  # noqa: N802
+        return _progress(await self._videos.progress(signed_in(), _id(request.video_id)))
+
+
+class UploadsServicer(pb_grpc.UploadsServicer):
+    def __init__(self, videos: Videos) -> None:
+        self._videos = videos
+
+    async def CreateUpload(self, request: pb.CreateUploadRequest, context: Any) -> pb.CreateUploadResponse:  # noqa: N802
+        visibility = request.visibility or "private"
+        if visibility not in VISIBILITIES:
+            raise InvalidInput(f"visibility must be one of {', '.join(VISIBILITIES)}")
+        if request.size < 0:
+            raise InvalidInput("size must not be negative")
+        trace = logs.traceparent.get()
+        video_id, url = await self._videos.create_upload(
+            signed_in(),
+            title=request.title,
+            filename=request.filename,
+            size=request.size,
+            visibility=visibility,  # type: ignore[arg-type]
+            trace={"traceparent": trace} if trace else {},
+        )
+        return pb.CreateUploadResponse(video_id=str(video_id), upload_url=url)
+
+    async def DeleteVideo(self, request: pb.DeleteVideoRequest, context: Any) -> pb.DeleteVideoResponse:  # noqa: N802
+        await self._videos.delete(signed_in(), _id(request.id))
+        return pb.DeleteVideoResponse()
+
+
+def register(server: grpc.aio.Server, videos: Videos) -> None:
+    pb_grpc.add_VideosServicer_to_server(VideosServicer(videos), server)
+    pb_grpc.add_UploadsServicer_to_server(UploadsServicer(videos), server)

@@ -1,0 +1,387 @@
+"""The use cases of the API: begin, follow, watch and delete. REST, gRPC, tusd's hooks and events all call these."""
+
+import base64
+import mimetypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+
+from kinora.events import video as events
+from kinora_kit import postgres
+from kinora_kit.errors import DomainError, InvalidInput, Unavailable
+from kinora_kit.identity import Caller
+from kinora_kit.ids import new_id
+from kinora_kit.postgres import Connection, Pool
+from kinora_kit.s3 import ObjectStore
+from kinora_video import announce, domain, hls, store
+from kinora_video.domain import PlannedPart, StoredRendition, StoredSegment, Video, Visibility
+from kinora_video.errors import (
+    FileTooLarge,
+    NotPlayable,
+    SizeUnknown,
+    TooManyUploads,
+    UnsupportedType,
+    UploadEnded,
+    VideoNotFound,
+)
+from kinora_video.links import Links
+from kinora_video.metrics import UPLOADED_BYTES, UPLOADS
+from kinora_video.settings import VideoSettings
+
+UPLOAD_PATH = "/video/upload/"
+# Names that a client may give to bytes without saying anything about them.
+_ANY_TYPE = {"", "application/octet-stream", "application/mxf", "application/x-matroska", "application/ogg"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A video as someone may see it. Addresses are absolute, and empty while there is nothing behind them."""
+
+    video: Video
+    renditions: Sequence[tuple[store.RenditionRow, int]]
+    """Each with its average bits per second."""
+    stream_url: str
+    poster_url: str
+
+
+@dataclass(frozen=True)
+class Videos:
+    pool: Pool
+    objects: ObjectStore
+    tusd: httpx.AsyncClient
+    links: Links
+    settings: VideoSettings
+
+    # Uploading
+
+    async def create_upload(
+        self, caller: Caller, *, title: str, filename: str, size: int, visibility: Visibility, trace: dict[str, str]
+    ) -> tuple[UUID, str]:
+        """Begin an upload: the video's id and the tus resource that takes its bytes.
+
+        It is made by tusd, which asks back through its hook, so that an upload begins in one way only.
+        """
+        self._check_file(filename, "", size)
+        metadata = {"filename": filename, "title": title, "visibility": visibility}
+        public = urlsplit(self.settings.public_url)
+        try:
+            answer = await self.tusd.post(
+                UPLOAD_PATH,
+                headers={
+                    **caller.headers(),
+                    **trace,
+                    "Tus-Resumable": "1.0.0",
+                    "Upload-Length": str(size),
+                    "Upload-Metadata": ",".join(
+                        f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items()
+                    ),
+                    "X-Forwarded-Host": public.netloc,
+                    "X-Forwarded-Proto": public.scheme,
+                },
+            )
+        except httpx.HTTPError as error:
+            raise Unavailable("Uploads are not possible at the moment, try again") from error
+        if answer.status_code != 201:
+            raise _from_hook(answer)
+        location = answer.headers["location"]
+        return upload_id(location), location
+
+    async def begin_upload(self, caller: Caller, *, size: int | None, metadata: dict[str, str]) -> UUID:
+        """Called back by tusd before it makes an upload. Returns the id that the upload is to have.
+
+        Raises SizeUnknown, FileTooLarge, UnsupportedType, TooManyUploads, InvalidInput.
+        """
+        filename = metadata.get("filename") or metadata.get("name") or "video"
+        if size is None:
+            raise SizeUnknown
+        self._check_file(filename, metadata.get("filetype", ""), size)
+        visibility = metadata.get("visibility") or "private"
+        if visibility not in domain.VISIBILITIES:
+            raise InvalidInput(f"visibility must be one of {', '.join(domain.VISIBILITIES)}")
+        video = Video(
+            id=new_id(),
+            owner_id=caller.user_id,
+            title=(metadata.get("title") or filename.rpartition(".")[0] or filename)[:200],
+            filename=filename[:255],
+            size=size,
+            visibility=visibility,  # type: ignore[arg-type]
+            state="uploading",
+            bytes_received=0,
+            version=1,
+            source=None,
+            poster=None,
+            failure_code="",
+            failure_detail="",
+            created_at=datetime.now(UTC),
+            transcoding_at=None,
+        )
+        async with postgres.transaction(self.pool) as connection:
+            if await store.count_uploading(connection, caller.user_id) >= self.settings.uploads_per_user:
+                raise TooManyUploads
+            await store.insert(connection, video)
+            await announce.tell(
+                connection,
+                events.UploadStarted(
+                    video_id=video.id,
+                    owner_id=video.owner_id,
+                    title=video.title,
+                    filename=video.filename,
+                    size=size,
+                    visibility=video.visibility,
+                ),
+            )
+            await announce.progressed(connection, video.id)
+        return video.id
+
+    def _check_file(self, filename: str, declared_type: str, size: int) -> None:
+        if size > self.settings.upload_max_bytes:
+            raise FileTooLarge(f"The file has {size} bytes; at most {self.settings.upload_max_bytes} can be uploaded")
+        kind = (declared_type or mimetypes.guess_type(filename)[0] or "").lower()
+        if kind not in _ANY_TYPE and not kind.startswith("video/"):
+            raise UnsupportedType(f"{filename} is of type {kind}; only video files can be uploaded")
+
+    async def receive(self, video_id: UUID, offset: int) -> None:
+        """Note how many bytes are there. Raises UploadEnded when the upload is to stop."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is None or video.state in domain.GONE:
+                raise UploadEnded
+            if video.state == "uploading":
+                await store.set_received(connection, video_id, offset)
+                await announce.progressed(connection, video_id)
+
+    async def finish_upload(self, video_id: UUID) -> None:
+        """All bytes are in the store: have them looked at. Called by the hook, or by the sweep that stands in for it."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is None or video.state != "uploading":
+                return
+            await store.set_received(connection, video_id, video.size)
+            await store.set_state(connection, video_id, "processing")
+            await announce.tell(
+                connection, events.Uploaded(video_id=video_id, owner_id=video.owner_id, size=video.size)
+            )
+            await announce.command(connection, announce.Prepare(video_id=video_id), announce.FIRST_QUEUE)
+            await announce.progressed(connection, video_id)
+        UPLOADS.labels("finished").inc()
+        UPLOADED_BYTES.inc(video.size)
+
+    async def check_upload_owner(self, caller: Caller, path: str) -> None:
+        """Raises VideoNotFound unless the tus resource at ``path`` is the caller's; creating one is anybody's."""
+        if path.rstrip("/") == UPLOAD_PATH.rstrip("/"):
+            return
+        video = await store.get(self.pool, upload_id(path))
+        if video is None or not video.owned_by(caller):
+            raise VideoNotFound
+        if video.state in domain.GONE:
+            raise UploadEnded
+
+    # Looking
+
+    async def get(self, caller: Caller | None, video_id: UUID) -> Shown:
+        video = await store.get(self.pool, video_id)
+        if video is None:
+            raise VideoNotFound
+        video.must_be_visible_to(caller)
+        return (await self._show(caller, [video]))[0]
+
+    async def list_videos(self, caller: Caller | None, ids: Sequence[UUID]) -> list[Shown]:
+        """Those of ``ids`` that exist and that the caller may see."""
+        videos = await store.list_videos(self.pool, ids)
+        return await self._show(caller, [video for video in videos if video.visible_to(caller)])
+
+    async def progress(
+        self, caller: Caller | None, video_id: UUID
+    ) -> events.TranscodeProgressed | events.UploadProgressed:
+        """How upload and transcoding stand; for the owner."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.get(connection, video_id)
+            if video is None:
+                raise VideoNotFound
+            video.must_be_owned_by(caller)
+            return await announce.snapshot(connection, video)
+
+    async def _show(self, caller: Caller | None, videos: Sequence[Video]) -> list[Shown]:
+        ids = [video.id for video in videos]
+        renditions = await store.renditions_of(self.pool, ids)
+        bandwidths = await store.bandwidths(self.pool, ids)
+        return [
+            Shown(
+                video=video,
+                renditions=[(row, bandwidths.get((video.id, row.name), 0)) for row in renditions[video.id]],
+                stream_url=self._url(video, "master.m3u8") if video.state in domain.STREAMING else "",
+                poster_url=self._url(video, video.poster) if video.poster and video.state in domain.STREAMING else "",
+            )
+            for video in videos
+        ]
+
+    def _url(self, video: Video, key: str) -> str:
+        return f"{self.settings.public_url}/video/{video.id}/{key}{self._suffix(video)}"
+
+    def _suffix(self, video: Video) -> str:
+        """What an address of a private stream carries; only those who may see the video are ever told it."""
+        if video.visibility != "private":
+            return ""
+        return "?" + self.links.query(video.id, video.source.duration if video.source else 0)
+
+    # Watching
+
+    async def _watchable(self, caller: Caller | None, video_id: UUID, query: str) -> Video:
+        video = await store.get(self.pool, video_id)
+        if video is None or video.state == "deleted":
+            raise VideoNotFound
+        if not video.visible_to(caller):
+            if not query:
+                raise VideoNotFound
+            self.links.check(video_id, query)
+        if video.state not in domain.STREAMING:
+            raise NotPlayable
+        return video
+
+    async def master_playlist(self, caller: Caller | None, video_id: UUID, query: str) -> tuple[Video, str]:
+        video = await self._watchable(caller, video_id, query)
+        tracks = [stored for stored in await self._stored(video_id) if stored.segments and stored.codecs]
+        audio = next((_track(stored) for stored in tracks if stored.kind == "audio"), None)
+        videos = [_video_track(stored) for stored in tracks if stored.kind == "video"]
+        suffix = self._suffix(video)
+        return video, hls.master_playlist(videos, audio, uri=lambda key: f"{key}{suffix}")
+
+    async def media_playlist(
+        self, caller: Caller | None, video_id: UUID, rendition: str, query: str
+    ) -> tuple[Video, str]:
+        video = await self._watchable(caller, video_id, query)
+        stored = next((item for item in await self._stored(video_id) if item.name == rendition), None)
+        if stored is None or not stored.segments:
+            raise VideoNotFound("The video has no such rendition, or nothing of it yet")
+        suffix = self._suffix(video)
+        return video, hls.media_playlist(
+            domain.init_key(rendition),
+            _segments(stored),
+            target_seconds=stored.target_seconds,
+            complete=stored.complete,
+            uri=lambda key: f"{key}{suffix}",
+        )
+
+    async def _stored(self, video_id: UUID) -> list[StoredRendition]:
+        # One snapshot: a part that ends in between must not count as done without its last segments.
+        async with (
+            self.pool.acquire(timeout=postgres.ACQUIRE_SECONDS) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            rows = (await store.renditions_of(connection, [video_id]))[video_id]
+            parts = await store.parts_of(connection, video_id)
+            segments = await store.segments_of(connection, video_id)
+        return [
+            _stored(
+                row,
+                [planned for planned in parts if row.name in planned.part.renditions],
+                [segment for segment in segments if segment.rendition == row.name],
+            )
+            for row in rows
+        ]
+
+    async def authorise_object(self, method: str, video_id: UUID, key: str, query: str) -> dict[str, str]:
+        """The headers with which the gateway may fetch one object of the stream from the object store."""
+        if method not in ("GET", "HEAD"):
+            raise VideoNotFound
+        await self._watchable(None, video_id, query)
+        path = f"/{self.settings.streams_bucket}/{video_id}/{key}"
+        return dict(self.objects.signed_headers(method, f"{path}?{query}" if query else path))
+
+    # Ending
+
+    async def delete(self, caller: Caller, video_id: UUID) -> None:
+        """Delete the caller's video: at once for everyone, and soon from every store."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is None:
+                raise VideoNotFound
+            video.must_be_owned_by(caller)
+            await _delete(connection, video)
+
+    async def delete_quietly(self, video_id: UUID) -> None:
+        """As delete, because something else was deleted; nothing happens when it is gone already."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is not None and video.state != "deleted":
+                await _delete(connection, video)
+
+    async def delete_all_of(self, owner_id: UUID) -> None:
+        after = UUID(int=0)
+        while ids := await store.ids_of_owner(self.pool, owner_id, after, 100):
+            for video_id in ids:
+                await self.delete_quietly(video_id)
+            after = ids[-1]
+
+    async def set_visibility(self, video_id: UUID, visibility: Visibility, version: int) -> None:
+        async with postgres.transaction(self.pool) as connection:
+            await store.set_visibility(connection, video_id, visibility, version)
+
+
+async def _delete(connection: Connection, video: Video) -> None:
+    await store.set_deleted(connection, video.id)
+    await announce.tell(connection, events.Deleted(video_id=video.id, owner_id=video.owner_id))
+    await announce.progressed(connection, video.id)
+
+
+def upload_id(location: str) -> UUID:
+    """The video's id in the address of a tus resource: tusd appends what it needs itself after a plus sign."""
+    name = urlsplit(location).path.rpartition(UPLOAD_PATH)[2].strip("/").partition("+")[0]
+    try:
+        return UUID(name)
+    except ValueError:
+        raise VideoNotFound from None
+
+
+class _Refused(DomainError):
+    """What our own hook answered, as it came through tusd."""
+
+
+def _from_hook(answer: httpx.Response) -> DomainError:
+    try:
+        problem = answer.json()
+        refused = _Refused(str(problem["detail"]))
+        refused.status, refused.code = int(problem["status"]), str(problem["code"])  # type: ignore[misc]
+    except (ValueError, KeyError, TypeError):
+        return Unavailable("Uploads are not possible at the moment, try again")
+    return refused
+
+
+def _stored(
+    row: store.RenditionRow, parts: Sequence[PlannedPart], segments: Sequence[StoredSegment]
+) -> StoredRendition:
+    return StoredRendition(
+        name=row.name,
+        kind=row.kind,
+        width=row.width,
+        height=row.height,
+        frame_rate=row.frame_rate,
+        codecs=row.codecs,
+        segments=domain.unbroken(parts, segments),
+        target_seconds=max(planned.part.segment_seconds for planned in parts),
+        complete=all(planned.done for planned in parts),
+    )
+
+
+def _segments(stored: StoredRendition) -> list[hls.Segment]:
+    return [hls.Segment(segment.key, segment.duration, segment.size) for segment in stored.segments]
+
+
+def _track(stored: StoredRendition) -> hls.Track:
+    return hls.Track(key=f"{stored.name}.m3u8", codecs=stored.codecs or "", segments=_segments(stored))
+
+
+def _video_track(stored: StoredRendition) -> hls.VideoTrack:
+    return hls.VideoTrack(
+        key=f"{stored.name}.m3u8",
+        codecs=stored.codecs or "",
+        segments=_segments(stored),
+        width=stored.width,
+        height=stored.height,
+        frame_rate=Fraction(stored.frame_rate),
+    )

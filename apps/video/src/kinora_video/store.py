@@ -1,0 +1,345 @@
+"""The only place with the SQL of videos. A transaction is opened by the use case and handed in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from kinora_kit.postgres import Connection, Pool
+from kinora_video.domain import PlannedPart, State, StoredSegment, Video, Visibility
+from kinora_video.encode import Part
+from kinora_video.ladder import Rendition
+from kinora_video.probe import Source
+
+_SOURCE = TypeAdapter(Source)
+
+_VIDEO = (
+    "id, owner_id, title, filename, size, visibility, state, bytes_received, version, source, poster, failure_code,"
+    " failure_detail, created_at, transcoding_at"
+)
+
+
+@dataclass(frozen=True)
+class RenditionRow:
+    name: str
+    kind: Any
+    width: int
+    height: int
+    frame_rate: str
+    codecs: str | None
+
+
+def _video(row: Any) -> Video:
+    fields = dict(row)
+    fields["source"] = None if fields["source"] is None else _SOURCE.validate_python(fields["source"])
+    return Video(**fields)
+
+
+async def insert(connection: Connection, video: Video) -> None:
+    await connection.execute(
+        "INSERT INTO videos (id, owner_id, title, filename, size, visibility, state)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        video.id,
+        video.owner_id,
+        video.title,
+        video.filename,
+        video.size,
+        video.visibility,
+        video.state,
+    )
+
+
+async def get(connection: Connection | Pool, video_id: UUID) -> Video | None:
+    row = await connection.fetchrow(f"SELECT {_VIDEO} FROM videos WHERE id = $1", video_id)
+    return None if row is None else _video(row)
+
+
+async def lock(connection: Connection, video_id: UUID) -> Video | None:
+    """As get; no one else changes the video until the transaction ends."""
+    row = await connection.fetchrow(f"SELECT {_VIDEO} FROM videos WHERE id = $1 FOR NO KEY UPDATE", video_id)
+    return None if row is None else _video(row)
+
+
+async def list_videos(pool: Pool, ids: Sequence[UUID]) -> list[Video]:
+    rows = await pool.fetch(f"SELECT {_VIDEO} FROM videos WHERE id = ANY($1::uuid[])", ids)
+    return [_video(row) for row in rows]
+
+
+async def ids_of_owner(pool: Pool, owner_id: UUID, after: UUID, limit: int) -> list[UUID]:
+    rows = await pool.fetch(
+        "SELECT id FROM videos WHERE owner_id = $1 AND id > $2 AND state <> 'deleted' ORDER BY id LIMIT $3",
+        owner_id,
+        after,
+        limit,
+    )
+    return [row["id"] for row in rows]
+
+
+async def count_uploading(connection: Connection, owner_id: UUID) -> int:
+    return int(
+        await connection.fetchval("SELECT count(*) FROM videos WHERE owner_id = $1 AND state = 'uploading'", owner_id)
+    )
+
+
+async def set_state(connection: Connection, video_id: UUID, state: State) -> None:
+    await connection.execute(
+        "UPDATE videos SET state = $2, version = version + 1, updated_at = now(),"
+        " transcoding_at = CASE WHEN $2 = 'processing' THEN now() ELSE transcoding_at END WHERE id = $1",
+        video_id,
+        state,
+    )
+
+
+async def set_received(connection: Connection, video_id: UUID, count: int) -> None:
+    """Bytes received so far; it never falls."""
+    await connection.execute(
+        "UPDATE videos SET bytes_received = GREATEST(bytes_received, $2), version = version + 1, updated_at = now()"
+        " WHERE id = $1",
+        video_id,
+        count,
+    )
+
+
+async def set_failed(connection: Connection, video_id: UUID, code: str, detail: str) -> None:
+    await connection.execute(
+        "UPDATE videos SET state = 'failed', failure_code = $2, failure_detail = $3, version = version + 1,"
+        " updated_at = now(), purge_at = now() WHERE id = $1",
+        video_id,
+        code,
+        detail,
+    )
+
+
+async def set_deleted(connection: Connection, video_id: UUID) -> None:
+    await connection.execute(
+        "UPDATE videos SET state = 'deleted', version = version + 1, updated_at = now(), purge_at = now()"
+        " WHERE id = $1",
+        video_id,
+    )
+
+
+async def set_visibility(connection: Connection, video_id: UUID, visibility: Visibility, version: int) -> bool:
+    """Whether it was newer than what stands there."""
+    status = await connection.execute(
+        "UPDATE videos SET visibility = $2, visibility_version = $3, updated_at = now()"
+        " WHERE id = $1 AND visibility_version < $3",
+        video_id,
+        visibility,
+        version,
+    )
+    return bool(status == "UPDATE 1")
+
+
+async def set_poster(connection: Connection, video_id: UUID, key: str) -> None:
+    await connection.execute(
+        "UPDATE videos SET poster = $2, version = version + 1, updated_at = now() WHERE id = $1", video_id, key
+    )
+
+
+async def set_plan(
+    connection: Connection,
+    video_id: UUID,
+    *,
+    source: Source,
+    renditions: Sequence[Rendition],
+    audio: str | None,
+    parts: Sequence[tuple[Part, float]],
+) -> None:
+    """``parts`` with the cost of each."""
+    await connection.execute(
+        "UPDATE videos SET source = $2, version = version + 1, updated_at = now() WHERE id = $1",
+        video_id,
+        _SOURCE.dump_python(source, mode="json"),
+    )
+    rows: list[tuple[Any, ...]] = [
+        (video_id, item.name, "video", item.width, item.height, str(item.frame_rate)) for item in renditions
+    ]
+    if audio is not None:
+        rows.append((video_id, audio, "audio", 0, 0, "0"))
+    await connection.executemany(
+        "INSERT INTO renditions (video_id, name, kind, width, height, frame_rate) VALUES ($1, $2, $3, $4, $5, $6)", rows
+    )
+    await connection.executemany(
+        "INSERT INTO parts (video_id, index, kind, lane, start_seconds, end_seconds, segment_seconds, renditions, cost)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        [
+            (
+                video_id,
+                part.index,
+                part.kind,
+                part.lane,
+                part.start,
+                part.end,
+                part.segment_seconds,
+                list(part.renditions),
+                cost,
+            )
+            for part, cost in parts
+        ],
+    )
+
+
+_PART = "index, kind, start_seconds, end_seconds, renditions, lane, segment_seconds, cost, progress, attempts, state"
+
+
+def _part(row: Any) -> PlannedPart:
+    return PlannedPart(
+        part=Part(
+            index=row["index"],
+            kind=row["kind"],
+            start=row["start_seconds"],
+            end=row["end_seconds"],
+            renditions=tuple(row["renditions"]),
+            lane=row["lane"],
+            segment_seconds=row["segment_seconds"],
+        ),
+        cost=row["cost"],
+        progress=row["progress"],
+        attempts=row["attempts"],
+        done=row["state"] == "done",
+    )
+
+
+async def parts_of(connection: Connection | Pool, video_id: UUID) -> list[PlannedPart]:
+    rows = await connection.fetch(f"SELECT {_PART} FROM parts WHERE video_id = $1 ORDER BY index", video_id)
+    return [_part(row) for row in rows]
+
+
+async def begin_part(connection: Connection, video_id: UUID, index: int) -> PlannedPart | None:
+    """Count an attempt, unless the part is done or is not there."""
+    row = await connection.fetchrow(
+        f"UPDATE parts SET attempts = attempts + 1 WHERE video_id = $1 AND index = $2 AND state <> 'done'"
+        f" RETURNING {_PART}",
+        video_id,
+        index,
+    )
+    return None if row is None else _part(row)
+
+
+async def queue_parts(connection: Connection, video_id: UUID, window: int) -> list[Part]:
+    """The parts to be sent to the workers now, so that at most ``window`` are on their way."""
+    rows = await connection.fetch(
+        f"UPDATE parts SET state = 'queued' WHERE video_id = $1 AND index IN ("
+        f"  SELECT index FROM parts WHERE video_id = $1 AND state = 'waiting' ORDER BY lane = 'bulk', index"
+        f"  LIMIT GREATEST(0, $2 - (SELECT count(*) FROM parts WHERE video_id = $1 AND state = 'queued'))"
+        f") RETURNING {_PART}",
+        video_id,
+        window,
+    )
+    return sorted((_part(row).part for row in rows), key=lambda part: part.index)
+
+
+async def set_part_progress(connection: Connection, video_id: UUID, index: int, progress: float) -> None:
+    await connection.execute(
+        "UPDATE parts SET progress = GREATEST(progress, $3) WHERE video_id = $1 AND index = $2",
+        video_id,
+        index,
+        progress,
+    )
+    await connection.execute("UPDATE videos SET version = version + 1, updated_at = now() WHERE id = $1", video_id)
+
+
+async def finish_part(connection: Connection, video_id: UUID, index: int) -> bool:
+    """Whether it was not finished before."""
+    status = await connection.execute(
+        "UPDATE parts SET state = 'done', progress = 1 WHERE video_id = $1 AND index = $2 AND state <> 'done'",
+        video_id,
+        index,
+    )
+    await connection.execute("UPDATE videos SET version = version + 1, updated_at = now() WHERE id = $1", video_id)
+    return bool(status == "UPDATE 1")
+
+
+async def set_codecs(connection: Connection, video_id: UUID, rendition: str, codecs: str) -> None:
+    await connection.execute(
+        "UPDATE renditions SET codecs = $3 WHERE video_id = $1 AND name = $2", video_id, rendition, codecs
+    )
+
+
+async def add_segment(connection: Connection, video_id: UUID, segment: StoredSegment) -> None:
+    await connection.execute(
+        "INSERT INTO segments (video_id, rendition, part_index, sequence, duration, size)"
+        " VALUES ($1, $2, $3, $4, $5, $6)"
+        " ON CONFLICT (video_id, rendition, part_index, sequence)"
+        " DO UPDATE SET duration = EXCLUDED.duration, size = EXCLUDED.size",
+        video_id,
+        segment.rendition,
+        segment.part_index,
+        segment.sequence,
+        segment.duration,
+        segment.size,
+    )
+
+
+async def renditions_of(connection: Connection | Pool, video_ids: Sequence[UUID]) -> dict[UUID, list[RenditionRow]]:
+    """Smallest first, sound last."""
+    rows = await connection.fetch(
+        "SELECT video_id, name, kind, width, height, frame_rate, codecs FROM renditions"
+        " WHERE video_id = ANY($1::uuid[]) ORDER BY kind DESC, width * height",
+        video_ids,
+    )
+    found: dict[UUID, list[RenditionRow]] = {video_id: [] for video_id in video_ids}
+    for row in rows:
+        fields = dict(row)
+        found[fields.pop("video_id")].append(RenditionRow(**fields))
+    return found
+
+
+async def segments_of(connection: Connection | Pool, video_id: UUID) -> list[StoredSegment]:
+    rows = await connection.fetch(
+        "SELECT rendition, part_index, sequence, duration, size FROM segments WHERE video_id = $1", video_id
+    )
+    return [StoredSegment(**row) for row in rows]
+
+
+async def bandwidths(pool: Pool, video_ids: Sequence[UUID]) -> dict[tuple[UUID, str], int]:
+    """Average bits per second of what is stored of each rendition."""
+    rows = await pool.fetch(
+        "SELECT video_id, rendition, sum(size) * 8 / sum(duration) AS bandwidth FROM segments"
+        " WHERE video_id = ANY($1::uuid[]) GROUP BY video_id, rendition HAVING sum(duration) > 0",
+        video_ids,
+    )
+    return {(row["video_id"], row["rendition"]): round(row["bandwidth"]) for row in rows}
+
+
+async def stale_uploads(pool: Pool, *, quiet_seconds: float, limit: int) -> list[tuple[Video, float]]:
+    """Uploads that nothing was heard of for so long, with the seconds since."""
+    rows = await pool.fetch(
+        f"SELECT {_VIDEO}, extract(epoch FROM now() - updated_at)::float8 AS quiet FROM videos"
+        " WHERE state = 'uploading' AND updated_at < now() - make_interval(secs => $1) ORDER BY updated_at LIMIT $2",
+        quiet_seconds,
+        limit,
+    )
+    found = []
+    for row in rows:
+        fields = dict(row)
+        quiet = fields.pop("quiet")
+        found.append((_video(fields), quiet))
+    return found
+
+
+async def claim_purge(connection: Connection) -> tuple[UUID, State, bool] | None:
+    """A video whose objects are to be removed now, locked: its id, its state, and whether this is the last time."""
+    row = await connection.fetchrow(
+        "SELECT id, state, updated_at < now() - interval '10 minutes' AS last FROM videos WHERE purge_at <= now()"
+        " ORDER BY purge_at LIMIT 1 FOR UPDATE SKIP LOCKED"
+    )
+    return None if row is None else (row["id"], row["state"], row["last"])
+
+
+async def purged(connection: Connection, video_id: UUID, *, again_in_seconds: int | None) -> None:
+    """Forget what was stored, and come again: what was still being written at the time has ended by then."""
+    await connection.execute("DELETE FROM segments WHERE video_id = $1", video_id)
+    await connection.execute("DELETE FROM parts WHERE video_id = $1", video_id)
+    await connection.execute("DELETE FROM renditions WHERE video_id = $1", video_id)
+    await connection.execute(
+        "UPDATE videos SET poster = NULL, purge_at = now() + make_interval(secs => $2) WHERE id = $1",
+        video_id,
+        again_in_seconds,
+    )
+
+
+async def forget(connection: Connection, video_id: UUID) -> None:
+    await connection.execute("DELETE FROM videos WHERE id = $1", video_id)

@@ -1,0 +1,271 @@
+"""The worker's use cases: look at a source and plan its parts; make a part. Each may die anywhere and be done again."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from kinora.events import video as events
+from kinora_kit import logs, postgres
+from kinora_kit.consumer import Ignore
+from kinora_kit.events import Event
+from kinora_kit.postgres import Connection, Pool
+from kinora_kit.s3 import ObjectStore
+from kinora_video import announce, domain, encode, store
+from kinora_video.announce import DoPart, Prepare
+from kinora_video.domain import PlannedPart, StoredSegment, Video
+from kinora_video.encode import EncodedInit, EncodedSegment, EncodeFailed, Part
+from kinora_video.ladder import AUDIO, Rendition, ladder
+from kinora_video.metrics import ENCODE_SPEED, PARTS, PLAYABLE_SECONDS
+from kinora_video.probe import Source, SourceRejected, probe
+from kinora_video.settings import WorkerSettings
+
+log = logs.get(__name__)
+
+# A video has at most so many parts on their way, so that a long one does not stand before all that come after it.
+WINDOW = 6
+# So often is a part begun, by whatever workers, before the video is given up; one that ffmpeg itself fails, less often.
+ATTEMPTS = 8
+ENCODE_ATTEMPTS = 3
+PROGRESS_SECONDS = 1.0
+SOURCE_LINK_SECONDS = 24 * 3600
+IMMUTABLE = "public, max-age=31536000, immutable"
+
+
+class Gone(Ignore):
+    """The video failed or was deleted meanwhile: there is nothing to do any more."""
+
+
+@dataclass(frozen=True)
+class Transcoder:
+    pool: Pool
+    objects: ObjectStore
+    settings: WorkerSettings
+
+    async def handle(self, event: Event) -> None:
+        """Carry out one command from a work queue."""
+        if event.type == Prepare.type:
+            await self.prepare(event.read(Prepare).video_id)
+        elif event.type == DoPart.type:
+            command = event.read(DoPart)
+            await self.do_part(command.video_id, command.index)
+        else:
+            raise Ignore(event.type)
+
+    async def prepare(self, video_id: UUID) -> None:
+        """Probe the source and plan its parts, or fail the video for what it is."""
+        video = await store.get(self.pool, video_id)
+        if video is None or video.state != "processing" or video.source is not None:
+            raise Ignore
+        try:
+            source = await probe(self._link(video))
+        except SourceRejected as error:
+            async with self._changing(video_id) as (connection, video):
+                await announce.fail(connection, video, error.code, error.detail)
+            return
+        renditions = ladder(source)
+        parts = encode.plan(
+            source,
+            renditions,
+            part_seconds=self.settings.part_seconds,
+            segment_seconds=self.settings.segment_seconds,
+        )
+        async with self._changing(video_id) as (connection, video):
+            if video.source is not None:  # another worker was given the same command
+                return
+            audio = AUDIO if source.has_audio else None
+            costs = [(part, _cost(part, source, renditions)) for part in parts]
+            await store.set_plan(connection, video_id, source=source, renditions=renditions, audio=audio, parts=costs)
+            await announce.send_parts(connection, video_id, await store.queue_parts(connection, video_id, WINDOW))
+            await announce.progressed(connection, video_id)
+
+    async def do_part(self, video_id: UUID, index: int) -> None:
+        """Encode one part and store what comes of it, piece by piece."""
+        async with self._changing(video_id) as (connection, video):
+            planned = await store.begin_part(connection, video_id, index)
+            source = video.source
+            if planned is None or source is None:
+                raise Ignore
+            if planned.attempts > ATTEMPTS:
+                await _give_up(connection, video, f"part {index} ended {ATTEMPTS} workers")
+                return
+        started = time.perf_counter()
+        try:
+            if planned.part.kind == "poster":
+                await self._make_poster(video, source)
+            else:
+                await self._encode(video, source, planned)
+        except SourceRejected as error:
+            async with self._changing(video_id) as (connection, video):
+                await announce.fail(connection, video, error.code, error.detail)
+            return
+        except EncodeFailed as error:
+            if planned.attempts < ENCODE_ATTEMPTS:
+                raise
+            async with self._changing(video_id) as (connection, video):
+                await _give_up(connection, video, str(error))
+            return
+        await self._finish(video_id, index)
+        seconds = time.perf_counter() - started
+        PARTS.labels(planned.part.kind).observe(seconds)
+        if planned.part.kind == "video":
+            ENCODE_SPEED.observe(_length(planned.part, source) / seconds)
+
+    async def _encode(self, video: Video, source: Source, planned: PlannedPart) -> None:
+        part = planned.part
+        length = max(_length(part, source), 0.001)
+        done = 0.0
+        told = time.monotonic()
+
+        def on_progress(seconds: float) -> None:
+            nonlocal done
+            done = min(1.0, seconds / length)
+
+        with self._workdir() as workdir:
+            pieces = encode.encode(part, source, ladder(source), self._link(video), workdir, on_progress=on_progress)
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    await self._store(video.id, part, piece)
+                    if time.monotonic() - told >= PROGRESS_SECONDS:
+                        told = time.monotonic()
+                        async with self._changing(video.id) as (connection, _):
+                            await store.set_part_progress(connection, video.id, part.index, done)
+                            await announce.progressed(connection, video.id)
+
+    async def _store(self, video_id: UUID, part: Part, piece: EncodedInit | EncodedSegment) -> None:
+        if isinstance(piece, EncodedInit):
+            key, content_type = domain.init_key(piece.rendition), "video/mp4"
+        else:
+            key = domain.segment_key(piece.rendition, part.index, piece.sequence)
+            content_type = "video/iso.segment"
+        await self.objects.put_file(
+            self.settings.streams_bucket,
+            f"{video_id}/{key}",
+            piece.path,
+            content_type=content_type,
+            cache_control=IMMUTABLE,
+        )
+        piece.path.unlink(missing_ok=isinstance(piece, EncodedInit))
+        async with self._changing(video_id) as (connection, video):
+            if isinstance(piece, EncodedInit):
+                await store.set_codecs(connection, video_id, piece.rendition, piece.codecs)
+            else:
+                segment = StoredSegment(piece.rendition, part.index, piece.sequence, piece.duration, piece.size)
+                await store.add_segment(connection, video_id, segment)
+                if video.state == "processing" and await _begins(connection, video_id):
+                    await self._playable(connection, video)
+
+    async def _playable(self, connection: Connection, video: Video) -> None:
+        assert video.source is not None  # noqa: S101 - parts are planned from it
+        await store.set_state(connection, video.id, "playable")
+        await announce.tell(
+            connection,
+            events.Playable(
+                video_id=video.id,
+                owner_id=video.owner_id,
+                duration=video.source.duration,
+                width=video.source.width,
+                height=video.source.height,
+            ),
+        )
+        await announce.progressed(connection, video.id)
+        if video.transcoding_at is not None:
+            PLAYABLE_SECONDS.observe(time.time() - video.transcoding_at.timestamp())
+
+    async def _make_poster(self, video: Video, source: Source) -> None:
+        with self._workdir() as workdir:
+            path = await encode.poster(source, self._link(video), workdir)
+            key = f"poster-{video.version}.jpg"
+            await self.objects.put_file(
+                self.settings.streams_bucket,
+                f"{video.id}/{key}",
+                path,
+                content_type="image/jpeg",
+                cache_control=IMMUTABLE,
+            )
+        async with self._changing(video.id) as (connection, _):
+            await store.set_poster(connection, video.id, key)
+
+    async def _finish(self, video_id: UUID, index: int) -> None:
+        """Mark the part done, send the next ones, and with the last one the video is ready."""
+        async with self._changing(video_id) as (connection, video):
+            if not await store.finish_part(connection, video_id, index):
+                return
+            await announce.send_parts(connection, video_id, await store.queue_parts(connection, video_id, WINDOW))
+            parts = await store.parts_of(connection, video_id)
+            if all(planned.done for planned in parts) and video.state != "ready":
+                if video.state == "processing":
+                    await self._playable(connection, video)
+                assert video.source is not None  # noqa: S101 - parts are planned from it
+                await store.set_state(connection, video_id, "ready")
+                await announce.tell(
+                    connection,
+                    events.Ready(
+                        video_id=video_id,
+                        owner_id=video.owner_id,
+                        duration=video.source.duration,
+                        width=video.source.width,
+                        height=video.source.height,
+                    ),
+                )
+            await announce.progressed(connection, video_id)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, video_id: UUID) -> AsyncIterator[tuple[Connection, Video]]:
+        """A transaction that holds the video. Raises Gone when it is no longer to be worked on.
+
+        An object stored just before is then an orphan; the second purge removes it.
+        """
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is None or video.state in domain.GONE:
+                raise Gone
+            yield connection, video
+
+    @contextlib.contextmanager
+    def _workdir(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="kinora-part-", dir=self.settings.work_dir) as folder:
+            yield Path(folder)
+
+    def _link(self, video: Video) -> str:
+        return self.objects.presigned_get(
+            self.settings.uploads_bucket, str(video.id), lifetime_seconds=SOURCE_LINK_SECONDS
+        )
+
+
+def _length(part: Part, source: Source) -> float:
+    end = source.duration if part.end is None else min(part.end, source.duration)
+    return max(0.0, end - part.start)
+
+
+def _cost(part: Part, source: Source, renditions: tuple[Rendition, ...]) -> float:
+    """Pixels to encode; sound and poster count as one part in a hundred of the smallest rendition."""
+    chosen = [rendition.cost for rendition in renditions if rendition.name in part.renditions]
+    return (sum(chosen) if chosen else renditions[0].cost / 100) * max(_length(part, source), 0.001)
+
+
+async def _begins(connection: Connection, video_id: UUID) -> bool:
+    """Whether picture and sound can be played from the beginning."""
+    parts = await store.parts_of(connection, video_id)
+    segments = await store.segments_of(connection, video_id)
+    kinds = {
+        planned.part.kind
+        for planned in parts
+        if planned.part.kind != "poster"
+        and planned.part.start == 0
+        and any(segment.part_index == planned.part.index and segment.sequence == 0 for segment in segments)
+    }
+    return kinds == {planned.part.kind for planned in parts if planned.part.kind != "poster"}
+
+
+async def _give_up(connection: Connection, video: Video, reason: str) -> None:
+    log.error("giving a video up", video_id=str(video.id), reason=reason)
+    await announce.fail(
+        connection,
+        video,
+        "transcode_failed",
+        "The video could not be converted. Nothing is wrong with your account; upload it again or in another format.",
+    )

@@ -1,0 +1,141 @@
+"""The only place that builds clients: ``wire`` for the API, ``wire_worker`` for the worker."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import httpx
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from kinora.events import video as events
+from kinora_kit import broker, consumer, migrate, outbox, postgres, redis, rpc, s3, tasks
+from kinora_kit.broker import Broker
+from kinora_kit.health import Check
+from kinora_kit.identity import RemoteKeys, TokenVerifier
+from kinora_kit.postgres import Pool
+from kinora_kit.s3 import ObjectStore
+from kinora_kit.settings import reveal
+from kinora_video import announce, cleanup
+from kinora_video.cleanup import Cleanup
+from kinora_video.events import CATALOGUE, USERS, Reactions
+from kinora_video.links import Links
+from kinora_video.rpc import register
+from kinora_video.service import Videos
+from kinora_video.settings import StoreSettings, VideoSettings, WorkerSettings
+from kinora_video.transcode import Transcoder
+from kinora_video.watch import Changes
+
+# A first part never waits for a bulk part: each lane has its own consumer, and takes one message at a time.
+FIRST = consumer.Queue(announce.FIRST_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
+BULK = consumer.Queue(announce.BULK_QUEUE, prefetch=1, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
+
+
+@dataclass(frozen=True)
+class State:
+    checks: Mapping[str, Check]
+    videos: Videos
+    changes: Changes
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    checks: Mapping[str, Check]
+
+
+@dataclass(frozen=True)
+class _Stores:
+    pool: Pool
+    broker: Broker
+    objects: ObjectStore
+    checks: Mapping[str, Check]
+
+
+@contextlib.asynccontextmanager
+async def _stores(settings: StoreSettings) -> AsyncIterator[_Stores]:
+    """What both processes need, the relay of the outbox included."""
+    url = reveal(settings.postgres_url)
+    async with (
+        postgres.connect(url, name=settings.service) as pool,
+        broker.connect(
+            reveal(settings.rabbitmq_url),
+            name=settings.service,
+            exchanges=(events.EXCHANGE, events.PROGRESS_EXCHANGE),
+        ) as messages,
+        s3.connect(
+            settings.s3_url, access_key=settings.s3_access_key, secret_key=reveal(settings.s3_secret_key)
+        ) as objects,
+        outbox.relay(pool, messages, url=url),
+    ):
+        yield _Stores(
+            pool,
+            messages,
+            objects,
+            checks={
+                "postgres": lambda: postgres.check(pool),
+                "migrations": lambda: migrate.check(pool, "kinora_video"),
+                "rabbitmq": messages.check,
+                "object store": lambda: objects.check(settings.streams_bucket),
+            },
+        )
+
+
+@contextlib.asynccontextmanager
+async def wire(settings: VideoSettings) -> AsyncIterator[State]:
+    changes = Changes()
+    async with (
+        _stores(settings) as stores,
+        redis.connect(reveal(settings.redis_url), name=settings.service) as revocations,
+        httpx.AsyncClient(base_url=settings.tusd_url, timeout=10) as tusd,
+        changes.listening(reveal(settings.postgres_url)),
+    ):
+        videos = Videos(
+            pool=stores.pool,
+            objects=stores.objects,
+            tusd=tusd,
+            links=Links(reveal(settings.signing_secret), settings.link_lifetime_seconds),
+            settings=settings,
+        )
+        reactions = Reactions(videos)
+        care = Cleanup(stores.pool, stores.objects, videos, settings)
+        verifier = TokenVerifier(
+            keys=RemoteKeys(settings.jwks_url), issuer=settings.public_url, revocations=revocations
+        )
+        async with (
+            rpc.serve(
+                f"{settings.grpc_host}:{settings.grpc_port}",
+                lambda server: register(server, videos),
+                verifier=verifier,
+            ),
+            tasks.background(
+                catalogue=lambda: consumer.consume(stores.broker, CATALOGUE, reactions.to_media),
+                users=lambda: consumer.consume(stores.broker, USERS, reactions.to_user),
+                purge=lambda: tasks.every(cleanup.PURGE_SECONDS, care.purge),
+                uploads=lambda: tasks.every(cleanup.UPLOADS_SECONDS, care.look_after_uploads),
+            ),
+        ):
+            yield State(
+                checks={**stores.checks, "redis": revocations.ping},
+                videos=videos,
+                changes=changes,
+            )
+
+
+@contextlib.asynccontextmanager
+async def wire_worker(settings: WorkerSettings) -> AsyncIterator[WorkerState]:
+    async with _stores(settings) as stores:
+        transcoder = Transcoder(stores.pool, stores.objects, settings)
+        async with tasks.background(
+            first=lambda: consumer.consume(stores.broker, FIRST, transcoder.handle),
+            bulk=lambda: consumer.consume(stores.broker, BULK, transcoder.handle),
+        ):
+            yield WorkerState(checks=stores.checks)
+
+
+def _state(connection: HTTPConnection) -> State:
+    state: State = connection.state.wired
+    return state
+
+
+Wired = Annotated[State, Depends(_state)]
