@@ -1,0 +1,55 @@
+from kinora_kit.errors import Conflict, DomainError, Forbidden, NotFound
+
+
+class InvalidCredentials(DomainError):
+    """Whether the login is unknown or the password is wrong is not told."""
+
+    status = 401
+    code = "invalid_credentials"
+    title = "The login or the password is wrong"
+
+
+class InvalidRefreshToken(DomainError):
+    status = 401
+    code = "invalid_refresh_token"
+    title = "The refresh token is not valid, sign in again"
+
+
+class RefreshTokenReused(DomainError):
+    status = 401
+    code = "refresh_token_reused"
+    title = "The refresh token had been used before, so its session was ended: sign in again"
+
+
+class WrongPassword(Forbidden):
+    code = "wrong_password"
+    title = "The current password is missing or wrong"
+
+
+class UsernameTaken(Conflict):
+    code = "username_taken"
+    title = "This username is taken"
+
+
+class EmailTaken(Conflict):
+    code = "email_taken"
+    title = "An account with this email address exists"
+
+
+class UserNotFound(NotFound):
+    code = "user_not_found"
+    title = "There is no such user"
+
+
+class SessionNotFound(NotFound):
+    code = "session_not_found"
+    title = "There is no such session"
+
+
+class TooBusy(DomainError):
+    status = 503
+    code = "too_busy"
+    title = "Too many passwords are being checked, try again"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "2"})

@@ -1,0 +1,163 @@
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from kinora_auth import domain
+from kinora_auth.service import Accounts, Tokens
+from kinora_auth.wiring import State
+from kinora_kit.errors import NotSignedIn
+from kinora_kit.identity import SignedIn, bearer
+
+router = APIRouter()
+
+
+class User(BaseModel):
+    """What everybody may know of somebody."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    username: str
+    display_name: str
+    bio: str
+    created_at: datetime
+
+
+class Profile(User):
+    email: str
+    roles: list[str]
+
+
+class Users(BaseModel):
+    items: list[User]
+
+
+class Pair(BaseModel):
+    access_token: str
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the type of RFC 6750
+    expires_in: int
+    refresh_token: str
+
+
+class Session(BaseModel):
+    id: UUID
+    user_agent: str
+    address: str
+    created_at: datetime
+    last_used_at: datetime
+    current: bool
+
+
+class Sessions(BaseModel):
+    items: list[Session]
+
+
+def _state(request: Request) -> State:
+    state: State = request.state.wired
+    return state
+
+
+def _accounts(state: Annotated[State, Depends(_state)]) -> Accounts:
+    return state.accounts
+
+
+def _client(request: Request) -> domain.Client:
+    return domain.Client.of(request.client.host if request.client else "", request.headers.get("user-agent", ""))
+
+
+Wired = Annotated[State, Depends(_state)]
+Service = Annotated[Accounts, Depends(_accounts)]
+From = Annotated[domain.Client, Depends(_client)]
+
+
+def _pair(tokens: Tokens, response: Response) -> Pair:
+    response.headers["Cache-Control"] = "no-store"
+    return Pair(access_token=tokens.access_token, expires_in=tokens.expires_in, refresh_token=tokens.refresh_token)
+
+
+@router.post("/auth/register", status_code=201)
+async def register(wanted: domain.Registration, accounts: Service, client: From) -> Profile:
+    return Profile.model_validate(await accounts.register(wanted, client))
+
+
+@router.post("/auth/login")
+async def login(given: domain.SignIn, accounts: Service, client: From, response: Response) -> Pair:
+    return _pair(await accounts.login(given, client), response)
+
+
+@router.post("/auth/refresh")
+async def refresh(given: domain.Refresh, accounts: Service, client: From, response: Response) -> Pair:
+    return _pair(await accounts.refresh(given.refresh_token, client), response)
+
+
+@router.post("/auth/logout", status_code=204)
+async def logout(caller: SignedIn, accounts: Service) -> None:
+    await accounts.logout(caller)
+
+
+@router.post("/auth/logout-all", status_code=204)
+async def logout_all(caller: SignedIn, accounts: Service) -> None:
+    await accounts.logout_all(caller)
+
+
+@router.get("/auth/sessions")
+async def sessions(caller: SignedIn, accounts: Service) -> Sessions:
+    living = await accounts.sessions(caller)
+    return Sessions(items=[Session(**asdict(each), current=each.id == caller.session_id) for each in living])
+
+
+@router.delete("/auth/sessions/{session_id}", status_code=204)
+async def end_session(session_id: UUID, caller: SignedIn, accounts: Service) -> None:
+    await accounts.end_session(caller, session_id)
+
+
+@router.put("/auth/password", status_code=204)
+async def change_password(change: domain.PasswordChange, caller: SignedIn, accounts: Service) -> None:
+    await accounts.change_password(caller, change)
+
+
+@router.get("/auth/.well-known/jwks.json")
+async def key_set(wired: Wired, response: Response) -> dict[str, list[dict[str, str]]]:
+    # As long as the kit's verifiers keep it, and shorter than a new key is published before it signs.
+    response.headers["Cache-Control"] = "public, max-age=300"
+    return await wired.keys.key_set()
+
+
+@router.get("/user/token_verify", response_class=Response)
+async def token_verify(wired: Wired, request: Request, optional: Annotated[bool, Query()] = False) -> Response:
+    """What the gateway asks before it lets a request pass: who is it? With ``optional``, nobody may pass too."""
+    token = bearer(request.headers)
+    if token is None:
+        if not optional:
+            raise NotSignedIn
+        return Response()
+    return Response(headers=(await wired.verifier.verify(token)).headers())
+
+
+@router.get("/user/profile")
+async def profile(caller: SignedIn, accounts: Service) -> Profile:
+    return Profile.model_validate(await accounts.user(caller.user_id))
+
+
+@router.patch("/user/profile")
+async def change_profile(change: domain.ProfileChange, caller: SignedIn, accounts: Service) -> Profile:
+    return Profile.model_validate(await accounts.change_profile(caller, change))
+
+
+@router.delete("/user/profile", status_code=204)
+async def delete_account(deletion: domain.Deletion, caller: SignedIn, accounts: Service) -> None:
+    await accounts.delete_account(caller, deletion.current_password)
+
+
+@router.post("/user/list")
+async def list_users(wanted: domain.UserIds, accounts: Service) -> Users:
+    return Users(items=[User.model_validate(user) for user in await accounts.users(wanted.ids)])
+
+
+@router.get("/user/{user_id}")
+async def user(user_id: UUID, accounts: Service) -> User:
+    return User.model_validate(await accounts.user(user_id))

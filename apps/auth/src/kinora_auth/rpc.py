@@ -1,0 +1,139 @@
+# ruff: noqa: N802 - method names are those of the contract
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kinora.auth.v1 import auth_pb2 as pb
+from kinora.auth.v1 import auth_pb2_grpc as service
+from kinora_auth import domain
+from kinora_auth.domain import command
+from kinora_auth.service import Accounts, Tokens
+from kinora_kit.errors import InvalidInput
+from kinora_kit.rpc import signed_in
+
+
+def register(accounts: Accounts, server: grpc.aio.Server) -> None:
+    service.add_UsersServicer_to_server(UsersServicer(accounts), server)
+    service.add_AccountsServicer_to_server(AccountsServicer(accounts), server)
+
+
+def _fields(request: Message, *names: str) -> Mapping[str, Any]:
+    """The named fields, without those optional ones that were not set."""
+    optional = {field.name for field in request.DESCRIPTOR.fields if field.has_presence}
+    return {name: getattr(request, name) for name in names if name not in optional or request.HasField(name)}
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def _user(user: domain.User) -> pb.User:
+    return pb.User(
+        id=str(user.id),
+        username=user.username,
+        display_name=user.display_name,
+        bio=user.bio,
+        created_at=_timestamp(user.created_at),
+    )
+
+
+def _profile(user: domain.User) -> pb.Profile:
+    return pb.Profile(user=_user(user), email=user.email, roles=user.roles)
+
+
+def _tokens(tokens: Tokens) -> pb.Tokens:
+    return pb.Tokens(
+        access_token=tokens.access_token,
+        refresh_token=tokens.refresh_token,
+        expires_in=tokens.expires_in,
+        user_id=str(tokens.user_id),
+    )
+
+
+def _client(client: pb.Client) -> domain.Client:
+    return domain.Client.of(client.address, client.user_agent)
+
+
+class UsersServicer(service.UsersServicer):
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+
+    async def ListUsers(self, request: pb.ListUsersRequest, context: Any) -> pb.ListUsersResponse:
+        wanted = command(domain.UserIds, {"ids": list(request.ids)})
+        return pb.ListUsersResponse(users=[_user(user) for user in await self._accounts.users(wanted.ids)])
+
+    async def GetProfile(self, request: pb.GetProfileRequest, context: Any) -> pb.Profile:
+        return _profile(await self._accounts.user(signed_in().user_id))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
+        caller = signed_in()
+        return pb.ListSessionsResponse(
+            sessions=[
+                pb.Session(
+                    id=str(session.id),
+                    user_agent=session.user_agent,
+                    address=session.address,
+                    created_at=_timestamp(session.created_at),
+                    last_used_at=_timestamp(session.last_used_at),
+                    current=session.id == caller.session_id,
+                )
+                for session in await self._accounts.sessions(caller)
+            ]
+        )
+
+
+class AccountsServicer(service.AccountsServicer):
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+
+    async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.Profile:
+        wanted = command(domain.Registration, _fields(request, "username", "email", "password", "display_name"))
+        return _profile(await self._accounts.register(wanted, _client(request.client)))
+
+    async def Login(self, request: pb.LoginRequest, context: Any) -> pb.Tokens:
+        given = command(domain.SignIn, _fields(request, "login", "password"))
+        return _tokens(await self._accounts.login(given, _client(request.client)))
+
+    async def Refresh(self, request: pb.RefreshRequest, context: Any) -> pb.Tokens:
+        given = command(domain.Refresh, _fields(request, "refresh_token"))
+        return _tokens(await self._accounts.refresh(given.refresh_token, _client(request.client)))
+
+    async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
+        await self._accounts.logout(signed_in())
+        return pb.LogoutResponse()
+
+    async def LogoutAll(self, request: pb.LogoutAllRequest, context: Any) -> pb.LogoutAllResponse:
+        await self._accounts.logout_all(signed_in())
+        return pb.LogoutAllResponse()
+
+    async def RevokeSession(self, request: pb.RevokeSessionRequest, context: Any) -> pb.RevokeSessionResponse:
+        try:
+            session_id = UUID(request.id)
+        except ValueError:
+            raise InvalidInput("id: this is not the id of a session") from None
+        await self._accounts.end_session(signed_in(), session_id)
+        return pb.RevokeSessionResponse()
+
+    async def UpdateProfile(self, request: pb.UpdateProfileRequest, context: Any) -> pb.Profile:
+        change = command(
+            domain.ProfileChange,
+            _fields(request, "username", "email", "display_name", "bio", "current_password"),
+        )
+        return _profile(await self._accounts.change_profile(signed_in(), change))
+
+    async def ChangePassword(self, request: pb.ChangePasswordRequest, context: Any) -> pb.ChangePasswordResponse:
+        change = command(domain.PasswordChange, _fields(request, "current_password", "new_password"))
+        await self._accounts.change_password(signed_in(), change)
+        return pb.ChangePasswordResponse()
+
+    async def DeleteAccount(self, request: pb.DeleteAccountRequest, context: Any) -> pb.DeleteAccountResponse:
+        deletion = command(domain.Deletion, _fields(request, "current_password"))
+        await self._accounts.delete_account(signed_in(), deletion.current_password)
+        return pb.DeleteAccountResponse()

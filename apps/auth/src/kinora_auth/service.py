@@ -1,0 +1,362 @@
+"""The use cases. REST and gRPC call these, and nothing else changes an account, a session or a token."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prometheus_client import Counter
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from kinora.events.auth import EXCHANGE, UserDeleted, UserRegistered, UserUpdated
+from kinora_auth import store, tokens
+from kinora_auth.domain import (
+    Client,
+    Credentials,
+    PasswordChange,
+    ProfileChange,
+    RefreshToken,
+    Registration,
+    Session,
+    SignIn,
+    Turn,
+    User,
+    turn,
+)
+from kinora_auth.errors import (
+    EmailTaken,
+    InvalidCredentials,
+    InvalidRefreshToken,
+    RefreshTokenReused,
+    SessionNotFound,
+    UsernameTaken,
+    UserNotFound,
+    WrongPassword,
+)
+from kinora_auth.keys import KeyRing
+from kinora_auth.passwords import Passwords
+from kinora_auth.settings import AuthSettings
+from kinora_kit import outbox, postgres
+from kinora_kit.errors import NotSignedIn
+from kinora_kit.events import Payload, event
+from kinora_kit.identity import Caller, revocation_key
+from kinora_kit.ids import new_id
+from kinora_kit.postgres import Connection, Pool
+from kinora_kit.settings import reveal
+from kinora_kit.throttle import Throttle
+
+LOGINS = Counter("kinora_auth_logins_total", "Logins, by outcome (done, refused)", ["outcome"])
+REFRESHES = Counter("kinora_auth_refreshes_total", "Refreshes, by what they were (rotate, repeat, reuse)", ["turn"])
+SESSIONS_ENDED = Counter("kinora_auth_sessions_ended_total", "Sessions that ended before they expired")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    user_id: UUID
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    """In seconds."""
+
+
+@dataclass(frozen=True)
+class Throttles:
+    account_failures: Throttle
+    address_failures: Throttle
+    registrations: Throttle
+
+
+def _utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+async def _emit(connection: Connection, payload: Payload) -> None:
+    await outbox.emit(connection, event("auth", payload), exchange=EXCHANGE)
+
+
+@dataclass(frozen=True)
+class Accounts:
+    settings: AuthSettings
+    pool: Pool
+    redis: Redis
+    keys: KeyRing
+    passwords: Passwords
+    throttles: Throttles
+    now: Callable[[], datetime] = _utcnow
+
+    # --- accounts --------------------------------------------------------------------------------------------------
+
+    async def register(self, wanted: Registration, client: Client) -> User:
+        """Raises UsernameTaken, EmailTaken, TooManyRequests, TooBusy."""
+        await self.throttles.registrations.hit(client.network)
+        # Asked first because hashing is dear; the unique indexes decide.
+        username_taken, email_taken = await store.taken(self.pool, wanted.username, wanted.email)
+        if username_taken:
+            raise UsernameTaken
+        if email_taken:
+            raise EmailTaken
+        async with self.passwords.slot():
+            password_hash = await self.passwords.hash(reveal(wanted.password))
+        user = User(
+            id=new_id(),
+            username=wanted.username,
+            email=wanted.email,
+            display_name=wanted.display_name or wanted.username,
+            bio="",
+            roles=(),
+            created_at=self.now(),
+        )
+        async with postgres.transaction(self.pool) as connection:
+            await store.add_user(connection, user, password_hash=password_hash)
+            await _emit(
+                connection, UserRegistered(user_id=user.id, username=user.username, display_name=user.display_name)
+            )
+        return user
+
+    async def users(self, ids: Sequence[UUID]) -> list[User]:
+        """Those that exist, in the order of their ids."""
+        return await store.users(self.pool, ids)
+
+    async def user(self, user_id: UUID) -> User:
+        found = await store.users(self.pool, [user_id])
+        if not found:
+            raise UserNotFound
+        return found[0]
+
+    async def change_profile(self, caller: Caller, change: ProfileChange) -> User:
+        """Raises WrongPassword (a new email address needs the password), UsernameTaken, EmailTaken, UserNotFound."""
+        if change.email is not None:
+            await self._confirm(caller, change.current_password)
+        async with postgres.transaction(self.pool) as connection:
+            user = await store.change_user(
+                connection,
+                caller.user_id,
+                username=change.username,
+                email=change.email,
+                display_name=change.display_name,
+                bio=change.bio,
+            )
+            if user is None:
+                raise UserNotFound
+            if change.username is not None or change.display_name is not None:
+                await _emit(
+                    connection, UserUpdated(user_id=user.id, username=user.username, display_name=user.display_name)
+                )
+        return user
+
+    async def change_password(self, caller: Caller, change: PasswordChange) -> None:
+        """Ends every other session. Raises WrongPassword, UserNotFound."""
+        before = await self._confirm(caller, change.current_password)
+        async with self.passwords.slot():
+            password_hash = await self.passwords.hash(reveal(change.new_password))
+        now = self.now()
+        async with postgres.transaction(self.pool) as connection:
+            changed = await store.set_password(
+                connection, caller.user_id, before=before.password_changed_at, now=now, password_hash=password_hash
+            )
+            if not changed:
+                raise WrongPassword("The password was changed in the meantime")
+            ended = await self._end(connection, caller.user_id, besides=caller.session_id)
+        await self._announce(ended)
+
+    async def delete_account(self, caller: Caller, current_password: SecretStr) -> None:
+        """Leaves nothing of the user. Raises WrongPassword, UserNotFound."""
+        await self._confirm(caller, current_password)
+        async with postgres.transaction(self.pool) as connection:
+            await store.lock_user(connection, caller.user_id)
+            ended = await self._end(connection, caller.user_id)
+            if not await store.remove_user(connection, caller.user_id):
+                raise UserNotFound
+            await _emit(connection, UserDeleted(user_id=caller.user_id))
+        await self._announce(ended)
+
+    # --- sessions --------------------------------------------------------------------------------------------------
+
+    async def login(self, given: SignIn, client: Client) -> Tokens:
+        """Raises InvalidCredentials, TooManyRequests, TooBusy."""
+        known = await store.credentials(self.pool, login=given.login)
+        # An unknown login is throttled like a known one; hashed, because it may be anybody's email address.
+        unknown = hashlib.sha256(given.login.lower().encode()).hexdigest()
+        account = str(known.user.id) if known else unknown
+        right = await self._password_is_right(known, given.password, account=account, network=client.network)
+        if known is None or not right:
+            LOGINS.labels("refused").inc()
+            raise InvalidCredentials
+        now = self.now()
+        session = Session(
+            id=new_id(),
+            user_id=known.user.id,
+            user_agent=client.user_agent,
+            address=client.address,
+            created_at=now,
+            last_used_at=now,
+            expires_at=self._expiry(created_at=now, now=now),
+        )
+        opaque = tokens.new_refresh_token()
+        token = RefreshToken(tokens.stored(opaque), session.id, access_id=new_id(), created_at=now)
+        async with postgres.transaction(self.pool) as connection:
+            # The password may have been changed, and all sessions ended, while it was being checked.
+            if not await store.password_is_of(connection, known.user.id, known.password_changed_at):
+                raise InvalidCredentials
+            await store.add_session(connection, session)
+            await store.add_refresh_token(connection, token)
+        LOGINS.labels("done").inc()
+        return await self._pair(known.user, token, opaque)
+
+    async def refresh(self, given: SecretStr, client: Client) -> Tokens:
+        """The next pair of tokens of a session; the same pair for a client that asks again at once.
+
+        Raises InvalidRefreshToken, and RefreshTokenReused once the session was ended for it.
+        See docs/adr/0002-refresh-rotation.md.
+        """
+        used = tokens.stored(reveal(given))
+        opaque = tokens.successor(reveal(given), reveal(self.settings.refresh_secret))
+        ended: list[UUID] = []
+        async with postgres.transaction(self.pool) as connection:
+            session = await store.lock_session_of(connection, used)
+            now = self.now()
+            # Read after the lock was taken: a refresh that was ahead of this one has committed by now.
+            token = await store.refresh_token(connection, used)
+            if session is None or token is None or session.expires_at <= now:
+                raise InvalidRefreshToken
+            following = await store.refresh_token(connection, tokens.stored(opaque))
+            grace = timedelta(seconds=self.settings.refresh_grace_seconds)
+            what = turn(token, following, now=now, grace=grace)
+            if what is Turn.ROTATE:
+                following = RefreshToken(tokens.stored(opaque), session.id, access_id=new_id(), created_at=now)
+                await store.use_refresh_token(connection, used, now=now)
+                await store.add_refresh_token(connection, following)
+                await store.prolong_session(
+                    connection,
+                    session.id,
+                    now=now,
+                    expires_at=self._expiry(created_at=session.created_at, now=now),
+                    address=client.address,
+                    user_agent=client.user_agent,
+                )
+            elif what is Turn.REUSE:
+                ended = await self._end(connection, session.user_id, only=session.id)
+            owner = await store.users(connection, [session.user_id])
+        REFRESHES.labels(what.name.lower()).inc()
+        if what is Turn.REUSE or following is None:
+            await self._announce(ended)
+            raise RefreshTokenReused
+        return await self._pair(owner[0], following, opaque)
+
+    async def sessions(self, caller: Caller) -> list[Session]:
+        """The living ones, latest use first."""
+        return await store.sessions(self.pool, caller.user_id, now=self.now())
+
+    async def logout(self, caller: Caller) -> None:
+        """Idempotent: a client that heard 503 may repeat it until it is done."""
+        if caller.session_id is None:
+            raise NotSignedIn
+        await self._end_and_announce(caller, only=caller.session_id)
+
+    async def logout_all(self, caller: Caller) -> None:
+        await self._end_and_announce(caller)
+
+    async def end_session(self, caller: Caller, session_id: UUID) -> None:
+        """Raises SessionNotFound, also for a session of somebody else."""
+        if session_id == caller.session_id:
+            await self.logout(caller)
+        elif not await self._end_and_announce(caller, only=session_id):
+            raise SessionNotFound
+
+    async def restore_revocations(self) -> None:
+        """Tell Redis what it should know: it may have been away, or have lost its data."""
+        await self._write(await store.revocations(self.pool, now=self.now()))
+
+    async def sweep(self) -> None:
+        now = self.now()
+        used_before = now - timedelta(days=self.settings.refresh_token_days)
+        await store.sweep(self.pool, now=now, used_before=used_before)
+
+    # --- helpers ---------------------------------------------------------------------------------------------------
+
+    async def _password_is_right(
+        self, known: Credentials | None, password: SecretStr, *, account: str, network: str | None = None
+    ) -> bool:
+        # Counted while holding a slot: guesses sent in parallel outrun the limit by no more than the number of slots.
+        async with self.passwords.slot():
+            await self.throttles.account_failures.check(account)
+            if network is not None:
+                await self.throttles.address_failures.check(network)
+            right = await self.passwords.verify(known.password_hash if known else None, reveal(password))
+            if not right:
+                await self.throttles.account_failures.hit(account)
+                if network is not None:
+                    await self.throttles.address_failures.hit(network)
+            elif known and self.passwords.outdated(known.password_hash):
+                await store.rehash(
+                    self.pool,
+                    known.user.id,
+                    password_changed_at=known.password_changed_at,
+                    password_hash=await self.passwords.hash(reveal(password)),
+                )
+            return right
+
+    async def _confirm(self, caller: Caller, password: SecretStr | None) -> Credentials:
+        known = await store.credentials(self.pool, user_id=caller.user_id)
+        if known is None:
+            raise UserNotFound
+        if password is None or not await self._password_is_right(known, password, account=str(caller.user_id)):
+            raise WrongPassword
+        return known
+
+    def _expiry(self, *, created_at: datetime, now: datetime) -> datetime:
+        unused = now + timedelta(days=self.settings.refresh_token_days)
+        return min(unused, created_at + timedelta(days=self.settings.session_days))
+
+    async def _pair(self, user: User, token: RefreshToken, opaque: str) -> Tokens:
+        lifetime = timedelta(seconds=self.settings.access_token_seconds)
+        access = tokens.access_token(
+            await self.keys.signing_key(),
+            issuer=self.settings.public_url,
+            user=user,
+            session_id=token.session_id,
+            token_id=token.access_id,
+            issued_at=token.created_at,
+            lifetime=lifetime,
+        )
+        left = token.created_at + lifetime - self.now()
+        return Tokens(user.id, access, opaque, expires_in=max(0, int(left.total_seconds())))
+
+    def _revoked_until(self) -> datetime:
+        # A minute more than the youngest access token has, for clocks that differ.
+        return self.now() + timedelta(seconds=self.settings.access_token_seconds + 60)
+
+    async def _end(
+        self, connection: Connection, user_id: UUID, *, only: UUID | None = None, besides: UUID | None = None
+    ) -> list[UUID]:
+        until = self._revoked_until()
+        return await store.end_sessions(connection, user_id, only=only, besides=besides, revoked_until=until)
+
+    async def _end_and_announce(self, caller: Caller, *, only: UUID | None = None) -> list[UUID]:
+        async with postgres.transaction(self.pool) as connection:
+            ended = await self._end(connection, caller.user_id, only=only)
+        # The caller's own session may have ended in an earlier attempt that did not reach Redis.
+        own = [caller.session_id] if caller.session_id and only in (None, caller.session_id) else []
+        await self._announce([*ended, *own])
+        return ended
+
+    async def _announce(self, ended: Sequence[UUID]) -> None:
+        """Make verifiers refuse these sessions. Raises RedisError: then nothing may be called done.
+
+        PostgreSQL remembers them all the same, and ``restore_revocations`` repeats what was not heard.
+        """
+        until = self._revoked_until()
+        await self._write(dict.fromkeys(ended, until))
+        SESSIONS_ENDED.inc(len(ended))
+
+    async def _write(self, revoked: Mapping[UUID, datetime]) -> None:
+        if not revoked:
+            return
+        now = self.now()
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for session_id, until in revoked.items():
+                pipeline.set(revocation_key(session_id), 1, ex=max(1, math.ceil((until - now).total_seconds())))
+            await pipeline.execute()

@@ -1,0 +1,57 @@
+from typing import Annotated, ClassVar
+
+from limits import parse
+from pydantic import AfterValidator, Field, SecretStr
+
+from kinora_kit.settings import Port, Settings
+
+
+def _limit(value: str) -> str:
+    parse(value)
+    return value
+
+
+Limit = Annotated[str, AfterValidator(_limit)]
+"""So many in so long: ``10/minute``."""
+
+Secret = Annotated[SecretStr, Field(min_length=32)]
+
+
+class AuthSettings(Settings):
+    service: ClassVar[str] = "auth"
+
+    grpc_port: Port
+    public_url: str
+    """Where clients reach the platform; the issuer of its tokens."""
+    postgres_url: SecretStr
+    redis_url: SecretStr
+    rabbitmq_url: SecretStr
+    key_encryption_secret: Secret
+    """Encrypts the signing keys in the database."""
+    refresh_secret: Secret
+    """Derives each refresh token from the one before it (docs/adr/0002-refresh-rotation.md)."""
+
+    access_token_seconds: int = Field(default=600, ge=60, le=900)
+    refresh_token_days: int = Field(default=30, ge=1)
+    """How long a session may lie unused."""
+    refresh_grace_seconds: int = Field(default=10, ge=0, le=60)
+    """How long a client that lost the answer may send a used refresh token again."""
+    session_days: int = Field(default=180, ge=1)
+    """How long a session may live, however often it is used."""
+
+    key_rotation_days: int = Field(default=30, ge=1)
+    key_lead_seconds: int = Field(default=600, ge=0)
+    """How long a new key is published before it signs; verifiers keep the key set for 300 s."""
+    revocation_sync_seconds: float = Field(default=5, gt=0)
+    """How soon a Redis that lost its data knows the ended sessions again."""
+
+    hashing_threads: int = Field(default=2, ge=1)
+    """Passwords hashed at the same time; each takes 64 MiB."""
+    hashing_queue: int = Field(default=100, ge=1)
+    """Requests that may wait for a hashing thread; more are told to come back."""
+    account_failures: Limit = "10/minute"
+    """Wrong passwords for one account."""
+    address_failures: Limit = "100/minute"
+    """Wrong passwords from one address."""
+    registrations: Limit = "60/hour"
+    """Attempts to register from one address."""

@@ -1,0 +1,291 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from kinora_auth.domain import Credentials, RefreshToken, Session, User
+from kinora_auth.errors import EmailTaken, UsernameTaken
+from kinora_kit.errors import Conflict
+from kinora_kit.postgres import Connection, Pool
+
+_SIGNING_KEYS = 0x6B657973  # "keys": the advisory lock of whoever adds or removes one
+
+_USER = "id, username, email, display_name, bio, roles, created_at"
+_SESSION = "id, user_id, user_agent, address, created_at, last_used_at, expires_at"
+
+
+def _user(row: Any) -> User:
+    return User(
+        id=row["id"],
+        username=row["username"],
+        email=row["email"],
+        display_name=row["display_name"],
+        bio=row["bio"],
+        roles=tuple(row["roles"]),
+        created_at=row["created_at"],
+    )
+
+
+def _taken(error: asyncpg.UniqueViolationError) -> Conflict:
+    return EmailTaken() if error.constraint_name == "users_email" else UsernameTaken()
+
+
+# --- users ---------------------------------------------------------------------------------------------------------
+
+
+async def taken(pool: Pool, username: str, email: str) -> tuple[bool, bool]:
+    """Whether the username, and whether the email address, belongs to somebody."""
+    row = await pool.fetchrow(
+        "SELECT EXISTS (SELECT FROM users WHERE lower(username) = lower($1)),"
+        " EXISTS (SELECT FROM users WHERE lower(email) = lower($2))",
+        username,
+        email,
+    )
+    return row[0], row[1]
+
+
+async def add_user(connection: Connection, user: User, *, password_hash: str) -> None:
+    """Raises UsernameTaken, EmailTaken."""
+    try:
+        await connection.execute(
+            "INSERT INTO users"
+            " (id, username, email, display_name, bio, roles, password_hash, password_changed_at, created_at)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+            user.id,
+            user.username,
+            user.email,
+            user.display_name,
+            user.bio,
+            list(user.roles),
+            password_hash,
+            user.created_at,
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise _taken(error) from None
+
+
+async def users(pool: Connection | Pool, ids: Sequence[UUID]) -> list[User]:
+    rows = await pool.fetch(f"SELECT {_USER} FROM users WHERE id = ANY($1) ORDER BY id", ids)
+    return [_user(row) for row in rows]
+
+
+async def credentials(pool: Pool, *, user_id: UUID | None = None, login: str | None = None) -> Credentials | None:
+    """Of one user, by id or by what was typed as login. No username holds an @, and every email address does."""
+    row = await pool.fetchrow(
+        f"SELECT {_USER}, password_hash, password_changed_at FROM users"
+        " WHERE id = $1 OR lower(username) = lower($2) OR lower(email) = lower($2)",
+        user_id,
+        login,
+    )
+    return row and Credentials(_user(row), row["password_hash"], row["password_changed_at"])
+
+
+async def lock_user(connection: Connection, user_id: UUID) -> None:
+    """Keeps logins of this user, and other changes to it, out until the transaction ends."""
+    await connection.execute("SELECT FROM users WHERE id = $1 FOR UPDATE", user_id)
+
+
+async def password_is_of(connection: Connection, user_id: UUID, password_changed_at: datetime) -> bool:
+    """Whether the password is still the one set at that moment. It stays so until the transaction ends."""
+    found = await connection.fetchval(
+        "SELECT true FROM users WHERE id = $1 AND password_changed_at = $2 FOR SHARE", user_id, password_changed_at
+    )
+    return bool(found)
+
+
+async def change_user(
+    connection: Connection,
+    user_id: UUID,
+    *,
+    username: str | None,
+    email: str | None,
+    display_name: str | None,
+    bio: str | None,
+) -> User | None:
+    """Set what is not ``None``. Raises UsernameTaken, EmailTaken."""
+    try:
+        row = await connection.fetchrow(
+            "UPDATE users SET username = coalesce($2, username), email = coalesce($3, email),"
+            " display_name = coalesce($4, display_name), bio = coalesce($5, bio)"
+            f" WHERE id = $1 RETURNING {_USER}",
+            user_id,
+            username,
+            email,
+            display_name,
+            bio,
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise _taken(error) from None
+    return row and _user(row)
+
+
+async def rehash(pool: Pool, user_id: UUID, *, password_changed_at: datetime, password_hash: str) -> None:
+    """Keep another hash of the same password."""
+    await pool.execute(
+        "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_changed_at = $2",
+        user_id,
+        password_changed_at,
+        password_hash,
+    )
+
+
+async def set_password(
+    connection: Connection, user_id: UUID, *, before: datetime, now: datetime, password_hash: str
+) -> bool:
+    """Set a new password in place of the one that was set at ``before``; whether it was still that one."""
+    status = await connection.execute(
+        "UPDATE users SET password_hash = $4, password_changed_at = $3 WHERE id = $1 AND password_changed_at = $2",
+        user_id,
+        before,
+        now,
+        password_hash,
+    )
+    return bool(status == "UPDATE 1")
+
+
+async def remove_user(connection: Connection, user_id: UUID) -> bool:
+    return bool(await connection.execute("DELETE FROM users WHERE id = $1", user_id) == "DELETE 1")
+
+
+# --- sessions ------------------------------------------------------------------------------------------------------
+
+
+async def add_session(connection: Connection, session: Session) -> None:
+    await connection.execute(
+        f"INSERT INTO sessions ({_SESSION}) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        session.id,
+        session.user_id,
+        session.user_agent,
+        session.address,
+        session.created_at,
+        session.last_used_at,
+        session.expires_at,
+    )
+
+
+async def sessions(pool: Pool, user_id: UUID, *, now: datetime) -> list[Session]:
+    """The living ones, latest use first."""
+    rows = await pool.fetch(
+        f"SELECT {_SESSION} FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY last_used_at DESC, id DESC",
+        user_id,
+        now,
+    )
+    return [Session(*row) for row in rows]
+
+
+async def lock_session_of(connection: Connection, token_hash: bytes) -> Session | None:
+    """The session that a refresh token belongs to; it neither ends nor moves on before the transaction ends."""
+    row = await connection.fetchrow(
+        f"SELECT {_SESSION} FROM sessions"
+        " WHERE id = (SELECT session_id FROM refresh_tokens WHERE hash = $1) FOR UPDATE",
+        token_hash,
+    )
+    return row and Session(*row)
+
+
+async def prolong_session(
+    connection: Connection, session_id: UUID, *, now: datetime, expires_at: datetime, address: str, user_agent: str
+) -> None:
+    await connection.execute(
+        "UPDATE sessions SET last_used_at = $2, expires_at = $3, address = $4, user_agent = $5 WHERE id = $1",
+        session_id,
+        now,
+        expires_at,
+        address,
+        user_agent,
+    )
+
+
+async def end_sessions(
+    connection: Connection,
+    user_id: UUID,
+    *,
+    only: UUID | None = None,
+    besides: UUID | None = None,
+    revoked_until: datetime,
+) -> list[UUID]:
+    """End the sessions of a user, and note that their access tokens are void; returns those that ended."""
+    rows = await connection.fetch(
+        "WITH ended AS ("
+        "  DELETE FROM sessions WHERE user_id = $1 AND ($2::uuid IS NULL OR id = $2) AND id IS DISTINCT FROM $3"
+        "  RETURNING id)"
+        " INSERT INTO revocations (session_id, expires_at) SELECT id, $4 FROM ended RETURNING session_id",
+        user_id,
+        only,
+        besides,
+        revoked_until,
+    )
+    return [row["session_id"] for row in rows]
+
+
+async def revocations(pool: Pool, *, now: datetime) -> dict[UUID, datetime]:
+    """The ended sessions whose access tokens may not have expired, and until when."""
+    rows = await pool.fetch("SELECT session_id, expires_at FROM revocations WHERE expires_at > $1", now)
+    return {row["session_id"]: row["expires_at"] for row in rows}
+
+
+# --- refresh tokens ------------------------------------------------------------------------------------------------
+
+
+async def add_refresh_token(connection: Connection, token: RefreshToken) -> None:
+    await connection.execute(
+        "INSERT INTO refresh_tokens (hash, session_id, access_id, created_at) VALUES ($1, $2, $3, $4)",
+        token.hash,
+        token.session_id,
+        token.access_id,
+        token.created_at,
+    )
+
+
+async def refresh_token(connection: Connection, token_hash: bytes) -> RefreshToken | None:
+    row = await connection.fetchrow(
+        "SELECT hash, session_id, access_id, created_at, used_at FROM refresh_tokens WHERE hash = $1", token_hash
+    )
+    return row and RefreshToken(*row)
+
+
+async def use_refresh_token(connection: Connection, token_hash: bytes, *, now: datetime) -> None:
+    await connection.execute("UPDATE refresh_tokens SET used_at = $2 WHERE hash = $1", token_hash, now)
+
+
+async def sweep(pool: Pool, *, now: datetime, used_before: datetime) -> None:
+    """Remove what can have no effect any more."""
+    await pool.execute("DELETE FROM sessions WHERE expires_at <= $1", now)
+    await pool.execute("DELETE FROM refresh_tokens WHERE used_at < $1", used_before)
+    await pool.execute("DELETE FROM revocations WHERE expires_at <= $1", now)
+
+
+# --- signing keys --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredKey:
+    kid: str
+    signs_from: datetime
+    sealed: bytes
+
+
+async def lock_signing_keys(connection: Connection) -> None:
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _SIGNING_KEYS)
+
+
+async def signing_keys(pool: Connection | Pool) -> list[StoredKey]:
+    """In the order in which they sign."""
+    rows = await pool.fetch("SELECT kid, signs_from, encrypted_private_key FROM signing_keys ORDER BY signs_from, kid")
+    return [StoredKey(*row) for row in rows]
+
+
+async def add_signing_key(connection: Connection, key: StoredKey) -> None:
+    await connection.execute(
+        "INSERT INTO signing_keys (kid, signs_from, encrypted_private_key) VALUES ($1, $2, $3)",
+        key.kid,
+        key.signs_from,
+        key.sealed,
+    )
+
+
+async def remove_signing_keys(connection: Connection, kids: Sequence[str]) -> None:
+    await connection.execute("DELETE FROM signing_keys WHERE kid = ANY($1)", kids)

@@ -1,0 +1,54 @@
+"""How tokens are made: access tokens are signed statements (RFC 9068), refresh tokens say nothing."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import jwt
+
+from kinora_auth.domain import User
+from kinora_auth.keys import SigningKey
+from kinora_kit.identity import ALGORITHM, AUDIENCE, TOKEN_TYPE
+
+
+def new_refresh_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def successor(refresh_token: str, secret: str) -> str:
+    """The token that follows: always the same one, so that asking twice cannot fork a session."""
+    digest = hmac.digest(secret.encode(), refresh_token.encode(), "sha256")
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def stored(refresh_token: str) -> bytes:
+    """The form in which a refresh token is kept. It has 256 random bits, so a fast hash does."""
+    return hashlib.sha256(refresh_token.encode()).digest()
+
+
+def access_token(
+    key: SigningKey,
+    *,
+    issuer: str,
+    user: User,
+    session_id: UUID,
+    token_id: UUID,
+    issued_at: datetime,
+    lifetime: timedelta,
+) -> str:
+    """The same for the same arguments: Ed25519 signatures are deterministic."""
+    issued = int(issued_at.timestamp())
+    claims = {
+        "iss": issuer,
+        "aud": AUDIENCE,
+        "sub": str(user.id),
+        "sid": str(session_id),
+        "roles": list(user.roles),
+        "jti": str(token_id),
+        "iat": issued,
+        "exp": issued + int(lifetime.total_seconds()),
+    }
+    return jwt.encode(claims, key.private_key, algorithm=ALGORITHM, headers={"typ": TOKEN_TYPE, "kid": key.kid})

@@ -1,0 +1,85 @@
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from kinora.events.auth import EXCHANGE
+from kinora_auth import keys
+from kinora_auth.keys import KeyRing
+from kinora_auth.passwords import Passwords
+from kinora_auth.rpc import register
+from kinora_auth.service import Accounts, Throttles
+from kinora_auth.settings import AuthSettings
+from kinora_kit import broker, migrate, outbox, postgres, redis, rpc, tasks, throttle
+from kinora_kit.health import Check
+from kinora_kit.identity import TokenVerifier
+from kinora_kit.settings import reveal
+from kinora_kit.throttle import Throttle
+
+UPKEEP_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class State:
+    accounts: Accounts
+    keys: KeyRing
+    verifier: TokenVerifier
+    checks: Mapping[str, Check]
+
+
+@contextlib.asynccontextmanager
+async def wire(settings: AuthSettings) -> AsyncIterator[State]:
+    async with contextlib.AsyncExitStack() as stack:
+        name = settings.service
+        pool = await stack.enter_async_context(postgres.connect(reveal(settings.postgres_url), name=name))
+        cache = await stack.enter_async_context(redis.connect(reveal(settings.redis_url), name=name))
+        events = await stack.enter_async_context(
+            broker.connect(reveal(settings.rabbitmq_url), name=name, exchanges=[EXCHANGE])
+        )
+        passwords = Passwords(threads=settings.hashing_threads, queue=settings.hashing_queue)
+        stack.callback(passwords.close)
+        ring = keys.ring(settings, pool)
+        verifier = TokenVerifier(keys=ring, issuer=settings.public_url, revocations=cache)
+        counters = throttle.storage(reveal(settings.redis_url), prefix=name)
+        accounts = Accounts(
+            settings=settings,
+            pool=pool,
+            redis=cache,
+            keys=ring,
+            passwords=passwords,
+            throttles=Throttles(
+                account_failures=Throttle(counters, name="account_failures", limit=settings.account_failures),
+                address_failures=Throttle(counters, name="address_failures", limit=settings.address_failures),
+                registrations=Throttle(counters, name="registrations", limit=settings.registrations),
+            ),
+        )
+
+        async def upkeep() -> None:
+            await ring.rotate(older_than=timedelta(days=settings.key_rotation_days))
+            await accounts.sweep()
+
+        await stack.enter_async_context(outbox.relay(pool, events, url=reveal(settings.postgres_url)))
+        await stack.enter_async_context(
+            tasks.background(
+                auth_revocations=lambda: tasks.every(settings.revocation_sync_seconds, accounts.restore_revocations),
+                auth_upkeep=lambda: tasks.every(UPKEEP_SECONDS, upkeep),
+            )
+        )
+        await stack.enter_async_context(
+            rpc.serve(
+                f"{settings.http_host}:{settings.grpc_port}",
+                lambda server: register(accounts, server),
+                verifier=verifier,
+            )
+        )
+        yield State(
+            accounts=accounts,
+            keys=ring,
+            verifier=verifier,
+            checks={
+                "postgres": lambda: postgres.check(pool),
+                "migrations": lambda: migrate.check(pool, "kinora_auth"),
+                "redis": cache.ping,
+                "rabbitmq": events.check,
+            },
+        )
