@@ -77,7 +77,7 @@ class Relay:
         """Publish what is pending now; returns the number of events."""
         count = 0
         for collection in self._collections:
-            found = collection.find({f"{OUTBOX}.0": {"$exists": True}}, {OUTBOX: True}).limit(BATCH)
+            found = collection.find({f"{OUTBOX}.id": {"$exists": True}}, {OUTBOX: True}).limit(BATCH)
             async for document in found:
                 for entry in document[OUTBOX]:
                     event = Event.model_validate_json(entry["event"])
