@@ -1,7 +1,9 @@
 """Clips for the tests, made by ffmpeg; nothing of them is kept in the repository."""
 
+import contextlib
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,28 +11,31 @@ import pytest
 MakeClip = Callable[..., Path]
 
 
-def opened(folder: Path) -> Path:
-    """`folder`, reachable by the unprivileged user that the tools run as; pytest closes its folders to others."""
-    for path in (folder, folder.parent, folder.parent.parent):
-        path.chmod(0o755)
-    return folder
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that the unprivileged user of the tools can reach; pytest keeps its own closed to others."""
+    with tempfile.TemporaryDirectory(prefix="kinora-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.fixture
-def workdir(tmp_path: Path) -> Path:
+def workdir() -> Iterator[Path]:
     """An empty folder in which tools can be given folders of their own."""
-    return opened(tmp_path)
+    with open_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
-def make_clip(tmp_path_factory: pytest.TempPathFactory) -> MakeClip:
+def make_clip() -> Iterator[MakeClip]:
     """Runs ffmpeg once for a name: make_clip("name.mp4", *arguments) is the clip's path."""
-    folder = opened(tmp_path_factory.mktemp("clips"))
+    with open_folder() as folder:
 
-    def make(name: str, *arguments: str) -> Path:
-        clip = folder / name
-        if not clip.exists():
-            subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *arguments, clip], check=True)
-        return clip
+        def make(name: str, *arguments: str) -> Path:
+            clip = folder / name
+            if not clip.exists():
+                subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *arguments, clip], check=True)
+            return clip
 
-    return make
+        yield make

@@ -1,11 +1,9 @@
-"""Parts made apart, in any order, are one stream: every frame of the source once, at its time, and the sound with it."""
+"""Parts made apart, in any order, are one stream: every frame of the source once, at its time, with its sound."""
 
-import asyncio
 import contextlib
 import hashlib
 import itertools
 import json
-import os
 import random
 import struct
 import subprocess
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kinora_video import hls
+from kinora_video import hls, sandbox
 from kinora_video.encode import (
     AUDIO_RATE,
     TIMELINE_START,
@@ -41,12 +39,12 @@ SOUND = ["-f", "lavfi", "-i", "sine=d=21.3:r=44100"]
 AAC = ["-c:a", "aac", "-b:a", "64k"]
 
 
-def picture(rate: str = "30", size: str = "640x360", seconds: float = 21.3) -> list[str]:
+def picture(rate: str = "30", size: str = "426x240", seconds: float = 21.3) -> list[str]:
     return ["-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}:d={seconds}"]
 
 
 CLIPS = {
-    "thirty.mp4": [*picture(), *SOUND, *H264, *AAC],
+    "thirty.mp4": [*picture(size="640x360"), *SOUND, *H264, *AAC],
     "ntsc.mp4": [*picture("30000/1001"), *SOUND, *H264, *AAC],
     "film.mp4": [*picture("24000/1001"), *SOUND, *H264, *AAC],
     "open_gop.mkv": [*picture("25"), *SOUND, *H264, "-x264-params", "open-gop=1", *AAC],
@@ -82,8 +80,6 @@ class Encoded:
     source: Source
     renditions: tuple[Rendition, ...]
     folder: Path
-    master: Path
-    digests: dict[str, str]
 
     def playlist(self, rendition: str) -> Path:
         return self.folder / f"{rendition}.m3u8"
@@ -92,7 +88,7 @@ class Encoded:
 async def encode_part(
     part: Part, source: Source, renditions: tuple[Rendition, ...], clip: Path, folder: Path
 ) -> list[EncodedInit | EncodedSegment]:
-    folder.mkdir()
+    folder.mkdir()  # noqa: ASYNC240
     async with contextlib.aclosing(encode(part, source, renditions, str(clip), folder)) as files:
         return [file async for file in files]
 
@@ -105,48 +101,33 @@ async def encode_all(clip: Path, folder: Path) -> Encoded:
     for part in random.Random(7).sample(parts, len(parts)):
         made[part.index] = await encode_part(part, source, renditions, clip, folder / str(part.index))
 
-    digests = {}
     tracks: dict[str, hls.Track] = {}
     for name in (*(rendition.name for rendition in renditions), *([AUDIO] if source.has_audio else [])):
-        inits = [file for index in sorted(made) for file in made[index] if is_init(file, name)]
+        files = [file for index in sorted(made) for file in made[index] if file.rendition == name]
+        inits = [file for file in files if isinstance(file, EncodedInit)]
         assert len({init.path.read_bytes() for init in inits}) == 1, "one init segment serves all parts"
         segments = [
-            file
-            for index in sorted(made)
-            for file in made[index]
-            if isinstance(file, EncodedSegment) and file.rendition == name
+            hls.Segment(str(file.path.relative_to(folder)), file.duration, file.size)
+            for file in files
+            if isinstance(file, EncodedSegment)
         ]
-        stored = [hls.Segment(str(s.path.relative_to(folder)), s.duration, s.size) for s in segments]
-        assert all(segment.path.stat().st_size == segment.size for segment in segments)
-        digests |= {f"{name}/{s.key}": hashlib.sha256((folder / s.key).read_bytes()).hexdigest() for s in stored}
+        init_key = str(inits[0].path.relative_to(folder))
         (folder / f"{name}.m3u8").write_text(
-            hls.media_playlist(
-                str(inits[0].path.relative_to(folder)),
-                stored,
-                target_seconds=SEGMENT_SECONDS,
-                complete=True,
-                uri=str,
-            )
+            hls.media_playlist(init_key, segments, target_seconds=SEGMENT_SECONDS, complete=True, uri=str)
         )
-        tracks[name] = hls.Track(f"{name}.m3u8", inits[0].codecs, stored)
+        tracks[name] = hls.Track(f"{name}.m3u8", inits[0].codecs, segments)
     videos = [
-        hls.VideoTrack(
-            tracks[r.name].key, tracks[r.name].codecs, tracks[r.name].segments, r.width, r.height, r.frame_rate
-        )
+        hls.VideoTrack(t.key, t.codecs, t.segments, width=r.width, height=r.height, frame_rate=r.frame_rate)
         for r in renditions
+        for t in [tracks[r.name]]
     ]
-    master = folder / "master.m3u8"
-    master.write_text(hls.master_playlist(videos, tracks.get(AUDIO), uri=str))
-    return Encoded(source, renditions, folder, master, digests)
-
-
-def is_init(file: EncodedInit | EncodedSegment, rendition: str) -> bool:
-    return isinstance(file, EncodedInit) and file.rendition == rendition
+    (folder / "master.m3u8").write_text(hls.master_playlist(videos, tracks.get(AUDIO), uri=str))
+    return Encoded(source, renditions, folder)
 
 
 def read(path: Path, stream: str, entries: str) -> list[dict[str, str]]:
     """ffprobe's answer for each frame or packet; any message of a decoder fails the test."""
-    kind = entries.split("=")[0]
+    kind, _, _ = entries.partition("=")
     options = ["-allowed_extensions", "ALL"] if path.suffix == ".m3u8" else []
     done = subprocess.run(
         ["ffprobe", "-v", "error", *options, "-select_streams", stream, "-show_entries", entries, "-of", "json", path],
@@ -160,6 +141,12 @@ def read(path: Path, stream: str, entries: str) -> list[dict[str, str]]:
 
 def frame_times(path: Path) -> list[float]:
     return [float(frame["pts_time"]) for frame in read(path, "v:0", "frame=pts_time")]
+
+
+def play(master: Path) -> None:
+    """Decode everything that a master playlist leads to; any message fails the test."""
+    argv = ["ffmpeg", "-v", "error", "-allowed_extensions", "ALL", "-i", str(master), "-map", "0", "-f", "null", "-"]
+    assert subprocess.run(argv, check=True, capture_output=True).stderr == b""
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -178,13 +165,7 @@ async def test_parts_are_one_stream_with_every_frame_of_the_source(
         for there, here in zip(wanted, shown, strict=True):
             assert here - shown[0] == pytest.approx(there - wanted[0], abs=2 * TICK)
 
-    done = subprocess.run(
-        ["ffmpeg", "-v", "error", "-allowed_extensions", "ALL", "-i", encoded.master, "-map", "0", "-f", "null", "-"],
-        check=True,
-        capture_output=True,
-    )
-    assert done.stderr == b""
-
+    play(encoded.folder / "master.m3u8")
     if encoded.source.has_audio:
         packets = read(encoded.playlist(AUDIO), "a:0", "packet=pts_time,duration_time")
         begin = float(packets[0]["pts_time"])
@@ -193,3 +174,131 @@ async def test_parts_are_one_stream_with_every_frame_of_the_source(
         assert end - TIMELINE_START == pytest.approx(encoded.source.duration, abs=AAC_FRAME + TICK)
         gaps = [float(b["pts_time"]) - float(a["pts_time"]) for a, b in itertools.pairwise(packets)]
         assert gaps == pytest.approx([AAC_FRAME] * len(gaps), abs=2e-6)
+
+
+async def test_a_part_done_again_has_the_same_bytes(make_clip: MakeClip, workdir: Path) -> None:
+    clip = make_clip("thirty.mp4", *CLIPS["thirty.mp4"])
+    source = await probe(str(clip))
+    part = next(part for part in plan(source, ladder(source)) if part.start > 0)
+
+    digests = []
+    for folder in (workdir / "once", workdir / "again"):
+        files = await encode_part(part, source, ladder(source), clip, folder)
+        digests.append([hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files])
+
+    assert digests[0] == digests[1]
+
+
+async def test_a_turned_picture_is_encoded_upright(make_clip: MakeClip, workdir: Path) -> None:
+    clip = make_clip("turned.mp4", *picture("25", "640x360", 2), *H264)
+    turn(clip)
+
+    encoded = await encode_all(clip, workdir)
+
+    assert [(r.name, r.width, r.height) for r in encoded.renditions] == [("240p", 240, 426), ("360p", 360, 640)]
+    (stream,) = read(encoded.playlist("360p"), "v:0", "stream=width,height,sample_aspect_ratio")
+    assert stream == {"width": 360, "height": 640, "sample_aspect_ratio": "1:1"}
+
+
+def turn(clip: Path) -> None:
+    """Write a quarter turn into an MP4's track header (ISO 14496-12, 8.3.2): ffmpeg's own option for it has changed."""
+    content = bytearray(clip.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    struct.pack_into(">9i", content, matrix, 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    clip.write_bytes(content)
+
+
+async def test_a_high_frame_rate_is_dropped_to_sixty(make_clip: MakeClip, workdir: Path) -> None:
+    clip = make_clip("fast.mp4", *picture("120", "320x180", 9), *H264)
+
+    encoded = await encode_all(clip, workdir)
+
+    times = frame_times(encoded.playlist("180p"))
+    assert len(times) == 9 * 60
+    assert [b - a for a, b in itertools.pairwise(times)] == pytest.approx([1 / 60] * (9 * 60 - 1), abs=TICK)
+
+
+async def test_segments_are_given_out_while_the_rest_is_encoded(make_clip: MakeClip, workdir: Path) -> None:
+    clip = make_clip("silent.mp4", *CLIPS["silent.mp4"])
+    source = await probe(str(clip))
+    whole = Part(0, "video", 0, None, ("240p",), "bulk", SEGMENT_SECONDS)
+    progress: list[float] = []
+    sandbox.hand_over(workdir)
+
+    files = encode(whole, source, ladder(source), str(clip), workdir, on_progress=progress.append)
+    async with contextlib.aclosing(files):
+        kinds = [type(await anext(files)), type(await anext(files))]
+        finished = (workdir / "240p.m3u8").read_text().endswith("#EXT-X-ENDLIST\n")
+
+    assert kinds == [EncodedInit, EncodedSegment]
+    assert not finished
+    assert not running_in(workdir), "closing the generator stops ffmpeg"
+
+
+def running_in(folder: Path) -> list[str]:
+    """The processes whose working folder this is."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == folder:
+                found.append(process.name)
+    return found
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+async def test_a_file_cut_in_the_middle_is_truncated(suffix: str, make_clip: MakeClip, workdir: Path) -> None:
+    clip = make_clip(f"whole.{suffix}", *picture("25"), *H264, "-movflags", "+faststart")
+    cut = workdir / f"cut.{suffix}"
+    cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    source = await probe(str(cut))
+    assert source.duration == pytest.approx(21.3, abs=0.1)
+
+    refused = []
+    for part in plan(source, ladder(source)):
+        try:
+            if part.kind == "video":
+                await encode_part(part, source, ladder(source), cut, workdir / str(part.index))
+        except SourceRejected as error:
+            refused.append((part.start, error.code))
+
+    assert refused == [(4, "truncated"), (16, "truncated")]
+
+
+async def test_a_source_that_cannot_be_fetched_is_tried_again(make_clip: MakeClip, workdir: Path) -> None:
+    clip = make_clip("silent.mp4", *CLIPS["silent.mp4"])
+    source = await probe(str(clip))
+    part = plan(source, ladder(source))[0]
+    nobody = "http://127.0.0.1:9/source?signature=secret"
+
+    with pytest.raises(EncodeFailed) as failed:
+        async for _ in encode(part, source, ladder(source), nobody, workdir):
+            pass
+
+    assert "secret" not in str(failed.value)
+
+
+async def test_the_poster_has_the_shape_of_the_picture(make_clip: MakeClip, workdir: Path) -> None:
+    clip = make_clip("wide.mp4", *picture("25", "1920x800", 3), *H264)
+
+    path = await poster(await probe(str(clip)), str(clip), workdir)
+
+    (stream,) = read(path, "v:0", "stream=codec_name,width,height")
+    assert stream == {"codec_name": "mjpeg", "width": 1280, "height": 533}
+
+
+async def test_a_job_begins_with_what_a_viewer_needs_first(make_clip: MakeClip) -> None:
+    source = await probe(str(make_clip("thirty.mp4", *CLIPS["thirty.mp4"])))
+    both = ("240p", "360p")
+
+    parts = plan(source, ladder(source))
+
+    assert [(p.kind, p.start, p.end, p.renditions, p.lane) for p in parts] == [
+        ("video", 0, 4, ("240p",), "first"),
+        ("audio", 0, None, (AUDIO,), "first"),
+        ("poster", 0, None, (), "first"),
+        ("video", 0, 4, ("360p",), "bulk"),
+        ("video", 4, 16, both, "bulk"),
+        ("video", 16, None, both, "bulk"),
+    ]
+    unseekable = plan(replace(source, seekable=False), ladder(source))
+    assert [(p.start, p.end) for p in unseekable if p.kind == "video"] == [(0, None)]

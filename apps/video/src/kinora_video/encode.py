@@ -22,7 +22,7 @@ import ffmpeg
 
 from kinora_video import sandbox
 from kinora_video.ladder import AUDIO, MAX_FRAME_RATE, Rendition
-from kinora_video.probe import Source, SourceRejected, network_failed, source_argument, source_options
+from kinora_video.probe import Source, SourceRejected, access_failed, source_argument, source_options
 from kinora_video.sandbox import Exit, Limits, ToolFailed
 
 TIMELINE_START = 10  # seconds, as Apple's segmenter begins
@@ -346,7 +346,7 @@ def _judge(end: Exit, url: str, source: Source, *, missing: float) -> None:
     """Raise for what ended badly, or well but `missing` too many seconds of what the source declares."""
     message = end.stderr.replace(url, "source").strip()
     cut = "partial file" in end.stderr or "ended prematurely" in end.stderr
-    if network_failed(end.stderr) and (end.code != 0 or missing > _SHORTFALL_SECONDS):
+    if access_failed(end.stderr) and (end.code != 0 or missing > _SHORTFALL_SECONDS):
         raise EncodeFailed(f"the source could not be read: {message}")
     if end.timed_out:
         raise EncodeFailed("ffmpeg took too long and was stopped")

@@ -5,6 +5,7 @@ under a video's name is not even opened (the HLS-in-AVI and concat readings of l
 """
 
 import json
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -24,6 +25,8 @@ _AUDIO_CODECS = (
     ",adpcm_ms,adpcm_ima_wav,adpcm_swf,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_f32le,pcm_u8,pcm_alaw"
     ",pcm_mulaw"
 )
+# May stand beside the picture and are not used: ffprobe opens every stream's decoder, and fails when it may not.
+_COMPANIONS = "png,bmp,mov_text,subrip,srt,ass,ssa,webvtt,text,dvdsub,dvbsub,pgssub,cc_dec"
 # Decoders whose names differ from their codecs'.
 _DECODERS = "libdav1d,libaom-av1,flv,mp1float,mp2float,mp3float,dca,libopus,libvorbis,libspeex,amrnb,amrwb"
 
@@ -32,7 +35,8 @@ _BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})  # ho
 _PROBE = Limits(memory_bytes=2 << 30, cpu_seconds=30, wall_seconds=60.0, file_bytes=0)
 _NETWORK_TIMEOUT_MICROSECONDS = 15_000_000
 
-_NETWORK_ERRORS = (
+_ACCESS_ERRORS = (
+    "Permission denied",
     "HTTP error",
     "Server returned",
     "Connection refused",
@@ -104,7 +108,7 @@ def source_options(url: str) -> dict[str, str]:
     """ffmpeg's input options that confine it to the one source at `url` (http, https or a path)."""
     options = {
         "format_whitelist": _DEMUXERS,
-        "codec_whitelist": f"{_VIDEO_CODECS},{_AUDIO_CODECS},{_DECODERS}",
+        "codec_whitelist": f"{_VIDEO_CODECS},{_AUDIO_CODECS},{_COMPANIONS},{_DECODERS}",
     }
     if url.startswith(("http://", "https://")):
         return options | {
@@ -121,9 +125,9 @@ def source_argument(url: str) -> str:
     return url if url.startswith(("http://", "https://")) else f"file:{url}"
 
 
-def network_failed(stderr: str) -> bool:
+def access_failed(stderr: str) -> bool:
     """Whether ffmpeg's or ffprobe's messages tell of the way to the source and not of the source."""
-    return any(error in stderr for error in _NETWORK_ERRORS)
+    return any(error in stderr for error in _ACCESS_ERRORS)
 
 
 async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
@@ -140,9 +144,9 @@ async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
     if video is None:
         raise SourceRejected("no_video_stream", "The file has no moving picture in it.")
     if video.get("codec_name") not in _VIDEO_CODECS.split(","):
-        raise _unsupported("picture", video)
+        raise _unsupported("picture", video.get("codec_name", "unknown"))
     if audio is not None and audio.get("codec_name") not in _AUDIO_CODECS.split(","):
-        raise _unsupported("sound", audio)
+        raise _unsupported("sound", audio.get("codec_name", "unknown"))
 
     width, height = _display_size(video)
     if max(width, height) > limits.side or width * height > limits.pixels:
@@ -211,10 +215,13 @@ async def _ffprobe(url: str) -> Any:
     )
     if end.code == 0:
         return json.loads(end.stdout)
-    if network_failed(end.stderr):
-        raise ToolFailed(f"the source could not be read: {end.stderr.replace(url, 'source')}")
+    message = end.stderr.replace(url, "source").strip()
+    if access_failed(end.stderr) or not (message or end.timed_out):
+        raise ToolFailed(f"ffprobe ended with {end.code}: {message}")
     if "No such file" in end.stderr:
         raise SourceRejected("unreadable", "The file is not there any more.")
+    if refused := re.search(r"Codec \((\w+)\) not on whitelist", end.stderr):
+        raise _unsupported("picture or sound", refused[1])
     head = await _head(url)
     if not head:
         raise SourceRejected("empty_file", "The file is empty.")
@@ -227,7 +234,10 @@ async def _ffprobe(url: str) -> Any:
 
 async def _head(url: str) -> bytes:
     """The first bytes of the source, as ffmpeg's raw demuxer cuts them (at most 1 KiB)."""
-    end = await _ffmpeg(url, {"f": "data"}, ["-map", "0:0", "-c", "copy", "-frames:d", "1", "-f", "data", "pipe:1"])
+    options = {"f": "data", "format_whitelist": "data"}
+    end = await _ffmpeg(url, options, ["-map", "0:0", "-c", "copy", "-frames:d", "1", "-f", "data", "pipe:1"])
+    if end.code != 0:
+        raise ToolFailed("the source could not be read")
     return end.stdout
 
 
@@ -235,7 +245,7 @@ async def _measure(url: str) -> tuple[float, int]:
     """The length of the picture in seconds and its number of frames, by reading the whole source."""
     output = ["-map", "0:v:0", "-c", "copy", "-f", "null", "-", "-progress", "pipe:1", "-stats_period", "3600"]
     end = await _ffmpeg(url, {}, output)
-    if network_failed(end.stderr) or end.timed_out:
+    if access_failed(end.stderr) or end.timed_out:
         raise ToolFailed("the source could not be read through")
     last = dict(line.split("=", 1) for line in end.stdout.decode().split() if "=" in line)
     microseconds, frames = last.get("out_time_us", ""), int(last.get("frame", "0"))
@@ -262,9 +272,8 @@ def _first(streams: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
     )
 
 
-def _unsupported(what: str, stream: dict[str, Any]) -> SourceRejected:
-    name = stream.get("codec_name", "unknown")
-    return SourceRejected("unsupported_codec", f"The {what} is coded as {name}, which is not accepted.")
+def _unsupported(what: str, codec: str) -> SourceRejected:
+    return SourceRejected("unsupported_codec", f"The {what} is coded as {codec}, which is not accepted.")
 
 
 def _display_size(video: dict[str, Any]) -> tuple[int, int]:
