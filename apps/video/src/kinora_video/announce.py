@@ -41,13 +41,24 @@ class DoPart(Payload):
         return str(self.video_id)
 
 
+class MakePoster(Payload):
+    """Command: make the poster anew, of the second that the owner chose."""
+
+    type = "transcode.make_poster"
+    video_id: UUID
+
+    @property
+    def subject(self) -> str:
+        return str(self.video_id)
+
+
 async def tell(connection: Connection, payload: Payload) -> None:
     """Send one of the service's events to everyone."""
     # The catalogue lives by these: as long as its queue is not there (a new installation), they are kept.
     await outbox.emit(connection, event(SERVICE, payload), exchange=events.EXCHANGE, mandatory=True)
 
 
-async def command(connection: Connection, payload: Prepare | DoPart, queue: str) -> None:
+async def command(connection: Connection, payload: Prepare | DoPart | MakePoster, queue: str) -> None:
     """Put a command on a work queue. It stays in the outbox until the queue is there."""
     await outbox.emit(connection, event(SERVICE, payload), exchange="", routing_key=queue, mandatory=True)
 

@@ -21,7 +21,7 @@ PURGE_SECONDS = 1.0
 UPLOADS_SECONDS = 5.0
 # tusd reports every second while bytes come. So long after the last word, look whether the file is whole all the same.
 QUIET_SECONDS = 5.0
-# A worker at a part of a video that ends notices at its next piece; what it stored just then goes with the second purge.
+# A worker at a part of a video that ends notices at its next piece; what it stored just then goes the second time.
 PURGE_AGAIN_SECONDS = 900
 
 

@@ -28,7 +28,10 @@ GONE: frozenset[State] = frozenset({"failed", "deleted"})
 
 @dataclass(frozen=True)
 class Video:
-    """``source`` is absent until probed; ``poster`` is the key of an object below the video's prefix."""
+    """``source`` is absent until probed; ``poster`` is the key of an object below the video's prefix.
+
+    ``poster_time`` is the second that the owner chose for it, absent if none was.
+    """
 
     id: UUID
     owner_id: UUID
@@ -41,6 +44,7 @@ class Video:
     version: int
     source: Source | None
     poster: str | None
+    poster_time: float | None
     failure_code: str
     failure_detail: str
     created_at: datetime

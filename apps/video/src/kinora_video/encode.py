@@ -154,18 +154,24 @@ async def encode(
         raise SourceRejected("unreadable", "No picture or sound in the file can be decoded.")
 
 
-async def poster(source: Source, url: str, workdir: Path, *, limits: Limits = ENCODE_LIMITS) -> Path:
-    """A JPEG of the most typical of the 50 frames after a tenth of the video, at most POSTER_WIDTH wide.
+async def poster(
+    source: Source, url: str, workdir: Path, *, at: float | None = None, limits: Limits = ENCODE_LIMITS
+) -> Path:
+    """A JPEG of the frame `at` so many seconds, at most POSTER_WIDTH wide.
 
-    Raises as `encode` does.
+    Without a time it is the most typical of the 50 frames after a tenth of the video. Raises as `encode` does.
     """
     sandbox.hand_over(workdir)
     scale = min(Fraction(1), Fraction(POSTER_WIDTH, source.width))
-    position = source.duration / 10 if source.seekable else 0.0
+    if at is None:
+        position = source.duration / 10 if source.seekable else 0.0
+        chosen = _input(url, _seek(source, position)).video.filter("thumbnail", 50)
+    else:
+        last = max(0.0, source.duration - 2 * _half_frame(source))
+        begin = source.video_start + min(at, last) - _half_frame(source)
+        chosen = _input(url, _seek(source, at) if source.seekable else 0.0).video.filter("trim", start=f"{begin:.6f}")
     stream = (
-        _input(url, _seek(source, position))
-        .video.filter("thumbnail", 50)
-        .filter("scale", max(2, round(source.width * scale)), max(2, round(source.height * scale)))
+        chosen.filter("scale", max(2, round(source.width * scale)), max(2, round(source.height * scale)))
         .filter("setsar", 1)
         .output("poster.jpg", **{"frames:v": 1, "update": 1, "q:v": 3, "pix_fmt": "yuvj420p", **_CLEAN})
     )

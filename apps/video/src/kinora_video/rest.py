@@ -10,7 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from kinora_kit.errors import DomainError
 from kinora_kit.identity import OptionalCaller, SignedIn
@@ -80,6 +80,22 @@ def _body(shown: Shown) -> VideoBody:
 
 @router.get("/{video_id}")
 async def get_video(video_id: UUID, caller: OptionalCaller, wired: Wired) -> VideoBody:
+    return _body(await wired.videos.get(caller, video_id))
+
+
+class VideoChange(BaseModel):
+    """What of a video can be changed here; title and visibility are its media document's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    poster_time: float = Field(ge=0, allow_inf_nan=False)
+    """Seconds from the beginning."""
+
+
+@router.patch("/{video_id}", status_code=202)
+async def change_video(video_id: UUID, change: VideoChange, caller: SignedIn, wired: Wired) -> VideoBody:
+    """Accepted: the new poster is there a moment later, under an address of its own."""
+    await wired.videos.choose_poster(caller, video_id, change.poster_time)
     return _body(await wired.videos.get(caller, video_id))
 
 

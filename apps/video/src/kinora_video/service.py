@@ -115,6 +115,7 @@ class Videos:
             version=1,
             source=None,
             poster=None,
+            poster_time=None,
             failure_code="",
             failure_detail="",
             created_at=datetime.now(UTC),
@@ -156,7 +157,7 @@ class Videos:
                 await announce.progressed(connection, video_id)
 
     async def finish_upload(self, video_id: UUID) -> None:
-        """All bytes are in the store: have them looked at. Called by the hook, or by the sweep that stands in for it."""
+        """All bytes are in the store: have them looked at. Called by the hook, or by the sweep that replaces it."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
             if video is None or video.state != "uploading":
@@ -292,6 +293,23 @@ class Videos:
         await self._watchable(None, video_id, query)
         path = f"/{self.settings.streams_bucket}/{video_id}/{key}"
         return dict(self.objects.signed_headers(method, f"{path}?{query}" if query else path))
+
+    async def choose_poster(self, caller: Caller, video_id: UUID, seconds: float) -> None:
+        """Have the poster made of another moment of the video.
+
+        Raises NotPlayable as long as there is nothing to see, InvalidInput for a moment that the video does not have.
+        """
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is None:
+                raise VideoNotFound
+            video.must_be_owned_by(caller)
+            if video.state not in domain.STREAMING or video.source is None:
+                raise NotPlayable
+            if seconds > video.source.duration:
+                raise InvalidInput(f"The video ends after {video.source.duration:.3f} s")
+            await store.set_poster_time(connection, video_id, seconds)
+            await announce.command(connection, announce.MakePoster(video_id=video_id), announce.FIRST_QUEUE)
 
     # Ending
 

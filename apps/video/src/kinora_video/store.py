@@ -17,7 +17,7 @@ _SOURCE = TypeAdapter(Source)
 
 _VIDEO = (
     "id, owner_id, title, filename, size, visibility, state, bytes_received, version, source, poster, failure_code,"
-    " failure_detail, created_at, transcoding_at"
+    " poster_time, failure_detail, created_at, transcoding_at"
 )
 
 
@@ -136,6 +136,10 @@ async def set_poster(connection: Connection, video_id: UUID, key: str) -> None:
     await connection.execute(
         "UPDATE videos SET poster = $2, version = version + 1, updated_at = now() WHERE id = $1", video_id, key
     )
+
+
+async def set_poster_time(connection: Connection, video_id: UUID, seconds: float) -> None:
+    await connection.execute("UPDATE videos SET poster_time = $2, updated_at = now() WHERE id = $1", video_id, seconds)
 
 
 async def set_plan(

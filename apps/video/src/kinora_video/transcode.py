@@ -15,7 +15,7 @@ from kinora_kit.events import Event
 from kinora_kit.postgres import Connection, Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import announce, domain, encode, store
-from kinora_video.announce import DoPart, Prepare
+from kinora_video.announce import DoPart, MakePoster, Prepare
 from kinora_video.domain import PlannedPart, StoredSegment, Video
 from kinora_video.encode import EncodedInit, EncodedSegment, EncodeFailed, Part
 from kinora_video.ladder import AUDIO, Rendition, ladder
@@ -52,8 +52,19 @@ class Transcoder:
         elif event.type == DoPart.type:
             command = event.read(DoPart)
             await self.do_part(command.video_id, command.index)
+        elif event.type == MakePoster.type:
+            await self.make_poster(event.read(MakePoster).video_id)
         else:
             raise Ignore(event.type)
+
+    async def make_poster(self, video_id: UUID) -> None:
+        """Make the poster anew, of the second that its owner chose."""
+        video = await store.get(self.pool, video_id)
+        if video is None or video.source is None or video.state in domain.GONE:
+            raise Ignore
+        await self._make_poster(video, video.source)
+        async with self._changing(video_id) as (connection, _):
+            await announce.progressed(connection, video_id)
 
     async def prepare(self, video_id: UUID) -> None:
         """Probe the source and plan its parts, or fail the video for what it is."""
@@ -177,7 +188,7 @@ class Transcoder:
 
     async def _make_poster(self, video: Video, source: Source) -> None:
         with self._workdir() as workdir:
-            path = await encode.poster(source, self._link(video), workdir)
+            path = await encode.poster(source, self._link(video), workdir, at=video.poster_time)
             key = f"poster-{video.version}.jpg"
             await self.objects.put_file(
                 self.settings.streams_bucket,
@@ -186,8 +197,14 @@ class Transcoder:
                 content_type="image/jpeg",
                 cache_control=IMMUTABLE,
             )
-        async with self._changing(video.id) as (connection, _):
-            await store.set_poster(connection, video.id, key)
+        async with self._changing(video.id) as (connection, present):
+            if present.poster_time == video.poster_time:
+                outdated = present.poster if present.poster != key else None
+                await store.set_poster(connection, video.id, key)
+            else:  # the owner chose again meanwhile: the later command makes the poster
+                outdated = key
+        if outdated:
+            await self.objects.remove(self.settings.streams_bucket, [f"{video.id}/{outdated}"])
 
     async def _finish(self, video_id: UUID, index: int) -> None:
         """Mark the part done, send the next ones, and with the last one the video is ready."""

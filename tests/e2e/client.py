@@ -1,0 +1,131 @@
+"""A person's client: signs in, uploads by tus, follows and watches. Everything goes through the gateway."""
+
+import base64
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+GATEWAY = "http://localhost:8080"
+TUS = {"Tus-Resumable": "1.0.0"}
+CHUNK = 1 << 20
+
+
+class Broken(Exception):
+    """The connection was cut on purpose."""
+
+
+@dataclass
+class Person:
+    http: httpx.AsyncClient
+    id: str
+    username: str
+    email: str
+    password: str
+    tokens: dict[str, Any]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.tokens['access_token']}"}
+
+    async def get(self, path: str, **kwargs: Any) -> httpx.Response:
+        return await self.http.get(path, headers=self.headers, **kwargs)
+
+    async def patch(self, path: str, body: Any) -> httpx.Response:
+        return await self.http.patch(path, headers=self.headers, json=body)
+
+    async def delete(self, path: str, body: Any = None) -> httpx.Response:
+        return await self.http.request("DELETE", path, headers=self.headers, json=body)
+
+    async def graphql(self, query: str, variables: dict[str, Any] | None = None) -> Any:
+        answer = await self.http.post(
+            "/graphql", headers=self.headers, json={"query": query, "variables": variables or {}}
+        )
+        body = answer.json()
+        assert not body.get("errors"), body
+        return body["data"]
+
+    async def create(self, name: str, size: int, **metadata: str) -> httpx.Response:
+        """A tus creation request; its answer, whatever it is."""
+        values = {"filename": name, "visibility": "public", **metadata}
+        encoded = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in values.items())
+        return await self.http.post(
+            "/video/upload",
+            headers={**self.headers, **TUS, "Upload-Length": str(size), "Upload-Metadata": encoded},
+        )
+
+    async def send(self, location: str, path: Path, *, offset: int = 0, cut_at: int | None = None) -> httpx.Response:
+        """Send the bytes from ``offset`` on. Raises Broken at ``cut_at``, with the connection left in the middle."""
+
+        async def body() -> AsyncIterator[bytes]:
+            position = offset
+            with path.open("rb") as file:
+                file.seek(offset)
+                while chunk := file.read(CHUNK):
+                    if cut_at is not None and position + len(chunk) > cut_at:
+                        raise Broken
+                    yield chunk
+                    position += len(chunk)
+
+        return await self.http.patch(
+            location,
+            headers={
+                **self.headers,
+                **TUS,
+                "Upload-Offset": str(offset),
+                "Content-Type": "application/offset+octet-stream",
+                "Content-Length": str(path.stat().st_size - offset),
+            },
+            content=body(),
+        )
+
+    async def offset(self, location: str) -> int:
+        answer = await self.http.head(location, headers={**self.headers, **TUS})
+        answer.raise_for_status()
+        return int(answer.headers["Upload-Offset"])
+
+    async def upload(self, path: Path, **metadata: str) -> str:
+        """The id of the new video, once all bytes are there."""
+        created = await self.create(path.name, path.stat().st_size, **metadata)
+        assert created.status_code == 201, created.text
+        if path.stat().st_size:
+            sent = await self.send(created.headers["location"], path)
+            assert sent.status_code == 204, sent.text
+        return video_id(created.headers["location"])
+
+    async def follow(self, video: str) -> AsyncIterator[dict[str, Any]]:
+        """The server-sent progress of a video, until it ends."""
+        path = f"/video/{video}/progress"
+        async with self.http.stream("GET", path, headers=self.headers, timeout=300) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+
+    async def outcome(self, video: str) -> dict[str, Any]:
+        """The last state of a video: ready, failed or deleted."""
+        return [progress async for progress in self.follow(video)][-1]
+
+
+def video_id(location: str) -> str:
+    return location.rpartition("/")[2].partition("+")[0]
+
+
+@contextlib.asynccontextmanager
+async def register() -> AsyncIterator[Person]:
+    """A new account, signed in; deleted in the end with all that it owns."""
+    name, password = f"e2e-{secrets.token_hex(6)}", secrets.token_urlsafe(16)
+    async with httpx.AsyncClient(base_url=GATEWAY, timeout=60) as http:
+        account = {"username": name, "email": f"{name}@example.org", "password": password}
+        profile = await http.post("/auth/register", json=account)
+        assert profile.status_code == 201, profile.text
+        tokens = await http.post("/auth/login", json={"login": name, "password": password})
+        assert tokens.status_code == 200, tokens.text
+        person = Person(http, profile.json()["id"], name, account["email"], password, tokens.json())
+        yield person
+        await person.delete("/user/profile", {"current_password": password})

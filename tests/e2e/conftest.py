@@ -1,0 +1,64 @@
+"""The platform as a person meets it: through the gateway, with accounts, clips and uploads of their own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from client import GATEWAY, Person, register
+from clips import Clip, make
+
+Register = Callable[[], Awaitable[Person]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _platform_is_up() -> None:
+    try:
+        httpx.get(f"{GATEWAY}/auth/.well-known/jwks.json", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        pytest.fail(f"The platform does not answer at {GATEWAY} ({error}). Start it: make up", pytrace=False)
+
+
+@pytest.fixture
+async def person() -> AsyncIterator[Person]:
+    """Someone new, whose account and videos are deleted in the end."""
+    async with register() as someone:
+        yield someone
+
+
+@pytest.fixture
+async def stranger() -> AsyncIterator[Person]:
+    async with register() as someone:
+        yield someone
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Clip]]:
+    """``clip("vertical")``: a clip by its name in ``clips.CLIPS``, made once."""
+    folder = tmp_path_factory.mktemp("clips")
+    made: dict[str, Clip] = {}
+
+    def of(name: str) -> Clip:
+        if name not in made:
+            made[name] = make(name, folder)
+        return made[name]
+
+    yield of
+    for item in made.values():
+        item.path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float, what: str) -> None:
+    """Wait for ``condition``, and fail with ``what`` was awaited."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not await condition():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"waited {seconds:g} s for {what}")

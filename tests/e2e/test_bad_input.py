@@ -1,0 +1,189 @@
+"""Files that are no videos, or hardly: each ends as failed with a code and a sentence, or plays; nothing is left."""
+
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from client import Person, video_id
+from clips import Clip, count_frames
+from environment import load
+from minio import Minio
+from test_journey import assert_plays, worker
+
+from conftest import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+
+def ffmpeg(*arguments: str | Path) -> None:
+    subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True)
+
+
+def text(path: Path, clip: Callable[[str], Clip]) -> None:
+    path.write_text("This is not a video. " * 1000)
+
+
+def nothing(path: Path, clip: Callable[[str], Clip]) -> None:
+    path.write_bytes(b"")
+
+
+def picture(path: Path, clip: Callable[[str], Clip]) -> None:
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=320x240", "-frames:v", "1", "-f", "image2", "-c:v", "png", path)
+
+
+def sound_only(path: Path, clip: Callable[[str], Clip]) -> None:
+    ffmpeg("-f", "lavfi", "-i", "sine=frequency=440", "-t", "2", "-c:a", "aac", path)
+
+
+def without_index(path: Path, clip: Callable[[str], Clip]) -> None:
+    content = clip("short").path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def cut_after_the_index(path: Path, clip: Callable[[str], Clip]) -> None:
+    whole = path.with_suffix(".whole.mp4")
+    ffmpeg("-i", clip("short").path, "-c", "copy", "-movflags", "+faststart", whole)
+    content = whole.read_bytes()
+    path.write_bytes(content[: len(content) // 3])
+
+
+def playlist_in_disguise(path: Path, clip: Callable[[str], Clip]) -> None:
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n")
+
+
+def concat_in_disguise(path: Path, clip: Callable[[str], Clip]) -> None:
+    path.write_text("ffconcat version 1.0\nfile /etc/passwd\nfile http://127.0.0.1:8101/healthz\n")
+
+
+BAD = {
+    "text": (text, "not_a_video"),
+    "nothing": (nothing, "empty_file"),
+    "picture": (picture, "not_a_video"),
+    "sound_only": (sound_only, "no_video_stream"),
+    "without_index": (without_index, "truncated"),
+    "cut_after_the_index": (cut_after_the_index, "truncated"),
+    "playlist_in_disguise": (playlist_in_disguise, "not_a_video"),
+    "concat_in_disguise": (concat_in_disguise, "not_a_video"),
+}
+
+
+def objects_of(video: str) -> list[str]:
+    """What the object store holds of a video, in both buckets, unfinished uploads included."""
+    env = load("video")
+    store = Minio(
+        env["KINORA_S3_URL"].removeprefix("http://"),
+        access_key=env["KINORA_S3_ACCESS_KEY"],
+        secret_key=env["KINORA_S3_SECRET_KEY"],
+        secure=False,
+    )
+    found = [
+        str(item.object_name)
+        for bucket in ("uploads", "streams")
+        for item in store.list_objects(bucket, prefix=video, recursive=True)
+    ]
+    pending = store._list_multipart_uploads("uploads", prefix=video).uploads
+    return found + [str(item.object_name) for item in pending]
+
+
+def emptied(video: str) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return not objects_of(video)
+
+    return check
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_a_file_that_is_no_video_fails_with_a_code_and_a_sentence(
+    name: str, person: Person, clip: Callable[[str], Clip], scratch: Path
+) -> None:
+    make, code = BAD[name]
+    path = scratch / "clip.mp4"
+    make(path, clip)
+    before = worker().pid
+
+    video = await person.upload(path)
+    last = await person.outcome(video)
+
+    assert last["state"] == "failed"
+    assert last["failure_code"] == code
+    assert last["failure_detail"].endswith(".")
+    await until(emptied(video), seconds=20, what="the buckets to be empty")
+    shown = (await person.get(f"/video/{video}")).json()
+    assert shown["stream_url"] is None
+    assert worker().pid == before, "the worker died"
+    assert psutil.pid_exists(before)
+
+
+async def test_a_file_over_the_limit_is_refused_before_its_first_byte(person: Person) -> None:
+    refused = await person.create("huge.mp4", 11 << 30)
+    assert refused.status_code == 413
+    assert refused.json()["code"] == "file_too_large"
+
+
+async def test_a_type_that_is_no_video_is_refused(person: Person) -> None:
+    refused = await person.create("photo.png", 1000)
+    assert refused.status_code == 415
+    assert refused.json()["code"] == "unsupported_type"
+
+
+async def test_an_upload_of_unknown_length_is_refused(person: Person) -> None:
+    refused = await person.http.post(
+        "/video/upload", headers={**person.headers, "Tus-Resumable": "1.0.0", "Upload-Defer-Length": "1"}
+    )
+    assert refused.status_code == 400
+    assert refused.json()["code"] == "size_unknown"
+
+
+ODD = {
+    "odd_dimensions": ["-vf", "scale=641:361", "-pix_fmt", "yuv444p"],
+    "variable_frame_rate": ["-vf", "select='not(mod(n,3))+lt(n,40)'", "-fps_mode", "vfr"],
+    "other_container": ["-f", "matroska"],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_an_odd_source_plays(name: str, person: Person, clip: Callable[[str], Clip], scratch: Path) -> None:
+    source = clip("short")
+    path = scratch / "odd.mp4"
+    ffmpeg("-i", source.path, *ODD[name], "-c:v", "libx264", "-preset", "ultrafast", path)
+    video = await person.upload(path)
+    last = await person.outcome(video)
+    assert last["state"] == "ready", last
+    shown = (await person.get(f"/video/{video}")).json()
+    frames = count_frames(str(path))
+    await assert_plays(shown["stream_url"], Clip(path, frames, frame_seconds=0.1, sound=True, vertical=False))
+
+
+async def test_a_rotated_source_plays_upright(person: Person, clip: Callable[[str], Clip], scratch: Path) -> None:
+    path = scratch / "rotated.mp4"
+    ffmpeg("-i", clip("short").path, "-c", "copy", "-metadata:s:v:0", "rotate=90", path)
+    video = await person.upload(path)
+    assert (await person.outcome(video))["state"] == "ready"
+    shown = (await person.get(f"/video/{video}")).json()
+    assert shown["height"] > shown["width"]
+    assert all(item["height"] > item["width"] for item in shown["renditions"] if item["name"] != "audio")
+
+
+async def test_what_a_client_says_wrongly_is_answered_as_a_problem(person: Person) -> None:
+    cases = [
+        await person.get("/video/not-an-id"),
+        await person.get("/video/01890000-0000-7000-8000-000000000000"),
+        await person.patch("/media/01890000-0000-7000-8000-000000000000", {"unknown": 1}),
+        await person.http.get("/user/profile", headers={"Authorization": "Bearer nonsense"}),
+        await person.http.post("/auth/login", content=b"{", headers={"Content-Type": "application/json"}),
+        await person.http.post("/auth/register", json={"username": "x"}),
+        await person.http.get("/nowhere"),
+    ]
+    for answer in cases[:-1]:
+        assert 400 <= answer.status_code < 500, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["code"]
+    assert cases[-1].status_code == 404
+    assert isinstance(cases[0], httpx.Response)
+
+
+def test_ids_of_tus_resources_carry_the_video() -> None:
+    assert video_id("http://h/video/upload/abc+def") == "abc"

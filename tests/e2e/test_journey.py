@@ -1,0 +1,120 @@
+"""From upload to adaptive playback, with the upload cut half way and the worker killed in the middle."""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from urllib.parse import urljoin
+
+import asyncpg
+import httpx
+import m3u8
+import psutil
+import pytest
+from client import Broken, Person, video_id
+from clips import Clip, count_frames, span
+from environment import load
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+WORKER_PORT = 8113
+
+
+def worker() -> psutil.Process:
+    """The transcode worker that the platform runs at this moment."""
+    pids = [c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == WORKER_PORT]
+    assert len(pids) == 1, "there is no transcode worker"
+    assert pids[0] is not None
+    return psutil.Process(pids[0])
+
+
+async def attempts(video: str) -> tuple[int, int]:
+    """How many parts the video has, and how often workers began one."""
+    connection = await asyncpg.connect(load("video")["KINORA_POSTGRES_URL"])
+    try:
+        row = await connection.fetchrow("SELECT count(*), sum(attempts) FROM parts WHERE video_id = $1", video)
+    finally:
+        await connection.close()
+    return int(row[0]), int(row[1])
+
+
+@pytest.mark.parametrize("name", ["minute", "vertical", "silent"])
+async def test_a_clip_goes_from_upload_to_adaptive_playback(
+    name: str, person: Person, clip: Callable[[str], Clip]
+) -> None:
+    source = clip(name)
+    size = source.path.stat().st_size
+
+    created = await person.create(source.path.name, size)
+    assert created.status_code == 201, created.text
+    location = created.headers["location"]
+    video = video_id(location)
+    with pytest.raises(Broken):
+        await person.send(location, source.path, cut_at=size // 2)
+    there = await person.offset(location)
+    assert 0 <= there < size
+    resumed = await person.send(location, source.path, offset=there)
+    assert resumed.status_code == 204, resumed.text
+
+    seen = []
+    killed = False
+    async for progress in person.follow(video):
+        seen.append(progress)
+        if name == "minute" and not killed and progress["progress"] > 0.25:
+            os.kill(worker().pid, signal.SIGKILL)
+            killed = True
+    assert seen[-1]["state"] == "ready", seen[-1]
+    assert_never_falls(seen)
+    if name == "minute":
+        assert killed
+        parts, begun = await attempts(video)
+        # One bulk part was at work, and at most two of the first lane; what was done stayed done.
+        assert parts < begun <= parts + 3
+
+    shown = (await person.get(f"/video/{video}")).json()
+    await assert_plays(shown["stream_url"], source)
+    poster = httpx.get(shown["poster_url"])
+    assert poster.status_code == 200
+    assert poster.headers["content-type"] == "image/jpeg"
+
+    media = (await person.get(f"/media/{video}")).json()
+    assert media["state"] == "ready"
+    assert media["owner_id"] == person.id
+
+
+def assert_never_falls(seen: list[dict[str, object]]) -> None:
+    """Neither the whole nor any rendition, and what came later is newer."""
+    for before, after in itertools.pairwise(seen):
+        assert before["version"] < after["version"]  # type: ignore[operator]
+        assert before["progress"] <= after["progress"]  # type: ignore[operator]
+        earlier = {item["name"]: item["progress"] for item in before["renditions"]}  # type: ignore[attr-defined]
+        later = {item["name"]: item["progress"] for item in after["renditions"]}  # type: ignore[attr-defined]
+        assert all(earlier[rendition] <= later[rendition] for rendition in earlier)
+    assert seen[-1]["progress"] == 1
+
+
+async def assert_plays(stream_url: str, source: Clip) -> None:
+    """Every rendition decodes without a complaint, has the source's frames, and sound as long as the picture."""
+    answer = httpx.get(stream_url)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/vnd.apple.mpegurl"
+    master = m3u8.loads(answer.text)
+    assert master.playlists
+    assert bool(master.media) == source.sound
+    for playlist in master.playlists:
+        information = playlist.stream_info
+        assert information.codecs.startswith("avc1.64")
+        assert ("mp4a.40.2" in information.codecs) == source.sound
+        assert information.average_bandwidth <= information.bandwidth
+        width, height = information.resolution
+        assert (height > width) == source.vertical
+        url = urljoin(stream_url, playlist.uri)
+        listed = m3u8.loads(httpx.get(url).text)
+        assert listed.is_endlist
+        assert listed.playlist_type == "vod"
+        assert count_frames(url) == source.frames
+    if source.sound:
+        picture = span(urljoin(stream_url, master.playlists[0].uri), "v:0")
+        sound = span(urljoin(stream_url, master.media[0].uri), "a:0")
+        assert abs(picture[0] - sound[0]) <= source.frame_seconds
+        assert abs(picture[1] - sound[1]) <= source.frame_seconds
