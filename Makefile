@@ -24,14 +24,14 @@ logs: ## Follow the logs (S=...: only these)
 
 ##@ Machine
 doctor: ## Check that this machine can run the platform
-	@$(PYTHON) local/doctor.py
+	@$(PYTHON) local/doctor.py $(S)
 install: ## Install or build what is missing, into .kinora
 	@$(MAKE) --silent --jobs=2 --file=local/install.mk PYTHON=$(PYTHON)
 clean: down ## Remove everything that was made here, data included
 	rm -rf .kinora .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 ##@ Work
-test: install lint types ## All checks and all tests, beside the running platform
+test: doctor install lint types ## All checks and all tests, beside the running platform
 	@$(MAKE) --no-print-directory generate
 	@git diff --exit-code --stat -- platform/src/kinora || { echo 'Generated code was out of date: commit what `make generate` made.'; exit 1; }
 	@$(CTL) run $(VENV)/python -m pytest

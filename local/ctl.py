@@ -147,7 +147,9 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, otherwise: str)
 def is_well(name: str, info: dict[str, Any]) -> bool:
     if is_job(name):
         return bool(info["statename"] == "EXITED" and info["exitstatus"] == 0)
-    return bool(info["statename"] == "RUNNING") and PARTS[name].probe.well(PROBE_LIMIT_SECONDS)
+    if info["statename"] != "RUNNING":
+        return False
+    return name not in PARTS or PARTS[name].probe.well(PROBE_LIMIT_SECONDS)
 
 
 def health(names: Iterable[str], infos: dict[str, dict[str, Any]]) -> dict[str, bool]:

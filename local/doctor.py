@@ -1,4 +1,4 @@
-"""Checks that this machine can run the platform, and then speaks once: a sentence for each problem.
+"""Checks that this machine can run the platform (or the named parts), and then speaks once: a sentence per problem.
 
 Standard library only, and no syntax that an older Python would refuse: it must be able to say that Python is too old.
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from parts import HOST, PARTS
+from parts import HOST, PARTS, Part
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ROOT / ".kinora"
@@ -52,13 +52,13 @@ def check_system() -> list[str]:
     problems = []
     if sys.platform != "linux":
         problems.append(f"The platform runs on Linux; this is {sys.platform}.")
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one place that may meet an older one
         problems.append(
             f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. Install a newer one and"
             " name it: `make up PYTHON=python3.12`."
         )
     if len(str(ROOT)) > LONGEST_ROOT:
-        problems.append(f"The path of this checkout is too long for unix sockets; move it to one below {LONGEST_ROOT} bytes.")
+        problems.append(f"The path of this checkout is too long for unix sockets; keep it below {LONGEST_ROOT} bytes.")
     java = version(["java", "-version"], r'version "(\d+)')
     if java is None or java < (17,):
         problems.append("Java 17 or newer is needed; on Debian, install openjdk-17-jdk-headless.")
@@ -79,7 +79,7 @@ def check_tools() -> list[str]:
         problems.append(f"{sys.executable} cannot make virtual environments; on Debian, install python3-venv.")
     packages = " ".join(missing_packages())
     if packages and shutil.which("apt-get") is None:
-        problems.append(f"Programs are missing, and there is no apt-get to install them; install what Debian calls {packages}.")
+        problems.append(f"There is no apt-get; install by other means what Debian 12 calls {packages}.")
     elif packages and os.geteuid() != 0 and shutil.which("sudo") is None:
         problems.append(f"Debian packages are missing; run as root: apt-get install {packages}")
     return problems
@@ -92,19 +92,20 @@ def check_disk(gigabytes_needed: int) -> list[str]:
     return [f"{gigabytes_needed} GB of disk are needed below {ROOT}; {free:.1f} GB are free. Make room there."]
 
 
-def check_ports() -> list[str]:
-    taken = {port: part.purpose for part in PARTS.values() for port in part.ports if not is_free(port)}
+def check_ports(parts: list[Part]) -> list[str]:
+    taken = {port: part.purpose for part in parts for port in part.ports if not is_free(port)}
     if not taken:
         return []
     listeners = {port: process for process, ports in listening().items() for port in ports}
-    leader = (MADE / "run" / "supervisord.pid").read_text().strip() if (MADE / "run" / "supervisord.pid").exists() else ""
+    pid_file = MADE / "run" / "supervisord.pid"
+    ours = pid_file.read_text().strip() if pid_file.exists() else ""
     problems = []
     for port, purpose in sorted(taken.items()):
         process = listeners.get(port)
         if process is None:
-            problems.append(f"Port {port} ({purpose}) is taken by a process of another user; stop that one.")
-        elif str(os.getsid(process)) != leader:
-            problems.append(f"Port {port} ({purpose}) is taken by process {process} ({command(process)}); stop that one.")
+            problems.append(f"Port {port} ({purpose}) is taken by a process of another user; stop it.")
+        elif str(os.getsid(process)) != ours:
+            problems.append(f"Port {port} ({purpose}) is taken by process {process} ({command(process)}); stop it.")
     return problems
 
 
@@ -129,7 +130,7 @@ def listening() -> dict[int, set[int]]:
     found: dict[int, set[int]] = {}
     for file in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            inode = os.readlink(file)
+            inode = str(file.readlink())
         except OSError:
             continue
         if inode in ports:
@@ -143,15 +144,17 @@ def command(process: int) -> str:
 
 
 def main() -> int:
-    if "--missing-packages" in sys.argv:
+    words = sys.argv[1:]
+    if words == ["--missing-packages"]:
         print(" ".join(missing_packages()))
         return 0
+    wanted = [part for name, part in PARTS.items() if not words or name in words or (part.store and "stores" in words)]
     incomplete = installs_something()
     problems = [
         *check_system(),
         *(check_tools() if incomplete else []),
         *check_disk(6 if incomplete else 2),
-        *check_ports(),
+        *check_ports(wanted),
     ]
     for problem in problems:
         print(f"- {problem}")
