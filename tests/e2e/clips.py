@@ -62,16 +62,9 @@ def count_frames(url: str) -> int:
 
 def span(url: str, stream: str) -> tuple[float, float]:
     """The first and the last moment of a stream (``v:0``, ``a:0``), in seconds."""
-    done = subprocess.run(
-        [
-            *["ffprobe", "-v", "error", "-of", "csv=p=0", "-show_entries", "packet=pts_time,duration_time", "-select_streams"],
-            stream,
-            url,
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    entries = ["-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0"]
+    command = ["ffprobe", "-v", "error", "-select_streams", stream, *entries, url]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stderr == "", f"reading {url} said: {done.stderr[:500]}"
     times = [tuple(map(float, line.rstrip(",").split(","))) for line in done.stdout.split()]
     return min(time for time, _ in times), max(time + length for time, length in times)

@@ -1,0 +1,204 @@
+"""What the platform is for, in one go: register, upload by tus, watch the progress, get an address that plays.
+
+Uses the public API only, through the gateway, with clients that anyone can install.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from environment import MADE
+from gql import Client, gql
+from gql.transport.exceptions import TransportError
+from gql.transport.httpx import HTTPXAsyncTransport
+from gql.transport.websockets import WebsocketsTransport
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from tusclient.client import TusClient
+from tusclient.exceptions import TusCommunicationError
+
+GATEWAY = "http://localhost:8080"
+CHUNK_BYTES = 8 << 20
+CLIP = MADE / "demo" / "clip.mp4"
+
+console = Console(highlight=False)
+
+REGISTER = gql("""
+    mutation ($username: String!, $email: String!, $password: String!) {
+      register(input: {username: $username, email: $email, password: $password}) { __typename }
+      login(input: {login: $username, password: $password}) {
+        __typename
+        ... on LoginPayload { tokens { accessToken } }
+      }
+    }
+""")
+CREATE = gql("""
+    mutation ($title: String!, $filename: String!, $size: BigInt!) {
+      createUpload(input: {title: $title, filename: $filename, size: $size, visibility: PUBLIC}) {
+        __typename
+        ... on CreateUploadPayload { id uploadUrl }
+        ... on Problem { code detail }
+      }
+    }
+""")
+FOLLOW = gql("""
+    subscription ($id: ID!) {
+      videoProgress(id: $id) {
+        state progress timeLeft renditions { name progress } failure { code detail }
+      }
+    }
+""")
+WATCH = gql("query ($id: ID!) { media(id: $id) { video { streamUrl renditions { name width height } } } }")
+
+
+class Failure(Exception):
+    """What went wrong, in a sentence."""
+
+
+def the_clip(given: str | None) -> Path:
+    """The file to upload: the one given, or a test picture with a tone that is made once."""
+    if given:
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise Failure(f"There is no file {given}.")
+        return path
+    if not CLIP.exists():
+        console.print("Making a clip of 20 s (1080p, with sound); FILE=my.mp4 takes one of yours.")
+        CLIP.parent.mkdir(parents=True, exist_ok=True)
+        part = CLIP.with_suffix(".part.mp4")
+        picture, tone = "testsrc2=size=1920x1080:rate=30", "sine=frequency=440:beep_factor=4"
+        inputs = ["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone, "-t", "20"]
+        codecs = ["-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac"]
+        subprocess.run(["ffmpeg", "-v", "error", "-y", *inputs, *codecs, part], check=True)
+        part.replace(CLIP)
+    return CLIP
+
+
+def send(path: Path, url: str, token: str, *, show: Callable[[int], None], stop: threading.Event) -> None:
+    """Upload by tus, resuming by itself where a connection breaks; ``show`` is told the bytes that are there."""
+    client = TusClient(GATEWAY, headers={"Authorization": f"Bearer {token}"})
+    uploader = client.uploader(str(path), url=url, chunk_size=CHUNK_BYTES, retries=5, retry_delay=1)
+    while uploader.offset < path.stat().st_size and not stop.is_set():
+        uploader.upload_chunk()
+        show(uploader.offset)
+
+
+async def follow(socket: Any, video: str, progress: Progress, sent: asyncio.Task[None]) -> dict[str, Any]:
+    """Show the transcoding of every rendition until the video is ready; the last state."""
+    tasks: dict[str, TaskID] = {}
+    last: dict[str, Any] = {}
+    playable = False
+    async for answer in socket.subscribe(FOLLOW, variable_values={"id": video}):
+        if sent.done():
+            sent.result()  # what went wrong with the upload is more to the point
+        last = answer["videoProgress"]
+        for rendition in last["renditions"]:
+            name = rendition["name"]
+            if name not in tasks:
+                tasks[name] = progress.add_task(f"  {name}", total=1)
+            progress.update(tasks[name], completed=rendition["progress"])
+        if last["state"] == "playable":
+            left = f", about {last['timeLeft']:.0f} s to go" if last["timeLeft"] is not None else ""
+            if not playable:
+                progress.console.print(f"The first seconds play already{left}.")
+                playable = True
+    return last
+
+
+async def demo(given: str | None) -> None:
+    path = the_clip(given)
+    username = f"demo-{secrets.token_hex(4)}"
+    account = {
+        "username": username,
+        "email": f"{username}@example.org",
+        "password": secrets.token_urlsafe(16),
+    }
+    async with Client(transport=HTTPXAsyncTransport(f"{GATEWAY}/graphql", timeout=30)) as anonymous:
+        answer = await anonymous.execute(REGISTER, variable_values=account)
+    if answer["login"]["__typename"] != "LoginPayload":
+        raise Failure(f"The account could not be made: {answer}")
+    token = answer["login"]["tokens"]["accessToken"]
+    console.print(f"Registered [bold]{username}[/] and signed in.")
+
+    bearer = {"Authorization": f"Bearer {token}"}
+    async with Client(transport=HTTPXAsyncTransport(f"{GATEWAY}/graphql", headers=bearer, timeout=30)) as api:
+        wanted = {"title": path.stem, "filename": path.name, "size": path.stat().st_size}
+        created = (await api.execute(CREATE, variable_values=wanted))["createUpload"]
+        if created["__typename"] != "CreateUploadPayload":
+            raise Failure(f"The upload was refused ({created['code']}): {created['detail']}")
+        socket = WebsocketsTransport(
+            f"{GATEWAY.replace('http', 'ws')}/graphql",
+            subprotocols=["graphql-transport-ws"],
+            init_payload={"authorization": f"Bearer {token}"},
+        )
+        stop = threading.Event()
+        columns = (TextColumn("{task.description:20}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            task = progress.add_task(f"Uploading {path.name}"[:20], total=path.stat().st_size)
+
+            def show(offset: int) -> None:
+                progress.update(task, completed=offset)
+
+            sending = asyncio.create_task(
+                asyncio.to_thread(send, path, created["uploadUrl"], token, show=show, stop=stop)
+            )
+            try:
+                async with Client(transport=socket) as live:
+                    last = await follow(live, created["id"], progress, sending)
+                await sending
+            finally:
+                stop.set()
+        if last["state"] != "ready":
+            failure = last.get("failure") or {"code": last["state"], "detail": ""}
+            raise Failure(f"The video cannot be played ({failure['code']}): {failure['detail']}")
+        video = (await api.execute(WATCH, variable_values={"id": created["id"]}))["media"]["video"]
+    must_play(video["streamUrl"])
+    sizes = ", ".join(item["name"] for item in video["renditions"])
+    console.print(f"\nReady in {sizes}. It plays here, in any HLS player:\n\n  [bold]{video['streamUrl']}[/]\n")
+    player = next((name for name in ("mpv", "vlc", "ffplay") if shutil.which(name)), None)
+    if player:
+        console.print(f"  {player} {video['streamUrl']}\n")
+    console.print("`make demo FILE=my.mp4` takes another file, `make status` shows what runs, `make down` stops it.")
+
+
+def must_play(url: str) -> None:
+    """Decode the first seconds as a player would."""
+    outcome = subprocess.run(
+        ["ffmpeg", "-v", "error", "-nostdin", "-t", "4", "-i", url, "-f", "null", "-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if outcome.returncode != 0 or outcome.stderr:
+        raise Failure(f"The stream does not play: {outcome.stderr.strip()[:500]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", nargs="?", help="the video to upload; one is made when none is given")
+    try:
+        asyncio.run(demo(parser.parse_args().file))
+    except Failure as failure:
+        console.print(f"[red]✗[/] {failure}", soft_wrap=True)
+        return 1
+    except (TransportError, TusCommunicationError, OSError, subprocess.CalledProcessError) as error:
+        console.print(f"[red]✗[/] {type(error).__name__}: {error}", soft_wrap=True)
+        console.print("`make status` shows which part is not well, `make logs S=<part>` why.")
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nInterrupted.")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
