@@ -6,6 +6,7 @@ import time
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
+from redis.asyncio import Redis
 
 from kinora_kit.errors import TooManyRequests
 
@@ -31,12 +32,12 @@ class Throttle:
             raise TooManyRequests(max(1, math.ceil(window.reset_time - time.time())))
 
 
-def storage(url: str, *, prefix: str) -> RedisStorage:
-    """Counters under ``<prefix>:limits``; the connection is made on first use."""
+def storage(client: Redis, *, prefix: str) -> RedisStorage:
+    """Counters under ``<prefix>:limits``, over the connections of ``client``."""
+    # The address is not used: connections come from the pool, which is bounded, has timeouts and is closed.
     return RedisStorage(
-        f"async+{url}",
+        "async+redis://",
         implementation="redispy",
         key_prefix=f"{prefix}:limits",
-        socket_timeout=2,
-        socket_connect_timeout=1,
+        connection_pool=client.connection_pool,  # type: ignore[arg-type]
     )
