@@ -12,12 +12,20 @@ log = logs.get(__name__)
 RESTART_SECONDS = 1.0
 
 
+def cancelled() -> bool:
+    """Whether somebody cancelled this task. Drivers raise CancelledError also for calls that died with a connection."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
     """Run ``work`` again whenever it ends or fails, until cancelled."""
     while True:
         try:
             await work()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and cancelled():
+                raise
             BACKGROUND_FAILURES.labels(name).inc()
             log.warning("background work failed, starting it again", task=name, error=repr(error))
         await asyncio.sleep(RESTART_SECONDS)
