@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import aio_pika
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
-from aio_pika.exceptions import AMQPError, DeliveryError
+from aio_pika.exceptions import AMQPError, PublishError
 
 from kinora_kit import logs, tasks
 from kinora_kit.errors import Unavailable
@@ -16,6 +16,11 @@ from kinora_kit.metrics import EVENTS_PUBLISHED
 log = logs.get(__name__)
 
 PUBLISH_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
+HEARTBEAT_SECONDS = 10  # a peer that vanished without a word is given up after three
+
+# How the driver speaks of a connection or a channel that died under a call.
+LOST = (AMQPError, OSError, TimeoutError, RuntimeError, asyncio.InvalidStateError)
 
 
 class Unroutable(Exception):
@@ -26,7 +31,7 @@ class Broker:
     """Use ``connect``. The connection is made in the background, so that the process starts without its broker."""
 
     def __init__(self, url: str, *, name: str, exchanges: Sequence[str] = ()) -> None:
-        self._url = url
+        self._url = f"{url}{'&' if '?' in url else '?'}heartbeat={HEARTBEAT_SECONDS}"
         self._name = name
         self._own_exchanges = exchanges
         self._connection: AbstractConnection | None = None
@@ -54,8 +59,9 @@ class Broker:
             self._connection = None
             self._publishing = None
             self._exchanges = {}
-            with contextlib.suppress(AMQPError, OSError, TimeoutError):
-                await connection.close()
+            with contextlib.suppress(*LOST):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await connection.close()
 
     async def check(self) -> None:
         if self._connection is None or self._connection.is_closed:
@@ -63,13 +69,12 @@ class Broker:
 
     async def channel(self, *, prefetch: int | None = None) -> AbstractChannel:
         """A channel of the living connection; waits until there is one."""
-        while True:
+        while self._connection is None:
             await self._connected.wait()
-            if self._connection is not None:
-                channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
-                if prefetch is not None:
-                    await channel.set_qos(prefetch_count=prefetch)
-                return channel
+        channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+        if prefetch is not None:
+            await channel.set_qos(prefetch_count=prefetch)
+        return channel
 
     async def _exchange(self, name: str) -> AbstractExchange:
         async with self._publishing_lock:
@@ -97,8 +102,8 @@ class Broker:
     ) -> None:
         """Hand a persistent message to the broker and wait for its confirm.
 
-        Raises Unroutable when ``mandatory`` and no queue took it, Unavailable when the broker did not confirm in time: it
-        may or may not have the message then, so publish it again.
+        Raises Unroutable when ``mandatory`` and no queue took it, Unavailable when the broker did not confirm in time:
+        it may or may not have the message then, so publish it again.
         """
         message = aio_pika.Message(
             body,
@@ -112,10 +117,11 @@ class Broker:
             async with asyncio.timeout(PUBLISH_SECONDS):
                 target = await self._exchange(exchange)
                 await target.publish(message, routing_key, mandatory=mandatory)
-        except DeliveryError as error:
+        except PublishError as error:
             raise Unroutable(f"{exchange or 'the default exchange'} has no queue for {routing_key}") from error
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
-            # aiormq speaks of a channel that died under a call as RuntimeError or InvalidStateError.
+        except (*LOST, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and tasks.cancelled():
+                raise
             raise Unavailable("The message broker is not reachable") from error
         EVENTS_PUBLISHED.labels(exchange or "default").inc()
 
