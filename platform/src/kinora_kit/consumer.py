@@ -1,12 +1,13 @@
 """Consuming: quorum queues, delayed retries that grow, and dead letters, the same for every queue.
 
 For a queue ``media.video`` there are ``media.video.retry.<seconds>`` (messages wait there, then return) and
-``media.video.dead`` (what was given up; the alert watches its length). A handler returns when its effect is committed, or
-raises Ignore (not for us), Poison (can never work), or anything else (try again later). A message may arrive twice: a handler
-makes its effect happen once, see ``outbox.first_time``.
+``media.video.dead`` (what was given up; the alert watches its length). A handler returns when its effect is committed,
+or raises Ignore (not for us), Poison (can never work), or anything else (try again later). A message may arrive twice:
+a handler makes its effect happen once, see ``outbox.first_time``.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
 from kinora_kit import logs
-from kinora_kit.broker import Broker
+from kinora_kit.broker import CLOSE_SECONDS, LOST, Broker
 from kinora_kit.events import Event
 from kinora_kit.metrics import EVENTS_HANDLED
 
@@ -40,7 +41,7 @@ class Poison(Exception):
 
 @dataclass(frozen=True)
 class Queue:
-    """One queue. ``bindings`` are (exchange, routing pattern); a work queue has none and is named in full by its sender."""
+    """One queue. ``bindings`` are (exchange, routing pattern); a work queue has none, its sender names it in full."""
 
     name: str
     bindings: Sequence[tuple[str, str]] = ()
@@ -61,15 +62,21 @@ Handler = Callable[[Event], Awaitable[None]]
 async def declare(channel: AbstractChannel, queue: Queue) -> None:
     """The queue with all that belongs to it. Declaring is idempotent, so every consumer does it."""
     quorum: dict[str, Any] = {"x-queue-type": "quorum"}
+    # A message leaves one queue for the next only when that one has confirmed it, and the strategy needs the overflow.
+    forwarding = {
+        **quorum,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
     await channel.declare_queue(queue.dead, durable=True, arguments=quorum)
     for seconds in queue.retry_seconds:
         await channel.declare_queue(
             f"{queue.name}.retry.{seconds}",
             durable=True,
             arguments={
-                **quorum,
+                **forwarding,
                 "x-message-ttl": seconds * 1000,
-                "x-dead-letter-exchange": "",
                 "x-dead-letter-routing-key": queue.name,
             },
         )
@@ -77,9 +84,8 @@ async def declare(channel: AbstractChannel, queue: Queue) -> None:
         queue.name,
         durable=True,
         arguments={
-            **quorum,
+            **forwarding,
             "x-delivery-limit": DELIVERY_LIMIT,
-            "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": queue.dead,
         },
     )
@@ -91,37 +97,54 @@ async def declare(channel: AbstractChannel, queue: Queue) -> None:
 async def consume(broker: Broker, queue: Queue, handler: Handler) -> None:
     """Handle messages until the connection is lost or the task is cancelled.
 
-    Cancelled, it takes no new message; those whose handler was running go back to the queue.
+    Cancelled, it takes no new message; those whose handler was running go back to the queue. Raises when a message
+    could be neither handled nor moved to another queue: it goes back, too, and whoever runs this starts it again.
     """
     channel = await broker.channel(prefetch=queue.prefetch)
-    closed = asyncio.Event()
-    channel.close_callbacks.add(lambda *_: closed.set())
+    running: set[asyncio.Task[None]] = set()
+    end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def ended(*_: object) -> None:
+        if not end.done():
+            end.set_result(None)
+
+    def handled(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        if task.cancelled():
+            ended()
+        elif (error := task.exception()) and not end.done():
+            end.set_exception(error)
+
+    channel.close_callbacks.add(ended)
+    # The broker cancels the consumers of a queue that was deleted or has lost its leader; the channel stays open.
+    (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(ended)
     try:
         await declare(channel, queue)
-        running: set[asyncio.Task[None]] = set()
 
         async def received(message: AbstractIncomingMessage) -> None:
             task = asyncio.create_task(_handle(broker, queue, handler, message))
             running.add(task)
-            task.add_done_callback(running.discard)
+            task.add_done_callback(handled)
 
         source = await channel.get_queue(queue.name, ensure=False)
         await source.consume(received)
         try:
-            await closed.wait()
+            await end
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
     finally:
-        if not channel.is_closed:
-            await channel.close()
+        with contextlib.suppress(*LOST):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await channel.close()
 
 
 async def _handle(broker: Broker, queue: Queue, handler: Handler, message: AbstractIncomingMessage) -> None:
     started = time.perf_counter()
     outcome = "done"
-    attempt = int(str(message.headers.get(ATTEMPT, 0)))
+    given = message.headers.get(ATTEMPT)
+    attempt = given if isinstance(given, int) and given > 0 else 0
     try:
         event = Event.model_validate_json(message.body)
     except ValidationError as error:
