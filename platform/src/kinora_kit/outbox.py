@@ -7,11 +7,13 @@ effect happen once.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from uuid import UUID
 
 from kinora_kit import logs, postgres, tasks
 from kinora_kit.broker import Broker, Unroutable
+from kinora_kit.errors import Unavailable
 from kinora_kit.events import Event
 from kinora_kit.metrics import OUTBOX_PENDING
 from kinora_kit.postgres import Connection, Pool
@@ -19,6 +21,7 @@ from kinora_kit.postgres import Connection, Pool
 log = logs.get(__name__)
 
 BATCH = 100
+BATCH_SECONDS = 10.0  # with one slow confirm more, well within what the server lets a transaction idle
 SWEEP_SECONDS = 5.0
 INBOX_DAYS = 14
 
@@ -52,18 +55,23 @@ async def first_time(connection: Connection, queue: str, event_id: UUID) -> bool
     return bool(status == "INSERT 0 1")
 
 
-async def publish_batch(pool: Pool, broker: Broker) -> int:
-    """Publish the oldest events that no other relay holds; returns how many it took.
+async def publish_batch(pool: Pool, broker: Broker, kept: set[int] | None = None) -> int:
+    """Publish the oldest events that no other relay holds; returns how many were published.
 
-    Dying anywhere in between publishes some of them again later.
+    Events that no queue takes yet are added to ``kept``, and those in it are passed over, so that they hold up none.
+    Dying anywhere in between publishes some events again later.
     """
+    kept = set() if kept is None else kept
+    published: list[int] = []
+    away: Unavailable | None = None
+    started = time.monotonic()
     async with postgres.transaction(pool) as connection:
         rows = await connection.fetch(
-            "SELECT id, exchange, routing_key, mandatory, event FROM outbox ORDER BY id LIMIT $1"
-            " FOR UPDATE SKIP LOCKED",
+            "SELECT id, exchange, routing_key, mandatory, event FROM outbox WHERE id <> ALL ($2::bigint[])"
+            " ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED",
             BATCH,
+            list(kept),
         )
-        published = []
         for row in rows:  # one after the other: events of one service keep their order while one relay runs
             event = Event.model_validate(row["event"])
             try:
@@ -76,10 +84,26 @@ async def publish_batch(pool: Pool, broker: Broker) -> int:
                 )
             except Unroutable:
                 log.warning("no queue takes the event yet, keeping it", event_type=event.type)
+                kept.add(row["id"])
                 continue
+            except Unavailable as error:
+                away = error  # raised once it is committed that those before it are out
+                break
             published.append(row["id"])
+            if time.monotonic() - started > BATCH_SECONDS:
+                break
         await connection.execute("DELETE FROM outbox WHERE id = ANY($1::bigint[])", published)
+    if away:
+        raise away
     return len(published)
+
+
+async def _publish_all(pool: Pool, broker: Broker) -> None:
+    kept: set[int] = set()
+    while True:
+        count = len(kept)
+        if not await publish_batch(pool, broker, kept) and len(kept) == count:
+            return
 
 
 async def sweep(pool: Pool) -> None:
@@ -98,11 +122,12 @@ async def relay(pool: Pool, broker: Broker, *, url: str) -> AsyncIterator[None]:
 
     async def publish() -> None:
         while True:
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the result.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(work.wait(), SWEEP_SECONDS)
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await work.wait()
             work.clear()
-            while await publish_batch(pool, broker):
-                pass
+            await _publish_all(pool, broker)
 
     async def sweeping() -> None:
         await tasks.every(60, lambda: sweep(pool))
