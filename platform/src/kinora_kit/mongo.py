@@ -93,8 +93,10 @@ class Relay:
 
     async def _run(self) -> None:
         while True:
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the result.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), POLL_SECONDS)
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._work.wait()
             self._work.clear()
             while await self.publish_pending():
                 pass
