@@ -1,7 +1,8 @@
 """The tree of errors that a use case may raise, and the one place that gives them a wire form.
 
-A subclass is named for what happened and carries ``status`` (HTTP) and ``code`` (stable, for machines). REST answers it
-as an RFC 9457 problem document, gRPC as a status with the code in its trailing metadata, GraphQL as ``extensions.code``.
+A subclass is named for what happened and carries ``status`` (HTTP) and ``code`` (stable, for machines). REST answers
+it as an RFC 9457 problem document, gRPC as a status with the code in its trailing metadata, GraphQL as
+``extensions.code``.
 """
 
 from typing import Any, ClassVar

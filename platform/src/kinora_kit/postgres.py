@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -82,8 +82,11 @@ async def listen(url: str, *, channel: str, on_notify: Callable[[str], None], on
         connection.add_termination_listener(lambda _: closed.set())
         await connection.add_listener(channel, notified)
         on_connect()
+
+        async def probe() -> None:
+            await connection.execute("SELECT 1", timeout=5)
+
         # Notifications arrive only while the socket lives; a dead peer shows at the next probe.
-        probe: Callable[[], Awaitable[object]] = lambda: connection.execute("SELECT 1", timeout=5)  # noqa: E731
         probing = asyncio.create_task(tasks.every(15, probe))
         waiting = asyncio.create_task(closed.wait())
         try:

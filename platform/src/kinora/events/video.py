@@ -7,7 +7,7 @@ from kinora_kit.events import Payload
 
 EXCHANGE = "video"
 PROGRESS_EXCHANGE = "video.progress"
-"""Carries TranscodeProgressed and the others below with the video's id as routing key, for those who watch one video."""
+"""Carries the progress events below, with the video's id as routing key, for those who watch one video."""
 
 State = Literal["uploading", "processing", "playable", "ready", "failed", "deleted"]
 
