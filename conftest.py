@@ -1,0 +1,44 @@
+"""What every suite of the repository shares."""
+
+import platform
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+from environment import load
+
+# pytest names the kit's tests platform.tests.*, and would put a package of that name in the standard library's place.
+# With a path of its own the module is taken for the package.
+platform.__path__ = []  # type: ignore[attr-defined]
+
+PARTS = {8432: "postgres", 8379: "redis", 8672: "rabbitmq", 8017: "mongo", 8900: "minio"}
+
+
+@pytest.fixture(scope="session")
+def environment() -> Callable[[str], dict[str, str]]:
+    """``environment("auth")``: the variables of local/env/auth.env, filled with this machine's secrets.
+
+    A store that they name and that does not answer fails the test, and says so.
+    """
+
+    def of(name: str) -> dict[str, str]:
+        try:
+            variables = load(name)
+        except SystemExit as error:
+            pytest.fail(str(error), pytrace=False)
+        for value in variables.values():
+            port = urlsplit(value).port if "://" in value else None
+            if port in PARTS:
+                _must_answer(port)
+        return variables
+
+    return of
+
+
+def _must_answer(port: int) -> None:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError as error:
+        part = PARTS[port]
+        pytest.fail(f"{part} does not answer on port {port} ({error}). Start it: make up S={part}", pytrace=False)

@@ -1,0 +1,109 @@
+"""What the tests of every service need beside real stores: a cable that can be pulled, and waiting for conditions."""
+
+import asyncio
+import contextlib
+import inspect
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from urllib.parse import urlsplit, urlunsplit
+
+POLL_SECONDS = 0.02
+
+
+async def eventually(condition: Callable[[], object | Awaitable[object]], *, seconds: float = 15) -> None:
+    """Return once ``condition`` is true. It may raise AssertionError meanwhile; the last one is raised in the end."""
+    deadline = time.monotonic() + seconds
+    while True:
+        failure = AssertionError(f"still not true after {seconds} s")
+        try:
+            value = condition()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return
+        except AssertionError as error:
+            failure = error
+        if time.monotonic() > deadline:
+            raise failure
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Proxy:
+    """A TCP proxy in front of a real store; use ``proxy``. It can be cut (refuses and resets) and mended."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "127.0.0.1", parts.port)
+        self._port = free_port()
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.accepted = 0
+        """How many connections were made through it."""
+        credentials, at, _ = parts.netloc.rpartition("@")
+        self.url = urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{self._port}"))
+        """The store's URL, by way of this proxy."""
+
+    async def mend(self) -> None:
+        self._flowing.set()
+        if self._server is None:
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+
+    async def cut(self) -> None:
+        """Refuse new connections and reset those that are open."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._open):
+            writer.transport.abort()
+        self._flowing.set()
+        await eventually(lambda: not self._open)
+
+    def stall(self) -> None:
+        """Hold back every byte without closing anything, until mended or cut: a host that vanished."""
+        self._flowing.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._open.add(writer)
+        try:
+            there, onward = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            self._open.discard(writer)
+            return
+        self._open.add(onward)
+        try:
+            await asyncio.gather(self._pump(reader, onward), self._pump(there, writer))
+        finally:
+            for end in (writer, onward):
+                end.transport.abort()
+                self._open.discard(end)
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                await self._flowing.wait()
+                target.write(data)
+                await target.drain()
+        # One side has ended: so does the other, as with a cable.
+        target.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def proxy(url: str) -> AsyncIterator[Proxy]:
+    """A proxy to the host and port of ``url``, open at first."""
+    cable = Proxy(url)
+    await cable.mend()
+    try:
+        yield cable
+    finally:
+        await cable.cut()

@@ -1,0 +1,145 @@
+"""Every test makes its own schema, queues, keys and database, and removes them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import aio_pika
+import asyncpg
+import pytest
+from aio_pika import ExchangeType
+from aio_pika.abc import AbstractChannel
+from redis.asyncio import Redis
+
+from kinora_kit import broker as broker_module
+from kinora_kit import migrate, mongo, postgres, redis, s3
+from kinora_kit.broker import Broker
+from kinora_kit.consumer import Queue
+from kinora_kit.mongo import Database
+from kinora_kit.postgres import Pool
+from kinora_kit.s3 import ObjectStore
+
+
+@pytest.fixture(scope="session")
+def kit(environment: Callable[[str], dict[str, str]]) -> dict[str, str]:
+    """The addresses of the stores, without the prefix: ``kit["POSTGRES_URL"]``."""
+    return {name.removeprefix("KINORA_"): value for name, value in environment("kit-test").items()}
+
+
+@pytest.fixture
+def unique() -> str:
+    return f"t{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def schema_url(kit: dict[str, str], unique: str) -> AsyncIterator[str]:
+    """A database that is empty: a schema of its own, chosen by the URL."""
+    connection = await asyncpg.connect(kit["POSTGRES_URL"])
+    await connection.execute(f"CREATE SCHEMA {unique}")
+    yield f"{kit['POSTGRES_URL']}?search_path={unique}"
+    await connection.execute(f"DROP SCHEMA {unique} CASCADE")
+    await connection.close()
+
+
+@pytest.fixture
+async def postgres_url(schema_url: str) -> str:
+    """A database with the kit's own tables and one more, ``things``."""
+    connection = await asyncpg.connect(schema_url)
+    for migration in migrate.migrations_of("kinora_kit"):
+        await connection.execute(migration.sql)
+    await connection.execute("CREATE TABLE things (n int)")
+    await connection.close()
+    return schema_url
+
+
+@pytest.fixture
+async def pool(postgres_url: str) -> AsyncIterator[Pool]:
+    async with postgres.connect(postgres_url, name="kit test") as pool:
+        yield pool
+
+
+@pytest.fixture
+async def broker(kit: dict[str, str]) -> AsyncIterator[Broker]:
+    async with broker_module.connect(kit["RABBITMQ_URL"], name="kit test") as broker:
+        yield broker
+
+
+@pytest.fixture
+async def channel(kit: dict[str, str]) -> AsyncIterator[AbstractChannel]:
+    """A channel past the kit, to look at what the kit has done."""
+    async with await aio_pika.connect(kit["RABBITMQ_URL"]) as connection, connection.channel() as channel:
+        yield channel
+
+
+@pytest.fixture
+async def exchange(channel: AbstractChannel, unique: str) -> AsyncIterator[str]:
+    await channel.declare_exchange(unique, ExchangeType.TOPIC, durable=True)
+    yield unique
+    await channel.exchange_delete(unique)
+
+
+@pytest.fixture
+async def queue_of(channel: AbstractChannel, unique: str) -> AsyncIterator[Callable[..., Queue]]:
+    """``queue_of(retry_seconds=(1,))``: a Queue with a name of its own, removed with all that belongs to it."""
+    made: list[Queue] = []
+
+    def of(**options: Any) -> Queue:
+        made.append(Queue(f"{unique}.{len(made)}", **options))
+        return made[-1]
+
+    yield of
+    for queue in made:
+        for name in (queue.name, queue.dead, *(f"{queue.name}.retry.{seconds}" for seconds in queue.retry_seconds)):
+            await channel.queue_delete(name)
+
+
+@pytest.fixture
+async def inbox(
+    channel: AbstractChannel, exchange: str, unique: str
+) -> AsyncIterator[Callable[[], Awaitable[list[Any]]]]:
+    """A queue that takes everything from ``exchange``; called, it answers what came since the last call."""
+    queue = await channel.declare_queue(f"{unique}.inbox", durable=True, arguments={"x-queue-type": "quorum"})
+    await queue.bind(exchange, "#")
+
+    async def take() -> list[Any]:
+        taken: list[Any] = []
+        while (message := await queue.get(no_ack=True, fail=False)) is not None:
+            taken.append(message)
+        return taken
+
+    yield take
+    await channel.queue_delete(queue.name)
+
+
+@pytest.fixture
+def depth(channel: AbstractChannel) -> Callable[[str], Awaitable[int]]:
+    """How many messages stand in a queue, ready to be taken."""
+
+    async def of(name: str) -> int:
+        queue = await channel.declare_queue(name, passive=True)
+        return queue.declaration_result.message_count or 0
+
+    return of
+
+
+@pytest.fixture
+async def database(kit: dict[str, str], unique: str) -> AsyncIterator[Database]:
+    async with mongo.connect(kit["MONGO_URL"], database=unique, name="kit test") as database:
+        yield database
+        await database.client.drop_database(unique)
+
+
+@pytest.fixture
+async def client(kit: dict[str, str], unique: str) -> AsyncIterator[Redis]:
+    """A Redis client; what is written below ``unique`` is removed."""
+    async with redis.connect(kit["REDIS_URL"], name="kit test") as client:
+        yield client
+        async for key in client.scan_iter(match=f"{unique}*"):
+            await client.delete(key)
+
+
+@pytest.fixture
+async def objects(kit: dict[str, str]) -> AsyncIterator[ObjectStore]:
+    keys = kit["S3_ACCESS_KEY"], kit["S3_SECRET_KEY"]
+    async with s3.connect(kit["S3_URL"], access_key=keys[0], secret_key=keys[1]) as store:
+        yield store

@@ -1,0 +1,467 @@
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, ClassVar
+
+import pytest
+from aio_pika import Message
+from aio_pika.abc import AbstractChannel
+
+from kinora_kit import broker as broker_module
+from kinora_kit import consumer, logs, outbox, postgres, tasks
+from kinora_kit.broker import Broker, Unroutable
+from kinora_kit.consumer import Handler, Ignore, Poison, Queue
+from kinora_kit.errors import Unavailable
+from kinora_kit.events import Event, Payload, event
+from kinora_kit.metrics import EVENTS_HANDLED
+from kinora_kit.postgres import Pool
+from kinora_kit.testing import eventually, proxy
+
+QueueOf = Callable[..., Queue]
+Depth = Callable[[str], Awaitable[int]]
+
+
+class Happened(Payload):
+    type: ClassVar[str] = "kit.happened"
+    n: int
+
+    @property
+    def subject(self) -> str:
+        return str(self.n)
+
+
+@contextlib.asynccontextmanager
+async def consuming(broker: Broker, queue: Queue, handler: Handler) -> AsyncIterator[None]:
+    async with tasks.background(consumer=lambda: consumer.consume(broker, queue, handler)):
+        yield
+
+
+async def send(broker: Broker, queue: Queue, n: int = 1, body: bytes | None = None) -> Event:
+    """Put an event straight into the queue, once the queue is there and has a leader."""
+    happened = event("kit", Happened(n=n))
+
+    async def sent() -> bool:
+        try:
+            await broker.publish(
+                body if body is not None else happened.model_dump_json().encode(),
+                exchange="",
+                routing_key=queue.name,
+                message_id=str(happened.id),
+                mandatory=True,
+            )
+        except (Unroutable, Unavailable):
+            return False
+        return True
+
+    await eventually(sent)
+    return happened
+
+
+def handled(queue: Queue, outcome: str) -> float:
+    (metric,) = EVENTS_HANDLED.labels(queue.name, outcome).collect()
+    return next(sample.value for sample in metric.samples if sample.name.endswith("_count"))
+
+
+async def is_empty(queue: Queue, depth: Depth) -> bool:
+    names = (queue.name, queue.dead, *(queue.retry(n) for n in range(len(queue.retry_seconds))))
+    return not any([await depth(name) for name in names])
+
+
+async def dead_letter(channel: AbstractChannel, queue: Queue) -> Any:
+    """The only message of the dead-letter queue, as soon as it is there."""
+    found: list[Any] = []
+
+    async def come() -> bool:
+        dead = await channel.get_queue(queue.dead)
+        message = await dead.get(no_ack=True, fail=False)
+        found.append(message)
+        return message is not None
+
+    await eventually(come, seconds=30)
+    return found[-1]
+
+
+async def test_an_event_from_a_bound_exchange_is_handled_once_with_its_trace(
+    broker: Broker, channel: AbstractChannel, exchange: str, queue_of: QueueOf, depth: Depth
+) -> None:
+    queue = queue_of(bindings=[(exchange, "kit.*")], retry_seconds=(1,))
+    seen: list[tuple[Event, str | None]] = []
+
+    async def handler(got: Event) -> None:
+        seen.append((got, logs.traceparent.get()))
+
+    await consumer.declare(channel, queue)
+    trace = logs.new_traceparent()
+    token = logs.traceparent.set(trace)
+    happened = event("kit", Happened(n=1))
+    logs.traceparent.reset(token)
+    async with consuming(broker, queue, handler):
+        body = happened.model_dump_json().encode()
+        await broker.publish(body, exchange=exchange, routing_key="other.happened", message_id="no")
+        await broker.publish(body, exchange=exchange, routing_key="kit.happened", message_id="yes")
+        await eventually(lambda: handled(queue, "done") == 1)
+    assert seen == [(happened, trace)]
+    assert seen[0][0].read(Happened).n == 1
+    assert await is_empty(queue, depth)
+
+
+async def test_what_a_handler_ignores_is_gone(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
+    queue = queue_of(retry_seconds=(1,))
+
+    async def handler(_: Event) -> None:
+        raise Ignore
+
+    async with consuming(broker, queue, handler):
+        await send(broker, queue)
+        await eventually(lambda: handled(queue, "ignored") == 1)
+    assert await is_empty(queue, depth)
+
+
+async def test_poison_becomes_a_dead_letter_at_once_with_its_reason(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+
+    async def handler(_: Event) -> None:
+        raise Poison("cannot be")
+
+    async with consuming(broker, queue, handler):
+        happened = await send(broker, queue)
+        message = await dead_letter(channel, queue)
+    assert message.headers[consumer.REASON] == "Poison('cannot be')"
+    assert message.message_id == str(happened.id)
+    assert Event.model_validate_json(message.body) == happened
+
+
+async def test_data_of_another_shape_is_poison(broker: Broker, channel: AbstractChannel, queue_of: QueueOf) -> None:
+    class Other(Payload):
+        type: ClassVar[str] = "kit.other"
+        absent: str
+
+    queue = queue_of(retry_seconds=(1,))
+
+    async def handler(got: Event) -> None:
+        got.read(Other)
+
+    async with consuming(broker, queue, handler):
+        await send(broker, queue)
+        message = await dead_letter(channel, queue)
+    assert "absent" in message.headers[consumer.REASON]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[]", b'{"type": "kit.happened"}'])
+async def test_a_body_that_is_no_event_becomes_a_dead_letter(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf, body: bytes
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    calls: list[Event] = []
+
+    async def handler(got: Event) -> None:
+        calls.append(got)
+
+    async with consuming(broker, queue, handler):
+        await send(broker, queue, body=body)
+        message = await dead_letter(channel, queue)
+    assert message.body == body
+    assert message.headers[consumer.REASON].startswith("not an event")
+    assert calls == []
+
+
+async def test_a_failure_is_tried_again_after_growing_delays_and_then_becomes_a_dead_letter(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf
+) -> None:
+    queue = queue_of(retry_seconds=(1, 2))
+    clock = asyncio.get_running_loop().time
+    tries: list[float] = []
+
+    async def handler(_: Event) -> None:
+        tries.append(clock())
+        raise LookupError("not yet")
+
+    async with consuming(broker, queue, handler):
+        happened = await send(broker, queue)
+        message = await dead_letter(channel, queue)
+    first, second, third = tries
+    assert 0.9 < second - first < 1.9 < third - second
+    assert message.headers[consumer.REASON] == "gave up after 2 retries: LookupError('not yet')"
+    assert Event.model_validate_json(message.body) == happened
+    assert (handled(queue, "retry"), handled(queue, "dead")) == (2, 1)
+
+
+async def test_a_failure_that_passes_is_handled_in_the_end(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    tries = 0
+
+    async def handler(_: Event) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ConnectionError
+
+    async with consuming(broker, queue, handler):
+        await send(broker, queue)
+        await eventually(lambda: handled(queue, "done") == 1)
+    assert await is_empty(queue, depth)
+
+
+async def test_an_attempt_header_that_is_no_number_counts_as_the_first(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    await consumer.declare(channel, queue)
+    body = event("kit", Happened(n=1)).model_dump_json().encode()
+    await channel.default_exchange.publish(Message(body, headers={consumer.ATTEMPT: "many"}), queue.name)
+
+    async def handler(_: Event) -> None:
+        pass
+
+    async with consuming(broker, queue, handler):
+        await eventually(lambda: handled(queue, "done") == 1)
+
+
+async def test_a_consumer_that_dies_with_its_handler_running_gives_the_message_back(
+    kit: dict[str, str], broker: Broker, queue_of: QueueOf, depth: Depth
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    started = asyncio.Event()
+    ended: list[str] = []
+
+    async def never_ends(_: Event) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cut short")
+
+    async def handler(got: Event) -> None:
+        ended.append(got.subject)
+
+    async with (
+        proxy(kit["RABBITMQ_URL"]) as cable,
+        broker_module.connect(cable.url, name="dying") as dying,
+        consuming(dying, queue, never_ends),
+    ):
+        await send(broker, queue, 5)
+        await started.wait()
+        await cable.cut()
+        await eventually(lambda: ended == ["cut short"])
+        async with consuming(broker, queue, handler):
+            await eventually(lambda: ended == ["cut short", "5"])
+            await eventually(lambda: is_empty(queue, depth))
+
+
+async def test_a_message_that_kills_every_consumer_is_given_up_by_the_broker(
+    channel: AbstractChannel, queue_of: QueueOf, broker: Broker, kit: dict[str, str]
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    await consumer.declare(channel, queue)
+    await send(broker, queue)
+    source = await channel.get_queue(queue.name)
+    deliveries = 0
+    while (message := await source.get(fail=False)) is not None:
+        deliveries += 1
+        await message.reject(requeue=True)
+    await dead_letter(channel, queue)
+    assert deliveries == consumer.DELIVERY_LIMIT + 1
+
+
+async def test_cancelled_it_takes_nothing_more_and_gives_back_what_it_had(
+    broker: Broker, queue_of: QueueOf, depth: Depth
+) -> None:
+    queue = queue_of(retry_seconds=(1,), prefetch=2)
+    started = asyncio.Event()
+
+    async def never_ends(_: Event) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with consuming(broker, queue, never_ends):
+        for n in range(3):
+            await send(broker, queue, n)
+        await started.wait()
+
+    async def all_back() -> bool:
+        return await depth(queue.name) == 3
+
+    await eventually(all_back)
+
+
+async def test_at_most_prefetch_messages_are_handled_at_once(broker: Broker, queue_of: QueueOf) -> None:
+    queue = queue_of(retry_seconds=(1,), prefetch=2)
+    running = most = 0
+
+    async def handler(_: Event) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await broker.channel_free() if False else await asyncio.sleep(0)
+        running -= 1
+
+    async with consuming(broker, queue, handler):
+        for n in range(8):
+            await send(broker, queue, n)
+        await eventually(lambda: handled(queue, "done") == 8)
+    assert most <= 2
+
+
+async def test_after_a_lost_connection_it_goes_on(kit: dict[str, str], broker: Broker, queue_of: QueueOf) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    seen: list[str] = []
+
+    async def handler(got: Event) -> None:
+        seen.append(got.subject)
+
+    async with (
+        proxy(kit["RABBITMQ_URL"]) as cable,
+        broker_module.connect(cable.url, name="kit test") as unsteady,
+        consuming(unsteady, queue, handler),
+    ):
+        await send(broker, queue, 1)
+        await eventually(lambda: seen == ["1"])
+        await cable.cut()
+        await send(broker, queue, 2)
+        await cable.mend()
+        await eventually(lambda: seen == ["1", "2"])
+
+
+async def test_a_queue_deleted_under_it_is_made_again(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    seen: list[str] = []
+
+    async def handler(got: Event) -> None:
+        seen.append(got.subject)
+
+    async with consuming(broker, queue, handler):
+        await send(broker, queue, 1)
+        await eventually(lambda: seen == ["1"])
+        await channel.queue_delete(queue.name)
+        await send(broker, queue, 2)
+        await eventually(lambda: seen == ["1", "2"])
+
+
+async def test_a_message_that_cannot_be_moved_is_not_lost(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "asyncio")
+    queue = queue_of(retry_seconds=(1,))
+    tries: list[str] = []
+
+    async def handler(got: Event) -> None:
+        tries.append(got.subject)
+        if len(tries) == 1:  # nowhere to move it to
+            await channel.queue_delete(queue.retry(0))
+            raise ConnectionError
+
+    async with consuming(broker, queue, handler):
+        await send(broker, queue, 1)
+        await eventually(lambda: handled(queue, "done") == 1)
+    assert tries == ["1", "1"]
+
+
+async def test_a_message_whose_retry_could_not_be_confirmed_is_not_lost(
+    kit: dict[str, str], broker: Broker, queue_of: QueueOf
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    tries: list[str] = []
+
+    async with proxy(kit["RABBITMQ_URL"]) as cable, broker_module.connect(cable.url, name="kit test") as unsteady:
+
+        async def handler(got: Event) -> None:
+            tries.append(got.subject)
+            if len(tries) == 1:
+                await cable.cut()
+                raise ConnectionError
+
+        async with consuming(unsteady, queue, handler):
+            await send(broker, queue, 1)
+            await eventually(lambda: tries == ["1"])
+            await cable.mend()
+            await eventually(lambda: handled(queue, "done") == 1)
+    assert tries == ["1", "1"]
+
+
+async def test_a_doubled_message_has_its_effect_once(
+    kit: dict[str, str], broker: Broker, queue_of: QueueOf, pool: Pool
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+
+    async def handler(got: Event) -> None:
+        async with postgres.transaction(pool) as connection:
+            if not await outbox.first_time(connection, queue.name, got.id):
+                raise Ignore
+            await connection.execute("INSERT INTO things VALUES ($1)", got.read(Happened).n)
+
+    async with consuming(broker, queue, handler):
+        happened = await send(broker, queue, 3)
+        body = happened.model_dump_json().encode()
+        await broker.publish(body, exchange="", routing_key=queue.name, message_id=str(happened.id))
+        await eventually(lambda: handled(queue, "done") + handled(queue, "ignored") == 2)
+    assert [row["n"] for row in await pool.fetch("SELECT n FROM things")] == [3]
+    assert (handled(queue, "done"), handled(queue, "ignored")) == (1, 1)
+
+
+async def test_an_effect_that_is_rolled_back_may_be_tried_again(pool: Pool) -> None:
+    happened = event("kit", Happened(n=1))
+
+    async def fail() -> None:
+        async with postgres.transaction(pool) as connection:
+            assert await outbox.first_time(connection, "q", happened.id)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    async with postgres.transaction(pool) as connection:
+        assert await outbox.first_time(connection, "q", happened.id)
+        assert await outbox.first_time(connection, "another queue", happened.id)
+        assert not await outbox.first_time(connection, "q", happened.id)
+
+
+async def test_many_may_declare_a_queue_at_once(kit: dict[str, str], exchange: str, queue_of: QueueOf) -> None:
+    queue = queue_of(bindings=[(exchange, "#")], retry_seconds=(1, 2))
+
+    async def declare() -> None:
+        async with broker_module.connect(kit["RABBITMQ_URL"], name="kit test") as broker:
+            await consumer.declare(await broker.channel(), queue)
+
+    await asyncio.gather(*(declare() for _ in range(5)))
+
+
+async def test_queues_are_what_deployed_ones_are(channel: AbstractChannel, queue_of: QueueOf) -> None:
+    # The broker refuses to declare a queue again with other arguments: changing one means another name for the queue.
+    queue = queue_of(retry_seconds=(7,))
+    await consumer.declare(channel, queue)
+    forwarding: dict[str, Any] = {
+        "x-queue-type": "quorum",
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+    main = {**forwarding, "x-dead-letter-routing-key": queue.dead, "x-delivery-limit": 10}
+    retry = {**forwarding, "x-dead-letter-routing-key": queue.name, "x-message-ttl": 7000}
+    await channel.declare_queue(queue.name, durable=True, arguments=main)
+    await channel.declare_queue(f"{queue.name}.retry.7", durable=True, arguments=retry)
+    await channel.declare_queue(f"{queue.name}.dead", durable=True, arguments={"x-queue-type": "quorum"})
+
+
+async def test_a_consumer_waits_for_the_exchange_of_another_service(
+    broker: Broker, channel: AbstractChannel, unique: str, queue_of: QueueOf
+) -> None:
+    queue = queue_of(bindings=[(unique, "#")], retry_seconds=(1,))
+
+    async def handler(_: Event) -> None:
+        pass
+
+    async with consuming(broker, queue, handler):
+        await send(broker, queue)  # the queue is there, the exchange is not
+        exchange = await channel.declare_exchange(unique, "topic", durable=True)
+        body = event("kit", Happened(n=1)).model_dump_json().encode()
+
+        async def routed() -> bool:
+            await exchange.publish(Message(body), "kit.happened")
+            return handled(queue, "done") >= 2
+
+        await eventually(routed)
+    await channel.exchange_delete(unique)
