@@ -1,0 +1,55 @@
+"""Every command in README.md is one that works."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks() -> list[str]:
+    """The indented blocks of shell commands, each as one script."""
+    found = re.findall(r"(?:^    .+\n(?:\n(?=    ))?)+", README, flags=re.MULTILINE)
+    return [re.sub(r"^    ", "", block, flags=re.MULTILINE).strip() for block in found]
+
+
+def test_the_readme_shows_commands() -> None:
+    assert any("make demo" in block for block in blocks())
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+def test_make_demo_prints_an_address_that_plays() -> None:
+    done = subprocess.run(["make", "demo"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "/master.m3u8" in done.stdout
+
+
+@pytest.mark.e2e
+def test_the_api_examples_work_as_written() -> None:
+    script = "\n".join(block for block in blocks() if "curl" in block)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert '"username":"ada"' in done.stdout.replace(" ", "")
+    assert '"errors"' not in done.stdout
+    assert '"code"' not in done.stdout
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^    (make [\w= .-]+)$", README, flags=re.MULTILINE))))
+def test_every_make_command_exists(command: str) -> None:
+    done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.e2e
+def test_make_status_tells_that_all_is_well() -> None:
+    done = subprocess.run(["make", "status"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), f"README.md links to {target}, which is not there"
