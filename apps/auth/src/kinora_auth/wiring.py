@@ -40,7 +40,7 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
         stack.callback(passwords.close)
         ring = keys.ring(settings, pool)
         verifier = TokenVerifier(keys=ring, issuer=settings.public_url, revocations=cache)
-        counters = throttle.storage(reveal(settings.redis_url), prefix=name)
+        counters = throttle.storage(cache, prefix=name)
         accounts = Accounts(
             settings=settings,
             pool=pool,

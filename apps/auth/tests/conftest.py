@@ -1,0 +1,170 @@
+"""Auth in this process, on the stores of the local environment. Every test makes its own users."""
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+
+from kinora_auth import rest
+from kinora_auth.settings import AuthSettings
+from kinora_auth.wiring import State, wire
+from kinora_kit import migrate
+from kinora_kit.app import create_app
+from kinora_kit.settings import PREFIX, reveal
+
+PASSWORD = "correct horse battery"
+
+_numbers = itertools.count()
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(6)}{next(_numbers)}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def settings(environment: Callable[[str], dict[str, str]]) -> AuthSettings:
+    return AuthSettings(**{key.removeprefix(PREFIX).lower(): value for key, value in environment("auth").items()})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def settings_of_auth(settings: AuthSettings) -> AuthSettings:
+    """For one more process beside that of ``api``."""
+    return settings.model_copy(update={"grpc_port": free_port()})
+
+
+@dataclass
+class Device:
+    """A signed-in client. Its calls go as through the gateway: the token is verified, then exchanged for headers."""
+
+    api: "Api"
+    access_token: str
+    refresh_token: str
+
+    async def verify(self) -> httpx.Response:
+        return await self.api.verify(self.access_token)
+
+    async def call(self, method: str, path: str, json: object = None) -> httpx.Response:
+        verified = await self.verify()
+        if verified.status_code != 200:
+            return verified
+        identity = {name: value for name, value in verified.headers.items() if name.startswith(("x-user", "x-session"))}
+        return await self.api.http.request(method, path, json=json, headers=identity)
+
+    async def refresh(self, token: str | None = None) -> httpx.Response:
+        return await self.api.post("/auth/refresh", {"refresh_token": token or self.refresh_token})
+
+    async def session_id(self) -> UUID:
+        return UUID((await self.verify()).headers["x-session-id"])
+
+
+@dataclass
+class Person:
+    api: "Api"
+    id: UUID
+    username: str
+    email: str
+    password: str = PASSWORD
+
+    async def sign_in(self) -> Device:
+        answer = await self.api.post("/auth/login", {"login": self.username, "password": self.password})
+        assert answer.status_code == 200, answer.text
+        pair = answer.json()
+        return Device(self.api, pair["access_token"], pair["refresh_token"])
+
+
+@dataclass
+class Api:
+    http: httpx.AsyncClient
+    state: State
+    settings: AuthSettings = field(repr=False)
+
+    async def post(self, path: str, body: object) -> httpx.Response:
+        return await self.http.post(path, json=body)
+
+    async def verify(self, token: str | None, *, optional: bool = False) -> httpx.Response:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return await self.http.get("/user/token_verify", params={"optional": "1"} if optional else {}, headers=headers)
+
+    async def person(self) -> Person:
+        username = unique("user")
+        email = f"{username}@example.com"
+        body = {"username": username, "email": email, "password": PASSWORD}
+        answer = await self.post("/auth/register", body)
+        assert answer.status_code == 201, answer.text
+        return Person(self, UUID(answer.json()["id"]), username, email)
+
+
+Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
+
+
+@pytest.fixture(scope="session")
+def start(settings: AuthSettings) -> Start:
+    """``start(setting=value, ...)``: another replica, with other settings."""
+
+    @contextlib.asynccontextmanager
+    async def started(*, address: str = "127.0.0.1", **changes: Any) -> AsyncIterator[Api]:
+        mine = settings.model_copy(update={"grpc_port": free_port(), **changes})
+        app = create_app(mine, wire, [rest.router])
+        async with app.router.lifespan_context(app) as state:
+            assert state is not None
+            wired = state["wired"]
+
+            async def with_state(scope: Any, receive: Any, send: Any) -> None:
+                await app({**scope, "state": {"wired": wired}}, receive, send)
+
+            transport = httpx.ASGITransport(with_state, client=(address, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://auth") as http:
+                yield Api(http, wired, mine)
+
+    return started
+
+
+@pytest.fixture(scope="session")
+async def api(start: Start) -> AsyncIterator[Api]:
+    async with start() as running:
+        yield running
+
+
+@pytest.fixture
+async def empty_database(settings: AuthSettings) -> AsyncIterator[str]:
+    """The address of a schema of its own, migrated and without a row."""
+    schema = unique("test")
+    url = reveal(settings.postgres_url)
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        await connection.execute(f"SET search_path TO {schema}")
+        await migrate.migrate(connection, "kinora_auth")
+        yield f"{url}?search_path={schema}"
+    finally:
+        await connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
+    """Wait until a condition holds, for 10 s at most."""
+
+    async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(10):
+            while not await condition():
+                await asyncio.sleep(0.05)
+
+    return wait

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import aio_pika
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+
+from kinora_kit.ids import new_id
+from kinora_kit.settings import reveal
+
+if TYPE_CHECKING:
+    from conftest import Api, Start
+
+PASSWORD = "correct horse battery"
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(8)}"
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = answer.json()
+    assert document["code"] == code
+    return document
+
+
+def registration(**changes: Any) -> dict[str, Any]:
+    username = unique("user")
+    return {"username": username, "email": f"{username}@example.com", "password": PASSWORD, **changes}
+
+
+async def test_registering_answers_the_profile(api: Api) -> None:
+    body = registration(display_name="  Ada Lovelace ")
+    answer = await api.post("/auth/register", body)
+    assert answer.status_code == 201
+    profile = answer.json()
+    assert (profile["username"], profile["email"]) == (body["username"], body["email"])
+    assert (profile["display_name"], profile["bio"], profile["roles"]) == ("Ada Lovelace", "", [])
+    assert "password" not in answer.text
+
+
+async def test_fifty_registrations_of_one_name_at_once_make_one_account(api: Api) -> None:
+    name = unique("race")
+    spellings = [name.upper() if number % 2 else name for number in range(50)]
+    answers = await asyncio.gather(
+        *(
+            api.post("/auth/register", registration(username=spelling, email=f"{unique('mail')}@example.com"))
+            for spelling in spellings
+        )
+    )
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 49
+    assert {answer.json()["code"] for answer in answers if answer.status_code == 409} == {"username_taken"}
+
+
+async def test_names_and_addresses_are_unique_in_any_case(api: Api) -> None:
+    first = registration()
+    assert (await api.post("/auth/register", first)).status_code == 201
+    problem(await api.post("/auth/register", registration(username=first["username"].upper())), 409, "username_taken")
+    problem(await api.post("/auth/register", registration(email=first["email"].upper())), 409, "email_taken")
+    other = await (await api.person()).sign_in()
+    problem(await other.call("PATCH", "/user/profile", {"username": first["username"].title()}), 409, "username_taken")
+    change = {"email": first["email"].title(), "current_password": PASSWORD}
+    problem(await other.call("PATCH", "/user/profile", change), 409, "email_taken")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"username": "ab"},
+        {"username": "a" * 33},
+        {"username": "with space"},
+        {"username": "a@example.com"},
+        {"username": "name\n"},
+        {"email": "nobody"},
+        {"email": "nobody@localhost"},
+        {"email": f"{'a' * 250}@example.com"},
+        {"password": "short"},
+        {"password": "x" * 257},
+        {"password": None},
+        {"display_name": "   "},
+        {"display_name": "nul \x00"},
+        {"roles": ["admin"]},
+    ],
+)
+async def test_a_registration_of_the_wrong_shape_is_refused(api: Api, wrong: dict[str, Any]) -> None:
+    document = problem(await api.post("/auth/register", registration(**wrong)), 422, "invalid_input")
+    assert next(iter(wrong)) in {error["field"] for error in document["errors"]}
+    assert PASSWORD not in str(document)
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"null", b"\xff\xfe", b'{"login": "\\ud800", "password": "\\ud800"}', b""]
+)
+@pytest.mark.parametrize("path", ["/auth/register", "/auth/login", "/auth/refresh", "/user/list"])
+async def test_a_body_that_is_no_such_json_is_refused(api: Api, path: str, body: bytes) -> None:
+    answer = await api.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", ["/user/17", "/user/profile2", "/user/%00", "/user/..%2fprofile"])
+async def test_an_id_that_is_no_id_is_refused(api: Api, path: str) -> None:
+    answer = await api.http.get(path)
+    assert answer.status_code in (404, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_others_see_a_user_without_what_is_private(api: Api) -> None:
+    person = await api.person()
+    answer = await api.http.get(f"/user/{person.id}")
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"id", "username", "display_name", "bio", "created_at"}
+    problem(await api.http.get(f"/user/{new_id()}"), 404, "user_not_found")
+
+
+async def test_many_users_are_listed_at_once_and_unknown_ids_left_out(api: Api) -> None:
+    people = [await api.person() for _ in range(3)]
+    ids = [str(person.id) for person in people]
+    answer = await api.post("/user/list", {"ids": [*ids, str(new_id()), ids[0]]})
+    assert [item["id"] for item in answer.json()["items"]] == sorted(ids)
+    assert "email" not in answer.text
+    problem(await api.post("/user/list", {"ids": [str(new_id())] * 101}), 422, "invalid_input")
+    problem(await api.post("/user/list", {"ids": ["1"]}), 422, "invalid_input")
+
+
+async def test_a_profile_changes_in_the_fields_that_are_given(api: Api) -> None:
+    person = await api.person()
+    device = await person.sign_in()
+    answer = await device.call("PATCH", "/user/profile", {"display_name": "Grace", "bio": "one\ntwo"})
+    assert answer.status_code == 200
+    assert (answer.json()["display_name"], answer.json()["bio"]) == ("Grace", "one\ntwo")
+    assert (await device.call("PATCH", "/user/profile", {"bio": ""})).json()["display_name"] == "Grace"
+    assert (await device.call("GET", "/user/profile")).json()["bio"] == ""
+    problem(await device.call("PATCH", "/user/profile", {"bio": None}), 422, "invalid_input")
+    problem(await device.call("PATCH", "/user/profile", {"role": "admin"}), 422, "invalid_input")
+
+
+async def test_a_new_email_address_needs_the_password(api: Api) -> None:
+    person = await api.person()
+    device = await person.sign_in()
+    new = f"{unique('new')}@example.com"
+    problem(await device.call("PATCH", "/user/profile", {"email": new}), 403, "wrong_password")
+    problem(
+        await device.call("PATCH", "/user/profile", {"email": new, "current_password": "wrong"}), 403, "wrong_password"
+    )
+    answer = await device.call("PATCH", "/user/profile", {"email": new, "current_password": PASSWORD})
+    assert answer.json()["email"] == new
+    assert (await api.post("/auth/login", {"login": new, "password": PASSWORD})).status_code == 200
+    problem(await api.post("/auth/login", {"login": person.email, "password": PASSWORD}), 401, "invalid_credentials")
+
+
+async def test_an_unknown_login_and_a_wrong_password_cannot_be_told_apart(api: Api) -> None:
+    def hashes() -> float:
+        return REGISTRY.get_sample_value("kinora_auth_hash_seconds_count") or 0
+
+    person = await api.person()
+    answers = []
+    for login in (person.username, person.email, unique("nobody")):
+        before = hashes()
+        answers.append(await api.post("/auth/login", {"login": login, "password": "wrong password"}))
+        assert hashes() == before + 1
+    documents = [problem(answer, 401, "invalid_credentials") for answer in answers]
+    for document in documents:
+        document.pop("request_id")
+    assert documents[0] == documents[1] == documents[2]
+
+
+async def test_wrong_passwords_are_throttled_for_the_account_whatever_it_is_called(start: Start) -> None:
+    async with start(account_failures="3/minute") as api:
+        person = await api.person()
+        for login in (person.username, person.email.upper(), person.username.upper()):
+            answer = await api.post("/auth/login", {"login": login, "password": "wrong"})
+            problem(answer, 401, "invalid_credentials")
+        answer = await api.post("/auth/login", {"login": person.email, "password": PASSWORD})
+        problem(answer, 429, "too_many_requests")
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+        nobody = unique("nobody")
+        codes = [(await api.post("/auth/login", {"login": nobody, "password": "wrong"})).status_code for _ in range(4)]
+        assert codes == [401, 401, 401, 429]
+        assert await (await api.person()).sign_in()
+
+
+async def test_guesses_sent_at_once_do_not_outrun_the_throttle(start: Start) -> None:
+    async with start(account_failures="3/minute") as api:
+        person = await api.person()
+        answers = await asyncio.gather(
+            *(api.post("/auth/login", {"login": person.username, "password": f"wrong {n}"}) for n in range(30))
+        )
+        guessed = sum(answer.status_code == 401 for answer in answers)
+        assert 3 <= guessed < 3 + api.settings.hashing_threads
+
+
+async def test_wrong_passwords_are_throttled_for_the_address(start: Start) -> None:
+    async with start(address_failures="2/minute", address=f"2001:db8:{new_id().hex[-4:]}::1") as api:
+        for _ in range(2):
+            answer = await api.post("/auth/login", {"login": unique("nobody"), "password": "wrong"})
+            problem(answer, 401, "invalid_credentials")
+        answer = await api.post("/auth/login", {"login": unique("nobody"), "password": "wrong"})
+        problem(answer, 429, "too_many_requests")
+
+
+async def test_registrations_are_throttled_for_the_address(start: Start) -> None:
+    async with start(registrations="2/hour", address=f"2001:db8:{new_id().hex[-4:]}::2") as api:
+        assert [(await api.post("/auth/register", registration())).status_code for _ in range(3)] == [201, 201, 429]
+
+
+async def test_more_passwords_than_can_be_checked_are_sent_away(start: Start) -> None:
+    async with start(hashing_threads=1, hashing_queue=1) as api:
+        answers = await asyncio.gather(*(api.post("/auth/register", registration()) for _ in range(6)))
+        assert {answer.status_code for answer in answers} == {201, 503}
+        refused = next(answer for answer in answers if answer.status_code == 503)
+        assert problem(refused, 503, "too_busy")
+        assert refused.headers["retry-after"]
+
+
+async def test_a_deleted_account_leaves_no_row_and_frees_its_name(api: Api) -> None:
+    person = await api.person()
+    device = await person.sign_in()
+    other = await person.sign_in()
+    session_ids = [await device.session_id(), await other.session_id()]
+    problem(await device.call("DELETE", "/user/profile", {"current_password": "wrong"}), 403, "wrong_password")
+    answer = await device.call("DELETE", "/user/profile", {"current_password": PASSWORD})
+    assert answer.status_code == 204
+    pool = api.state.accounts.pool
+    assert await pool.fetchval("SELECT count(*) FROM users WHERE id = $1", person.id) == 0
+    assert await pool.fetchval("SELECT count(*) FROM sessions WHERE user_id = $1", person.id) == 0
+    assert await pool.fetchval("SELECT count(*) FROM refresh_tokens WHERE session_id = ANY($1)", session_ids) == 0
+    problem(await api.http.get(f"/user/{person.id}"), 404, "user_not_found")
+    problem(await device.verify(), 401, "invalid_token")
+    problem(await other.verify(), 401, "invalid_token")
+    again = {"username": person.username, "email": person.email, "password": PASSWORD}
+    assert (await api.post("/auth/register", again)).status_code == 201
+
+
+async def test_each_change_of_an_account_is_announced_once(api: Api) -> None:
+    connection = await aio_pika.connect(reveal(api.settings.rabbitmq_url))
+    async with connection:
+        channel = await connection.channel()
+        exchange = await channel.declare_exchange("auth", aio_pika.ExchangeType.TOPIC, durable=True)
+        queue = await channel.declare_queue(f"auth.test.{new_id()}", exclusive=True, auto_delete=True)
+        await queue.bind(exchange, "user.*")
+        person = await api.person()
+        device = await person.sign_in()
+        await device.call("PATCH", "/user/profile", {"bio": "says nothing that others show"})
+        await device.call("PATCH", "/user/profile", {"display_name": "Hopper"})
+        await device.call("DELETE", "/user/profile", {"current_password": PASSWORD})
+        seen = []
+        async with asyncio.timeout(20), queue.iterator() as messages:
+            async for message in messages:
+                await message.ack()
+                event = json.loads(message.body)
+                if event["subject"] == str(person.id):
+                    seen.append((event["type"], event["data"].get("display_name")))
+                if event["subject"] == str(person.id) and event["type"] == "user.deleted":
+                    break
+    assert seen == [("user.registered", person.username), ("user.updated", "Hopper"), ("user.deleted", None)]

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from argon2 import PasswordHasher
+from pydantic import SecretStr
+
+from kinora_auth.domain import RefreshToken, Turn, turn
+from kinora_kit.identity import revocation_key
+from kinora_kit.ids import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from conftest import Api, Device, Start
+
+    Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
+
+PASSWORD = "correct horse battery"
+
+
+def code(answer: httpx.Response) -> str:
+    found: str = answer.json()["code"]
+    return found
+
+
+async def tokens_of(device: Device) -> int:
+    count: int = await device.api.state.accounts.pool.fetchval(
+        "SELECT count(*) FROM refresh_tokens WHERE session_id = $1", await device.session_id()
+    )
+    return count
+
+
+async def test_token_answers_are_kept_by_no_cache(api: Api) -> None:
+    person = await api.person()
+    login = await api.post("/auth/login", {"login": person.email.upper(), "password": PASSWORD})
+    assert login.headers["cache-control"] == "no-store"
+    assert login.json()["token_type"] == "Bearer"
+    assert 0 < login.json()["expires_in"] <= api.settings.access_token_seconds
+    refreshed = await api.post("/auth/refresh", {"refresh_token": login.json()["refresh_token"]})
+    assert refreshed.headers["cache-control"] == "no-store"
+
+
+async def test_fifty_refreshes_of_one_token_at_once_make_one_new_pair(api: Api) -> None:
+    device = await (await api.person()).sign_in()
+    answers = await asyncio.gather(*(device.refresh() for _ in range(50)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({(answer.json()["access_token"], answer.json()["refresh_token"]) for answer in answers}) == 1
+    assert await tokens_of(device) == 2
+
+
+async def test_a_client_that_lost_the_answer_hears_it_again(api: Api) -> None:
+    device = await (await api.person()).sign_in()
+    lost = (await device.refresh()).json()
+    found = (await device.refresh()).json()
+    assert (found["access_token"], found["refresh_token"]) == (lost["access_token"], lost["refresh_token"])
+    assert (await device.refresh(found["refresh_token"])).status_code == 200
+
+
+async def test_a_token_sent_again_after_the_grace_ends_the_session_at_once(api: Api, start: Start) -> None:
+    device = await (await api.person()).sign_in()
+    async with start(refresh_grace_seconds=0) as strict:
+        pair = (await strict.post("/auth/refresh", {"refresh_token": device.refresh_token})).json()
+        again = await strict.post("/auth/refresh", {"refresh_token": device.refresh_token})
+        assert (again.status_code, code(again)) == (401, "refresh_token_reused")
+    assert (await api.verify(pair["access_token"])).status_code == 401
+    assert (await device.verify()).status_code == 401
+    assert code(await device.refresh(pair["refresh_token"])) == "invalid_refresh_token"
+
+
+async def test_a_token_sent_again_after_its_successor_was_used_ends_the_session(api: Api) -> None:
+    device = await (await api.person()).sign_in()
+    second = (await device.refresh()).json()["refresh_token"]
+    assert (await device.refresh(second)).status_code == 200
+    assert code(await device.refresh()) == "refresh_token_reused"
+    assert (await device.verify()).status_code == 401
+
+
+async def test_ending_one_session_by_reuse_leaves_the_others(api: Api) -> None:
+    person = await api.person()
+    stolen, other = await person.sign_in(), await person.sign_in()
+    await stolen.refresh((await stolen.refresh()).json()["refresh_token"])
+    assert code(await stolen.refresh()) == "refresh_token_reused"
+    assert (await other.refresh()).status_code == 200
+
+
+@pytest.mark.parametrize("token", ["x", "A" * 43, "ä" * 43, "\x00"])
+async def test_a_made_up_refresh_token_is_refused(api: Api, token: str) -> None:
+    answer = await api.post("/auth/refresh", {"refresh_token": token})
+    assert (answer.status_code, code(answer)) == (401, "invalid_refresh_token")
+
+
+async def test_a_session_ends_when_it_lay_unused_or_is_too_old(api: Api) -> None:
+    device = await (await api.person()).sign_in()
+    pool, session_id = api.state.accounts.pool, await device.session_id()
+    limits = await pool.fetchrow("SELECT expires_at - created_at AS unused FROM sessions WHERE id = $1", session_id)
+    assert limits["unused"] == timedelta(days=api.settings.refresh_token_days)
+    await pool.execute(
+        "UPDATE sessions SET created_at = now() - make_interval(days => $2) WHERE id = $1",
+        session_id,
+        api.settings.session_days - 1,
+    )
+    pair = (await device.refresh()).json()
+    expires_at = await pool.fetchval("SELECT expires_at FROM sessions WHERE id = $1", session_id)
+    assert expires_at < datetime.now(UTC) + timedelta(days=1)
+    await pool.execute("UPDATE sessions SET expires_at = now() WHERE id = $1", session_id)
+    assert code(await device.refresh(pair["refresh_token"])) == "invalid_refresh_token"
+    await api.state.accounts.sweep()
+    assert await pool.fetchval("SELECT count(*) FROM sessions WHERE id = $1", session_id) == 0
+
+
+async def test_nothing_of_a_session_works_after_logout(api: Api) -> None:
+    device = await (await api.person()).sign_in()
+    newer = (await device.refresh()).json()
+    assert (await device.call("POST", "/auth/logout")).status_code == 204
+    for token in (device.access_token, newer["access_token"]):
+        for optional in (False, True):
+            answer = await api.verify(token, optional=optional)
+            assert (answer.status_code, code(answer)) == (401, "invalid_token")
+    assert code(await device.refresh(newer["refresh_token"])) == "invalid_refresh_token"
+
+
+async def test_logout_everywhere_ends_every_session_of_this_user_only(api: Api) -> None:
+    person = await api.person()
+    devices = [await person.sign_in() for _ in range(3)]
+    stranger = await (await api.person()).sign_in()
+    assert (await devices[0].call("POST", "/auth/logout-all")).status_code == 204
+    assert [(await device.verify()).status_code for device in devices] == [401] * 3
+    assert (await stranger.verify()).status_code == 200
+
+
+async def test_sessions_are_listed_and_ended_one_by_one(api: Api) -> None:
+    person = await api.person()
+    first, second = await person.sign_in(), await person.sign_in()
+    stranger = await (await api.person()).sign_in()
+    await first.refresh()
+    items = (await second.call("GET", "/auth/sessions")).json()["items"]
+    ids = [str(await first.session_id()), str(await second.session_id())]
+    assert [(item["id"], item["current"]) for item in items] == [(ids[0], False), (ids[1], True)]
+    assert {item["address"] for item in items} == {"127.0.0.1"}
+    assert code(await stranger.call("DELETE", f"/auth/sessions/{ids[0]}")) == "session_not_found"
+    assert (await second.call("DELETE", f"/auth/sessions/{ids[0]}")).status_code == 204
+    assert (await first.verify()).status_code == 401
+    assert code(await second.call("DELETE", f"/auth/sessions/{ids[0]}")) == "session_not_found"
+    assert code(await second.call("DELETE", "/auth/sessions/7")) == "invalid_input"
+    assert (await second.call("DELETE", f"/auth/sessions/{ids[1]}")).status_code == 204
+    assert (await second.verify()).status_code == 401
+
+
+async def test_a_new_password_ends_the_other_sessions(api: Api) -> None:
+    person = await api.person()
+    here, elsewhere = await person.sign_in(), await person.sign_in()
+    new = "another long password"
+    wrong = await here.call("PUT", "/auth/password", {"current_password": "wrong", "new_password": new})
+    assert (wrong.status_code, code(wrong)) == (403, "wrong_password")
+    body = {"current_password": PASSWORD, "new_password": new}
+    assert (await here.call("PUT", "/auth/password", body)).status_code == 204
+    assert (await here.verify()).status_code == 200
+    assert (await here.refresh()).status_code == 200
+    assert (await elsewhere.verify()).status_code == 401
+    assert code(await elsewhere.refresh()) == "invalid_refresh_token"
+    old = await api.post("/auth/login", {"login": person.username, "password": PASSWORD})
+    assert code(old) == "invalid_credentials"
+    assert (await api.post("/auth/login", {"login": person.username, "password": new})).status_code == 200
+
+
+async def test_no_session_outlives_a_password_change_made_while_it_signed_in(api: Api) -> None:
+    person = await api.person()
+    here = await person.sign_in()
+    body = {"current_password": PASSWORD, "new_password": "another long password"}
+    login = {"login": person.username, "password": PASSWORD}
+    changed, *logins = await asyncio.gather(
+        here.call("PUT", "/auth/password", body), *(api.post("/auth/login", login) for _ in range(8))
+    )
+    assert changed.status_code == 204
+    for answer in logins:
+        if answer.status_code == 200:
+            assert (await api.verify(answer.json()["access_token"])).status_code == 401
+    assert len((await here.call("GET", "/auth/sessions")).json()["items"]) == 1
+
+
+async def test_a_password_hashed_with_old_parameters_is_hashed_anew(api: Api) -> None:
+    person = await api.person()
+    pool = api.state.accounts.pool
+    weak = PasswordHasher(time_cost=1, memory_cost=8192).hash(PASSWORD)
+    await pool.execute("UPDATE users SET password_hash = $2 WHERE id = $1", person.id, weak)
+    await person.sign_in()
+    stored = await pool.fetchval("SELECT password_hash FROM users WHERE id = $1", person.id)
+    assert stored != weak
+    assert not api.state.accounts.passwords.outdated(stored)
+    await person.sign_in()
+
+
+async def test_a_logout_that_redis_did_not_hear_is_not_called_done_and_made_up_for(
+    api: Api, start: Start, eventually: Eventually
+) -> None:
+    device = await (await api.person()).sign_in()
+    verified = (await device.verify()).headers
+    headers = {name: verified[name] for name in ("x-user-id", "x-session-id")}
+    async with start(redis_url=SecretStr("redis://127.0.0.1:1/0")) as cut_off:
+        refused = await cut_off.http.post("/auth/logout", headers=headers)
+        assert (refused.status_code, code(refused)) == (503, "unavailable")
+        assert (await cut_off.verify(device.access_token)).status_code == 503
+
+    async def ended() -> bool:
+        return (await device.verify()).status_code == 401
+
+    async with start(revocation_sync_seconds=0.1):
+        await eventually(ended)
+    assert code(await device.refresh()) == "invalid_refresh_token"
+
+
+async def test_a_redis_that_lost_its_data_learns_the_ended_sessions_again(
+    api: Api, start: Start, eventually: Eventually
+) -> None:
+    device = await (await api.person()).sign_in()
+    session_id = await device.session_id()
+    await device.call("POST", "/auth/logout")
+    redis = api.state.accounts.redis
+    lifetime = await redis.ttl(revocation_key(session_id))
+    assert api.settings.access_token_seconds <= lifetime <= api.settings.access_token_seconds + 61
+    await redis.delete(revocation_key(session_id))
+
+    async def known() -> bool:
+        return bool(await redis.exists(revocation_key(session_id)))
+
+    async with start(revocation_sync_seconds=0.1):
+        await eventually(known)
+    assert await redis.ttl(revocation_key(session_id)) <= lifetime
+
+
+@pytest.mark.parametrize(
+    ("used_ago", "successor_used", "expected"),
+    [
+        (None, None, Turn.ROTATE),
+        (0, False, Turn.REPEAT),
+        (10, False, Turn.REPEAT),
+        (10.001, False, Turn.REUSE),
+        (0, True, Turn.REUSE),
+    ],
+)
+def test_what_presenting_a_token_amounts_to(used_ago: float | None, successor_used: Any, expected: Turn) -> None:
+    now = datetime.now(UTC)
+    used_at = None if used_ago is None else now - timedelta(seconds=used_ago)
+    token = RefreshToken(b"1", new_id(), new_id(), now, used_at)
+    following = (
+        None if used_at is None else RefreshToken(b"2", new_id(), new_id(), now, now if successor_used else None)
+    )
+    assert turn(token, following, now=now, grace=timedelta(seconds=10)) is expected
