@@ -1,0 +1,174 @@
+"""A media document and its rules.
+
+What is known of a video comes in events that may be doubled, late and out of order. Each function below that takes a
+``Media`` and returns one can therefore be applied twice and in any order, and the document ends the same.
+"""
+
+import json
+import math
+import unicodedata
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, StringConstraints
+
+MAX_TAGS = 20
+MAX_TAG_LENGTH = 50
+MAX_ATTRIBUTE_BYTES = 16 << 10
+MAX_ATTRIBUTE_DEPTH = 8
+MAX_INTEGER = (1 << 53) - 1
+"""What every JSON reader can hold: https://www.rfc-editor.org/rfc/rfc7493#section-2.2"""
+
+
+class Visibility(StrEnum):
+    PRIVATE = "private"
+    UNLISTED = "unlisted"
+    PUBLIC = "public"
+
+
+class State(StrEnum):
+    """In the order in which they outrank each other.
+
+    Ready stands above failed: a video that failed may be transcoded again, but one that is ready does not fail.
+    """
+
+    DRAFT = "draft"
+    PROCESSING = "processing"
+    PLAYABLE = "playable"
+    FAILED = "failed"
+    READY = "ready"
+
+    def outranks(self, other: "State") -> bool:
+        order = list(State)
+        return order.index(self) > order.index(other)
+
+
+@dataclass(frozen=True)
+class Media:
+    id: UUID
+    owner_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    begun: bool = False
+    """Whether the event that begins a document has come; until then it only collects, and nobody sees it."""
+    version: int = 0
+    """Grows with each change."""
+    title: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    category: str = ""
+    visibility: Visibility = Visibility.PRIVATE
+    attributes: dict[str, Any] = field(default_factory=dict)
+    state: State = State.DRAFT
+    duration: float | None = None
+    """Seconds."""
+    width: int | None = None
+    height: int | None = None
+    failure_code: str = ""
+    failure_detail: str = ""
+
+    @property
+    def published(self) -> bool:
+        return self.begun and self.state is State.READY and self.visibility is Visibility.PUBLIC
+
+    def visible_to(self, user_id: UUID | None) -> bool:
+        return self.begun and (self.visibility is not Visibility.PRIVATE or self.owner_id == user_id)
+
+
+def begun(media: Media, *, title: str, visibility: Visibility, at: datetime) -> Media:
+    """The upload has begun. What the owner has edited since is not set back."""
+    if media.begun:
+        return media
+    return replace(media, begun=True, title=title, visibility=visibility, created_at=at)
+
+
+def uploaded(media: Media) -> Media:
+    return _advanced(media, State.PROCESSING)
+
+
+def playable(media: Media, *, duration: float, width: int, height: int) -> Media:
+    if media.duration is None:  # what the end of transcoding found is more exact
+        media = replace(media, duration=duration, width=width, height=height)
+    return _advanced(media, State.PLAYABLE)
+
+
+def ready(media: Media, *, duration: float, width: int, height: int) -> Media:
+    media = replace(media, duration=duration, width=width, height=height)
+    return _advanced(media, State.READY)
+
+
+def failed(media: Media, *, code: str, detail: str) -> Media:
+    advanced = _advanced(media, State.FAILED)
+    return advanced if advanced is media else replace(advanced, failure_code=code, failure_detail=detail)
+
+
+def _advanced(media: Media, state: State) -> Media:
+    if not state.outranks(media.state):
+        return media
+    return replace(media, state=state, failure_code="", failure_detail="")
+
+
+def edited(media: Media, changes: "Changes") -> Media:
+    return replace(media, **{name: getattr(changes, name) for name in changes.model_fields_set})
+
+
+# What an owner may write ---------------------------------------------------------------------------------------------
+
+
+def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Compared and kept in one form, each once, in the order given."""
+    kept = dict.fromkeys(" ".join(unicodedata.normalize("NFKC", tag).casefold().split()) for tag in tags)
+    kept.pop("", None)
+    if len(kept) > MAX_TAGS:
+        raise ValueError(f"at most {MAX_TAGS} tags")
+    if any(len(tag) > MAX_TAG_LENGTH for tag in kept):
+        raise ValueError(f"a tag has at most {MAX_TAG_LENGTH} characters")
+    return tuple(kept)
+
+
+def _attributes(attributes: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    _check_json(attributes, depth=1)
+    if len(json.dumps(attributes, ensure_ascii=False).encode()) > MAX_ATTRIBUTE_BYTES:
+        raise ValueError(f"at most {MAX_ATTRIBUTE_BYTES} bytes of JSON")
+    return attributes
+
+
+def _check_json(value: JsonValue, *, depth: int) -> None:
+    """Only what MongoDB can keep and every client can read."""
+    if depth > MAX_ATTRIBUTE_DEPTH + 1:
+        raise ValueError(f"nested at most {MAX_ATTRIBUTE_DEPTH} deep")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not name or name.startswith("$") or "." in name or "\0" in name:
+                raise ValueError("a name may not be empty, begin with $, or contain a dot")
+            _check_json(inner, depth=depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_json(inner, depth=depth + 1)
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise ValueError(f"an integer lies between -{MAX_INTEGER} and {MAX_INTEGER}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is finite")
+
+
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=10_000)]
+Tags = Annotated[tuple[str, ...], AfterValidator(_tags)]
+Category = Annotated[str, StringConstraints(strip_whitespace=True, max_length=50)]
+Attributes = Annotated[dict[str, JsonValue], AfterValidator(_attributes)]
+
+
+class Changes(BaseModel):
+    """What an owner wants changed: the fields that are set. The defaults only say that none has to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: Title = ""
+    description: Description = ""
+    tags: Tags = ()
+    category: Category = ""
+    visibility: Visibility = Visibility.PRIVATE
+    attributes: Attributes = {}

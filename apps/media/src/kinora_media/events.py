@@ -1,0 +1,66 @@
+"""What media hears: the life of videos, and the end of users."""
+
+from functools import partial
+
+from kinora.events import auth, video
+from kinora_kit.consumer import Handler, Ignore, Queue
+from kinora_kit.events import Event
+from kinora_media import domain
+from kinora_media.domain import Media, Visibility
+from kinora_media.service import Catalogue
+
+VIDEO = Queue(
+    "media.video",
+    [
+        (video.EXCHANGE, payload.type)
+        for payload in (
+            video.UploadStarted,
+            video.Uploaded,
+            video.Playable,
+            video.Ready,
+            video.Failed,
+            video.Deleted,
+        )
+    ],
+)
+USER = Queue("media.user", [(auth.EXCHANGE, auth.UserDeleted.type)])
+
+
+def on_video(catalogue: Catalogue) -> Handler:
+    async def handle(event: Event) -> None:
+        about = event.read(video.Deleted)  # which video and whose, as all of them say
+        if event.type == video.Deleted.type:
+            await catalogue.remove(about.video_id, about.owner_id)
+        else:
+            await catalogue.follow(about.video_id, about.owner_id, partial(_apply, event))
+
+    return handle
+
+
+def _apply(event: Event, media: Media) -> Media:
+    match event.type:
+        case video.UploadStarted.type:
+            begun = event.read(video.UploadStarted)
+            # MongoDB keeps milliseconds.
+            at = event.time.replace(microsecond=event.time.microsecond // 1000 * 1000)
+            return domain.begun(media, title=begun.title, visibility=Visibility(begun.visibility), at=at)
+        case video.Uploaded.type:
+            return domain.uploaded(media)
+        case video.Playable.type:
+            part = event.read(video.Playable)
+            return domain.playable(media, duration=part.duration, width=part.width, height=part.height)
+        case video.Ready.type:
+            whole = event.read(video.Ready)
+            return domain.ready(media, duration=whole.duration, width=whole.width, height=whole.height)
+        case video.Failed.type:
+            failure = event.read(video.Failed)
+            return domain.failed(media, code=failure.code, detail=failure.detail)
+        case _:
+            raise Ignore
+
+
+def on_user(catalogue: Catalogue) -> Handler:
+    async def handle(event: Event) -> None:
+        await catalogue.remove_owner(event.read(auth.UserDeleted).user_id)
+
+    return handle

@@ -1,0 +1,105 @@
+"""gRPC over the catalogue: platform/protos/kinora/media/v1/media.proto."""
+# ruff: noqa: N802 - the names of the methods are those of the contract
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import ValidationError
+
+from kinora.media.v1 import media_pb2 as pb
+from kinora.media.v1.media_pb2_grpc import (
+    CatalogueServicer,
+    EditingServicer,
+    add_CatalogueServicer_to_server,
+    add_EditingServicer_to_server,
+)
+from kinora_kit.errors import InvalidInput
+from kinora_kit.rpc import optional_caller, signed_in
+from kinora_media.domain import Changes, Media, State, Visibility
+from kinora_media.service import Catalogue
+
+STATES = {state: pb.State.Value(f"STATE_{state.name}") for state in State}
+VISIBILITIES = {visibility: pb.Visibility.Value(f"VISIBILITY_{visibility.name}") for visibility in Visibility}
+OF_NUMBER = {number: visibility for visibility, number in VISIBILITIES.items()}
+
+
+def register(server: grpc.aio.Server, catalogue: Catalogue) -> None:
+    add_CatalogueServicer_to_server(CatalogueRpc(catalogue), server)
+    add_EditingServicer_to_server(EditingRpc(catalogue), server)
+
+
+class CatalogueRpc(CatalogueServicer):
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    async def GetMedia(self, request: pb.GetMediaRequest, context: object) -> pb.Media:
+        return _message(await self._catalogue.get(optional_caller(), _id(request.id)))
+
+    async def ListMedia(self, request: pb.ListMediaRequest, context: object) -> pb.ListMediaResponse:
+        found = await self._catalogue.many(optional_caller(), [_id(text) for text in request.ids])
+        return pb.ListMediaResponse(media=[_message(media) for media in found])
+
+
+class EditingRpc(EditingServicer):
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    async def UpdateMedia(self, request: pb.UpdateMediaRequest, context: object) -> pb.Media:
+        return _message(await self._catalogue.edit(signed_in(), _id(request.id), _changes(request)))
+
+    async def DeleteMedia(self, request: pb.DeleteMediaRequest, context: object) -> pb.DeleteMediaResponse:
+        await self._catalogue.delete(signed_in(), _id(request.id))
+        return pb.DeleteMediaResponse()
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidInput("An id is a UUID") from None
+
+
+def _changes(request: pb.UpdateMediaRequest) -> Changes:
+    given: dict[str, Any] = {
+        name: getattr(request, name) for name in ("title", "description", "category") if request.HasField(name)
+    }
+    if request.HasField("tags"):
+        given["tags"] = tuple(request.tags.tags)
+    if request.visibility:
+        given["visibility"] = OF_NUMBER.get(request.visibility)
+    if request.HasField("attributes"):
+        given["attributes"] = MessageToDict(request.attributes)
+    try:
+        return Changes.model_validate(given)
+    except ValidationError as error:
+        raise InvalidInput("; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())) from None
+
+
+def _message(media: Media) -> pb.Media:
+    message = pb.Media(
+        id=str(media.id),
+        owner_id=str(media.owner_id),
+        title=media.title,
+        description=media.description,
+        tags=media.tags,
+        category=media.category,
+        visibility=VISIBILITIES[media.visibility],
+        state=STATES[media.state],
+        duration=media.duration,
+        failure_code=media.failure_code,
+        failure_detail=media.failure_detail,
+        created_at=_timestamp(media.created_at),
+        updated_at=_timestamp(media.updated_at),
+    )
+    message.attributes.update(media.attributes)
+    return message
+
+
+def _timestamp(at: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(at)
+    return message

@@ -1,0 +1,149 @@
+"""What can be done with media documents: the use cases that REST, gRPC and events call."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from kinora.events.media import MediaDeleted, MediaPublished, MediaUpdated
+from kinora_kit.errors import InvalidInput
+from kinora_kit.events import Event, Payload, event
+from kinora_kit.identity import Caller
+from kinora_kit.mongo import Relay
+from kinora_media.domain import Changes, Media, edited
+from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
+from kinora_media.store import Store, Tombstone
+
+SERVICE = "media"
+MAX_BATCH = 100
+ATTEMPTS = 20
+"""How often a write is made anew because another came first."""
+
+
+class Catalogue:
+    def __init__(self, store: Store, relay: Relay) -> None:
+        self._store = store
+        self._relay = relay
+
+    async def get(self, caller: Caller | None, media_id: UUID) -> Media:
+        media = await self._store.find(media_id)
+        if not isinstance(media, Media) or not media.visible_to(_user_id(caller)):
+            raise MediaNotFound
+        return media
+
+    async def many(self, caller: Caller | None, ids: Sequence[UUID]) -> list[Media]:
+        """Those of ``ids`` that the caller may see, in no order."""
+        if len(ids) > MAX_BATCH:
+            raise InvalidInput(f"At most {MAX_BATCH} ids at once")
+        return [media for media in await self._store.many(ids) if media.visible_to(_user_id(caller))]
+
+    async def page(self, caller: Caller | None, owner_id: UUID, *, before: UUID | None, limit: int) -> Sequence[Media]:
+        """Newest first, below the id ``before``: everything for the owner, for others what is ready and public."""
+        others = _user_id(caller) != owner_id
+        return await self._store.page(owner_id, published=others, before=before, limit=limit)
+
+    async def edit(self, caller: Caller, media_id: UUID, changes: Changes) -> Media:
+        for _ in range(ATTEMPTS):
+            before = await self._own(caller, media_id)
+            after = await self._save(before, edited(before, changes))
+            if after is not None:
+                return after
+        raise ChangedMeanwhile
+
+    async def delete(self, caller: Caller, media_id: UUID) -> None:
+        media = await self._own(caller, media_id)
+        await self.remove(media.id, media.owner_id)
+
+    async def follow(self, media_id: UUID, owner_id: UUID, change: Callable[[Media], Media]) -> None:
+        """Apply to the document what happened to its video. Made when it is not there yet, left alone when removed."""
+        for _ in range(ATTEMPTS):
+            before = await self._store.find(media_id)
+            if isinstance(before, Tombstone):
+                return
+            if before is None:
+                before = Media(id=media_id, owner_id=owner_id, created_at=now(), updated_at=now())
+            if await self._save(before, change(before)) is not None:
+                break
+        else:
+            raise ChangedMeanwhile
+        # Asked after the write, so that of this and a deletion of the owner at the same time one sees the other.
+        if await self._store.owner_is_buried(owner_id):
+            await self.remove(media_id, owner_id)
+
+    async def remove(self, media_id: UUID, owner_id: UUID) -> None:
+        """Nothing happens when it is removed already."""
+        deleted = event(SERVICE, MediaDeleted(media_id=media_id, owner_id=owner_id))
+        if await self._store.bury(media_id, at=now(), event=deleted):
+            self._relay.wake()
+
+    async def remove_owner(self, owner_id: UUID) -> None:
+        """Remove all documents of a user, also those whose events are still to come."""
+        await self._store.bury_owner(owner_id, at=now())
+        for media_id in await self._store.ids_of(owner_id):
+            await self.remove(media_id, owner_id)
+
+    async def _own(self, caller: Caller, media_id: UUID) -> Media:
+        media = await self.get(caller, media_id)
+        if media.owner_id != caller.user_id:
+            raise NotTheOwner
+        return media
+
+    async def _save(self, before: Media, after: Media) -> Media | None:
+        """Write what changed together with the events it causes; ``None`` when another write came first."""
+        if after == before and before.version:
+            return before
+        after = replace(after, version=before.version + 1, updated_at=now())
+        events = _events(before, after)
+        if before.version:
+            saved = await self._store.update(after, expected_version=before.version, events=events)
+        else:
+            saved = await self._store.insert(after, events)
+        if not saved:
+            return None
+        if events:
+            self._relay.wake()
+        return after
+
+
+def now() -> datetime:
+    """To the millisecond, as MongoDB keeps it."""
+    at = datetime.now(UTC)
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def _user_id(caller: Caller | None) -> UUID | None:
+    return caller.user_id if caller else None
+
+
+def _events(before: Media, after: Media) -> list[Event]:
+    payloads: list[Payload] = []
+    if before.begun and _editable(before) != _editable(after):
+        payloads.append(
+            MediaUpdated(
+                media_id=after.id,
+                owner_id=after.owner_id,
+                title=after.title,
+                description=after.description,
+                tags=after.tags,
+                category=after.category,
+                visibility=after.visibility.value,
+                version=after.version,
+            )
+        )
+    if after.published and not before.published:
+        payloads.append(
+            MediaPublished(
+                media_id=after.id,
+                owner_id=after.owner_id,
+                title=after.title,
+                description=after.description,
+                tags=after.tags,
+                category=after.category,
+                duration=after.duration,
+            )
+        )
+    return [event(SERVICE, payload) for payload in payloads]
+
+
+def _editable(media: Media) -> Sequence[object]:
+    return [getattr(media, name) for name in Changes.model_fields]

@@ -1,0 +1,21 @@
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from kinora_kit.settings import Port, Settings
+
+
+class MediaSettings(Settings):
+    service: ClassVar[str] = "media"
+
+    grpc_host: str = "127.0.0.1"
+    grpc_port: Port
+    public_url: str
+    """Where clients reach the platform; the issuer of the access tokens."""
+    mongo_url: SecretStr
+    mongo_database: str = "media"
+    redis_url: SecretStr
+    rabbitmq_url: SecretStr
+    jwks_url: str
+    tombstone_days: int = Field(default=30, ge=1)
+    """How long a deletion is remembered, so that an event that comes later does not undo it."""

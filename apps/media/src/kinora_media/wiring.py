@@ -1,0 +1,65 @@
+"""The only place that builds clients."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import kinora_kit.redis
+from kinora.events import media
+from kinora_kit import broker, consumer, mongo, rpc, tasks
+from kinora_kit.health import Check
+from kinora_kit.identity import RemoteKeys, TokenVerifier
+from kinora_kit.settings import reveal
+from kinora_media import events
+from kinora_media.rpc import register
+from kinora_media.service import Catalogue
+from kinora_media.settings import MediaSettings
+from kinora_media.store import Store
+
+INDEX_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class State:
+    catalogue: Catalogue
+    checks: Mapping[str, Check]
+
+
+@contextlib.asynccontextmanager
+async def wire(settings: MediaSettings) -> AsyncIterator[State]:
+    async with (
+        mongo.connect(reveal(settings.mongo_url), database=settings.mongo_database, name="media") as database,
+        kinora_kit.redis.connect(reveal(settings.redis_url), name="media") as redis,
+        broker.connect(reveal(settings.rabbitmq_url), name="media", exchanges=[media.EXCHANGE]) as bus,
+    ):
+        store = Store(database, tombstone_days=settings.tombstone_days)
+        relay = mongo.Relay([store.media], bus)
+        catalogue = Catalogue(store, relay)
+        verifier = TokenVerifier(keys=RemoteKeys(settings.jwks_url), issuer=settings.public_url, revocations=redis)
+
+        async def ensure_indexes() -> None:
+            await store.ensure_indexes()
+            await relay.ensure_indexes()
+
+        async with (
+            rpc.serve(
+                f"{settings.grpc_host}:{settings.grpc_port}",
+                lambda server: register(server, catalogue),
+                verifier=verifier,
+            ),
+            relay.running(),
+            tasks.background(
+                # In the background, so that the service starts without its store; again and again costs nothing.
+                indexes=lambda: tasks.every(INDEX_SECONDS, ensure_indexes),
+                video_events=lambda: consumer.consume(bus, events.VIDEO, events.on_video(catalogue)),
+                user_events=lambda: consumer.consume(bus, events.USER, events.on_user(catalogue)),
+            ),
+        ):
+            yield State(
+                catalogue=catalogue,
+                checks={
+                    "mongo": lambda: mongo.check(database),
+                    "redis": redis.ping,
+                    "broker": bus.check,
+                },
+            )

@@ -1,0 +1,141 @@
+"""The stores come from the environment (local/env/kit-test.env); each test session owns a database in them."""
+
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from starlette.types import Receive, Scope, Send
+
+import kinora_kit.redis
+from kinora.events import auth, media, video
+from kinora_kit import broker, mongo
+from kinora_kit.app import create_app
+from kinora_kit.broker import Broker
+from kinora_kit.identity import AUDIENCE, Caller, TokenVerifier
+from kinora_kit.ids import new_id
+from kinora_kit.mongo import Database, Relay
+from kinora_kit.testing import free_port
+from kinora_media.rest import router
+from kinora_media.service import Catalogue
+from kinora_media.settings import MediaSettings
+from kinora_media.store import Store
+from kinora_media.wiring import State
+
+ISSUER = "http://issuer.test"
+
+
+@pytest.fixture(scope="session")
+async def database() -> AsyncIterator[Database]:
+    name = f"media_test_{new_id().hex}"
+    async with mongo.connect(os.environ["KINORA_MONGO_URL"], database=name, name="media-tests") as database:
+        yield database
+        await database.client.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+async def bus() -> AsyncIterator[Broker]:
+    # The tests play all services, so they own all exchanges.
+    exchanges = [auth.EXCHANGE, media.EXCHANGE, video.EXCHANGE]
+    async with broker.connect(os.environ["KINORA_RABBITMQ_URL"], name="media-tests", exchanges=exchanges) as bus:
+        yield bus
+
+
+@pytest.fixture(scope="session")
+async def store(database: Database) -> Store:
+    store = Store(database, tombstone_days=1)
+    await store.ensure_indexes()
+    return store
+
+
+@pytest.fixture(scope="session")
+async def relay(store: Store, bus: Broker) -> Relay:
+    """Not running: what is pending stays where a test can see it, until the test publishes."""
+    relay = Relay([store.media], bus)
+    await relay.ensure_indexes()
+    return relay
+
+
+@pytest.fixture(scope="session")
+def catalogue(store: Store, relay: Relay) -> Catalogue:
+    return Catalogue(store, relay)
+
+
+class Keys:
+    """The one key of the tests' own auth."""
+
+    def __init__(self) -> None:
+        self.private = Ed25519PrivateKey.generate()
+
+    async def public_key(self, kid: str) -> Ed25519PublicKey:
+        return self.private.public_key()
+
+
+@pytest.fixture(scope="session")
+def keys() -> Keys:
+    return Keys()
+
+
+@pytest.fixture(scope="session")
+async def verifier(keys: Keys) -> AsyncIterator[TokenVerifier]:
+    async with kinora_kit.redis.connect(os.environ["KINORA_REDIS_URL"], name="media-tests") as redis:
+        yield TokenVerifier(keys=keys, issuer=ISSUER, revocations=redis)
+
+
+@pytest.fixture(scope="session")
+def token_for(keys: Keys) -> Callable[[UUID], str]:
+    def make(user_id: UUID) -> str:
+        now = int(time.time())
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": str(user_id), "sid": str(new_id()), "iat": now}
+        headers = {"typ": "at+jwt", "kid": "1"}
+        return jwt.encode({**claims, "exp": now + 600}, keys.private, "EdDSA", headers=headers)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+async def call(catalogue: Catalogue) -> AsyncIterator[Callable[..., Awaitable[httpx.Response]]]:
+    """``call(method, path, user_id=None, **of httpx)``: a request as it comes through the gateway."""
+
+    @contextlib.asynccontextmanager
+    async def wire(_: MediaSettings) -> AsyncIterator[State]:
+        yield State(catalogue=catalogue, checks={})
+
+    app = create_app(settings(), wire, [router])
+    async with app.router.lifespan_context(app) as state:
+
+        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+            # What a server does with the state of a lifespan, and httpx does not.
+            await app({**scope, "state": dict(state or {})}, receive, send)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://media.test") as client:
+
+            async def request(method: str, path: str, user_id: UUID | None = None, **more: Any) -> httpx.Response:
+                headers = Caller(user_id).headers() if user_id else {}
+                return await client.request(method, path, headers=headers, **more)
+
+            yield request
+
+
+def settings(**different: object) -> MediaSettings:
+    values: dict[str, Any] = {
+        "http_port": free_port(),
+        "grpc_port": free_port(),
+        "public_url": ISSUER,
+        "mongo_url": os.environ["KINORA_MONGO_URL"],
+        "redis_url": os.environ["KINORA_REDIS_URL"],
+        "rabbitmq_url": os.environ["KINORA_RABBITMQ_URL"],
+        "jwks_url": "http://127.0.0.1:9/jwks.json",
+    }
+    return MediaSettings(**{**values, **different})
+
+
+@pytest.fixture(scope="session")
+def make_settings() -> Callable[..., MediaSettings]:
+    return settings

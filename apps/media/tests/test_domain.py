@@ -1,0 +1,140 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from kinora_kit.ids import new_id
+from kinora_media import domain
+from kinora_media.domain import Changes, Media, State, Visibility
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+EMPTY = Media(id=new_id(), owner_id=new_id(), created_at=AT, updated_at=AT)
+
+Step = Callable[[Media], Media]
+BEGUN: Step = partial(domain.begun, title="Title", visibility=Visibility.PUBLIC, at=AT)
+PLAYABLE: Step = partial(domain.playable, duration=9.9, width=426, height=240)
+READY: Step = partial(domain.ready, duration=10.0, width=1920, height=1080)
+FAILED: Step = partial(domain.failed, code="broken", detail="It is broken")
+STEPS: list[Step] = [BEGUN, domain.uploaded, PLAYABLE, READY, FAILED]
+
+
+def after(steps: list[Step]) -> Media:
+    media = EMPTY
+    for step in steps:
+        media = step(media)
+    return media
+
+
+@given(st.lists(st.sampled_from(STEPS), min_size=1, max_size=5, unique=True), st.data())
+def test_events_in_any_order_and_doubled_end_in_the_same_document(steps: list[Step], data: st.DataObject) -> None:
+    in_order = sorted(steps, key=STEPS.index)
+    doubled = data.draw(st.permutations(steps + data.draw(st.lists(st.sampled_from(steps)))))
+    assert after(doubled) == after(in_order)
+
+
+@given(st.lists(st.sampled_from(STEPS)))
+def test_the_state_never_goes_back(steps: list[Step]) -> None:
+    media = EMPTY
+    for step in steps:
+        before, media = media, step(media)
+        assert media.state == before.state or media.state.outranks(before.state)
+
+
+def test_what_failed_and_was_made_again_has_no_failure() -> None:
+    assert after([BEGUN, FAILED]).failure_code == "broken"
+    media = after([BEGUN, FAILED, READY])
+    assert (media.state, media.failure_code, media.failure_detail) == (State.READY, "", "")
+
+
+def test_the_beginning_that_comes_late_does_not_set_back_what_was_edited() -> None:
+    media = domain.edited(after([BEGUN]), Changes(title="Better"))
+    assert BEGUN(media) == media
+
+
+@pytest.mark.parametrize(
+    ("visibility", "seen_by_others"),
+    [(Visibility.PRIVATE, False), (Visibility.UNLISTED, True), (Visibility.PUBLIC, True)],
+)
+def test_visibility_decides_for_others_and_never_for_the_owner(visibility: Visibility, seen_by_others: bool) -> None:
+    media = replace(EMPTY, begun=True, visibility=visibility)
+    assert media.visible_to(media.owner_id)
+    assert media.visible_to(new_id()) is seen_by_others
+    assert media.visible_to(None) is seen_by_others
+
+
+def test_a_document_that_has_not_begun_is_seen_by_nobody() -> None:
+    media = after([READY])
+    assert not media.visible_to(media.owner_id)
+
+
+def test_tags_are_kept_in_one_form_and_once() -> None:
+    assert Changes(tags=("  Big   Cats ", "big cats", "\uff23\uff21\uff34", " ")).tags == ("big cats", "cat")
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        value = {"x": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"title": ""},
+        {"title": "   "},
+        {"title": "x" * 201},
+        {"title": None},
+        {"title": "\ud800"},
+        {"description": "x" * 10_001},
+        {"description": None},
+        {"tags": None},
+        {"tags": [None]},
+        {"tags": ["x" * 51]},
+        {"tags": [f"tag {i}" for i in range(21)]},
+        {"category": "x" * 51},
+        {"visibility": None},
+        {"visibility": "secret"},
+        {"attributes": None},
+        {"attributes": []},
+        {"attributes": {"$where": 1}},
+        {"attributes": {"a.b": 1}},
+        {"attributes": {"": 1}},
+        {"attributes": {"a\0b": 1}},
+        {"attributes": {"a": [{"$set": 1}]}},
+        {"attributes": {"a": 1 << 53}},
+        {"attributes": {"a": float("nan")}},
+        {"attributes": {"a": "\ud800"}},
+        {"attributes": nested(10)},
+        {"attributes": {"a": "x" * 16384}},
+        {"owner_id": str(new_id())},
+        {"state": "ready"},
+    ],
+    ids=lambda changes: ascii(changes)[:40],
+)
+def test_changes_that_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Changes.model_validate(changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"title": " x "},
+        {"description": "x" * 10_000},
+        {"tags": ["x" * 50]},
+        {"tags": [f"tag {i}" for i in range(20)] * 2},
+        {"attributes": nested(9)},
+        {"attributes": {"a": "é" * 8000, "b": [1, 1.5, True, None, {"c": -(1 << 53) + 1}]}},
+    ],
+    ids=lambda changes: ascii(changes)[:40],
+)
+def test_changes_that_are_taken(changes: dict[str, Any]) -> None:
+    Changes.model_validate_json(json.dumps(changes))

@@ -1,0 +1,346 @@
+"""The document follows its video, over the real broker and store."""
+
+import asyncio
+import dataclasses
+import itertools
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from kinora.events import auth, media, video
+from kinora_kit import consumer, mongo, tasks
+from kinora_kit.broker import Broker
+from kinora_kit.consumer import Handler
+from kinora_kit.errors import Unavailable
+from kinora_kit.events import Event, Payload, event
+from kinora_kit.identity import Caller
+from kinora_kit.ids import new_id
+from kinora_kit.mongo import OUTBOX, Document, Relay
+from kinora_kit.testing import eventually
+from kinora_media import events
+from kinora_media.domain import Changes, Media, State, Visibility
+from kinora_media.service import Catalogue
+from kinora_media.store import Store, Tombstone
+
+Call = Callable[..., Awaitable[httpx.Response]]
+
+
+def life(video_id: UUID, owner_id: UUID, *, visibility: Visibility = Visibility.PUBLIC) -> list[Event]:
+    """From the beginning to ready, by way of a failure."""
+    ids = {"video_id": video_id, "owner_id": owner_id}
+    begun = video.UploadStarted(**ids, title="Title", filename="a.mp4", size=9, visibility=visibility.value)
+    payloads: list[Payload] = [
+        begun,
+        video.Uploaded(**ids, size=9),
+        video.Playable(**ids, duration=9.9, width=426, height=240),
+        video.Failed(**ids, code="broken", detail="It is broken"),
+        video.Ready(**ids, duration=10, width=1920, height=1080),
+    ]
+    return [event("video", payload) for payload in payloads]
+
+
+def deleted(video_id: UUID, owner_id: UUID) -> Event:
+    return event("video", video.Deleted(video_id=video_id, owner_id=owner_id))
+
+
+def user_deleted(owner_id: UUID) -> Event:
+    return event("auth", auth.UserDeleted(user_id=owner_id))
+
+
+async def pending(store: Store, media_id: UUID) -> list[Event]:
+    document: Document | None = await store.media.find_one({"_id": media_id})
+    assert document is not None
+    return [Event.model_validate_json(entry["event"]) for entry in document[OUTBOX]]
+
+
+async def found(store: Store, media_id: UUID) -> Media:
+    """Without what depends on how many writes it took."""
+    media = await store.find(media_id)
+    assert isinstance(media, Media)
+    return dataclasses.replace(media, version=0, updated_at=media.created_at)
+
+
+@pytest.fixture(scope="session")
+def on_video(catalogue: Catalogue) -> Handler:
+    return events.on_video(catalogue)
+
+
+@pytest.fixture(scope="session")
+def on_user(catalogue: Catalogue) -> Handler:
+    return events.on_user(catalogue)
+
+
+async def publish(bus: Broker, exchange: str, sent: Sequence[Event]) -> None:
+    for one in sent:
+        await bus.publish(
+            one.model_dump_json().encode(), exchange=exchange, routing_key=one.type, message_id=str(one.id)
+        )
+
+
+@pytest.fixture
+async def consuming(bus: Broker, catalogue: Catalogue) -> AsyncIterator[None]:
+    """Both consumers, on queues of this test's own."""
+    mark = new_id().hex
+    of_video = dataclasses.replace(events.VIDEO, name=f"{events.VIDEO.name}.{mark}")
+    of_user = dataclasses.replace(events.USER, name=f"{events.USER.name}.{mark}")
+    channel = await bus.channel()
+    for queue in (of_video, of_user):
+        await consumer.declare(channel, queue)
+    async with tasks.background(
+        video=lambda: consumer.consume(bus, of_video, events.on_video(catalogue)),
+        user=lambda: consumer.consume(bus, of_user, events.on_user(catalogue)),
+    ):
+        yield
+    for queue in (of_video, of_user):
+        for name in (queue.name, queue.dead, *(queue.retry(attempt) for attempt in range(4))):
+            await channel.queue_delete(name)
+    await channel.close()
+
+
+async def test_each_event_moves_the_document_on(store: Store, on_video: Handler) -> None:
+    media_id, owner_id = new_id(), new_id()
+    seen = []
+    for one in life(media_id, owner_id):
+        await on_video(one)
+        media = await found(store, media_id)
+        seen.append((media.state, media.duration, media.failure_code))
+    assert seen == [
+        (State.DRAFT, None, ""),
+        (State.PROCESSING, None, ""),
+        (State.PLAYABLE, 9.9, ""),
+        (State.FAILED, 9.9, "broken"),
+        (State.READY, 10, ""),
+    ]
+
+
+async def test_every_order_ends_in_the_same_document(store: Store, on_video: Handler) -> None:
+    owner_id, at = new_id(), datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
+    ends = []
+    for order in itertools.islice(itertools.permutations(range(5)), 0, None, 7):  # every seventh of 120 is enough
+        media_id = new_id()
+        sent = life(media_id, owner_id)
+        for index in order:
+            await on_video(sent[index].model_copy(update={"time": at}))
+        ends.append(dataclasses.replace(await found(store, media_id), id=owner_id))
+    assert all(end == ends[0] for end in ends)
+    assert (ends[0].title, ends[0].state, ends[0].width, ends[0].created_at) == ("Title", State.READY, 1920, at)
+
+
+@hypothesis_settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(list(range(6)) * 2))
+async def test_a_deleted_video_stays_deleted_whatever_comes_when(
+    store: Store, on_video: Handler, order: list[int]
+) -> None:
+    media_id, owner_id = new_id(), new_id()
+    sent = [*life(media_id, owner_id), deleted(media_id, owner_id)]
+    for index in order:
+        await on_video(sent[index])
+    assert isinstance(await store.find(media_id), Tombstone)
+    assert [one.type for one in await pending(store, media_id)].count(media.MediaDeleted.type) == 1
+
+
+async def test_events_at_the_same_moment_lose_nothing(store: Store, on_video: Handler) -> None:
+    media_id, owner_id = new_id(), new_id()
+    sent = life(media_id, owner_id) * 2
+    random.shuffle(sent)
+    await asyncio.gather(*(on_video(one) for one in sent))
+    document = await found(store, media_id)
+    assert (document.title, document.state, document.width) == ("Title", State.READY, 1920)
+
+
+async def test_redelivery_writes_nothing(store: Store, on_video: Handler) -> None:
+    media_id, owner_id = new_id(), new_id()
+    sent = life(media_id, owner_id)
+    for one in sent:
+        await on_video(one)
+    before = await store.media.find_one({"_id": media_id})
+    for one in sent:
+        await on_video(one)
+    assert await store.media.find_one({"_id": media_id}) == before
+
+
+async def test_a_document_that_has_not_begun_is_not_found(call: Call, on_video: Handler) -> None:
+    media_id, owner_id = new_id(), new_id()
+    await on_video(life(media_id, owner_id)[-1])
+    assert (await call("GET", f"/media/{media_id}", owner_id)).status_code == 404
+    assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []
+
+
+async def test_the_broker_carries_it_all(bus: Broker, store: Store, consuming: None) -> None:
+    media_id, owner_id = new_id(), new_id()
+    sent = life(media_id, owner_id)
+    await publish(bus, video.EXCHANGE, [*reversed(sent), *sent])
+
+    async def is_ready() -> bool:
+        media = await store.find(media_id)
+        return isinstance(media, Media) and media.begun and media.state is State.READY
+
+    await eventually(is_ready)
+    await publish(bus, auth.EXCHANGE, [user_deleted(owner_id)])
+
+    async def is_gone() -> bool:
+        return isinstance(await store.find(media_id), Tombstone)
+
+    await eventually(is_gone)
+
+
+async def test_progress_is_not_bound() -> None:
+    types = {pattern for _, pattern in events.VIDEO.bindings}
+    assert types == {
+        "video.upload_started",
+        "video.uploaded",
+        "video.playable",
+        "video.ready",
+        "video.failed",
+        "video.deleted",
+    }
+
+
+# Users ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_deleted_user_leaves_nothing(store: Store, call: Call, on_video: Handler, on_user: Handler) -> None:
+    owner_id, ids = new_id(), [new_id() for _ in range(3)]
+    for media_id in ids[:2]:
+        for one in life(media_id, owner_id):
+            await on_video(one)
+    await on_video(life(ids[2], owner_id)[-1])  # not begun yet
+    await on_user(user_deleted(owner_id))
+    await on_user(user_deleted(owner_id))
+    for media_id in ids:
+        document = await store.media.find_one({"_id": media_id})
+        assert document is not None
+        assert set(document) == {"_id", "deleted_at", OUTBOX}
+        assert [one.type for one in await pending(store, media_id)].count(media.MediaDeleted.type) == 1
+    assert await store.media.find_one({"owner_id": owner_id}) is None
+    assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []
+
+
+async def test_what_a_deleted_user_began_before_and_is_heard_of_later_is_removed(
+    store: Store, on_video: Handler, on_user: Handler
+) -> None:
+    media_id, owner_id = new_id(), new_id()
+    await on_user(user_deleted(owner_id))
+    for one in life(media_id, owner_id):
+        await on_video(one)
+    assert isinstance(await store.find(media_id), Tombstone)
+    assert await store.media.find_one({"owner_id": owner_id}) is None
+
+
+async def test_a_deletion_of_the_user_in_the_middle_leaves_nothing(
+    store: Store, on_video: Handler, on_user: Handler
+) -> None:
+    for _ in range(10):
+        owner_id, ids = new_id(), [new_id() for _ in range(3)]
+        begun = [life(media_id, owner_id)[0] for media_id in ids]
+        await asyncio.gather(*(on_video(one) for one in begun), on_user(user_deleted(owner_id)))
+        assert await store.media.find_one({"owner_id": owner_id}) is None
+
+
+# What media tells ----------------------------------------------------------------------------------------------------
+
+
+async def made(on_video: Handler, *, visibility: Visibility) -> tuple[UUID, UUID]:
+    media_id, owner_id = new_id(), new_id()
+    for one in life(media_id, owner_id, visibility=visibility):
+        await on_video(one)
+    return media_id, owner_id
+
+
+async def test_what_becomes_ready_and_public_is_published_once(store: Store, on_video: Handler) -> None:
+    media_id, _ = await made(on_video, visibility=Visibility.PUBLIC)
+    (published,) = await pending(store, media_id)
+    assert published.type == media.MediaPublished.type
+    assert published.read(media.MediaPublished).duration == 10
+
+
+async def test_what_turns_public_when_it_is_ready_is_published_then(
+    catalogue: Catalogue, store: Store, call: Call, on_video: Handler
+) -> None:
+    media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
+    assert await pending(store, media_id) == []
+    for visibility in ("public", "unlisted", "unlisted", "public"):
+        answer = await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": visibility})
+        assert answer.status_code == 200
+    told = await pending(store, media_id)
+    assert [one.type for one in told] == [
+        "media.updated",
+        "media.published",
+        "media.updated",
+        "media.updated",
+        "media.published",
+    ]
+    updates = [one.read(media.MediaUpdated) for one in told if one.type == "media.updated"]
+    assert [one.visibility for one in updates] == ["public", "unlisted", "public"]
+    versions = [one.version for one in updates]
+    assert versions == sorted(set(versions))
+
+
+async def test_concurrent_edits_are_all_kept(catalogue: Catalogue, store: Store, call: Call, on_video: Handler) -> None:
+    media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
+    fields = [{"title": "New"}, {"description": "New"}, {"category": "new"}, {"tags": ["new"]}]
+    answers = await asyncio.gather(*(call("PATCH", f"/media/{media_id}", owner_id, json=one) for one in fields))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    document = await found(store, media_id)
+    assert (document.title, document.description, document.category, document.tags) == ("New", "New", "new", ("new",))
+    assert len({one.read(media.MediaUpdated).version for one in await pending(store, media_id)}) == 4
+
+
+class Dying(Broker):
+    """Publishes, and then the process that asked for it dies."""
+
+    def __init__(self, bus: Broker) -> None:
+        self._bus = bus
+
+    async def publish(self, *arguments: object, **more: object) -> None:
+        await self._bus.publish(*arguments, **more)  # type: ignore[arg-type]
+        raise Unavailable
+
+
+async def test_pending_events_are_published_again_after_a_kill_and_then_never(
+    bus: Broker, store: Store, relay: Relay, on_video: Handler
+) -> None:
+    while await relay.publish_pending():
+        pass
+    channel = await bus.channel()
+    listening = await channel.declare_queue(exclusive=True)
+    await listening.bind(media.EXCHANGE, "media.*")
+    media_id, _ = await made(on_video, visibility=Visibility.PUBLIC)
+    (told,) = await pending(store, media_id)
+
+    with pytest.raises(Unavailable):
+        await mongo.Relay([store.media], Dying(bus)).publish_pending()
+    assert await pending(store, media_id) == [told]
+    assert await relay.publish_pending() == 1
+    assert await pending(store, media_id) == []
+    assert await relay.publish_pending() == 0
+
+    heard = []
+    while (message := await listening.get(no_ack=True, fail=False)) is not None:
+        heard.append(Event.model_validate_json(message.body))
+    assert [one.id for one in heard if one.subject == str(media_id)] == [told.id] * 2
+    await channel.close()
+
+
+async def test_a_running_relay_publishes_at_once(
+    bus: Broker, store: Store, on_video: Handler, catalogue: Catalogue
+) -> None:
+    media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
+    relay = Relay([store.media], bus)
+    async with relay.running():
+        woken = Catalogue(store, relay)
+        begin = datetime.now(UTC)
+        await woken.edit(Caller(owner_id), media_id, Changes(title="New"))
+
+        async def is_published() -> bool:
+            return await pending(store, media_id) == []
+
+        await eventually(is_published)
+        assert (datetime.now(UTC) - begin).total_seconds() < mongo.POLL_SECONDS

@@ -1,0 +1,194 @@
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import httpx
+import pytest
+
+from kinora.events import video
+from kinora_kit.events import event
+from kinora_kit.identity import Caller
+from kinora_kit.ids import new_id
+from kinora_kit.mongo import Relay
+from kinora_media import events
+from kinora_media.domain import Changes, Media, edited
+from kinora_media.errors import ChangedMeanwhile
+from kinora_media.service import ATTEMPTS, Catalogue
+from kinora_media.store import Store
+
+Call = Callable[..., Awaitable[httpx.Response]]
+Begin = Callable[..., Awaitable[UUID]]
+
+
+@pytest.fixture
+def begin(catalogue: Catalogue) -> Begin:
+    async def make(owner_id: UUID, *, visibility: str = "private", ready: bool = False) -> UUID:
+        media_id = new_id()
+        ids = {"video_id": media_id, "owner_id": owner_id}
+        handle = events.on_video(catalogue)
+        started = video.UploadStarted(**ids, title="Title", filename="a.mp4", size=9, visibility=visibility)
+        await handle(event("video", started))
+        if ready:
+            await handle(event("video", video.Ready(**ids, duration=10, width=1920, height=1080)))
+        return media_id
+
+    return make
+
+
+async def test_the_owner_reads_the_whole_document(call: Call, begin: Begin) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id, ready=True)
+    answer = await call("GET", f"/media/{media_id}", owner_id)
+    assert answer.status_code == 200
+    document = answer.json()
+    assert document.pop("created_at").endswith("Z")
+    assert document.pop("updated_at").endswith("Z")
+    assert document == {
+        "id": str(media_id),
+        "owner_id": str(owner_id),
+        "title": "Title",
+        "description": "",
+        "tags": [],
+        "category": "",
+        "visibility": "private",
+        "state": "ready",
+        "attributes": {},
+        "duration": 10.0,
+        "width": 1920,
+        "height": 1080,
+        "failure": None,
+    }
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+async def test_a_private_document_does_not_exist_for_others(call: Call, begin: Begin, method: str) -> None:
+    private, nothing = await begin(new_id()), new_id()
+    answers = [
+        await call(method, f"/media/{media_id}", new_id(), json={"title": "Mine"} if method == "PATCH" else None)
+        for media_id in (private, nothing)
+    ]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert [answer.json()["code"] for answer in answers] == ["media_not_found"] * 2
+
+
+@pytest.mark.parametrize("visibility", ["unlisted", "public"])
+async def test_what_is_not_private_is_read_by_anyone(call: Call, begin: Begin, visibility: str) -> None:
+    media_id = await begin(new_id(), visibility=visibility)
+    assert (await call("GET", f"/media/{media_id}")).status_code == 200
+    assert (await call("GET", f"/media/{media_id}", new_id())).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_only_the_owner_writes(call: Call, begin: Begin, method: str) -> None:
+    media_id = await begin(new_id(), visibility="public")
+    body = {"title": "Mine"} if method == "PATCH" else None
+    stranger = await call(method, f"/media/{media_id}", new_id(), json=body)
+    assert (stranger.status_code, stranger.json()["code"]) == (403, "not_the_owner")
+    nobody = await call(method, f"/media/{media_id}", json=body)
+    assert (nobody.status_code, nobody.json()["code"]) == (401, "not_signed_in")
+    assert (await call("GET", f"/media/{media_id}")).json()["title"] == "Title"
+
+
+async def test_an_edit_changes_what_it_names_and_nothing_else(call: Call, begin: Begin) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id)
+    changes = {"description": "More", "tags": ["A", "b "], "attributes": {"camera": {"iso": 100, "f": 1.8}}}
+    answer = await call("PATCH", f"/media/{media_id}", owner_id, json=changes)
+    assert answer.status_code == 200
+    after = (await call("GET", f"/media/{media_id}", owner_id)).json()
+    assert answer.json() == after
+    assert after["title"] == "Title"
+    assert (after["description"], after["tags"], after["attributes"]) == ("More", ["a", "b"], changes["attributes"])
+
+
+@pytest.mark.parametrize("body", [{"title": None}, {"state": "ready"}, {"tags": "a"}, [], None])
+async def test_a_wrong_edit_is_refused_and_not_repeated(call: Call, begin: Begin, body: object) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id)
+    answer = await call("PATCH", f"/media/{media_id}", owner_id, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
+
+async def test_an_edit_that_changes_nothing_writes_nothing(call: Call, begin: Begin, store: Store) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id)
+    before = await store.media.find_one({"_id": media_id})
+    assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Title"})).status_code == 200
+    assert (await call("PATCH", f"/media/{media_id}", owner_id, json={})).status_code == 200
+    assert await store.media.find_one({"_id": media_id}) == before
+
+
+async def test_an_edit_that_always_comes_second_gives_up(store: Store, relay: Relay, begin: Begin) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id)
+
+    class Busy(Store):
+        """Somebody else writes between every read and its write."""
+
+        reads = 0
+
+        def __init__(self) -> None:
+            self.media = store.media
+
+        async def find(self, media_id: UUID) -> object:  # type: ignore[override]
+            found = await store.find(media_id)
+            assert isinstance(found, Media)
+            self.reads += 1
+            changed = edited(found, Changes(title=f"Title {self.reads}"))
+            await store.media.update_one({"_id": media_id}, {"$set": {"title": changed.title}, "$inc": {"version": 1}})
+            return found
+
+    busy = Busy()
+    with pytest.raises(ChangedMeanwhile) as refused:
+        await Catalogue(busy, relay).edit(Caller(owner_id), media_id, Changes(title="Mine"))
+    assert (refused.value.status, refused.value.code) == (409, "changed_meanwhile")
+    assert busy.reads == ATTEMPTS
+
+
+async def test_a_deleted_document_is_gone(call: Call, begin: Begin) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id, visibility="public", ready=True)
+    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 204
+    assert (await call("GET", f"/media/{media_id}", owner_id)).status_code == 404
+    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 404
+    assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []
+
+
+async def test_a_list_is_paged_newest_first_without_gap_or_double(call: Call, begin: Begin) -> None:
+    owner_id = new_id()
+    made = [str(await begin(owner_id)) for _ in range(7)]
+    seen: list[str] = []
+    cursor: str | None = None
+    sizes = []
+    while True:
+        params = {"limit": "3"} | ({"cursor": cursor} if cursor else {})
+        page = (await call("GET", f"/media/users/{owner_id}", owner_id, params=params)).json()
+        seen += [item["id"] for item in page["items"]]
+        sizes.append(len(page["items"]))
+        await begin(owner_id)  # what is made meanwhile moves nothing
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == made[::-1]
+    assert sizes == [3, 3, 1]
+
+
+async def test_others_list_what_is_public_and_ready(call: Call, begin: Begin) -> None:
+    owner_id = new_id()
+    await begin(owner_id, visibility="public")
+    await begin(owner_id, visibility="unlisted", ready=True)
+    await begin(owner_id, ready=True)
+    published = await begin(owner_id, visibility="public", ready=True)
+    for other in (None, new_id()):
+        page = (await call("GET", f"/media/users/{owner_id}", other)).json()
+        assert [item["id"] for item in page["items"]] == [str(published)]
+    assert len((await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"]) == 4
+
+
+@pytest.mark.parametrize("params", [{"cursor": "x"}, {"cursor": "é" * 22}, {"limit": "0"}, {"limit": "101"}])
+async def test_a_wrong_page_is_refused(call: Call, params: dict[str, str]) -> None:
+    answer = await call("GET", f"/media/users/{new_id()}", params=params)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
+
+async def test_an_id_that_is_none_is_refused(call: Call) -> None:
+    assert (await call("GET", "/media/not-an-id")).status_code == 422

@@ -1,0 +1,134 @@
+"""The contract in media.proto, over a real connection and with real tokens."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from kinora.events import video
+from kinora.media.v1 import media_pb2 as pb
+from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub
+from kinora_kit import rpc
+from kinora_kit.events import event
+from kinora_kit.identity import TokenVerifier
+from kinora_kit.ids import new_id
+from kinora_kit.rpc import RemoteError
+from kinora_media import events
+from kinora_media.rpc import register
+from kinora_media.service import Catalogue
+from kinora_media.settings import MediaSettings
+
+if TYPE_CHECKING:  # they exist in the stubs only
+    from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub
+
+
+@dataclass(frozen=True)
+class Stubs:
+    catalogue: "CatalogueAsyncStub"
+    editing: "EditingAsyncStub"
+    token_for: Callable[[UUID], str]
+
+    def sign_in(self, user_id: UUID | None) -> None:
+        rpc.access_token.set(self.token_for(user_id) if user_id else None)
+
+
+@pytest.fixture
+async def stubs(
+    catalogue: Catalogue,
+    verifier: TokenVerifier,
+    token_for: Callable[[UUID], str],
+    make_settings: Callable[[], MediaSettings],
+) -> AsyncIterator[Stubs]:
+    address = f"127.0.0.1:{make_settings().grpc_port}"
+    async with (
+        rpc.serve(address, lambda server: register(server, catalogue), verifier=verifier, drain_seconds=0),
+        rpc.connect(address) as channel,
+    ):
+        yield Stubs(CatalogueStub(channel), EditingStub(channel), token_for)
+
+
+async def begun(catalogue: Catalogue, owner_id: UUID, visibility: str = "private") -> str:
+    media_id = new_id()
+    started = video.UploadStarted(
+        video_id=media_id,
+        owner_id=owner_id,
+        title="Title",
+        filename="a.mp4",
+        size=9,
+        visibility=visibility,
+    )
+    await events.on_video(catalogue)(event("video", started))
+    return str(media_id)
+
+
+async def test_reading_follows_the_visibility(catalogue: Catalogue, stubs: Stubs) -> None:
+    owner_id = new_id()
+    private, public = await begun(catalogue, owner_id), await begun(catalogue, owner_id, "public")
+    wanted = pb.ListMediaRequest(ids=[private, public, str(new_id())])
+    for user_id, seen in ((owner_id, {private, public}), (new_id(), {public}), (None, {public})):
+        stubs.sign_in(user_id)
+        assert {one.id for one in (await stubs.catalogue.ListMedia(wanted)).media} == seen
+    with pytest.raises(RemoteError) as refused:
+        await stubs.catalogue.GetMedia(pb.GetMediaRequest(id=private))
+    assert (refused.value.status, refused.value.code) == (404, "media_not_found")
+    media = await stubs.catalogue.GetMedia(pb.GetMediaRequest(id=public))
+    assert (media.owner_id, media.title, media.state) == (str(owner_id), "Title", pb.STATE_DRAFT)
+    assert not media.HasField("duration")
+
+
+async def test_an_owner_edits_what_is_set(catalogue: Catalogue, stubs: Stubs) -> None:
+    owner_id = new_id()
+    stubs.sign_in(owner_id)
+    media_id = await begun(catalogue, owner_id)
+    request = pb.UpdateMediaRequest(
+        id=media_id, title=" New ", tags=pb.TagList(tags=["A"]), visibility=pb.VISIBILITY_PUBLIC
+    )
+    request.attributes.update({"camera": {"iso": 100}})
+    media = await stubs.editing.UpdateMedia(request)
+    assert (media.title, list(media.tags), media.visibility) == ("New", ["a"], pb.VISIBILITY_PUBLIC)
+    assert MessageToDict(media.attributes) == {"camera": {"iso": 100}}
+    media = await stubs.editing.UpdateMedia(pb.UpdateMediaRequest(id=media_id, tags=pb.TagList(), description=""))
+    assert (media.title, list(media.tags)) == ("New", [])
+    assert media == await stubs.catalogue.GetMedia(pb.GetMediaRequest(id=media_id))
+
+
+async def test_deleting_is_for_the_owner_and_once(catalogue: Catalogue, stubs: Stubs) -> None:
+    owner_id = new_id()
+    request = pb.DeleteMediaRequest(id=await begun(catalogue, owner_id, "public"))
+    for user_id, code in ((None, "not_signed_in"), (new_id(), "not_the_owner")):
+        stubs.sign_in(user_id)
+        with pytest.raises(RemoteError) as refused:
+            await stubs.editing.DeleteMedia(request)
+        assert refused.value.code == code
+    stubs.sign_in(owner_id)
+    await stubs.editing.DeleteMedia(request)
+    with pytest.raises(RemoteError) as gone:
+        await stubs.editing.DeleteMedia(request)
+    assert gone.value.code == "media_not_found"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.UpdateMediaRequest(id="not an id", title="x"),
+        pb.UpdateMediaRequest(id=str(UUID(int=0)), title=""),
+        pb.UpdateMediaRequest(id=str(UUID(int=0)), tags=pb.TagList(tags=["x" * 51])),
+        pb.UpdateMediaRequest(id=str(UUID(int=0)), visibility=99),  # type: ignore[arg-type]
+    ],
+    ids=range(4),
+)
+async def test_wrong_input_is_refused(stubs: Stubs, request_: pb.UpdateMediaRequest) -> None:
+    stubs.sign_in(new_id())
+    with pytest.raises(RemoteError) as refused:
+        await stubs.editing.UpdateMedia(request_)
+    assert (refused.value.status, refused.value.code) == (422, "invalid_input")
+
+
+async def test_a_batch_is_bounded(stubs: Stubs) -> None:
+    stubs.sign_in(None)
+    with pytest.raises(RemoteError) as refused:
+        await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[str(new_id()) for _ in range(101)]))
+    assert refused.value.code == "invalid_input"

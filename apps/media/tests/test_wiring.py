@@ -1,0 +1,38 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from kinora_kit.settings import unknown_keys
+from kinora_media.settings import MediaSettings
+from kinora_media.wiring import wire
+
+ENVIRONMENT = Path(__file__).parents[3] / "local/env/media.env"
+
+
+async def test_it_starts_without_its_dependencies_and_says_so(make_settings: Callable[..., MediaSettings]) -> None:
+    nowhere = "127.0.0.1:9"
+    settings = make_settings(
+        mongo_url=f"mongodb://{nowhere}", redis_url=f"redis://{nowhere}", rabbitmq_url=f"amqp://{nowhere}"
+    )
+    async with wire(settings) as state:
+        assert set(state.checks) == {"mongo", "redis", "broker"}
+        with pytest.raises(ConnectionError):
+            await state.checks["broker"]()
+
+
+def test_the_committed_environment_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [line for line in ENVIRONMENT.read_text().splitlines() if line and not line.startswith("#")]
+    environment = dict(line.split("=", 1) for line in lines)
+    assert unknown_keys(MediaSettings, environment) == []
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert MediaSettings().grpc_port == 8202
+
+
+def test_a_missing_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MONGO_URL", "REDIS_URL", "RABBITMQ_URL"):
+        monkeypatch.delenv(f"KINORA_{name}")
+    with pytest.raises(ValidationError):
+        MediaSettings(http_port=1, grpc_port=1, public_url="", jwks_url="")
