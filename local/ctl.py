@@ -23,7 +23,7 @@ import psutil
 from environment import MADE, ROOT, environment, generate_secrets
 from parts import PARTS, is_job
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from supervisor.xmlrpc import SupervisorTransport
 
 RUN, LOGS, STATE = MADE / "run", MADE / "logs", MADE / "state"
@@ -281,7 +281,7 @@ def status() -> None:
     infos = processes()
     active = [name for name, info in infos.items() if is_job(name) or info["statename"] in ACTIVE]
     well = health(active, infos)
-    table = Table("process", "state", "pid", "uptime", "health", "address", box=None)
+    table = Table("process", "state", "pid", "uptime", "health", Column("address", no_wrap=True), box=None)
     for name in known_processes():
         info = infos.get(name)
         if info is None:
@@ -295,7 +295,7 @@ def status() -> None:
             "" if name not in well or info["start"] == 0 else "[green]well[/]" if well[name] else "[red]not well[/]",
             PARTS[name].address if name in PARTS else "",
         )
-    console.print(table)
+    console.print(table, soft_wrap=True)
     if sick := [name for name in active if not well[name] and infos[name]["start"]]:
         raise Failure(f"Not well: {', '.join(sick)}; `make logs S={sick[0]}` shows why.")
 
@@ -312,7 +312,8 @@ def run(command: list[str]) -> int:
     was_running = supervisor_runs()
     try:
         up([])
-        code = subprocess.run(command, check=False).returncode
+        tools = os.environ | {"PATH": environment(None)["PATH"]}
+        code = subprocess.run(command, check=False, env=tools).returncode
     finally:
         if not was_running:
             down()
