@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from kinora_auth import rest
 from kinora_auth.settings import AuthSettings
@@ -143,7 +144,7 @@ async def api(start: Start) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def empty_database(settings: AuthSettings) -> AsyncIterator[str]:
+async def empty_database(settings: AuthSettings) -> AsyncIterator[SecretStr]:
     """The address of a schema of its own, migrated and without a row."""
     schema = unique("test")
     url = reveal(settings.postgres_url)
@@ -152,7 +153,7 @@ async def empty_database(settings: AuthSettings) -> AsyncIterator[str]:
         await connection.execute(f"CREATE SCHEMA {schema}")
         await connection.execute(f"SET search_path TO {schema}")
         await migrate.migrate(connection, "kinora_auth")
-        yield f"{url}?search_path={schema}"
+        yield SecretStr(f"{url}?search_path={schema}")
     finally:
         await connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
         await connection.close()

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from kinora_auth.keys import Cipher, KeyRing, KeysUnreadable
 from kinora_kit import postgres
 from kinora_kit.ids import new_id
+from kinora_kit.settings import reveal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +128,7 @@ async def test_a_forged_token_is_refused(api: Api, forgery: str, optional: bool)
     ("changes", "header"),
     [
         ({}, {"typ": "JWT"}),
-        ({}, {"kid": None}),
+        ({}, {"kid": ""}),
         ({"aud": "elsewhere"}, {}),
         ({"aud": None}, {}),
         ({"iss": "https://elsewhere.example"}, {}),
@@ -152,7 +153,7 @@ async def test_a_token_that_does_not_say_what_it_must_is_refused(
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "Bearer x y", "Bearer a.b.c", "\xff"])
 async def test_an_authorization_header_of_another_form_is_refused(api: Api, value: str) -> None:
     for query in ("", "?optional=1"):
-        answer = await api.http.get(f"/user/token_verify{query}", headers={"Authorization": value.encode("latin-1")})  # type: ignore[dict-item]
+        answer = await api.http.get(f"/user/token_verify{query}", headers=[(b"Authorization", value.encode("latin-1"))])
         assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
 
 
@@ -179,17 +180,17 @@ async def test_private_keys_are_unreadable_in_the_database(api: Api) -> None:
         cipher.decrypt("another kid", cipher.encrypt(key.kid, key.private_key))
 
 
-async def test_replicas_that_start_together_make_one_first_key(empty_database: str) -> None:
-    async with postgres.connect(empty_database, name="test", size=20) as pool:
+async def test_replicas_that_start_together_make_one_first_key(empty_database: SecretStr) -> None:
+    async with postgres.connect(reveal(empty_database), name="test", size=20) as pool:
         rings = [KeyRing(pool, Cipher("a secret"), lead=LEAD) for _ in range(20)]
         keys = await asyncio.gather(*(ring.signing_key() for ring in rings))
         assert len({key.kid for key in keys}) == 1
 
 
 async def test_a_new_key_is_published_before_it_signs_and_old_tokens_stay_valid(
-    start: Start, empty_database: str
+    start: Start, empty_database: SecretStr
 ) -> None:
-    async with start(postgres_url=SecretStr(empty_database)) as api:
+    async with start(postgres_url=empty_database) as api:
         device = await (await api.person()).sign_in()
         ring = api.state.keys
         old = await ring.signing_key()
@@ -197,7 +198,7 @@ async def test_a_new_key_is_published_before_it_signs_and_old_tokens_stay_valid(
         assert await ring.rotate() == following  # one next key at a time
         published = {key["kid"] for key in (await api.http.get("/auth/.well-known/jwks.json")).json()["keys"]}
         assert published == {old.kid, following.kid}
-        assert await ring.signing_key() == old
+        assert (await ring.signing_key()).kid == old.kid
 
         async def pass_time(seconds: int) -> None:
             await api.state.accounts.pool.execute(
@@ -217,8 +218,8 @@ async def test_a_new_key_is_published_before_it_signs_and_old_tokens_stay_valid(
         assert (await device.verify()).status_code == 401
 
 
-async def test_a_replica_learns_a_key_that_another_one_made(start: Start, empty_database: str) -> None:
-    url = SecretStr(empty_database)
+async def test_a_replica_learns_a_key_that_another_one_made(start: Start, empty_database: SecretStr) -> None:
+    url = empty_database
     async with start(postgres_url=url) as one, start(postgres_url=url, key_lead_seconds=0) as other:
         await one.person()
         await one.state.keys.signing_key()
@@ -246,17 +247,18 @@ async def test_forged_kids_cause_no_query_each(api: Api, monkeypatch: pytest.Mon
 
 
 async def test_the_next_key_can_be_published_by_hand(
-    empty_database: str, environment: Callable[[str], dict[str, str]]
+    empty_database: SecretStr, environment: Callable[[str], dict[str, str]]
 ) -> None:
     command = [sys.executable, "-m", "kinora_auth.keys", "rotate"]
-    variables = {**environment("auth"), "KINORA_POSTGRES_URL": empty_database}
+    variables = {**environment("auth"), "KINORA_POSTGRES_URL": reveal(empty_database)}
     first, second = [
         await asyncio.to_thread(subprocess.run, command, env=variables, check=True, capture_output=True, text=True)
         for _ in range(2)
     ]
-    assert first.stdout == second.stdout
-    assert "signs from" in first.stdout
-    connection = await asyncpg.connect(empty_database)
+    said = first.stdout.splitlines()[-1]
+    assert said == second.stdout.splitlines()[-1]
+    assert "signs from" in said
+    connection = await asyncpg.connect(reveal(empty_database))
     try:
         assert await connection.fetchval("SELECT count(*) FROM signing_keys WHERE signs_from > now()") == 1
     finally:

@@ -137,8 +137,8 @@ class KeyRing:
 
         Where a next key is published already, it stays the next.
         """
-        now = datetime.now(UTC)
         await self.load()
+        now = datetime.now(UTC)
         async with postgres.transaction(self._pool) as connection:
             await store.lock_signing_keys(connection)
             rows = await store.signing_keys(connection)
