@@ -1,0 +1,155 @@
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import pytest
+
+from kinora_kit import broker as broker_module
+from kinora_kit import mongo
+from kinora_kit.broker import Broker
+from kinora_kit.errors import Unavailable
+from kinora_kit.events import Event, Payload, event
+from kinora_kit.mongo import OUTBOX, Collection, Database
+from kinora_kit.testing import eventually, proxy
+
+Take = Callable[[], Awaitable[list[Any]]]
+
+
+class Happened(Payload):
+    type: ClassVar[str] = "kit.happened"
+    n: int
+
+    @property
+    def subject(self) -> str:
+        return str(self.n)
+
+
+@pytest.fixture
+def things(database: Database) -> Collection:
+    return database["things"]
+
+
+async def change(things: Collection, exchange: str, *numbers: int) -> list[Event]:
+    """One change of one document, with one event for each number."""
+    events = [event("kit", Happened(n=n)) for n in numbers]
+    entries = [mongo.pending(happened, exchange=exchange) for happened in events]
+    await things.update_one(
+        {"_id": "one"}, {"$inc": {"changes": 1}, "$push": {OUTBOX: {"$each": entries}}}, upsert=True
+    )
+    return events
+
+
+async def is_published(things: Collection) -> bool:
+    return await things.count_documents({f"{OUTBOX}.id": {"$exists": True}}) == 0
+
+
+async def test_uuids_and_times_come_back_as_they_were(things: Collection) -> None:
+    document = {"_id": uuid4(), "at": datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)}
+    await things.insert_one(document)
+    assert await things.find_one() == document
+
+
+async def test_check_names_a_database_that_is_away(kit: dict[str, str], database: Database) -> None:
+    await mongo.check(database)
+    async with proxy(kit["MONGO_URL"]) as cable, mongo.connect(cable.url, database="any", name="kit test") as away:
+        await cable.cut()
+        with pytest.raises(mongo.MongoError):
+            await mongo.check(away)
+
+
+async def test_pending_events_are_published_in_their_order_and_pulled(
+    things: Collection, broker: Broker, exchange: str, inbox: Take
+) -> None:
+    events = await change(things, exchange, 1, 2) + await change(things, exchange, 3)
+    relay = mongo.Relay([things], broker)
+    await relay.ensure_indexes()
+    assert await relay.publish_pending() == 3
+    assert await relay.publish_pending() == 0
+    messages = await inbox()
+    assert [Event.model_validate_json(message.body) for message in messages] == events
+    assert [message.message_id for message in messages] == [str(happened.id) for happened in events]
+    assert {message.routing_key for message in messages} == {"kit.happened"}
+    assert await things.find_one() == {"_id": "one", "changes": 2, OUTBOX: []}
+
+
+async def test_woken_it_publishes_at_once(
+    things: Collection, broker: Broker, exchange: str, inbox: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo, "POLL_SECONDS", 60)
+    relay = mongo.Relay([things], broker)
+    async with relay.running():
+        for n in range(3):
+            await change(things, exchange, n)
+            relay.wake()
+            await eventually(lambda: is_published(things), seconds=5)
+    assert len(await inbox()) == 3
+
+
+async def test_without_being_woken_it_publishes_soon(
+    things: Collection, broker: Broker, exchange: str, inbox: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo, "POLL_SECONDS", 0.1)
+    async with mongo.Relay([things], broker).running():
+        for n in range(2):
+            await change(things, exchange, n)
+            await eventually(lambda: is_published(things))
+    assert len(await inbox()) == 2
+
+
+async def test_dying_between_publishing_and_pulling_publishes_again_with_the_same_id(
+    things: Collection, broker: Broker, exchange: str, inbox: Take
+) -> None:
+    (happened,) = await change(things, exchange, 1)
+
+    class DiesOnceConfirmed(Broker):
+        async def publish(self, *args: Any, **options: Any) -> None:
+            await broker.publish(*args, **options)
+            raise Unavailable
+
+    with pytest.raises(Unavailable):
+        await mongo.Relay([things], DiesOnceConfirmed("amqp://unused", name="unused")).publish_pending()
+    assert await mongo.Relay([things], broker).publish_pending() == 1
+    messages = await inbox()
+    assert [message.message_id for message in messages] == [str(happened.id)] * 2
+    assert [Event.model_validate_json(message.body) for message in messages] == [happened] * 2
+
+
+async def test_everything_arrives_after_broker_and_database_were_away(
+    *,
+    kit: dict[str, str],
+    unique: str,
+    things: Collection,
+    exchange: str,
+    inbox: Take,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mongo, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(broker_module, "PUBLISH_SECONDS", 0.5)
+    async with (
+        proxy(kit["RABBITMQ_URL"]) as broker_cable,
+        proxy(kit["MONGO_URL"]) as database_cable,
+        broker_module.connect(broker_cable.url, name="kit test") as broker,
+        mongo.connect(database_cable.url, database=unique, name="kit test") as database,
+        mongo.Relay([database["things"]], broker).running(),
+    ):
+        await change(things, exchange, 0)
+        await eventually(lambda: is_published(things))
+        for n, cable in enumerate((broker_cable, database_cable), start=1):
+            await cable.cut()
+            await change(things, exchange, n)
+            await cable.mend()
+            await eventually(lambda: is_published(things), seconds=30)
+    numbers = [Event.model_validate_json(message.body).read(Happened).n for message in await inbox()]
+    assert list(dict.fromkeys(numbers)) == [0, 1, 2]
+
+
+async def test_more_documents_than_a_batch_are_all_published(
+    things: Collection, broker: Broker, exchange: str, inbox: Take
+) -> None:
+    await things.insert_many(
+        [{OUTBOX: [mongo.pending(event("kit", Happened(n=n)), exchange=exchange)]} for n in range(mongo.BATCH + 20)]
+    )
+    async with mongo.Relay([things], broker).running():
+        await eventually(lambda: is_published(things))
+    assert len(await inbox()) == mongo.BATCH + 20
