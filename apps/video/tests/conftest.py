@@ -1,6 +1,7 @@
 """Clips for the tests, made by ffmpeg; nothing of them is kept in the repository."""
 
 import contextlib
+import hashlib
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,12 +30,13 @@ def workdir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def make_clip() -> Iterator[MakeClip]:
-    """Runs ffmpeg once for a name: make_clip("name.mp4", *arguments) is the clip's path."""
+    """Runs ffmpeg once for a name and arguments: make_clip("name.mp4", *arguments) is the clip's path."""
     with open_folder() as folder:
 
         def make(name: str, *arguments: str) -> Path:
-            clip = folder / name
+            clip = folder / hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16] / name
             if not clip.exists():
+                clip.parent.mkdir(mode=0o755, exist_ok=True)
                 subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *arguments, clip], check=True)
             return clip
 

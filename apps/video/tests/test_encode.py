@@ -1,13 +1,14 @@
 """Parts made apart, in any order, are one stream: every frame of the source once, at its time, with its sound."""
 
 import contextlib
-import hashlib
+import http.server
 import itertools
 import json
 import random
 import struct
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,10 +87,10 @@ class Encoded:
 
 
 async def encode_part(
-    part: Part, source: Source, renditions: tuple[Rendition, ...], clip: Path, folder: Path
+    part: Part, source: Source, renditions: tuple[Rendition, ...], url: str, folder: Path
 ) -> list[EncodedInit | EncodedSegment]:
-    folder.mkdir()  # noqa: ASYNC240
-    async with contextlib.aclosing(encode(part, source, renditions, str(clip), folder)) as files:
+    folder.mkdir()
+    async with contextlib.aclosing(encode(part, source, renditions, url, folder)) as files:
         return [file async for file in files]
 
 
@@ -99,7 +100,7 @@ async def encode_all(clip: Path, folder: Path) -> Encoded:
     parts = [part for part in plan(source, renditions) if part.kind != "poster"]
     made = {}
     for part in random.Random(7).sample(parts, len(parts)):
-        made[part.index] = await encode_part(part, source, renditions, clip, folder / str(part.index))
+        made[part.index] = await encode_part(part, source, renditions, str(clip), folder / str(part.index))
 
     tracks: dict[str, hls.Track] = {}
     for name in (*(rendition.name for rendition in renditions), *([AUDIO] if source.has_audio else [])):
@@ -181,12 +182,14 @@ async def test_a_part_done_again_has_the_same_bytes(make_clip: MakeClip, workdir
     source = await probe(str(clip))
     part = next(part for part in plan(source, ladder(source)) if part.start > 0)
 
-    digests = []
-    for folder in (workdir / "once", workdir / "again"):
-        files = await encode_part(part, source, ladder(source), clip, folder)
-        digests.append([hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files])
+    once = await encode_part(part, source, ladder(source), str(clip), workdir / "once")
+    again = await encode_part(part, source, ladder(source), str(clip), workdir / "again")
 
-    assert digests[0] == digests[1]
+    assert contents(once) == contents(again)
+
+
+def contents(files: list[EncodedInit | EncodedSegment]) -> dict[str, bytes]:
+    return {file.path.name: file.path.read_bytes() for file in files}
 
 
 async def test_a_turned_picture_is_encoded_upright(make_clip: MakeClip, workdir: Path) -> None:
@@ -257,7 +260,7 @@ async def test_a_file_cut_in_the_middle_is_truncated(suffix: str, make_clip: Mak
     for part in plan(source, ladder(source)):
         try:
             if part.kind == "video":
-                await encode_part(part, source, ladder(source), cut, workdir / str(part.index))
+                await encode_part(part, source, ladder(source), str(cut), workdir / str(part.index))
         except SourceRejected as error:
             refused.append((part.start, error.code))
 
@@ -275,6 +278,88 @@ async def test_a_source_that_cannot_be_fetched_is_tried_again(make_clip: MakeCli
             pass
 
     assert "secret" not in str(failed.value)
+
+
+class Store(http.server.BaseHTTPRequestHandler):
+    """Serves ranges of `content`, and fails from the byte `breaks_at` on, as a store that is restarted."""
+
+    content = b""
+    breaks_at = 0
+
+    def do_GET(self) -> None:
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        if start >= min(self.breaks_at, len(self.content)):
+            self.send_error(503 if start >= self.breaks_at else 416)
+            return
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        self.send_header("Content-Length", str(len(self.content) - start))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(self.content[start : self.breaks_at])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@contextlib.contextmanager
+def stored(content: bytes, breaks_at: int) -> Iterator[str]:
+    handler = type("Handler", (Store,), {"content": content, "breaks_at": breaks_at})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/source"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+async def test_a_source_that_breaks_off_on_the_way_is_tried_again(
+    kind: str, make_clip: MakeClip, workdir: Path
+) -> None:
+    clip = make_clip("front.mp4", *picture(), *SOUND, *H264, *AAC, "-movflags", "+faststart")
+    content = clip.read_bytes()
+    source = await probe(str(clip))
+    part = next(part for part in reversed(plan(source, ladder(source))) if part.kind == kind)
+
+    with stored(content, breaks_at=len(content) // 2) as url, pytest.raises(EncodeFailed):
+        async for _ in encode(part, source, ladder(source), url, workdir):
+            pass
+
+
+async def test_a_stored_file_that_was_cut_is_truncated(make_clip: MakeClip, workdir: Path) -> None:
+    clip = make_clip("front.mp4", *picture(), *SOUND, *H264, *AAC, "-movflags", "+faststart")
+    content = clip.read_bytes()[: clip.stat().st_size // 2]
+    source = await probe(str(clip))
+    part = plan(source, ladder(source))[-1]
+
+    with stored(content, breaks_at=len(content) + 1) as url, pytest.raises(SourceRejected) as refused:
+        async for _ in encode(part, source, ladder(source), url, workdir):
+            pass
+
+    assert refused.value.code == "truncated"
+
+
+async def test_ranges_of_a_stored_file_are_encoded(make_clip: MakeClip, workdir: Path) -> None:
+    clip = make_clip("thirty.mp4", *CLIPS["thirty.mp4"])
+    content = clip.read_bytes()
+
+    with stored(content, breaks_at=len(content) + 1) as url:
+        source = await probe(url)
+        part = plan(source, ladder(source))[-1]
+        there = await encode_part(part, source, ladder(source), url, workdir / "there")
+    here = await encode_part(part, source, ladder(source), str(clip), workdir / "here")
+
+    assert contents(there) == contents(here)
+
+
+async def test_a_poster_is_of_the_time_that_was_asked_for(make_clip: MakeClip, workdir: Path) -> None:
+    halves = ["-f", "lavfi", "-i", "color=black:s=320x180:d=4", "-f", "lavfi", "-i", "color=white:s=320x180:d=4"]
+    clip = make_clip("halves.mp4", *halves, "-filter_complex", "concat", *H264)
+
+    path = await poster(await probe(str(clip)), str(clip), workdir, at=4.0)
+
+    argv = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+    shown = subprocess.run(argv, check=True, capture_output=True)
+    assert min(shown.stdout) > 250
 
 
 async def test_the_poster_has_the_shape_of_the_picture(make_clip: MakeClip, workdir: Path) -> None:

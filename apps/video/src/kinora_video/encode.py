@@ -344,7 +344,8 @@ def _input(url: str, seek: float) -> Any:
 
 
 def _compile(stream: Any) -> list[str]:
-    argv: list[str] = stream.global_args("-hide_banner", "-v", "error", "-nostdin", "-copyts").compile()
+    # Warnings, because that is what ffmpeg makes of an HTTP error in the middle of a file.
+    argv: list[str] = stream.global_args("-hide_banner", "-v", "warning", "-nostdin", "-copyts").compile()
     return argv
 
 
@@ -352,7 +353,8 @@ def _judge(end: Exit, url: str, source: Source, *, missing: float) -> None:
     """Raise for what ended badly, or well but `missing` too many seconds of what the source declares."""
     message = end.stderr.replace(url, "source").strip()
     cut = "partial file" in end.stderr or "ended prematurely" in end.stderr
-    if access_failed(end.stderr) and (end.code != 0 or missing > _SHORTFALL_SECONDS):
+    # Even where ffmpeg made do with what it got: sound is padded with silence, and frames could be missing at the end.
+    if access_failed(end.stderr):
         raise EncodeFailed(f"the source could not be read: {message}")
     if end.timed_out:
         raise EncodeFailed("ffmpeg took too long and was stopped")

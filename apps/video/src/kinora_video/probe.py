@@ -35,16 +35,10 @@ _BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})  # ho
 _PROBE = Limits(memory_bytes=2 << 30, cpu_seconds=30, wall_seconds=60.0, file_bytes=0)
 _NETWORK_TIMEOUT_MICROSECONDS = 15_000_000
 
-_ACCESS_ERRORS = (
-    "Permission denied",
-    "HTTP error",
-    "Server returned",
-    "Connection refused",
-    "Connection reset",
-    "Connection timed out",
-    "Failed to resolve",
-    "Stream ends prematurely",
-    "Input/output error",
+# 416 is a range beyond the end of the file, which is how a file that was cut short answers.
+_ACCESS_ERROR = re.compile(
+    "HTTP error (?!416)|Server returned|Connection (refused|reset|timed out)|Failed to resolve"
+    "|Stream ends prematurely|Input/output error|Permission denied"
 )
 
 
@@ -126,8 +120,8 @@ def source_argument(url: str) -> str:
 
 
 def access_failed(stderr: str) -> bool:
-    """Whether ffmpeg's or ffprobe's messages tell of the way to the source and not of the source."""
-    return any(error in stderr for error in _ACCESS_ERRORS)
+    """Whether a tool's messages (warnings too) tell of the way to the source and not of the source."""
+    return _ACCESS_ERROR.search(stderr) is not None
 
 
 async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
@@ -256,7 +250,7 @@ async def _measure(url: str) -> tuple[float, int]:
 
 async def _ffmpeg(url: str, options: dict[str, str], output: list[str]) -> sandbox.Exit:
     given = [word for name, value in (source_options(url) | options).items() for word in (f"-{name}", value)]
-    argv = ["ffmpeg", "-v", "error", "-nostdin", *given, "-i", source_argument(url), *output]
+    argv = ["ffmpeg", "-v", "warning", "-nostdin", *given, "-i", source_argument(url), *output]
     return await sandbox.run(argv, _PROBE)
 
 
