@@ -88,7 +88,7 @@ def send(path: Path, url: str, token: str, *, show: Callable[[int], None], stop:
     client = TusClient(GATEWAY, headers={"Authorization": f"Bearer {token}"})
     uploader = client.uploader(str(path), url=url, chunk_size=CHUNK_BYTES, retries=5, retry_delay=1)
     while uploader.offset < path.stat().st_size and not stop.is_set():
-        uploader.upload_chunk()
+        uploader.upload_chunk()  # type: ignore[no-untyped-call]
         show(uploader.offset)
 
 

@@ -1,0 +1,436 @@
+"""The use cases of API and worker on a database of their own, without a broker.
+
+Commands are taken from the outbox by hand, so that they can come in any order, twice, and to workers that die.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import httpx
+import m3u8
+import pytest
+from pydantic import SecretStr
+
+from kinora_kit import migrate, postgres, s3
+from kinora_kit.consumer import Ignore
+from kinora_kit.errors import InvalidInput
+from kinora_kit.events import Event
+from kinora_kit.identity import Caller
+from kinora_kit.ids import new_id
+from kinora_kit.postgres import Pool
+from kinora_kit.s3 import ObjectStore
+from kinora_video import store, transcode
+from kinora_video.cleanup import Cleanup
+from kinora_video.encode import EncodeFailed
+from kinora_video.errors import (
+    FileTooLarge,
+    LinkExpired,
+    NotPlayable,
+    NotTheOwner,
+    SizeUnknown,
+    TooManyUploads,
+    UnsupportedType,
+    UploadEnded,
+    VideoNotFound,
+)
+from kinora_video.links import Links
+from kinora_video.service import Videos
+from kinora_video.settings import VideoSettings, WorkerSettings
+from kinora_video.transcode import Transcoder
+
+UPLOADS, STREAMS = "uploads", "streams"
+
+
+@dataclass(frozen=True)
+class Stage:
+    pool: Pool
+    objects: ObjectStore
+    videos: Videos
+    transcoder: Transcoder
+    cleanup: Cleanup
+
+    async def outbox(self) -> list[tuple[str, Event]]:
+        """What was emitted and not taken yet, with the exchange it is for."""
+        rows = await self.pool.fetch("SELECT exchange, event FROM outbox ORDER BY id")
+        return [(row["exchange"], Event.model_validate(row["event"])) for row in rows]
+
+    async def told(self, video_id: UUID) -> list[str]:
+        """The events that the service told everyone of this video, in their order."""
+        return [
+            event.type
+            for exchange, event in await self.outbox()
+            if exchange == "video" and event.subject == str(video_id)
+        ]
+
+    async def commands(self, video_id: UUID) -> list[Event]:
+        """Take the commands that wait for a worker."""
+        rows = await self.pool.fetch(
+            "DELETE FROM outbox WHERE exchange = '' AND event->>'subject' = $1 RETURNING event", str(video_id)
+        )
+        return [Event.model_validate(row["event"]) for row in rows]
+
+    async def work(self, video_id: UUID, *, seed: int = 0, times: int = 1) -> None:
+        """Be the workers until there is nothing to do: any order, each command so many times."""
+        order = random.Random(seed)
+        while commands := await self.commands(video_id):
+            todo = [command for command in commands for _ in range(times)]
+            order.shuffle(todo)
+            for command in todo:
+                with contextlib.suppress(Ignore):
+                    await self.transcoder.handle(command)
+
+    async def uploaded(self, clip: Path, *, visibility: str = "public") -> tuple[Caller, UUID]:
+        """A video whose bytes are all there, and its owner."""
+        owner = Caller(new_id())
+        metadata = {"filename": "clip.mp4", "visibility": visibility}
+        video_id = await self.videos.begin_upload(owner, size=clip.stat().st_size, metadata=metadata)
+        await self.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4", cache_control="no-store")
+        await self.videos.finish_upload(video_id)
+        return owner, video_id
+
+    async def left(self, video_id: UUID) -> list[str]:
+        """What the object store holds of the video."""
+        return [key for bucket in (UPLOADS, STREAMS) for key in await self.objects.keys(bucket, str(video_id))]
+
+    async def state(self, video_id: UUID) -> str:
+        video = await store.get(self.pool, video_id)
+        assert video is not None
+        return video.state
+
+
+@pytest.fixture(scope="session")
+async def stage(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[Stage]:
+    env = environment("kit-test")
+    # The buckets are those of the platform: no id is ever used twice, so nothing meets.
+    env |= {name: value for name, value in environment("video").items() if "_S3_" in name}
+    schema = f"video_{new_id().hex}"
+    connection = await asyncpg.connect(env["KINORA_POSTGRES_URL"])
+    url = f"{env['KINORA_POSTGRES_URL']}?search_path={schema}"
+    await connection.execute(f"CREATE SCHEMA {schema}")
+    migrating = await asyncpg.connect(url)
+    await migrate.migrate(migrating, "kinora_video")
+    await migrating.close()
+    stores = {
+        "http_port": 1,
+        "postgres_url": SecretStr(url),
+        "rabbitmq_url": SecretStr(env["KINORA_RABBITMQ_URL"]),
+        "s3_url": env["KINORA_S3_URL"],
+        "s3_access_key": env["KINORA_S3_ACCESS_KEY"],
+        "s3_secret_key": SecretStr(env["KINORA_S3_SECRET_KEY"]),
+    }
+    settings = VideoSettings(
+        **stores,
+        grpc_port=1,
+        public_url="http://gateway",
+        tusd_url="http://127.0.0.1:1",
+        jwks_url="http://127.0.0.1:1",
+        redis_url=SecretStr("redis://127.0.0.1:1"),
+        signing_secret=SecretStr("a secret of the tests"),
+        upload_max_bytes=1 << 30,
+        uploads_per_user=2,
+    )
+    async with (
+        postgres.connect(url, name="video-test") as pool,
+        s3.connect(
+            env["KINORA_S3_URL"], access_key=env["KINORA_S3_ACCESS_KEY"], secret_key=env["KINORA_S3_SECRET_KEY"]
+        ) as objects,
+        httpx.AsyncClient(base_url=settings.tusd_url) as tusd,
+    ):
+        videos = Videos(pool, objects, tusd, Links("a secret of the tests", 3600), settings)
+        transcoder = Transcoder(pool, objects, WorkerSettings(**stores, part_seconds=2, segment_seconds=1))
+        yield Stage(pool, objects, videos, transcoder, Cleanup(pool, objects, videos, settings))
+        for row in await pool.fetch("SELECT id FROM videos"):
+            for bucket in (UPLOADS, STREAMS):
+                await objects.remove_prefix(bucket, str(row["id"]))
+    await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    await connection.close()
+
+
+@pytest.fixture
+def clip(make_clip: Callable[..., Path]) -> Path:
+    picture, sound = "testsrc2=size=426x240:rate=30", "sine=frequency=440"
+    return make_clip(
+        "service.mp4", *f"-f lavfi -i {picture} -f lavfi -i {sound} -t 7 -c:v libx264 -preset ultrafast".split()
+    )
+
+
+async def listed_objects(stage: Stage, video_id: UUID) -> list[str]:
+    """The keys that the playlists name at this moment."""
+    _, master = await stage.videos.master_playlist(None, video_id, "")
+    playlists = m3u8.loads(master)
+    uris = [playlist.uri for playlist in playlists.playlists] + [str(media.uri) for media in playlists.media]
+    keys = []
+    for uri in uris:
+        _, text = await stage.videos.media_playlist(None, video_id, uri.removesuffix(".m3u8"), "")
+        listed = m3u8.loads(text)
+        keys += [segment.uri for segment in listed.segments] + [listed.segment_map[0].uri]
+    return [f"{video_id}/{key}" for key in keys]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_commands_in_any_order_and_twice_end_in_the_same_stream(stage: Stage, clip: Path, times: int) -> None:
+    _, video_id = await stage.uploaded(clip)
+    await stage.work(video_id, seed=times, times=times)
+    assert await stage.state(video_id) == "ready"
+    assert await stage.told(video_id) == ["video.upload_started", "video.uploaded", "video.playable", "video.ready"]
+    stored = set(await stage.objects.keys(STREAMS, f"{video_id}/"))
+    named = set(await listed_objects(stage, video_id))
+    assert named <= stored
+    assert {key for key in stored if key.endswith(".m4s")} <= named
+
+
+async def test_a_playlist_never_names_what_is_not_there(stage: Stage, clip: Path) -> None:
+    _, video_id = await stage.uploaded(clip)
+    lengths = []
+    while commands := await stage.commands(video_id):
+        for command in commands:
+            with contextlib.suppress(Ignore):
+                await stage.transcoder.handle(command)
+            if await stage.state(video_id) in ("playable", "ready"):
+                named = await listed_objects(stage, video_id)
+                assert set(named) <= set(await stage.objects.keys(STREAMS, f"{video_id}/"))
+                lengths.append(len(named))
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+
+
+async def test_a_growing_playlist_is_an_event_list_and_a_complete_one_is_vod(stage: Stage, clip: Path) -> None:
+    _, video_id = await stage.uploaded(clip)
+    kinds = []
+    while commands := await stage.commands(video_id):
+        for command in commands:
+            with contextlib.suppress(Ignore):
+                await stage.transcoder.handle(command)
+            with contextlib.suppress(NotPlayable):
+                _, text = await stage.videos.media_playlist(None, video_id, "240p", "")
+                listed = m3u8.loads(text)
+                kinds.append((listed.playlist_type, listed.is_endlist))
+    assert kinds[0] == ("event", False)
+    assert kinds[-1] == ("vod", True)
+
+
+async def test_a_worker_that_dies_in_a_part_costs_that_part(stage: Stage, clip: Path) -> None:
+    _, video_id = await stage.uploaded(clip)
+    [prepare] = await stage.commands(video_id)
+    await stage.transcoder.handle(prepare)
+    commands = await stage.commands(video_id)
+    for command in commands:
+        dying = asyncio.create_task(stage.transcoder.handle(command))
+        rows = "SELECT count(*) FROM parts WHERE video_id = $1 AND index = $2 AND attempts = 1"
+        while not await stage.pool.fetchval(rows, video_id, command.data["index"]):
+            await asyncio.sleep(0)
+        dying.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await dying
+    for command in commands:
+        await stage.transcoder.handle(command)
+    await stage.work(video_id)
+    assert await stage.state(video_id) == "ready"
+    attempts = await stage.pool.fetchval("SELECT max(attempts) FROM parts WHERE video_id = $1", video_id)
+    assert attempts == 2
+
+
+async def test_a_part_that_ends_every_worker_ends_the_video(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    [prepare] = await stage.commands(video_id)
+    await stage.transcoder.handle(prepare)
+    [command, *_] = await stage.commands(video_id)
+    await stage.pool.execute("UPDATE parts SET attempts = $2 WHERE video_id = $1", video_id, transcode.ATTEMPTS)
+    await stage.transcoder.handle(command)
+    progress = await stage.videos.progress(owner, video_id)
+    assert (progress.state, progress.failure_code) == ("failed", "transcode_failed")
+
+
+async def test_a_part_whose_source_is_gone_is_tried_again_and_then_ends_the_video(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    [prepare] = await stage.commands(video_id)
+    await stage.transcoder.handle(prepare)
+    command = next(item for item in await stage.commands(video_id) if item.type == "transcode.do_part")
+    await stage.objects.remove(UPLOADS, [str(video_id)])
+    for _ in range(transcode.ENCODE_ATTEMPTS - 1):
+        with pytest.raises(EncodeFailed):
+            await stage.transcoder.handle(command)
+    await stage.transcoder.handle(command)
+    assert (await stage.videos.progress(owner, video_id)).failure_code == "transcode_failed"
+
+
+async def test_a_deleted_video_leaves_nothing_even_while_it_is_worked_on(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    [prepare] = await stage.commands(video_id)
+    await stage.transcoder.handle(prepare)
+    commands = await stage.commands(video_id)
+    await stage.transcoder.handle(commands[0])
+    await stage.videos.delete(owner, video_id)
+    while await stage.cleanup.purge_one():
+        pass
+    for command in commands[1:]:
+        with pytest.raises(Ignore):
+            await stage.transcoder.handle(command)
+    with pytest.raises(VideoNotFound):
+        await stage.videos.get(owner, video_id)
+    assert await stage.left(video_id) == []
+    assert (await stage.told(video_id))[-1] == "video.deleted"
+
+
+async def test_what_was_stored_just_after_the_purge_goes_with_the_second(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    await stage.videos.delete(owner, video_id)
+    while await stage.cleanup.purge_one():
+        pass
+    await stage.objects.put(STREAMS, f"{video_id}/240p/late.m4s", b"x", content_type="x/y", cache_control="no-store")
+    await stage.pool.execute(
+        "UPDATE videos SET purge_at = now(), updated_at = now() - interval '1 hour' WHERE id = $1", video_id
+    )
+    while await stage.cleanup.purge_one():
+        pass
+    assert await stage.left(video_id) == []
+    assert await store.get(stage.pool, video_id) is None
+
+
+async def test_deleting_twice_tells_it_once(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    await stage.videos.delete(owner, video_id)
+    await stage.videos.delete_quietly(video_id)
+    with pytest.raises(VideoNotFound):
+        await stage.videos.delete(owner, video_id)
+    assert (await stage.told(video_id)).count("video.deleted") == 1
+
+
+async def test_deleting_an_account_deletes_all_its_videos(stage: Stage, clip: Path) -> None:
+    owner, first = await stage.uploaded(clip)
+    second = await stage.videos.begin_upload(owner, size=10, metadata={"filename": "b.mp4"})
+    await stage.videos.delete_all_of(owner.user_id)
+    assert await stage.videos.list_videos(owner, [first, second]) == []
+
+
+async def test_only_the_owner_may_touch_a_video(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip, visibility="unlisted")
+    stranger = Caller(new_id())
+    for attempt in (stage.videos.delete(stranger, video_id), stage.videos.progress(stranger, video_id)):
+        with pytest.raises(NotTheOwner):
+            await attempt
+    await stage.videos.set_visibility(video_id, "private", 1)
+    for hidden in (
+        stage.videos.get(stranger, video_id),
+        stage.videos.get(None, video_id),
+        stage.videos.delete(stranger, video_id),
+        stage.videos.check_upload_owner(stranger, f"/video/upload/{video_id}+x"),
+    ):
+        with pytest.raises(VideoNotFound):
+            await hidden
+    await stage.videos.check_upload_owner(owner, f"/video/upload/{video_id}+x")
+    await stage.videos.delete(owner, video_id)
+    with pytest.raises(UploadEnded):
+        await stage.videos.check_upload_owner(owner, f"/video/upload/{video_id}+x")
+
+
+async def test_a_visibility_that_comes_late_is_not_taken(stage: Stage, clip: Path) -> None:
+    _, video_id = await stage.uploaded(clip)
+    await stage.videos.set_visibility(video_id, "private", 5)
+    await stage.videos.set_visibility(video_id, "public", 4)
+    video = await store.get(stage.pool, video_id)
+    assert video is not None
+    assert video.visibility == "private"
+
+
+async def test_a_private_stream_opens_with_its_signature_only(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip, visibility="private")
+    await stage.work(video_id)
+    url = (await stage.videos.get(owner, video_id)).stream_url
+    query = url.partition("?")[2]
+    _, master = await stage.videos.master_playlist(None, video_id, query)
+    assert all(query in line for line in master.splitlines() if line and not line.startswith("#"))
+    with pytest.raises(VideoNotFound):
+        await stage.videos.master_playlist(None, video_id, "")
+    other_owner, other = await stage.uploaded(clip, visibility="private")
+    foreign = stage.videos.links.query(other, 0)
+    for wrong in ("exp=99999999999&sig=abc", query.replace("sig=", "sig=0"), foreign, "exp=x&sig=y"):
+        with pytest.raises(LinkExpired):
+            await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", wrong)
+    expired = Links("a secret of the tests", -10_000).query(video_id, 0)
+    with pytest.raises(LinkExpired):
+        await stage.videos.master_playlist(None, video_id, expired)
+    assert other_owner != owner
+
+
+async def test_the_gateway_can_fetch_exactly_the_object_that_was_authorised(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip, visibility="private")
+    await stage.work(video_id)
+    query = stage.videos.links.query(video_id, 0)
+    headers = await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", query)
+    path = f"{stage.objects.url}/{STREAMS}/{video_id}"
+    async with httpx.AsyncClient() as http:
+        whole = await http.get(f"{path}/240p/init.mp4?{query}", headers=headers)
+        part = await http.get(f"{path}/240p/init.mp4?{query}", headers={**headers, "Range": "bytes=0-9"})
+        other = await http.get(f"{path}/audio/init.mp4?{query}", headers=headers)
+    assert (whole.status_code, part.status_code, other.status_code) == (200, 206, 403)
+    assert whole.headers["cache-control"] == transcode.IMMUTABLE
+    assert whole.content[4:8] == b"ftyp"
+    assert owner is not None
+
+
+async def test_a_stream_made_private_is_closed_at_once(stage: Stage, clip: Path) -> None:
+    _, video_id = await stage.uploaded(clip)
+    await stage.work(video_id)
+    await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "")
+    await stage.videos.set_visibility(video_id, "private", 1)
+    with pytest.raises(VideoNotFound):
+        await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "")
+
+
+async def test_an_upload_whose_end_was_never_told_is_noticed(stage: Stage, clip: Path) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.videos.begin_upload(owner, size=clip.stat().st_size, metadata={"filename": "a.mp4"})
+    await stage.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4", cache_control="no-store")
+    await stage.pool.execute("UPDATE videos SET updated_at = now() - interval '1 minute' WHERE id = $1", video_id)
+    await stage.cleanup.look_after_uploads()
+    assert await stage.state(video_id) == "processing"
+
+
+async def test_an_upload_that_nobody_goes_on_with_expires(stage: Stage) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.videos.begin_upload(owner, size=1000, metadata={"filename": "a.mp4"})
+    await stage.pool.execute("UPDATE videos SET updated_at = now() - interval '2 days' WHERE id = $1", video_id)
+    await stage.cleanup.look_after_uploads()
+    assert (await stage.videos.progress(owner, video_id)).failure_code == "upload_expired"
+    with pytest.raises(UploadEnded):
+        await stage.videos.receive(video_id, 500)
+
+
+async def test_uploads_are_refused_by_name(stage: Stage) -> None:
+    owner = Caller(new_id())
+    for size, metadata, error in (
+        (None, {"filename": "a.mp4"}, SizeUnknown),
+        (2 << 30, {"filename": "a.mp4"}, FileTooLarge),
+        (10, {"filename": "a.png"}, UnsupportedType),
+        (10, {"filename": "a.mp4", "filetype": "text/html"}, UnsupportedType),
+        (10, {"filename": "a.mp4", "visibility": "secret"}, InvalidInput),
+    ):
+        with pytest.raises(error):
+            await stage.videos.begin_upload(owner, size=size, metadata=metadata)
+    for _ in range(2):
+        await stage.videos.begin_upload(owner, size=10, metadata={})
+    with pytest.raises(TooManyUploads):
+        await stage.videos.begin_upload(owner, size=10, metadata={})
+
+
+async def test_the_owner_chooses_the_moment_of_the_poster(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    with pytest.raises(NotPlayable):
+        await stage.videos.choose_poster(owner, video_id, 1)
+    await stage.work(video_id)
+    before = (await stage.videos.get(owner, video_id)).poster_url
+    with pytest.raises(InvalidInput):
+        await stage.videos.choose_poster(owner, video_id, 100)
+    await stage.videos.choose_poster(owner, video_id, 7)
+    await stage.work(video_id)
+    after = (await stage.videos.get(owner, video_id)).poster_url
+    assert after != before
+    posters = [key for key in await stage.objects.keys(STREAMS, f"{video_id}/") if "poster" in key]
+    assert posters == [f"{video_id}/{after.rpartition('/')[2]}"]
