@@ -113,9 +113,10 @@ async def set_failed(connection: Connection, video_id: UUID, code: str, detail: 
 
 
 async def set_deleted(connection: Connection, video_id: UUID) -> None:
+    """What remains until the last purge is the id, so that late events and workers know it."""
     await connection.execute(
-        "UPDATE videos SET state = 'deleted', version = version + 1, updated_at = now(), purge_at = now()"
-        " WHERE id = $1",
+        "UPDATE videos SET state = 'deleted', title = '', filename = '', source = NULL, version = version + 1,"
+        " updated_at = now(), purge_at = now() WHERE id = $1",
         video_id,
     )
 

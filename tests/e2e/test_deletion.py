@@ -1,0 +1,108 @@
+"""What is deleted is gone from every store: rows, documents, objects, unfinished uploads."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import asyncpg
+import pytest
+from client import Person, register, video_id
+from clips import Clip
+from environment import load
+from motor.motor_asyncio import AsyncIOMotorClient
+from test_bad_input import emptied
+
+from conftest import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+
+async def rows_of(owner: str) -> list[str]:
+    """What PostgreSQL and MongoDB hold of a person, tombstones of ids left out."""
+    found = []
+    auth = await asyncpg.connect(load("auth")["KINORA_POSTGRES_URL"])
+    video = await asyncpg.connect(load("video")["KINORA_POSTGRES_URL"])
+    try:
+        for table, column in (("users", "id"), ("sessions", "user_id")):
+            found += [table] * await auth.fetchval(f"SELECT count(*) FROM {table} WHERE {column} = $1", UUID(owner))
+        for table in ("renditions", "parts", "segments"):
+            found += [table] * await video.fetchval(
+                f"SELECT count(*) FROM {table} JOIN videos ON videos.id = video_id WHERE owner_id = $1", UUID(owner)
+            )
+        kept = "state <> 'deleted' OR title <> '' OR filename <> '' OR source IS NOT NULL"
+        found += ["videos"] * await video.fetchval(
+            f"SELECT count(*) FROM videos WHERE owner_id = $1 AND ({kept})", UUID(owner)
+        )
+    finally:
+        await auth.close()
+        await video.close()
+    client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(
+        load("media")["KINORA_MONGO_URL"], uuidRepresentation="standard"
+    )
+    try:
+        for name in await client["media"].list_collection_names():
+            async for document in client["media"][name].find({"owner_id": UUID(owner), "title": {"$exists": True}}):
+                found.append(f"{name} {document['_id']}")
+    finally:
+        client.close()
+    return found
+
+
+async def test_a_deleted_account_leaves_nothing(clip: Callable[[str], Clip]) -> None:
+    async with register() as person:
+        ready = await person.upload(clip("short").path)
+        assert (await person.outcome(ready))["state"] == "ready"
+        begun = await person.create("half.mp4", 60 << 20)
+        unfinished = video_id(begun.headers["location"])
+        assert await rows_of(person.id)
+        gone = await person.delete("/user/profile", {"current_password": person.password})
+        assert gone.status_code == 204, gone.text
+
+        async def nothing_left() -> bool:
+            return not await rows_of(person.id)
+
+        await until(nothing_left, seconds=30, what="the rows of the account to be gone")
+        for video in (ready, unfinished):
+            await until(emptied(video), seconds=30, what="the buckets to be empty")
+        refused = await person.get("/user/profile")
+        assert refused.status_code == 401
+
+
+async def test_a_deleted_video_is_gone_for_everyone_at_once(
+    person: Person, stranger: Person, clip: Callable[[str], Clip]
+) -> None:
+    video = await person.upload(clip("short").path)
+    assert (await person.outcome(video))["state"] == "ready"
+    shown = (await stranger.get(f"/video/{video}")).json()
+    assert (await stranger.delete(f"/video/{video}")).status_code == 403
+    assert (await person.delete(f"/video/{video}")).status_code == 204
+    assert (await stranger.get(f"/video/{video}")).status_code == 404
+    for url in (shown["stream_url"], shown["poster_url"]):
+        assert (await stranger.http.get(url)).status_code == 404
+    await until(emptied(video), seconds=30, what="the buckets to be empty")
+
+    async def not_listed() -> bool:
+        return (await person.get(f"/media/{video}")).status_code == 404
+
+    await until(not_listed, seconds=20, what="the catalogue to forget it")
+
+
+async def test_a_video_made_private_is_closed_at_once(
+    person: Person, stranger: Person, clip: Callable[[str], Clip]
+) -> None:
+    video = await person.upload(clip("short").path)
+    assert (await person.outcome(video))["state"] == "ready"
+    shown = (await stranger.get(f"/video/{video}")).json()
+    segment = shown["stream_url"].replace("master.m3u8", "240p/init.mp4")
+    assert (await stranger.http.get(segment)).status_code == 200
+    assert (await person.patch(f"/media/{video}", {"visibility": "private"})).status_code == 200
+
+    async def closed() -> bool:
+        return (await stranger.get(f"/video/{video}")).status_code == 404
+
+    await until(closed, seconds=10, what="the video to hear of it")
+    assert (await stranger.http.get(segment)).status_code == 404
+    assert (await stranger.http.get(shown["stream_url"])).status_code == 404
+    own = (await person.get(f"/video/{video}")).json()
+    signed = own["stream_url"]
+    assert (await stranger.http.get(signed)).status_code == 200, "whoever was given the signed address may watch"
+    assert (await stranger.http.get(signed.replace("master.m3u8", "240p/init.mp4"))).status_code == 200
