@@ -293,7 +293,7 @@ def alive(marker: str) -> bool:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - nothing tells of a change in /proc
+        while not condition():
             await asyncio.sleep(0.02)
 
 
@@ -313,7 +313,7 @@ async def test_a_killed_parent_leaves_no_tool_behind() -> None:
         "import asyncio; from kinora_video import sandbox;"
         "asyncio.run(sandbox.run(['sleep', '62.25'], sandbox.Limits()))"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program])  # noqa: ASYNC220
+    parent = subprocess.Popen([sys.executable, "-c", program])
     try:
         await until(lambda: alive("62.25") and not alive("--pdeathsig"))
     finally:
