@@ -2,10 +2,10 @@
 
 import os
 import sys
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 PREFIX = "KINORA_"
 
@@ -21,7 +21,7 @@ class Settings(BaseSettings):
 
     http_host: str = "127.0.0.1"
     http_port: Port
-    log_level: str = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     trusted_proxies: str = "127.0.0.1"
     """Addresses (comma separated) whose X-Forwarded-For is believed."""
     drain_delay_seconds: float = Field(default=0, ge=0)
@@ -37,7 +37,7 @@ S = TypeVar("S", bound=Settings)
 def unknown_keys(settings: type[Settings], environment: dict[str, str]) -> list[str]:
     """The ``KINORA_*`` names in ``environment`` that ``settings`` has no field for."""
     known = {PREFIX + name.upper() for name in settings.model_fields}
-    return sorted(name for name in environment if name.startswith(PREFIX) and name.upper() not in known)
+    return sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 
 def load(settings: type[S]) -> S:
@@ -52,10 +52,15 @@ def load(settings: type[S]) -> S:
     except ValidationError as error:
         for item in error.errors():
             name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
+            message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "missing":
                 wrong.append(f"{name} is not set, and {settings.service} cannot start without it")
-            else:
-                wrong.append(f"{name}: {item['msg']}")
+            elif item["loc"]:
+                wrong.append(f"{name}: {message}")
+            else:  # of the settings together
+                wrong.append(message)
+    except SettingsError as error:  # a list or a mapping that is not JSON
+        wrong.append(str(error))
     if loaded is None or wrong:
         sys.exit("\n".join(wrong))
     return loaded
