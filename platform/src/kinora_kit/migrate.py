@@ -53,6 +53,8 @@ def migrations_of(package: str) -> list[Migration]:
     for file in sorted(resources.files(package).joinpath("migrations").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".sql"):
             number, _, name = file.name.removesuffix(".sql").partition("_")
+            if not number.isdecimal():
+                raise MigrationError(f"{package}: {file.name} must be named NNNN_what.sql")
             found.append(Migration(package, int(number), name, file.read_text(encoding="utf-8")))
     if [m.version for m in found] != list(range(1, len(found) + 1)):
         raise MigrationError(f"The migrations of {package} must be numbered 0001, 0002, ... without a gap")
@@ -124,7 +126,10 @@ async def _connect(url: str) -> asyncpg.Connection:
 
 
 async def main(package: str) -> None:
-    connection = await _connect(os.environ[f"{PREFIX}POSTGRES_URL"])
+    url = os.environ.get(f"{PREFIX}POSTGRES_URL")
+    if not url:
+        raise MigrationError(f"{PREFIX}POSTGRES_URL is not set")
+    connection = await _connect(url)
     try:
         for migration in await migrate(connection, package):
             print(f"applied {migration.package} {migration.version:04}_{migration.name}")  # noqa: T201
