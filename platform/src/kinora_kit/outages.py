@@ -2,10 +2,12 @@
 
 import asyncpg
 import grpc
+import httpx
 import urllib3
 from aio_pika.exceptions import AMQPError
-from pymongo.errors import PyMongoError
-from redis.exceptions import RedisError
+from pymongo.errors import ConnectionFailure, ExecutionTimeout
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kinora_kit.errors import DomainError, Unavailable
 
@@ -17,11 +19,23 @@ OUTAGES: tuple[type[Exception], ...] = (
     asyncpg.exceptions.OperatorInterventionError,  # shutting down, starting up, statement cancelled
     asyncpg.exceptions.InsufficientResourcesError,
     asyncpg.exceptions.LockNotAvailableError,
-    PyMongoError,
-    RedisError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    RedisConnectionError,
+    RedisTimeoutError,
     AMQPError,
     grpc.RpcError,
+    httpx.TransportError,
     urllib3.exceptions.HTTPError,
+)
+
+# OSErrors that no network raises: mistakes of ours.
+_DEFECTS: tuple[type[Exception], ...] = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
 )
 
 
@@ -29,4 +43,5 @@ def as_domain_error(error: Exception) -> DomainError | None:
     """The error as callers should hear it, ``None`` when it is a defect of ours."""
     if isinstance(error, DomainError):
         return error
-    return Unavailable() if isinstance(error, OUTAGES) else None
+    outage = isinstance(error, OUTAGES) and not isinstance(error, _DEFECTS)
+    return Unavailable() if outage else None
