@@ -4,6 +4,7 @@ Tokens follow RFC 9068 (``typ: at+jwt``) and RFC 8725: one algorithm (Ed25519), 
 required. A token whose session was revoked is refused although its signature still holds.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,12 @@ import httpx
 import jwt
 from fastapi import Depends, Request
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from kinora_kit import logs
 from kinora_kit.errors import InvalidToken, NotSignedIn, Unavailable
+
+log = logs.get(__name__)
 
 USER_ID = "X-User-Id"
 SESSION_ID = "X-Session-Id"
@@ -24,6 +29,10 @@ ROLES = "X-User-Roles"
 ALGORITHM = "EdDSA"
 AUDIENCE = "kinora"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - the media type of RFC 9068
+
+
+RETRY_SECONDS = 1.0
+"""How soon a key set is asked for again while there is none at all."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ class RemoteKeys:
     """The key set that auth publishes, fetched on demand and kept.
 
     A kid that is not in it causes a new fetch, at most once every ``cooldown_seconds``, so that forged kids cannot be
-    used to load auth.
+    used to load auth. The same holds for an auth that does not answer.
     """
 
     def __init__(self, url: str, *, lifetime_seconds: float = 300, cooldown_seconds: float = 5) -> None:
@@ -105,24 +114,39 @@ class RemoteKeys:
         self._lifetime = lifetime_seconds
         self._cooldown = cooldown_seconds
         self._keys: dict[str, Any] = {}
-        self._fetched = float("-inf")
+        self._fetched = self._tried = float("-inf")
+        self._fetching = asyncio.Lock()
 
     async def public_key(self, kid: str) -> Any | None:
-        age = time.monotonic() - self._fetched
-        if age > self._lifetime or (kid not in self._keys and age > self._cooldown):
-            await self._fetch()
+        # While one caller fetches, those whose key is known need not wait for it.
+        if self._wants(kid) and not (kid in self._keys and self._fetching.locked()):
+            async with self._fetching:
+                if self._wants(kid):  # it may have come while another fetched
+                    await self._fetch()
+        if not self._keys:
+            raise Unavailable("The key set of the auth service is not reachable")
         return self._keys.get(kid)
+
+    def _wants(self, kid: str) -> bool:
+        now = time.monotonic()
+        if not self._keys:
+            return now - self._tried > RETRY_SECONDS
+        stale = now - self._fetched > self._lifetime
+        return (stale or kid not in self._keys) and now - self._tried > self._cooldown
 
     async def _fetch(self) -> None:
         try:
-            async with httpx.AsyncClient(timeout=3) as client:
+            # No proxy from the environment may come between services.
+            async with httpx.AsyncClient(timeout=3, trust_env=False) as client:
                 answer = await client.get(self._url)
                 answer.raise_for_status()
                 keys = jwt.PyJWKSet.from_dict(answer.json())
-        except (httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
-            if self._keys:  # an old set is better than none while auth is away
-                return
-            raise Unavailable("The key set of the auth service is not reachable") from error
+        except (httpx.HTTPError, jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+            # An old set is better than none while auth is away.
+            log.warning("the key set could not be fetched", error=repr(error))
+            return
+        finally:
+            self._tried = time.monotonic()
         self._keys = {key.key_id: key.key for key in keys.keys if key.key_id}
         self._fetched = time.monotonic()
 
@@ -172,6 +196,10 @@ class TokenVerifier:
             raise InvalidToken("The access token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
             raise InvalidToken from None
-        if caller.session_id and await self._revocations.exists(revocation_key(caller.session_id)):
+        try:
+            revoked = await self._revocations.exists(revocation_key(UUID(claims["sid"])))
+        except RedisError as error:
+            raise Unavailable("Whether the session has ended cannot be known") from error
+        if revoked:
             raise InvalidToken("The session has ended")
         return caller, float(claims["exp"])
