@@ -4,6 +4,7 @@ Identity travels as the caller's own access token, verified again by the service
 can act for those who just called it, and for nobody else.
 """
 
+import asyncio
 import contextlib
 import json
 import time
@@ -89,7 +90,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         async def serve(request: Any, context: Any) -> Any:
             started = time.perf_counter()
             status = grpc.StatusCode.OK
-            logs.traceparent.set(metadata.get("traceparent"))
+            # Set for each call, absent or not: the context may hold those of whoever started the server.
+            logs.traceparent.set(metadata.get("traceparent") or logs.new_traceparent())
+            _caller.set(None)
+            access_token.set(None)
             with bound_contextvars(request_id=metadata.get("x-request-id"), rpc=method):
                 try:
                     token = bearer(metadata)
@@ -97,6 +101,9 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                         _caller.set(await self._verifier.verify(token))
                         access_token.set(token)
                     return await inner(request, context)
+                except asyncio.CancelledError:
+                    status = grpc.StatusCode.CANCELLED
+                    raise
                 except Exception as error:
                     domain = as_domain_error(error)
                     if domain is None:
@@ -171,6 +178,9 @@ class ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         try:
             call = await continuation(details, request)
             return await call
+        except asyncio.CancelledError:
+            status = grpc.StatusCode.CANCELLED
+            raise
         except grpc.aio.AioRpcError as error:
             status = error.code()
             trailers = {key: str(value) for key, value in error.trailing_metadata() or ()}
