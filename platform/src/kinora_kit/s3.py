@@ -14,6 +14,7 @@ import urllib3
 from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.deleteobjects import DeleteObject
+from minio.error import S3Error
 from minio.signer import sign_v4_s3
 
 from kinora_kit.metrics import S3_CALLS
@@ -34,18 +35,19 @@ class ObjectStore:
         self._host = parts.netloc
         self._credentials = Credentials(access_key, secret_key)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="s3")
+        self._connections = urllib3.PoolManager(
+            maxsize=threads,
+            block=True,
+            timeout=urllib3.Timeout(connect=2, read=30),
+            retries=urllib3.Retry(total=2, backoff_factor=0.1, status_forcelist=[502, 503, 504]),
+        )
         self._client = Minio(
             parts.netloc,
             access_key=access_key,
             secret_key=secret_key,
             secure=parts.scheme == "https",
             region=REGION,
-            http_client=urllib3.PoolManager(
-                maxsize=threads,
-                block=True,
-                timeout=urllib3.Timeout(connect=2, read=30),
-                retries=urllib3.Retry(total=2, backoff_factor=0.1, status_forcelist=[502, 503, 504]),
-            ),
+            http_client=self._connections,
         )
 
     async def _run(self, operation: str, call: Callable[[], T]) -> T:
@@ -54,6 +56,7 @@ class ObjectStore:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._connections.clear()
 
     async def check(self, bucket: str) -> None:
         if not await self._run("bucket_exists", lambda: self._client.bucket_exists(bucket)):
@@ -123,17 +126,32 @@ class ObjectStore:
         return len(keys)
 
     async def abort_uploads(self, bucket: str, prefix: str) -> int:
-        """Abort the multipart uploads begun below ``prefix``, so that their parts take no room. Returns how many."""
+        """Abort the multipart uploads begun below ``prefix``, so that their parts take no room. Returns how many.
 
-        def abort() -> int:
-            # The client offers these two only as its own building blocks, yet they are plain S3 calls.
-            listed = self._client._list_multipart_uploads(bucket, prefix=prefix)
-            for upload in listed.uploads:
-                if upload.upload_id:
-                    self._client._abort_multipart_upload(bucket, upload.object_name, upload.upload_id)
-            return len(listed.uploads)
+        MinIO knows uploads by their exact key at any time, but by a prefix only those begun since its own start.
+        """
+        return await self._run("abort_uploads", lambda: self._abort_uploads(bucket, prefix))
 
-        return await self._run("abort_uploads", abort)
+    def _abort_uploads(self, bucket: str, prefix: str) -> int:
+        # The client offers these calls only as its own building blocks, yet they are plain S3.
+        count = 0
+        for asked in (prefix, ""):  # MinIO takes a prefix for a key, and without one lists what it remembers
+            while True:
+                listed = self._client._list_multipart_uploads(bucket, prefix=asked)
+                found = [upload for upload in listed.uploads if upload.object_name.startswith(prefix)]
+                for upload in found:
+                    self._abort_upload(bucket, upload.object_name, upload.upload_id or "")
+                count += len(found)
+                if not (listed.is_truncated and found):
+                    break
+        return count
+
+    def _abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        try:
+            self._client._abort_multipart_upload(bucket, key, upload_id)
+        except S3Error as error:
+            if error.code != "NoSuchUpload":  # it has ended in the meantime
+                raise
 
     def presigned_get(self, bucket: str, key: str, *, lifetime_seconds: int) -> str:
         """An address that reads one object without credentials, for so long. No call is made for it."""
