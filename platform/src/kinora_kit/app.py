@@ -32,6 +32,7 @@ log = logs.get(__name__)
 # What a client may choose for its request id: enough to find it again, too little to write into a log.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _QUIET = {"/healthz", "/readyz", "/metrics"}
 
 
@@ -40,6 +41,16 @@ class Wired(Protocol):
 
     @property
     def checks(self) -> Mapping[str, Check]: ...
+
+
+def _template(scope: Scope, mounted_at: str) -> str:
+    """The route's template, never the path: a label must not grow with the number of videos."""
+    # FastAPI keeps the route as it was written, and beside it where its router was included.
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    path = getattr(included or scope.get("route"), "path", None)
+    if path is None:
+        return "unmatched"
+    return str(scope.get("root_path", "").removeprefix(mounted_at) + path)
 
 
 class Edge:
@@ -68,6 +79,7 @@ class Edge:
         started = time.perf_counter()
         status = 500
         received = 0
+        mounted_at = scope.get("root_path", "")
 
         async def limited() -> Message:
             nonlocal received
@@ -90,9 +102,8 @@ class Edge:
         finally:
             HTTP_IN_FLIGHT.dec()
             seconds = time.perf_counter() - started
-            # The template, never the path: a label must not grow with the number of videos.
-            route = getattr(scope.get("route"), "path", "unmatched")
-            HTTP_REQUESTS.labels(scope["method"], route, str(status)).observe(seconds)
+            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+            HTTP_REQUESTS.labels(method, _template(scope, mounted_at), str(status)).observe(seconds)
             if scope["path"] not in _QUIET:
                 log.info(
                     "request",
