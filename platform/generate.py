@@ -23,8 +23,14 @@ OWNERS = ("auth", "media", "video")
 def python_from_protos(target: Path) -> None:
     files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     well_known = Path(protoc.__file__).parent / "_proto"
-    outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    if protoc.main(["protoc", f"-I{PROTOS}", f"-I{well_known}", *outputs, *files]):
+    outputs = [
+        *(f"--{kind}_out={target}" for kind in ("python", "grpc_python")),
+        *(f"--{kind}_out=quiet:{target}" for kind in ("mypy", "mypy_grpc")),
+    ]
+    # The plugins stand beside this interpreter, on whatever PATH it was started.
+    scripts = Path(sys.executable).parent
+    plugins = [f"--plugin={name}={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+    if protoc.main(["protoc", f"-I{PROTOS}", f"-I{well_known}", *plugins, *outputs, *files]):
         sys.exit("protoc failed")
 
 
