@@ -132,7 +132,7 @@ async def database(kit: dict[str, str], unique: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def client(kit: dict[str, str], unique: str) -> AsyncIterator[Redis]:
     """A Redis client; what is written below ``unique`` is removed."""
-    async with redis.connect(kit["REDIS_URL"], name="kit test") as client:
+    async with redis.connect(kit["REDIS_URL"], name="kit-test") as client:
         yield client
         async for key in client.scan_iter(match=f"{unique}*"):
             await client.delete(key)

@@ -1,0 +1,248 @@
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import OKPAlgorithm
+from redis.asyncio import Redis
+from starlette.datastructures import Headers
+
+from kinora_kit import identity, redis
+from kinora_kit.errors import InvalidToken, NotSignedIn, Unavailable
+from kinora_kit.identity import Caller, RemoteKeys, TokenVerifier
+from kinora_kit.testing import free_port
+
+ISSUER = "https://kit.test"
+KEY = Ed25519PrivateKey.generate()
+RAW_PUBLIC = KEY.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+PEM_PUBLIC = KEY.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+class Keys:
+    async def public_key(self, kid: str) -> Any | None:
+        return KEY.public_key() if kid == "one" else None
+
+
+@pytest.fixture
+def verifier(client: Redis) -> TokenVerifier:
+    return TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    now = int(time.time())
+    good = {"iss": ISSUER, "aud": "kinora", "sub": str(uuid4()), "sid": str(uuid4()), "iat": now, "exp": now + 60}
+    return {name: value for name, value in {**good, **changes}.items() if value is not None}
+
+
+def signed(payload: dict[str, Any], key: Ed25519PrivateKey = KEY, **header: Any) -> str:
+    headers = {name: value for name, value in {"kid": "one", "typ": "at+jwt", **header}.items() if value != "absent"}
+    return jwt.encode(payload, key, algorithm="EdDSA", headers=headers)
+
+
+def _part(value: bytes) -> bytes:
+    return base64.urlsafe_b64encode(value).rstrip(b"=")
+
+
+def by_hand(alg: str, payload: dict[str, Any], secret: bytes | None) -> str:
+    """A token as an attacker makes it, without a library that would refuse to."""
+    header = {"alg": alg, "kid": "one", "typ": "at+jwt"}
+    text = _part(json.dumps(header).encode()) + b"." + _part(json.dumps(payload).encode())
+    signature = hmac.new(secret, text, hashlib.sha256).digest() if secret else b""
+    return (text + b"." + _part(signature)).decode()
+
+
+async def test_a_good_token_names_its_caller(verifier: TokenVerifier) -> None:
+    payload = claims(roles=["admin"])
+    caller, expires = await verifier.verify_with_expiry(signed(payload))
+    assert caller == Caller(UUID(payload["sub"]), UUID(payload["sid"]), frozenset({"admin"}))
+    assert expires == payload["exp"]
+    assert await verifier.verify(signed(payload)) == caller
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "a.b.c",
+        by_hand("none", claims(), None),
+        by_hand("NONE", claims(), None),
+        by_hand("HS256", claims(), RAW_PUBLIC),
+        by_hand("HS256", claims(), PEM_PUBLIC),
+        by_hand("EdDSA", claims(), RAW_PUBLIC),
+        signed(claims(), Ed25519PrivateKey.generate()),
+        signed(claims(), typ="JWT"),
+        signed(claims(), typ=""),
+        signed(claims(), kid="two"),
+        signed(claims(), kid="absent"),
+        signed(claims(aud="another")),
+        signed(claims(aud=None)),
+        signed(claims(iss="https://evil.test")),
+        signed(claims(iss=None)),
+        signed(claims(exp=None)),
+        signed(claims(exp=1)),
+        signed(claims(iat=None)),
+        signed(claims(sub=None)),
+        signed(claims(sub="root")),
+        signed(claims(sid=None)),
+        signed(claims(sid="1")),
+        signed(claims(nbf=int(time.time()) + 600)),
+        signed(claims(roles=7)),
+        signed(claims())[:-4] + "AAAA",
+    ],
+    ids=[
+        "empty", "nonsense", "alg none", "alg NONE", "HS256 with the public key", "HS256 with the PEM",
+        "EdDSA by HMAC", "another's key", "typ of an id token", "no typ", "unknown kid", "no kid", "aud", "no aud",
+        "iss", "no iss", "no exp", "expired", "no iat", "no sub", "sub no uuid", "no sid", "sid no uuid",
+        "not yet valid", "roles no list", "signature cut",
+    ],
+)  # fmt: skip
+async def test_anything_but_a_valid_token_is_refused(verifier: TokenVerifier, token: str) -> None:
+    with pytest.raises(InvalidToken):
+        await verifier.verify(token)
+
+
+async def test_a_token_of_a_session_that_has_ended_is_refused(verifier: TokenVerifier, client: Redis) -> None:
+    payload = claims()
+    await verifier.verify(signed(payload))
+    key = identity.revocation_key(UUID(payload["sid"]))
+    await client.set(key, "1", ex=60)
+    with pytest.raises(InvalidToken, match="session has ended"):
+        await verifier.verify(signed(payload))
+    await client.delete(key)
+
+
+async def test_when_revocations_cannot_be_known_nobody_is_let_in() -> None:
+    async with redis.connect(f"redis://127.0.0.1:{free_port()}/0", name="kit-test") as away:
+        with pytest.raises(Unavailable):
+            await TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=away).verify(signed(claims()))
+
+
+class KeyServer:
+    """An auth service that publishes ``kids`` and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.kids = ["one"]
+        self.fetches = 0
+        self.status = 200
+        self.url = ""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.fetches += 1
+        key: dict[str, Any] = OKPAlgorithm.to_jwk(KEY.public_key(), as_dict=True)
+        body = json.dumps({"keys": [{**key, "kid": kid, "alg": "EdDSA", "use": "sig"} for kid in self.kids]}).encode()
+        head = f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[KeyServer]:
+    keys = KeyServer()
+    async with await asyncio.start_server(keys.answer, "127.0.0.1", 0) as listening:
+        keys.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/jwks.json"
+        yield keys
+
+
+async def test_the_key_set_is_fetched_once_for_many(server: KeyServer) -> None:
+    keys = RemoteKeys(server.url)
+    found = await asyncio.gather(*(keys.public_key("one") for _ in range(20)))
+    assert all(key == KEY.public_key() for key in found)
+    assert server.fetches == 1
+
+
+async def test_forged_kids_cannot_be_used_to_load_auth(server: KeyServer) -> None:
+    keys = RemoteKeys(server.url, cooldown_seconds=60)
+    for n in range(20):
+        assert await keys.public_key(f"forged {n}") is None
+    assert server.fetches == 1
+
+
+async def test_a_new_key_is_found_after_the_cool_down(server: KeyServer) -> None:
+    keys = RemoteKeys(server.url, cooldown_seconds=0)
+    assert await keys.public_key("two") is None
+    server.kids = ["one", "two"]
+    assert await keys.public_key("two") == KEY.public_key()
+    assert await keys.public_key("one") == KEY.public_key()
+    assert server.fetches == 2
+
+
+async def test_a_withdrawn_key_is_gone_when_the_set_is_old(server: KeyServer) -> None:
+    keys = RemoteKeys(server.url, lifetime_seconds=0, cooldown_seconds=0)
+    assert await keys.public_key("one") is not None
+    server.kids = ["two"]
+    assert await keys.public_key("one") is None
+
+
+async def test_an_old_set_serves_while_auth_is_away_and_auth_is_not_asked_for_each_token(server: KeyServer) -> None:
+    keys = RemoteKeys(server.url, lifetime_seconds=0, cooldown_seconds=0)
+    assert await keys.public_key("one") is not None
+    keys._cooldown = 60
+    server.status = 503
+    for n in range(10):
+        assert await keys.public_key("one") is not None
+        assert await keys.public_key(f"forged {n}") is None
+    assert server.fetches == 1
+    keys._cooldown = 0
+    assert await keys.public_key("one") is not None
+    assert server.fetches == 2
+
+
+async def test_without_any_set_a_token_cannot_be_judged_until_auth_is_there(
+    server: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = RemoteKeys(server.url)
+    server.status = 503
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await keys.public_key("one")
+    assert server.fetches == 1
+    server.status = 200
+    monkeypatch.setattr(identity, "RETRY_SECONDS", 0.0)
+    assert await keys.public_key("one") is not None
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '{"keys": []}', '{"keys": 7}', '{"keys": [7]}', "<html>"])
+async def test_a_key_set_of_another_shape_is_no_key_set(body: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        with pytest.raises(Unavailable):
+            await RemoteKeys(f"http://127.0.0.1:{port}/").public_key("one")
+
+
+def test_identity_headers_make_a_caller_and_back() -> None:
+    caller = Caller(uuid4(), uuid4(), frozenset({"admin", "editor"}))
+    assert identity.caller_from_headers(Headers(caller.headers())) == caller
+    anonymous_session = Caller(uuid4())
+    assert identity.caller_from_headers(Headers(anonymous_session.headers())) == anonymous_session
+    assert identity.caller_from_headers(Headers()) is None
+
+
+@pytest.mark.parametrize("headers", [{"X-User-Id": "1"}, {"X-User-Id": str(uuid4()), "X-Session-Id": "x"}])
+def test_malformed_identity_headers_are_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(NotSignedIn):
+        identity.caller_from_headers(Headers(headers))
+
+
+def test_a_bearer_token_is_taken_and_another_form_refused() -> None:
+    assert identity.bearer(Headers()) is None
+    assert identity.bearer(Headers({"Authorization": "bearer  a.b.c "})) == "a.b.c"
+    for value in ("", "Bearer", "Bearer ", "Basic YTpi", "a.b.c"):
+        with pytest.raises(InvalidToken):
+            identity.bearer(Headers({"Authorization": value}))

@@ -1,0 +1,136 @@
+import asyncio
+
+import asyncpg
+import pytest
+
+from kinora_kit import postgres, tasks
+from kinora_kit.errors import Unavailable
+from kinora_kit.outages import OUTAGES, as_domain_error
+from kinora_kit.postgres import Pool
+from kinora_kit.testing import eventually, proxy
+
+
+async def test_json_goes_in_and_out_as_python(pool: Pool) -> None:
+    value = {"list": [1, 2.5, None, "ü"]}
+    assert await pool.fetchval("SELECT $1::jsonb", value) == value
+
+
+async def test_a_transaction_commits_at_the_end_and_is_rolled_back_by_an_exception(pool: Pool) -> None:
+    async with postgres.transaction(pool) as connection:
+        await connection.execute("INSERT INTO things VALUES (1)")
+
+    async def fail() -> None:
+        async with postgres.transaction(pool) as connection:
+            await connection.execute("INSERT INTO things VALUES (2)")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert [row["n"] for row in await pool.fetch("SELECT n FROM things")] == [1]
+
+
+async def test_every_connection_has_its_limits_and_its_name(pool: Pool) -> None:
+    names = ("application_name", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "timezone")
+    assert [await pool.fetchval("SELECT current_setting($1)", name) for name in names] == [
+        "kit test",
+        "10s",
+        "5s",
+        "30s",
+        "UTC",
+    ]
+
+
+async def test_a_statement_that_takes_too_long_is_ended_as_an_outage(pool: Pool) -> None:
+    async with postgres.transaction(pool) as connection:
+        await connection.execute("SET LOCAL statement_timeout = '50ms'")
+        with pytest.raises(asyncpg.QueryCanceledError) as caught:
+            await connection.execute("SELECT pg_sleep(5)")
+    assert isinstance(as_domain_error(caught.value), Unavailable)
+
+
+async def test_a_full_pool_is_an_outage_and_not_a_queue_without_end(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "ACQUIRE_SECONDS", 0.1)
+    async with postgres.connect(postgres_url, name="kit test", size=1) as pool:
+        async with postgres.transaction(pool):
+            with pytest.raises(OUTAGES):
+                async with postgres.transaction(pool):
+                    pass
+        async with postgres.transaction(pool) as connection:  # and it was not lost
+            assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_a_value_that_does_not_fit_is_a_defect_and_not_an_outage(pool: Pool) -> None:
+    with pytest.raises(asyncpg.DataError) as caught:
+        await pool.execute("INSERT INTO things VALUES ($1)", "text")
+    assert as_domain_error(caught.value) is None
+    with pytest.raises(asyncpg.PostgresSyntaxError) as wrong:
+        await pool.execute("SELEC")
+    assert as_domain_error(wrong.value) is None
+
+
+async def test_a_pool_starts_without_its_database_and_recovers(postgres_url: str) -> None:
+    async with proxy(postgres_url) as cable:
+        await cable.cut()
+        async with postgres.connect(cable.url, name="kit test") as pool:
+            with pytest.raises(OUTAGES):
+                await postgres.check(pool)
+            await cable.mend()
+            await postgres.check(pool)
+
+
+async def test_a_pool_recovers_from_a_lost_connection(postgres_url: str) -> None:
+    async with proxy(postgres_url) as cable, postgres.connect(cable.url, name="kit test") as pool:
+        held = asyncio.Event()
+
+        async def in_the_middle() -> None:
+            async with postgres.transaction(pool) as connection:
+                held.set()
+                await connection.execute("SELECT pg_sleep(10)")
+
+        running = asyncio.create_task(in_the_middle())
+        await held.wait()
+        await cable.cut()
+        with pytest.raises(OUTAGES):
+            await running
+        with pytest.raises(OUTAGES):
+            await postgres.check(pool)
+        await cable.mend()
+        await postgres.check(pool)
+        assert cable.accepted == 2
+
+
+async def test_closing_does_not_wait_for_a_database_that_has_fallen_silent(postgres_url: str) -> None:
+    async with (
+        proxy(postgres_url) as cable,
+        asyncio.timeout(10),
+        postgres.connect(cable.url, name="kit test") as pool,
+    ):
+        await postgres.check(pool)
+        cable.stall()
+
+
+async def test_a_listener_hears_payloads_and_listens_again_after_a_cut(postgres_url: str, unique: str) -> None:
+    heard: list[str] = []
+    connects = 0
+
+    def connected() -> None:
+        nonlocal connects
+        connects += 1
+
+    async with (
+        postgres.connect(postgres_url, name="kit test") as pool,
+        proxy(postgres_url) as cable,
+        tasks.background(
+            listening=lambda: postgres.listen(cable.url, channel=unique, on_notify=heard.append, on_connect=connected)
+        ),
+    ):
+        await eventually(lambda: connects == 1)
+        await pool.execute("SELECT pg_notify($1, 'one')", unique)
+        await eventually(lambda: heard == ["one"])
+        await cable.cut()
+        await cable.mend()
+        await eventually(lambda: connects == 2)
+        await pool.execute("SELECT pg_notify($1, 'two')", unique)
+        await eventually(lambda: heard == ["one", "two"])

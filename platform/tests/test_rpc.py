@@ -1,0 +1,317 @@
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import copy_context
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from redis.asyncio import Redis
+from structlog.contextvars import bound_contextvars, get_contextvars
+
+from kinora_kit import identity, logs, rpc
+from kinora_kit.errors import Conflict, NotFound, Unavailable
+from kinora_kit.identity import TokenVerifier
+from kinora_kit.outages import as_domain_error
+from kinora_kit.testing import eventually, free_port
+
+ISSUER = "https://kit.test"
+KEY = Ed25519PrivateKey.generate()
+Answer = Callable[[], Awaitable[str]]
+
+
+class Keys:
+    async def public_key(self, kid: str) -> Any | None:
+        return KEY.public_key() if kid == "one" else None
+
+
+class Service:
+    """A gRPC service with one method, ``Ask``, that answers what ``answer`` says; its calls are counted."""
+
+    def __init__(self, answer: Answer, *, name: str = "kit.v1.Reading") -> None:
+        self.answer = answer
+        self.name = name
+        self.calls = 0
+
+    async def _ask(self, request: bytes, context: object) -> bytes:
+        self.calls += 1
+        return (await self.answer()).encode()
+
+    def register(self, server: grpc.aio.Server) -> None:
+        ask: Any = grpc.unary_unary_rpc_method_handler(self._ask)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(self.name, {"Ask": ask}),))
+
+
+@contextlib.asynccontextmanager
+async def serving(*services: Service, verifier: TokenVerifier | None = None, **options: Any) -> AsyncIterator[str]:
+    address = f"127.0.0.1:{free_port()}"
+
+    def register(server: grpc.aio.Server) -> None:
+        for service in services:
+            service.register(server)
+
+    async with rpc.serve(address, register, verifier=verifier, **options):
+        yield address
+
+
+async def ask(channel: grpc.aio.Channel, *, service: str = "kit.v1.Reading", timeout: float | None = None) -> str:
+    call: Any = channel.unary_unary(f"/{service}/Ask")
+    return bytes(await call(b"", timeout=timeout)).decode()
+
+
+async def once(service: Service, **options: Any) -> str:
+    async with serving(service, **options) as address, rpc.connect(address) as channel:
+        return await ask(channel)
+
+
+def token(session_id: UUID | None = None, *, kid: str = "one", lifetime: float = 60) -> tuple[str, UUID]:
+    user_id, now = uuid4(), time.time()
+    claims = {"sub": str(user_id), "sid": str(session_id or uuid4()), "iss": ISSUER, "aud": "kinora"}
+    claims |= {"iat": int(now - 100), "exp": int(now + lifetime)}  # type: ignore[dict-item]
+    return jwt.encode(claims, KEY, algorithm="EdDSA", headers={"kid": kid, "typ": "at+jwt"}), user_id
+
+
+async def who() -> str:
+    caller = rpc.optional_caller()
+    return str(caller.user_id) if caller else "nobody"
+
+
+async def test_a_domain_error_crosses_with_its_code_status_and_sentence() -> None:
+    class TitleTaken(Conflict):
+        code = "title_taken"
+
+    async def fail() -> str:
+        raise TitleTaken("»Über uns« is taken")
+
+    with pytest.raises(rpc.RemoteError) as caught:
+        await once(Service(fail))
+    assert (caught.value.status, caught.value.code, caught.value.detail) == (409, "title_taken", "»Über uns« is taken")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (NotFound(), grpc.StatusCode.NOT_FOUND),
+        (Unavailable(), grpc.StatusCode.UNAVAILABLE),
+        (TimeoutError(), grpc.StatusCode.UNAVAILABLE),
+        (ZeroDivisionError("secret detail"), grpc.StatusCode.INTERNAL),
+    ],
+)
+async def test_callers_of_other_languages_hear_a_grpc_status(error: Exception, status: grpc.StatusCode) -> None:
+    async def fail() -> str:
+        raise error
+
+    async with serving(Service(fail)) as address, grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel)
+    assert caught.value.code() == status
+
+
+async def test_what_went_wrong_inside_stays_inside() -> None:
+    async def fail() -> str:
+        raise ZeroDivisionError("secret detail")
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await once(Service(fail))
+    assert "secret" not in str(caught.value)
+    assert caught.value.details() == "The service failed"
+
+
+async def test_a_call_has_a_deadline_of_its_own_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "DEADLINE_SECONDS", 0.2)
+    cancelled = 0
+
+    async def hang() -> str:
+        nonlocal cancelled
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled += 1
+        raise AssertionError
+
+    async with serving(Service(hang)) as address, rpc.connect(address) as channel:
+        for timeout in (None, 0.1):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await ask(channel, timeout=timeout)
+            assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            assert isinstance(as_domain_error(caught.value), Unavailable)
+        await eventually(lambda: cancelled == 2)
+
+
+async def test_identity_is_what_the_token_says(client: Redis) -> None:
+    verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
+    revoked = uuid4()
+    await client.set(identity.revocation_key(revoked), "1", ex=60)
+    good, user_id = token()
+    async with serving(Service(who), verifier=verifier) as address, rpc.connect(address) as channel:
+
+        async def asked_with(value: str | None) -> str:
+            reset = rpc.access_token.set(value)
+            try:
+                return await ask(channel)
+            except rpc.RemoteError as error:
+                return f"{error.status} {error.code}: {error.detail}"
+            finally:
+                rpc.access_token.reset(reset)
+
+        assert await asked_with(None) == "nobody"
+        assert await asked_with(good) == str(user_id)
+        assert await asked_with(token(lifetime=-1)[0]) == "401 invalid_token: The access token has expired"
+        assert await asked_with(token(revoked)[0]) == "401 invalid_token: The session has ended"
+        assert (await asked_with(token(kid="other")[0])).startswith("401 invalid_token")
+        assert (await asked_with("nonsense")).startswith("401 invalid_token")
+        assert await asked_with(None) == "nobody"
+    await client.delete(identity.revocation_key(revoked))
+
+
+async def test_signed_in_refuses_an_anonymous_caller() -> None:
+    async def needs_caller() -> str:
+        rpc.signed_in()
+        raise AssertionError
+
+    with pytest.raises(rpc.RemoteError) as caught:
+        await once(Service(needs_caller))
+    assert (caught.value.status, caught.value.code) == (401, "not_signed_in")
+
+
+async def test_calls_at_once_keep_their_callers_apart(client: Redis) -> None:
+    verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
+    all_here, waiting = asyncio.Event(), 0
+
+    async def slow_who() -> str:
+        nonlocal waiting
+        waiting += 1
+        if waiting == 20:
+            all_here.set()
+        await all_here.wait()
+        return await who()
+
+    async def asked_with(channel: grpc.aio.Channel, value: str | None) -> str:
+        rpc.access_token.set(value)
+        return await ask(channel)
+
+    tokens = [token() for _ in range(10)]
+    async with serving(Service(slow_who), verifier=verifier) as address, rpc.connect(address) as channel:
+        asking = [asked_with(channel, value) for pair in tokens for value in (pair[0], None)]
+        answers = await asyncio.gather(*asking)
+    assert answers == [name for _, user_id in tokens for name in (str(user_id), "nobody")]
+
+
+async def test_what_the_server_was_started_with_is_no_callers(client: Redis) -> None:
+    verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
+
+    async def onward() -> str:
+        return str(rpc.access_token.get())
+
+    async def start_and_ask() -> str:
+        rpc.access_token.set("of whoever started it")
+        async with serving(Service(onward), verifier=verifier) as address:
+            rpc.access_token.set(None)
+            async with rpc.connect(address) as channel:
+                return await ask(channel)
+
+    assert await asyncio.create_task(start_and_ask(), context=copy_context()) == "None"
+
+
+async def test_trace_request_id_and_token_travel_on(client: Redis) -> None:
+    verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
+    seen: dict[str, Any] = {}
+
+    async def look() -> str:
+        seen.update(get_contextvars(), trace=logs.traceparent.get(), token=rpc.access_token.get())
+        return ""
+
+    good, _ = token()
+    trace = logs.new_traceparent()
+
+    async def call() -> None:
+        logs.traceparent.set(trace)
+        rpc.access_token.set(good)
+        with bound_contextvars(request_id="abc"):
+            await once(Service(look), verifier=verifier)
+
+    await asyncio.create_task(call())
+    assert (seen["trace"], seen["request_id"], seen["token"]) == (trace, "abc", good)
+    assert seen["rpc"] == "/kit.v1.Reading/Ask"
+
+
+async def test_calls_of_idempotent_services_are_repeated_while_it_is_away_and_others_are_not() -> None:
+    async def fails_twice() -> str:
+        if reading.calls < 3:
+            raise Unavailable
+        return "here"
+
+    async def fails() -> str:
+        raise Unavailable
+
+    reading, writing = Service(fails_twice), Service(fails, name="kit.v1.Writing")
+    async with (
+        serving(reading, writing) as address,
+        rpc.connect(address, idempotent=["kit.v1.Reading"]) as channel,
+    ):
+        assert await ask(channel) == "here"
+        with pytest.raises(rpc.RemoteError):
+            await ask(channel, service="kit.v1.Writing")
+    assert (reading.calls, writing.calls) == (3, 1)
+
+
+async def test_a_server_that_stops_lets_calls_finish_and_takes_no_new_ones() -> None:
+    started, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> str:
+        started.set()
+        await may_end.wait()
+        return "finished"
+
+    address_known: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+
+    async def server() -> None:
+        async with serving(Service(slow), drain_seconds=10) as address:
+            address_known.set_result(address)
+            await stop.wait()
+
+    running = asyncio.create_task(server())
+    address = await address_known
+    async with rpc.connect(address) as channel, rpc.connect(address) as other:
+        call = asyncio.create_task(ask(channel))
+        await started.wait()
+        stop.set()
+
+        async def refused() -> bool:
+            try:
+                await ask(other, timeout=0.1)
+            except grpc.aio.AioRpcError as error:
+                return error.code() == grpc.StatusCode.UNAVAILABLE
+            return False
+
+        await eventually(refused)
+        assert not call.done()
+        may_end.set()
+        assert await call == "finished"
+    await running
+
+
+async def test_a_service_that_is_away_is_an_outage_and_check_says_when_it_is_back() -> None:
+    async with rpc.connect(address := f"127.0.0.1:{free_port()}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel)
+        assert isinstance(as_domain_error(caught.value), Unavailable)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await rpc.check(channel)
+
+        async with rpc.serve(address, Service(who).register, verifier=None), asyncio.timeout(10):
+            await rpc.check(channel)
+            assert await ask(channel) == "nobody"
+
+
+async def test_a_method_that_is_not_there_is_unimplemented() -> None:
+    async with serving(Service(who)) as address, rpc.connect(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, service="kit.v1.Absent")
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
