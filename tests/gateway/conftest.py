@@ -1,0 +1,222 @@
+"""The gateway's own files in a Traefik of the test's, with probes in the place of the services.
+
+Only auth is the real one: the gateway asks it who is calling.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+AUTH = "http://127.0.0.1:8101"
+
+
+class Probe(BaseHTTPRequestHandler):
+    """Answers with what reached it. Below /internal it decides as the video service would."""
+
+    protocol_version = "HTTP/1.1"
+    service: ClassVar[str]
+    refusals: ClassVar[set[str]] = set()
+    asked: ClassVar[list[dict[str, Any]]] = []
+    released: ClassVar[threading.Event]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        seen = {
+            "service": self.service,
+            "method": self.command,
+            "path": self.path,
+            "headers": {name.lower(): value for name, value in self.headers.items()},
+            "body_bytes": len(body),
+        }
+        if self.headers.get("Upgrade", "").lower() == "websocket":
+            self.upgrade()
+        elif self.path.endswith("/progress"):
+            self.stream()
+        elif self.path.startswith("/internal/"):
+            self.asked.append(seen)
+            refused = self.path in self.refusals
+            signed = {"Authorization": "AWS4 of ours", "X-Amz-Date": "now", "X-Amz-Content-Sha256": "UNSIGNED"}
+            self.send(403 if refused else 200, b"", signed)
+        else:
+            self.send(200, json.dumps(seen).encode(), {"Content-Type": "application/json", "Server": "secret/1.0"})
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815 - the names that http.server calls
+
+    def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        # HEAD has no body to look into.
+        self.send_header("X-Probe", self.service)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def stream(self) -> None:
+        self.send_response_only(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b"data: first\n\n")
+        self.wfile.flush()
+        self.released.wait(10)
+        self.wfile.write(b"data: second\n\n")
+        self.close_connection = True
+
+    def upgrade(self) -> None:
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+        self.send_response_only(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())  # noqa: S324
+        self.send_header("Sec-WebSocket-Protocol", self.headers.get("Sec-WebSocket-Protocol", ""))
+        self.end_headers()
+        said = (self.headers.get("X-User-Id") or "nobody").encode()
+        self.wfile.write(bytes([0x81, len(said)]) + said)
+        self.close_connection = True
+
+
+@dataclass
+class Gateway:
+    url: str
+    http: httpx.Client
+    released: threading.Event
+    """Set, a stream of a probe goes on to its end."""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    """What the gateway asked the video service."""
+    refusals: set[str] = field(default_factory=set)
+    """Paths below /internal that the video service says no to."""
+    log: Path = Path()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _wait_for(url: str, what: str, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not _answers(url):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} does not answer at {url}", pytrace=False)
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    _wait_for(f"{AUTH}/readyz", "auth (make up S='stores auth-migrate auth')", seconds=5)
+    released = threading.Event()
+    gateway = Gateway("", httpx.Client(trust_env=False, timeout=15), released)
+    home = tmp_path_factory.mktemp("gateway")
+    shutil.copytree(ROOT / "traefik/dynamic", home / "dynamic")
+
+    services = yaml.safe_load((home / "dynamic/services.yml").read_text())
+    probes = []
+    for name, service in services["http"]["services"].items():
+        shared = {"service": name, "refusals": gateway.refusals, "asked": gateway.asked, "released": released}
+        probe = ThreadingHTTPServer(("127.0.0.1", 0), type("ProbeOf", (Probe,), shared))
+        probe.daemon_threads = True
+        threading.Thread(target=probe.serve_forever, daemon=True).start()
+        probes.append(probe)
+        address = f"127.0.0.1:{probe.server_address[1]}"
+        [server] = service["loadBalancer"]["servers"]
+        if name == "video":
+            middlewares = home / "dynamic/middlewares.yml"
+            middlewares.write_text(middlewares.read_text().replace(server["url"], f"http://{address}"))
+        server["url"] = f"http://{address}"
+    (home / "dynamic/services.yml").write_text(yaml.safe_dump(services))
+
+    static = yaml.safe_load((ROOT / "traefik/traefik.yml").read_text())
+    web, admin = _free_port(), _free_port()
+    static["entryPoints"]["web"]["address"] = f"127.0.0.1:{web}"
+    static["entryPoints"]["admin"]["address"] = f"127.0.0.1:{admin}"
+    static["providers"]["file"]["directory"] = str(home / "dynamic")
+    (home / "traefik.yml").write_text(yaml.safe_dump(static))
+
+    gateway.url = f"http://127.0.0.1:{web}"
+    gateway.log = home / "log"
+    with gateway.log.open("w") as log:
+        traefik = subprocess.Popen(["traefik", f"--configFile={home}/traefik.yml"], stdout=log, stderr=log)
+    try:
+        _wait_for(f"http://127.0.0.1:{admin}/ping", "traefik", seconds=20)
+        _wait_for(f"{gateway.url}/user/token_verify", "the routes", seconds=20)
+        yield gateway
+    finally:
+        traefik.terminate()
+        traefik.wait(30)
+        for probe in probes:
+            probe.shutdown()
+            probe.server_close()
+        gateway.http.close()
+
+
+@dataclass(frozen=True)
+class Login:
+    user_id: str
+    access_token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.access_token}"}
+
+
+@pytest.fixture(scope="session")
+def sign_in() -> Callable[[], Login]:
+    """A new user's login, made at auth itself."""
+
+    def made() -> Login:
+        name = f"gateway_{secrets.token_hex(8)}"
+        password = "correct horse battery"
+        with httpx.Client(base_url=AUTH, trust_env=False, timeout=15) as auth:
+            body = {"username": name, "email": f"{name}@example.com", "password": password}
+            user = auth.post("/auth/register", json=body).raise_for_status().json()
+            pair = auth.post("/auth/login", json={"login": name, "password": password}).raise_for_status().json()
+        return Login(user["id"], pair["access_token"])
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def alice(sign_in: Callable[[], Login]) -> Login:
+    return sign_in()
+
+
+@pytest.fixture(scope="session")
+def revoked(sign_in: Callable[[], Login]) -> Login:
+    """A login whose session has ended; its token has not expired."""
+    login = sign_in()
+    verified = httpx.get(f"{AUTH}/user/token_verify", headers=login.headers, trust_env=False).headers
+    identity = {name: verified[name] for name in ("x-user-id", "x-session-id")}
+    httpx.post(f"{AUTH}/auth/logout", headers=identity, trust_env=False).raise_for_status()
+    return login

@@ -1,0 +1,473 @@
+"""Who may pass, for every route: the table repeats the contract, and the gateway's files must agree with it."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import yaml
+from websockets import Subprotocol
+from websockets.sync.client import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Gateway, Login
+
+DYNAMIC = Path(__file__).parents[2] / "traefik/dynamic"
+ID = "01a20aee-9907-7735-a28c-5ab9bb4a7c27"
+
+Who: TypeAlias = Literal["anyone", "required", "optional", "upload owner", "by address"]
+
+GUARDS: dict[Who, list[str]] = {
+    "anyone": [],
+    "optional": ["auth-optional"],
+    "required": ["auth-required"],
+    "upload owner": ["auth-required", "upload-owner"],
+    "by address": ["stream-access", "stream-path"],
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    who: Who
+    service: str
+    requests: tuple[str, ...]
+    """Each ``METHOD path`` is one that the route takes."""
+    throttled: bool = False
+    compressed: bool = True
+
+
+ROUTES = {
+    "auth-public": Route(
+        "anyone", "auth", ("POST /auth/register", "POST /auth/login", "POST /auth/refresh"), throttled=True
+    ),
+    "auth-keys": Route("anyone", "auth", ("GET /auth/.well-known/jwks.json",), throttled=True),
+    "auth-sessions": Route(
+        "required",
+        "auth",
+        (
+            "POST /auth/logout",
+            "POST /auth/logout-all",
+            "GET /auth/sessions",
+            f"DELETE /auth/sessions/{ID}",
+            "PUT /auth/password",
+        ),
+        throttled=True,
+    ),
+    "user-own": Route("required", "auth", ("GET /user/profile", "PATCH /user/profile", "DELETE /user/profile")),
+    "user-others": Route("optional", "auth", (f"GET /user/{ID}", "POST /user/list")),
+    "user-token": Route(
+        "anyone", "auth", ("GET /user/token_verify", "GET /user/token_verify?optional=1"), throttled=True
+    ),
+    "media-read": Route(
+        "optional",
+        "media",
+        (
+            "GET /media",
+            "GET /media?query=cats",
+            "GET /media/feed",
+            f"GET /media/users/{ID}",
+            f"GET /media/{ID}",
+            f"HEAD /media/{ID}",
+            f"GET /media/{ID}/comments",
+        ),
+    ),
+    "media-own": Route("required", "media", ("GET /media/dashboard",)),
+    "media-write": Route(
+        "required",
+        "media",
+        (
+            "POST /media",
+            f"PATCH /media/{ID}",
+            f"DELETE /media/{ID}",
+            f"PUT /media/{ID}/like",
+            f"DELETE /media/{ID}/like",
+            f"POST /media/{ID}/comments",
+            f"PATCH /media/{ID}/comments/{ID}",
+            f"DELETE /media/{ID}/comments/{ID}",
+            f"PUT /media/users/{ID}/subscription",
+            f"DELETE /media/users/{ID}/subscription",
+        ),
+    ),
+    "video-upload": Route(
+        "upload owner",
+        "tusd",
+        (
+            "OPTIONS /video/upload",
+            "POST /video/upload",
+            "POST /video/upload/",
+            f"HEAD /video/upload/{ID}+part",
+            f"PATCH /video/upload/{ID}+part",
+            f"DELETE /video/upload/{ID}+part",
+        ),
+        compressed=False,
+    ),
+    "video-read": Route(
+        "optional",
+        "video",
+        (
+            f"GET /video/{ID}",
+            f"GET /video/{ID}/master.m3u8",
+            f"GET /video/{ID}/720p.m3u8?exp=1&sig=2",
+            f"HEAD /video/{ID}/720p/index.m3u8",
+        ),
+    ),
+    "video-progress": Route("optional", "video", (f"GET /video/{ID}/progress",), compressed=False),
+    "video-write": Route("required", "video", (f"PATCH /video/{ID}", f"DELETE /video/{ID}")),
+    "video-stream": Route(
+        "by address",
+        "streams",
+        (
+            f"GET /video/{ID}/720p/init.mp4",
+            f"GET /video/{ID}/720p/00001-ab_c.m4s?exp=1&sig=2",
+            f"HEAD /video/{ID}/poster.jpg",
+            f"GET /video/{ID}/storyboard.vtt",
+        ),
+        compressed=False,
+    ),
+    "graphql": Route("optional", "graphql", ("POST /graphql", "GET /graphql")),
+}
+
+# Answered by the gateway alone.
+WITHOUT_SERVICE = {"preflight"}
+
+UNREACHABLE = [
+    "GET /",
+    "GET /metrics",
+    "GET /healthz",
+    "GET /readyz",
+    "GET /ping",
+    "GET /dashboard/",
+    "GET /api/rawdata",
+    "GET /internal/stream_verify",
+    "POST /internal/tusd/hooks",
+    "GET /auth",
+    "GET /auth/metrics",
+    "GET /auth/../metrics",
+    "GET /auth/login",
+    "POST /auth/login/",
+    "POST /auth/loginx",
+    "POST /user/profile",
+    "GET /user/list",
+    "GET /user/",
+    "GET /media/../internal/x",
+    "DELETE /media",
+    "POST /media/feed",
+    f"GET /media/{ID}/like",
+    "GET /media/internal",
+    "GET /video",
+    "GET /video/internal/stream_verify",
+    f"GET /video/{ID}/../../metrics",
+    f"GET /video/{ID}/secret",
+    f"GET /video/{ID}/a/b/init.mp4",
+    f"GET /video/{ID}/source.mov",
+    f"PUT /video/{ID}/720p/init.mp4",
+    f"DELETE /video/{ID}/720p/init.mp4",
+    f"GET /video/upload/{ID}",
+    "GET /streams/",
+    f"GET /streams/{ID}/720p/init.mp4",
+    "GET /graphql/",
+    "PUT /graphql",
+    "GET /minio/health/live",
+]
+
+REQUESTS = [(name, request) for name, route in ROUTES.items() for request in route.requests]
+GUARDED = [(name, request) for name, request in REQUESTS if ROUTES[name].who != "anyone"]
+
+
+def configuration(kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for file in sorted(DYNAMIC.glob("*.yml")):
+        found |= yaml.safe_load(file.read_text())["http"].get(kind, {})
+    return found
+
+
+def send(gateway: Gateway, request: str, headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
+    """The path goes out as it is written: a client that tidies it up would hide what the gateway does."""
+    method, path = request.split(" ", 1)
+    raw_path = path.encode()
+    url = httpx.URL(gateway.url, raw_path=raw_path)
+    return gateway.http.request(method, url, headers=headers, **options)
+
+
+def code(answer: httpx.Response) -> str:
+    found: str = answer.json()["code"]
+    return found
+
+
+# --- the files -----------------------------------------------------------------------------------------------------
+
+
+def test_every_route_is_in_the_table_and_has_what_the_table_says() -> None:
+    routers = configuration("routers")
+    assert set(routers) - WITHOUT_SERVICE == set(ROUTES)
+    for name, route in ROUTES.items():
+        wanted = [
+            *(["throttle"] if route.throttled else []),
+            *GUARDS[route.who],
+            *(["compress"] if route.compressed else []),
+        ]
+        assert routers[name].get("middlewares", []) == wanted, name
+        assert routers[name]["service"] == route.service, name
+        assert "priority" not in routers[name], name
+        assert "entryPoints" not in routers[name], name
+        assert "Method(" in routers[name]["rule"], name
+    assert set(configuration("services")) == {route.service for route in ROUTES.values()}
+
+
+def test_every_entry_strips_identity_before_anything_else() -> None:
+    static = yaml.safe_load((DYNAMIC.parent / "traefik.yml").read_text())
+    web = static["entryPoints"]["web"]
+    assert web["http"]["middlewares"][0] == "strip-identity@file"
+    assert web["http"]["aliasHeadersStrategy"] == "delete"
+    assert "forwardedHeaders" not in web
+    assert "api" not in static
+    stripped = configuration("middlewares")["strip-identity"]["headers"]["customRequestHeaders"]
+    assert stripped == {"X-User-Id": "", "X-Session-Id": "", "X-User-Roles": ""}
+    for name in ("auth-required", "auth-optional"):
+        assert configuration("middlewares")[name]["forwardAuth"]["authResponseHeaders"] == list(stripped)
+
+
+# --- the gateway, before probes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "request_"), REQUESTS)
+def test_a_good_token_reaches_the_service_and_names_its_user(
+    gateway: Gateway, alice: Login, name: str, request_: str
+) -> None:
+    route = ROUTES[name]
+    gateway.released.set()
+    answer = send(gateway, request_, alice.headers)
+    assert answer.status_code == 200, answer.text
+    if route.service == "video" and request_.endswith("/progress"):
+        assert "second" in answer.text
+        return
+    assert answer.headers["x-probe"] == route.service
+    if answer.request.method == "HEAD":
+        return
+    seen = answer.json()
+    expected = alice.user_id if route.who in ("required", "optional", "upload owner") else None
+    assert seen["headers"].get("x-user-id") == expected
+    assert ("x-session-id" in seen["headers"]) == (expected is not None)
+
+
+@pytest.mark.parametrize(("name", "request_"), REQUESTS)
+def test_nobody_passes_where_somebody_is_required(gateway: Gateway, name: str, request_: str) -> None:
+    gateway.released.set()
+    answer = send(gateway, request_)
+    if ROUTES[name].who in ("required", "upload owner"):
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        if answer.request.method != "HEAD":
+            assert code(answer) == "not_signed_in"
+    else:
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(("name", "request_"), GUARDED)
+def test_a_bad_or_revoked_token_passes_nowhere(gateway: Gateway, revoked: Login, name: str, request_: str) -> None:
+    gateway.released.set()
+    for headers in ({"Authorization": "Bearer made.up.token"}, {"Authorization": "Basic eDp5"}, revoked.headers):
+        answer = send(gateway, request_, headers)
+        if ROUTES[name].who == "by address":  # the address alone opens it
+            assert answer.status_code == 200
+        else:
+            assert answer.status_code == 401
+            assert "x-probe" not in answer.headers
+
+
+@pytest.mark.parametrize(("name", "request_"), REQUESTS)
+def test_an_identity_that_the_client_claims_reaches_no_service(
+    gateway: Gateway, alice: Login, name: str, request_: str
+) -> None:
+    if request_.endswith("/progress") or request_.startswith("HEAD"):
+        pytest.skip("this answer does not tell what was seen; the route has the same middlewares as its neighbours")
+    claimed = {
+        "X-User-Id": ID,
+        "x-user-id": ID,
+        "X_User_Id": ID,
+        "X-Session-Id": ID,
+        "X-User-Roles": "admin",
+        "X_User_Roles": "admin",
+        "X.User.Roles": "admin",
+    }
+    claims: list[dict[str, str]] = [claimed, {**claimed, "Connection": "X-User-Id, X-User-Roles"}]
+    for who in ({}, alice.headers):
+        for claim in claims:
+            answer = send(gateway, request_, {**claim, **who})
+            if answer.status_code == 401:
+                continue
+            assert answer.status_code == 200
+            seen = {
+                header.replace("_", "-").replace(".", "-"): value for header, value in answer.json()["headers"].items()
+            }
+            assert seen.get("x-user-id") in (None, alice.user_id)
+            assert seen.get("x-user-roles", "") == ""
+            assert seen.get("x-session-id") != ID
+            assert ID not in (seen.get("x-user-id"), seen.get("x-session-id"))
+            if not who:
+                assert "x-user-id" not in seen
+
+
+@pytest.mark.parametrize("request_", UNREACHABLE)
+def test_what_is_not_in_the_table_is_not_reachable(gateway: Gateway, alice: Login, request_: str) -> None:
+    answer = send(gateway, request_, alice.headers)
+    assert answer.status_code == 404, answer.text
+    assert "x-probe" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/media/%2e%2e/metrics", "/media/..%2fmetrics", f"/video/{ID}/%2e%2e%2fx.mp4", "/user/%00", "/auth%2flogin"],
+)
+def test_an_encoded_path_reaches_nothing_else(gateway: Gateway, path: str) -> None:
+    assert send(gateway, f"GET {path}").status_code in (400, 404)
+
+
+def test_a_session_that_ends_is_refused_at_the_next_request(gateway: Gateway, sign_in: Callable[[], Login]) -> None:
+    login = sign_in()
+    seen = send(gateway, "GET /media/dashboard", login.headers).json()["headers"]
+    identity = {name: seen[name] for name in ("x-user-id", "x-session-id")}
+    httpx.post("http://127.0.0.1:8101/auth/logout", headers=identity, trust_env=False).raise_for_status()
+    assert code(send(gateway, "GET /media/dashboard", login.headers)) == "invalid_token"
+
+
+def test_an_upload_is_only_its_owners(gateway: Gateway, alice: Login) -> None:
+    gateway.asked.clear()
+    assert send(gateway, f"PATCH /video/upload/{ID}", alice.headers, content=b"x" * 100).json()["body_bytes"] == 100
+    [asked] = gateway.asked
+    assert asked["path"] == "/internal/upload_verify"
+    assert asked["headers"]["x-user-id"] == alice.user_id
+    assert asked["headers"]["x-forwarded-uri"] == f"/video/upload/{ID}"
+    assert asked["headers"]["x-forwarded-method"] == "PATCH"
+    gateway.refusals.add("/internal/upload_verify")
+    try:
+        assert send(gateway, f"PATCH /video/upload/{ID}", alice.headers, content=b"x").status_code == 403
+    finally:
+        gateway.refusals.clear()
+
+
+def test_a_segment_is_fetched_from_the_store_as_the_video_service_signed_it(gateway: Gateway, alice: Login) -> None:
+    gateway.asked.clear()
+    claimed = {**alice.headers, "X-Amz-Date": "never", "X-Forwarded-Uri": "/video/other/init.mp4", "Range": "bytes=0-9"}
+    seen = send(gateway, f"GET /video/{ID}/720p/1.m4s?exp=1&sig=2", claimed).json()
+    assert seen["path"] == f"/streams/{ID}/720p/1.m4s?exp=1&sig=2"
+    assert seen["headers"]["authorization"] == "AWS4 of ours"
+    assert seen["headers"]["x-amz-date"] == "now"
+    assert seen["headers"]["range"] == "bytes=0-9"
+    assert seen["headers"]["host"] != urlsplit(gateway.url).netloc
+    [asked] = gateway.asked
+    assert asked["headers"]["x-forwarded-uri"] == f"/video/{ID}/720p/1.m4s?exp=1&sig=2"
+    assert "authorization" not in asked["headers"]
+    gateway.refusals.add("/internal/stream_verify")
+    try:
+        assert send(gateway, f"GET /video/{ID}/720p/1.m4s").status_code == 403
+    finally:
+        gateway.refusals.clear()
+
+
+def test_where_a_request_came_from_is_what_the_gateway_saw(gateway: Gateway) -> None:
+    lies = {"X-Forwarded-For": "203.0.113.9", "X-Real-Ip": "203.0.113.9", "X-Forwarded-Host": "evil.example"}
+    seen = send(gateway, "GET /media", lies).json()["headers"]
+    assert seen["x-forwarded-for"] == "127.0.0.1"
+    assert "203.0.113.9" not in seen.values()
+    assert "evil.example" not in seen.values()
+
+
+def test_events_arrive_when_they_are_sent(gateway: Gateway) -> None:
+    gateway.released.clear()
+    try:
+        with gateway.http.stream(
+            "GET", f"{gateway.url}/video/{ID}/progress", headers={"Accept-Encoding": "gzip"}
+        ) as answer:
+            received = answer.iter_text()
+            assert "first" in next(received)
+            gateway.released.set()
+            assert "second" in "".join(received)
+    finally:
+        gateway.released.set()
+
+
+@pytest.mark.parametrize("signed_in", [False, True])
+def test_websockets_reach_graphql(gateway: Gateway, alice: Login, signed_in: bool) -> None:
+    with connect(
+        f"{gateway.url.replace('http', 'ws')}/graphql",
+        subprotocols=[Subprotocol("graphql-transport-ws")],
+        additional_headers=alice.headers if signed_in else {},
+        proxy=None,
+    ) as websocket:
+        assert websocket.subprotocol == "graphql-transport-ws"
+        assert websocket.recv(timeout=10) == (alice.user_id if signed_in else "nobody")
+
+
+@pytest.mark.parametrize("request_", ["/graphql", "/user/profile", f"/video/upload/{ID}", f"/video/{ID}/720p/1.m4s"])
+def test_a_browser_application_of_any_origin_may_call(gateway: Gateway, request_: str) -> None:
+    asked = {
+        "Origin": "https://app.example",
+        "Access-Control-Request-Method": "PATCH",
+        "Access-Control-Request-Headers": "authorization,tus-resumable,upload-offset,content-type",
+    }
+    answer = send(gateway, f"OPTIONS {request_}", asked)
+    assert answer.status_code == 200
+    assert "x-probe" not in answer.headers
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in answer.headers
+    allowed = answer.headers["access-control-allow-headers"].lower().split(",")
+    assert set(asked["Access-Control-Request-Headers"].split(",")) <= set(allowed)
+    refused = send(gateway, "GET /user/profile", {"Origin": "https://app.example"})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")
+    exposed = set(refused.headers["access-control-expose-headers"].split(","))
+    assert {"Location", "Upload-Offset", "Upload-Length", "Tus-Resumable", "Retry-After"} <= exposed
+
+
+def test_answers_say_nothing_of_the_servers_and_are_not_guessed_at(gateway: Gateway) -> None:
+    answer = send(gateway, "GET /media")
+    assert "server" not in answer.headers
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def test_json_is_compressed_and_video_is_not(gateway: Gateway) -> None:
+    large = {"Accept-Encoding": "gzip", "X-Padding": "x" * 4000}
+    assert send(gateway, "GET /media", large).headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in send(gateway, f"GET /video/{ID}/720p/1.m4s", large).headers
+
+
+def test_the_log_names_the_path_and_neither_query_nor_token(gateway: Gateway, alice: Login) -> None:
+    secret = "signature-that-nobody-may-read"
+    assert send(gateway, f"GET /video/{ID}/720p/7.m4s?sig={secret}", alice.headers).status_code == 200
+    deadline = time.monotonic() + 5
+    while (log := gateway.log.read_text()).count("/720p/7.m4s") == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    line = json.loads(next(line for line in log.splitlines() if "/720p/7.m4s" in line))
+    assert line["RequestMethod"] == "GET"
+    assert secret not in log
+    assert alice.access_token not in log
+
+
+def test_a_flood_of_logins_is_slowed_down(gateway: Gateway) -> None:
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda _: send(gateway, "POST /auth/login"), range(800)))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 429)
+
+
+@pytest.mark.e2e
+def test_the_running_gateway_knows_who_is_calling(alice: Login, revoked: Login) -> None:
+    with httpx.Client(base_url="http://127.0.0.1:8080", trust_env=False) as http:
+        profile = http.get("/user/profile", headers={**alice.headers, "X-User-Id": ID})
+        assert (profile.status_code, profile.json()["id"]) == (200, alice.user_id)
+        assert code(http.get("/user/profile", headers={"X-User-Id": alice.user_id})) == "not_signed_in"
+        assert code(http.get("/user/profile", headers=revoked.headers)) == "invalid_token"
+        assert code(http.get(f"/user/{ID}", headers=revoked.headers)) == "invalid_token"
+        assert http.get(f"/user/{alice.user_id}").status_code == 200
+        assert http.post("/auth/logout", headers=alice.headers | {"X-Session-Id": ID}).status_code == 204
+        assert code(http.get("/user/profile", headers=alice.headers)) == "invalid_token"
