@@ -80,9 +80,13 @@ class Edge:
         status = 500
         received = 0
         mounted_at = scope.get("root_path", "")
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        declared = int(lengths[0]) if lengths and lengths[0].isdigit() else 0
 
         async def limited() -> Message:
             nonlocal received
+            if declared > self._max_body_bytes:  # before a byte of it has come
+                raise TooLarge(f"A request body may have at most {self._max_body_bytes} bytes")
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
