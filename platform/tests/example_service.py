@@ -1,0 +1,145 @@
+"""A service as the kit's users build it, with a route for each thing that can happen. Run by test_app.py."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import asyncpg
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field, SecretStr
+from redis.exceptions import ConnectionError as RedisConnectionError
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from kinora_kit import logs
+from kinora_kit.app import create_app, run
+from kinora_kit.errors import Conflict, Forbidden, TooManyRequests
+from kinora_kit.health import Check
+from kinora_kit.identity import OptionalCaller, SignedIn
+from kinora_kit.settings import Settings, load
+from kinora_kit.testing import eventually
+
+
+class ExampleSettings(Settings):
+    service: ClassVar[str] = "example"
+    broken: bool = False
+    password: SecretStr
+
+
+@dataclass
+class State:
+    checks: Mapping[str, Check]
+
+
+async def well() -> None:
+    pass
+
+
+async def broken() -> None:
+    raise ConnectionError("amqp://user:do-not-print-me@nowhere")
+
+
+async def hanging() -> None:
+    await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def wire(settings: ExampleSettings) -> AsyncIterator[State]:
+    yield State({"good": well, "broken": broken, "slow": hanging} if settings.broken else {"good": well})
+    print("unwired", flush=True)  # noqa: T201 - what the test looks for
+
+
+class NameTaken(Conflict):
+    code = "name_taken"
+    title = "The name is taken"
+
+
+class Thing(BaseModel):
+    name: str = Field(max_length=5)
+    password: SecretStr = SecretStr("")
+    size: int = Field(default=0, ge=0)
+
+
+FAILURES: dict[str, Exception] = {
+    "domain": NameTaken("Somebody has it", suggestion="other"),
+    "forbidden": Forbidden(),
+    "throttled": TooManyRequests(7),
+    "http": HTTPException(418, "teapot"),
+    "defect": ZeroDivisionError("do-not-print-me"),
+    "database": asyncpg.CannotConnectNowError("do-not-print-me"),
+    "redis": RedisConnectionError("do-not-print-me"),
+    "missing-file": FileNotFoundError("do-not-print-me"),
+}
+
+router = APIRouter()
+inner = APIRouter(prefix="/inner")
+
+
+@router.get("/things/{n}")
+async def thing(n: int) -> dict[str, Any]:
+    return {"n": n, "trace": logs.traceparent.get()}
+
+
+@router.post("/things", status_code=201)
+async def make(thing: Thing) -> dict[str, str]:
+    return {"name": thing.name}
+
+
+@router.post("/raw")
+async def raw(request: Request) -> dict[str, int]:
+    return {"size": len(await request.body())}
+
+
+@router.get("/fail/{kind}")
+async def fail(kind: str) -> None:
+    raise FAILURES[kind]
+
+
+@router.get("/breaks-off")
+async def breaks_off() -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"begun"
+        raise ZeroDivisionError
+
+    return StreamingResponse(body())
+
+
+@router.get("/who")
+async def who(caller: OptionalCaller) -> dict[str, str | None]:
+    return {"user_id": str(caller.user_id) if caller else None}
+
+
+@router.get("/me")
+async def me(caller: SignedIn) -> dict[str, str]:
+    return {"user_id": str(caller.user_id)}
+
+
+@router.get("/slow")
+async def slow(until: Path) -> dict[str, str]:
+    until.with_suffix(".begun").touch()
+    await eventually(until.exists, seconds=30)
+    return {"status": "finished"}
+
+
+@inner.get("/{n}")
+async def nested(n: int) -> int:
+    return n
+
+
+router.include_router(inner, prefix="/outer")
+
+
+async def mounted(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("mounted")
+
+
+if __name__ == "__main__":
+    settings = load(ExampleSettings)
+    app = create_app(settings, wire, [router])
+    app.mount("/sub", Starlette(routes=[Route("/{n}", mounted)]))
+    run(app, settings)

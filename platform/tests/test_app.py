@@ -1,0 +1,289 @@
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from kinora_kit.testing import eventually, free_port
+
+TRACE = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+
+
+class Running:
+    """A real process that serves example_service.py."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.port = free_port()
+        self.output = folder / "output"
+        environment = {f"KINORA_{name.upper()}": value for name, value in settings.items()}
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).parent / "example_service.py")],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "KINORA_HTTP_PORT": str(self.port),
+                    "KINORA_PASSWORD": "do-not-print-me",
+                    **environment,
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=20)
+
+    async def accepts(self) -> bool:
+        assert self.process.poll() is None, self.output.read_text()
+        try:
+            await self.client.get("/healthz")
+        except httpx.TransportError:
+            return False
+        return True
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.output.read_text().splitlines() if line.startswith("{")]
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, **settings: str) -> AsyncIterator[Running]:
+    folder.mkdir(exist_ok=True)
+    service = Running(folder, **settings)
+    try:
+        await eventually(service.accepts)
+        yield service
+    finally:
+        await service.client.aclose()
+        service.process.kill()
+        service.process.wait()
+
+
+@pytest.fixture(scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    async with running(tmp_path_factory.mktemp("example"), max_body_bytes="1000") as service:
+        yield service
+
+
+async def test_alive_and_ready(service: Running) -> None:
+    assert (await service.client.get("/healthz")).json() == {"status": "alive"}
+    answer = await service.client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "checks": {"good": "ok"}})
+
+
+async def test_not_ready_names_each_dependency_that_fails_or_hangs(tmp_path: Path) -> None:
+    async with running(tmp_path, broken="true") as service:
+        answer = await service.client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json() == {
+            "status": "not ready",
+            "checks": {"good": "ok", "broken": "not reachable (ConnectionError)", "slow": "no answer within 2 s"},
+        }
+        assert (await service.client.get("/healthz")).status_code == 200
+
+
+async def counted(service: Running, labels: str) -> float:
+    text = (await service.client.get("/metrics")).text
+    found = re.search(rf"^kinora_http_request_seconds_count{{{re.escape(labels)}}} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "labels"),
+    [
+        ("GET", "/things/71", 'method="GET",route="/things/{n}",status="200"'),
+        ("GET", "/things/x", 'method="GET",route="/things/{n}",status="422"'),
+        ("DELETE", "/things/71", 'method="DELETE",route="/things/{n}",status="405"'),
+        ("GET", "/outer/inner/71", 'method="GET",route="/outer/inner/{n}",status="200"'),
+        ("GET", "/sub/71", 'method="GET",route="/sub/{n}",status="200"'),
+        ("GET", "/fail/defect", 'method="GET",route="/fail/{kind}",status="500"'),
+        ("GET", "/nothing/71", 'method="GET",route="unmatched",status="404"'),
+        ("PROPFIND", "/things/71", 'method="OTHER",route="/things/{n}",status="405"'),
+    ],
+)
+async def test_requests_are_counted_by_template(service: Running, method: str, path: str, labels: str) -> None:
+    before = await counted(service, labels)
+    await service.client.request(method, path)
+    assert await counted(service, labels) == before + 1
+    assert "71" not in re.findall(r'route="[^"]*"', (await service.client.get("/metrics")).text)
+
+
+async def test_a_request_id_is_kept_and_stands_on_the_log_line(service: Running) -> None:
+    given = f"gateway-{uuid4()}"
+    answer = await service.client.get("/things/1", headers={"X-Request-Id": given})
+    assert answer.headers.get_list("x-request-id") == [given]
+    (line,) = [line for line in service.lines() if line.get("request_id") == given]
+    assert (line["event"], line["method"], line["path"], line["status"]) == ("request", "GET", "/things/1", 200)
+    assert (line["service"], line["level"]) == ("example", "info")
+
+
+@pytest.mark.parametrize("hostile", [b"", b"x" * 65, b'"},{"level":"error', b"a b", b"\xff", b"${jndi:ldap}"])
+async def test_a_hostile_request_id_is_replaced(service: Running, hostile: bytes) -> None:
+    answer = await service.client.get("/things/1", headers=[(b"X-Request-Id", hostile)])
+    assert re.fullmatch("[0-9a-f]{16}", answer.headers["x-request-id"])
+
+
+async def test_a_trace_is_kept_and_a_malformed_one_replaced(service: Running) -> None:
+    async def trace(given: str) -> str:
+        return str((await service.client.get("/things/1", headers={"traceparent": given})).json()["trace"])
+
+    assert await trace(TRACE) == TRACE
+    for malformed in ("", "00-1-2-3", TRACE.upper(), TRACE + "-x"):
+        assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", made := await trace(malformed))
+        assert made != malformed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/things/1/", 404, "not_found"),
+        ("DELETE", "/things/1", 405, "method_not_allowed"),
+        ("GET", "/fail/domain", 409, "name_taken"),
+        ("GET", "/fail/forbidden", 403, "forbidden"),
+        ("GET", "/fail/throttled", 429, "too_many_requests"),
+        ("GET", "/fail/http", 418, "http_error"),
+        ("GET", "/fail/database", 503, "unavailable"),
+        ("GET", "/fail/redis", 503, "unavailable"),
+        ("GET", "/fail/defect", 500, "internal"),
+        ("GET", "/fail/missing-file", 500, "internal"),
+        ("GET", "/me", 401, "not_signed_in"),
+        ("GET", "/things/x", 422, "invalid_input"),
+    ],
+)
+async def test_every_error_is_a_problem_document(
+    *, service: Running, method: str, path: str, status: int, code: str
+) -> None:
+    answer = await service.client.request(method, path)
+    document = answer.json()
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert {"type", "title", "status", "code", "detail", "instance", "request_id"} <= document.keys()
+    assert (document["type"], document["status"], document["code"]) == (f"urn:kinora:problem:{code}", status, code)
+    assert document["instance"] == path
+    assert document["request_id"] == answer.headers["x-request-id"]
+    assert "do-not-print-me" not in answer.text
+
+
+async def test_a_problem_carries_its_headers_and_what_else_it_says(service: Running) -> None:
+    assert (await service.client.get("/fail/domain")).json()["suggestion"] == "other"
+    assert (await service.client.get("/fail/throttled")).headers["retry-after"] == "7"
+    assert (await service.client.get("/me")).headers["www-authenticate"] == "Bearer"
+    assert (await service.client.delete("/things/1")).headers["allow"] == "GET"
+
+
+async def test_a_defect_is_told_to_the_log_and_to_nobody_else(service: Running) -> None:
+    given = f"defect-{uuid4()}"
+    answer = await service.client.get("/fail/defect", headers={"X-Request-Id": given})
+    assert answer.json()["detail"] == "Something went wrong on our side"
+    failed, _ = [line for line in service.lines() if line.get("request_id") == given]
+    assert "ZeroDivisionError" in failed["exception"]
+    assert failed["level"] == "error"
+
+
+async def test_an_answer_already_begun_is_cut_and_not_ended_as_if_it_were_whole(service: Running) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        await service.client.get("/breaks-off")
+
+
+async def test_invalid_input_is_told_by_field_without_what_was_sent(service: Running) -> None:
+    sent = {"name": "longer-than-five", "password": ["do-not-print-me"], "size": -1}
+    answer = await service.client.post("/things", json=sent)
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == ["name", "password", "size"]
+    for text in (answer.text, service.output.read_text()):
+        assert "longer-than-five" not in text
+        assert '["do-not-print-me"]' not in text
+    assert (await service.client.post("/things", content=b"{")).status_code == 422
+
+
+async def test_a_body_that_is_too_large_is_refused_by_its_length_and_by_its_chunks(service: Running) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 400
+
+    for path in ("/raw", "/things"):
+        for content in (b"x" * 1001, chunks()):
+            answer = await service.client.post(path, content=content)
+            assert (answer.status_code, answer.json()["code"]) == (413, "too_large"), path
+    assert (await service.client.post("/raw", content=b"x" * 1000)).json() == {"size": 1000}
+
+
+async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(service: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(b"POST /raw HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+    writer.close()
+
+
+async def test_the_caller_is_who_the_gateway_says(service: Running) -> None:
+    user_id = str(uuid4())
+    assert (await service.client.get("/who")).json() == {"user_id": None}
+    assert (await service.client.get("/who", headers={"X-User-Id": user_id})).json() == {"user_id": user_id}
+    assert (await service.client.get("/me", headers={"X-User-Id": user_id})).json() == {"user_id": user_id}
+    assert (await service.client.get("/who", headers={"X-User-Id": "1"})).status_code == 401
+
+
+async def test_told_to_stop_it_says_not_ready_and_finishes_what_it_has_begun(tmp_path: Path) -> None:
+    until = tmp_path / "until"
+    async with running(tmp_path, drain_delay_seconds="1") as service:
+        slow = asyncio.create_task(service.client.get("/slow", params={"until": str(until)}))
+        await eventually(until.with_suffix(".begun").exists)
+        service.process.send_signal(signal.SIGTERM)
+
+        async def draining() -> bool:
+            answer = await service.client.get("/readyz")
+            return answer.status_code == 503 and answer.json()["checks"]["process"] == "draining"
+
+        await eventually(draining)
+        assert (await service.client.get("/things/1")).status_code == 200, "requests are served until the port closes"
+
+        async def closed() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+            except OSError:
+                return True
+            writer.close()
+            return False
+
+        await eventually(closed)
+        assert not slow.done()
+        until.touch()
+        assert (await slow).json() == {"status": "finished"}
+        await eventually(service.ended)
+        assert "unwired" in service.output.read_text()
+
+
+async def test_what_does_not_finish_is_cut_off_after_the_drain_timeout(tmp_path: Path) -> None:
+    until = tmp_path / "until"
+    async with running(tmp_path, drain_timeout_seconds="1") as service:
+        slow = asyncio.create_task(service.client.get("/slow", params={"until": str(until)}))
+        await eventually(until.with_suffix(".begun").exists)
+        service.process.send_signal(signal.SIGTERM)
+        await eventually(service.ended, seconds=10)
+        try:
+            assert (await slow).status_code >= 500
+        except httpx.TransportError:
+            pass  # cut off without an answer
+
+
+async def test_told_twice_it_does_not_wait_out_the_drain_delay(tmp_path: Path) -> None:
+    async with running(tmp_path, drain_delay_seconds="60") as service:
+        service.process.send_signal(signal.SIGTERM)
+
+        async def draining() -> bool:
+            return (await service.client.get("/readyz")).status_code == 503
+
+        await eventually(draining)
+        service.process.send_signal(signal.SIGTERM)
+        await eventually(service.ended, seconds=10)
