@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
-from google.protobuf.json_format import MessageToDict
 
 from kinora.events import video
 from kinora.media.v1 import media_pb2 as pb
@@ -16,6 +15,7 @@ from kinora_kit.events import event
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.rpc import RemoteError
+from kinora_kit.structs import from_struct, to_struct
 from kinora_media import events
 from kinora_media.rpc import register
 from kinora_media.service import Catalogue
@@ -89,7 +89,7 @@ async def test_an_owner_edits_what_is_set(catalogue: Catalogue, stubs: Stubs) ->
     request.attributes.update({"camera": {"iso": 100}})
     media = await stubs.editing.UpdateMedia(request)
     assert (media.title, list(media.tags), media.visibility) == ("New", ["a"], pb.VISIBILITY_PUBLIC)
-    assert MessageToDict(media.attributes) == {"camera": {"iso": 100}}
+    assert from_struct(media.attributes) == {"camera": {"iso": 100}}
     media = await stubs.editing.UpdateMedia(pb.UpdateMediaRequest(id=media_id, tags=pb.TagList(), description=""))
     assert (media.title, list(media.tags)) == ("New", [])
     assert media == await stubs.catalogue.GetMedia(pb.GetMediaRequest(id=media_id))
@@ -117,8 +117,9 @@ async def test_deleting_is_for_the_owner_and_once(catalogue: Catalogue, stubs: S
         pb.UpdateMediaRequest(id=str(UUID(int=0)), title=""),
         pb.UpdateMediaRequest(id=str(UUID(int=0)), tags=pb.TagList(tags=["x" * 51])),
         pb.UpdateMediaRequest(id=str(UUID(int=0)), visibility=99),  # type: ignore[arg-type]
+        pb.UpdateMediaRequest(id=str(UUID(int=0)), attributes=to_struct({"a": float("nan")})),
     ],
-    ids=range(4),
+    ids=range(5),
 )
 async def test_wrong_input_is_refused(stubs: Stubs, request_: pb.UpdateMediaRequest) -> None:
     stubs.sign_in(new_id())

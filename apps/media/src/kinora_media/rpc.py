@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 import grpc
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ValidationError
 
@@ -19,6 +18,7 @@ from kinora.media.v1.media_pb2_grpc import (
 )
 from kinora_kit.errors import InvalidInput
 from kinora_kit.rpc import optional_caller, signed_in
+from kinora_kit.structs import from_struct
 from kinora_media.domain import Changes, Media, State, Visibility
 from kinora_media.service import Catalogue
 
@@ -72,7 +72,7 @@ def _changes(request: pb.UpdateMediaRequest) -> Changes:
     if request.visibility:
         given["visibility"] = OF_NUMBER.get(request.visibility)
     if request.HasField("attributes"):
-        given["attributes"] = MessageToDict(request.attributes)
+        given["attributes"] = from_struct(request.attributes)
     try:
         return Changes.model_validate(given)
     except ValidationError as error:

@@ -4,9 +4,8 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-import kinora_kit.redis
 from kinora.events import media
-from kinora_kit import broker, consumer, mongo, rpc, tasks
+from kinora_kit import broker, consumer, mongo, redis, rpc, tasks
 from kinora_kit.health import Check
 from kinora_kit.identity import RemoteKeys, TokenVerifier
 from kinora_kit.settings import reveal
@@ -29,13 +28,13 @@ class State:
 async def wire(settings: MediaSettings) -> AsyncIterator[State]:
     async with (
         mongo.connect(reveal(settings.mongo_url), database=settings.mongo_database, name="media") as database,
-        kinora_kit.redis.connect(reveal(settings.redis_url), name="media") as redis,
+        redis.connect(reveal(settings.redis_url), name="media") as cache,
         broker.connect(reveal(settings.rabbitmq_url), name="media", exchanges=[media.EXCHANGE]) as bus,
     ):
         store = Store(database, tombstone_days=settings.tombstone_days)
         relay = mongo.Relay([store.media], bus)
         catalogue = Catalogue(store, relay)
-        verifier = TokenVerifier(keys=RemoteKeys(settings.jwks_url), issuer=settings.public_url, revocations=redis)
+        verifier = TokenVerifier(keys=RemoteKeys(settings.jwks_url), issuer=settings.public_url, revocations=cache)
 
         async def ensure_indexes() -> None:
             await store.ensure_indexes()
@@ -59,7 +58,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                 catalogue=catalogue,
                 checks={
                     "mongo": lambda: mongo.check(database),
-                    "redis": redis.ping,
+                    "redis": cache.ping,
                     "broker": bus.check,
                 },
             )
