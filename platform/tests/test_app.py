@@ -271,10 +271,8 @@ async def test_what_does_not_finish_is_cut_off_after_the_drain_timeout(tmp_path:
         await eventually(until.with_suffix(".begun").exists)
         service.process.send_signal(signal.SIGTERM)
         await eventually(service.ended, seconds=10)
-        try:
+        with contextlib.suppress(httpx.TransportError):  # an answer cut off is as well as a failure
             assert (await slow).status_code >= 500
-        except httpx.TransportError:
-            pass  # cut off without an answer
 
 
 async def test_told_twice_it_does_not_wait_out_the_drain_delay(tmp_path: Path) -> None:
