@@ -260,6 +260,13 @@ async def test_a_part_whose_source_is_gone_is_tried_again_and_then_ends_the_vide
     assert (await stage.videos.progress(owner, video_id)).failure_code == "transcode_failed"
 
 
+async def test_a_command_that_became_a_dead_letter_ends_the_video(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    [prepare] = await stage.commands(video_id)
+    await stage.transcoder.give_up(prepare)
+    assert (await stage.videos.progress(owner, video_id)).failure_code == "transcode_failed"
+
+
 async def test_a_deleted_video_leaves_nothing_even_while_it_is_worked_on(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)

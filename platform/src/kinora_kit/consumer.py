@@ -94,8 +94,10 @@ async def declare(channel: AbstractChannel, queue: Queue) -> None:
         await main.bind(exchange, pattern)
 
 
-async def consume(broker: Broker, queue: Queue, handler: Handler) -> None:
+async def consume(broker: Broker, queue: Queue, handler: Handler, *, given_up: Handler | None = None) -> None:
     """Handle messages until the connection is lost or the task is cancelled.
+
+    ``given_up`` is told of an event before it becomes a dead letter, so that nobody waits for its effect for ever.
 
     Cancelled, it takes no new message; those whose handler was running go back to the queue. Raises when a message
     could be neither handled nor moved to another queue: it goes back, too, and whoever runs this starts it again.
@@ -122,7 +124,7 @@ async def consume(broker: Broker, queue: Queue, handler: Handler) -> None:
         await declare(channel, queue)
 
         async def received(message: AbstractIncomingMessage) -> None:
-            task = asyncio.create_task(_handle(broker, queue, handler, message))
+            task = asyncio.create_task(_handle(broker, queue, handler, given_up, message))
             running.add(task)
             task.add_done_callback(handled)
 
@@ -140,7 +142,9 @@ async def consume(broker: Broker, queue: Queue, handler: Handler) -> None:
                 await channel.close()
 
 
-async def _handle(broker: Broker, queue: Queue, handler: Handler, message: AbstractIncomingMessage) -> None:
+async def _handle(
+    broker: Broker, queue: Queue, handler: Handler, given_up: Handler | None, message: AbstractIncomingMessage
+) -> None:
     started = time.perf_counter()
     outcome = "done"
     given = message.headers.get(ATTEMPT)
@@ -157,6 +161,8 @@ async def _handle(broker: Broker, queue: Queue, handler: Handler, message: Abstr
             except Ignore:
                 outcome = "ignored"
             except (Poison, ValidationError) as error:
+                if given_up is not None:
+                    await given_up(event)
                 outcome = await _bury(broker, queue, message, repr(error))
             except Exception as error:
                 if attempt < len(queue.retry_seconds):
@@ -165,6 +171,8 @@ async def _handle(broker: Broker, queue: Queue, handler: Handler, message: Abstr
                     outcome = "retry"
                 else:
                     log.error("handler failed too often", attempt=attempt, exc_info=error)
+                    if given_up is not None:
+                        await given_up(event)
                     outcome = await _bury(broker, queue, message, f"gave up after {attempt} retries: {error!r}")
     await message.ack()
     EVENTS_HANDLED.labels(queue.name, outcome).observe(time.perf_counter() - started)

@@ -57,6 +57,13 @@ class Transcoder:
         else:
             raise Ignore(event.type)
 
+    async def give_up(self, event: Event) -> None:
+        """A command failed to the end: its video does, too, unless there is something to watch without it."""
+        if event.type in (Prepare.type, DoPart.type):
+            with contextlib.suppress(Gone):
+                async with self._changing(UUID(event.subject)) as (connection, video):
+                    await _give_up(connection, video, f"{event.type} was tried too often")
+
     async def make_poster(self, video_id: UUID) -> None:
         """Make the poster anew, of the second that its owner chose."""
         video = await store.get(self.pool, video_id)
@@ -72,6 +79,8 @@ class Transcoder:
         if video is None or video.state != "processing" or video.source is not None:
             raise Ignore
         try:
+            if video.size == 0:  # the object store refuses any range of an empty object
+                raise SourceRejected("empty_file", "The file is empty.")
             source = await probe(self._link(video))
         except SourceRejected as error:
             async with self._changing(video_id) as (connection, video):

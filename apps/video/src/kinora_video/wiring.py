@@ -127,8 +127,8 @@ async def wire_worker(settings: WorkerSettings) -> AsyncIterator[WorkerState]:
     async with _stores(settings) as stores:
         transcoder = Transcoder(stores.pool, stores.objects, settings)
         async with tasks.background(
-            first=lambda: consumer.consume(stores.broker, FIRST, transcoder.handle),
-            bulk=lambda: consumer.consume(stores.broker, BULK, transcoder.handle),
+            first=lambda: consumer.consume(stores.broker, FIRST, transcoder.handle, given_up=transcoder.give_up),
+            bulk=lambda: consumer.consume(stores.broker, BULK, transcoder.handle, given_up=transcoder.give_up),
         ):
             yield WorkerState(checks=stores.checks)
 
