@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,9 @@ import pytest
 from argon2 import PasswordHasher
 from pydantic import SecretStr
 
-from kinora_auth.domain import RefreshToken, Turn, turn
+from kinora_auth.domain import Client, RefreshToken, SignIn, Turn, turn
+from kinora_auth.errors import InvalidCredentials
+from kinora_auth.passwords import Passwords
 from kinora_kit.identity import revocation_key
 from kinora_kit.ids import new_id
 
@@ -168,19 +171,39 @@ async def test_a_new_password_ends_the_other_sessions(api: Api) -> None:
     assert (await api.post("/auth/login", {"login": person.username, "password": new})).status_code == 200
 
 
-async def test_no_session_outlives_a_password_change_made_while_it_signed_in(api: Api) -> None:
+class SlowPasswords(Passwords):
+    """Has verified a password, and has not said so yet."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=1, queue=1)
+        self.verified, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def verify(self, known: str | None, password: str) -> bool:
+        right = await super().verify(known, password)
+        self.verified.set()
+        await self.may_answer.wait()
+        return right
+
+
+@pytest.mark.parametrize("change", ["password", "deletion"])
+async def test_no_login_succeeds_with_a_password_that_was_changed_meanwhile(api: Api, change: str) -> None:
     person = await api.person()
     here = await person.sign_in()
-    body = {"current_password": PASSWORD, "new_password": "another long password"}
-    login = {"login": person.username, "password": PASSWORD}
-    changed, *logins = await asyncio.gather(
-        here.call("PUT", "/auth/password", body), *(api.post("/auth/login", login) for _ in range(8))
+    slow = SlowPasswords()
+    accounts = dataclasses.replace(api.state.accounts, passwords=slow)
+    login = asyncio.create_task(
+        accounts.login(SignIn(login=person.username, password=SecretStr(PASSWORD)), Client("127.0.0.1", "a test"))
     )
-    assert changed.status_code == 204
-    for answer in logins:
-        if answer.status_code == 200:
-            assert (await api.verify(answer.json()["access_token"])).status_code == 401
-    assert len((await here.call("GET", "/auth/sessions")).json()["items"]) == 1
+    await slow.verified.wait()
+    if change == "password":
+        body = {"current_password": PASSWORD, "new_password": "another long password"}
+        assert (await here.call("PUT", "/auth/password", body)).status_code == 204
+    else:
+        assert (await here.call("DELETE", "/user/profile", {"current_password": PASSWORD})).status_code == 204
+    slow.may_answer.set()
+    with pytest.raises(InvalidCredentials):
+        await login
+    slow.close()
 
 
 async def test_a_password_hashed_with_old_parameters_is_hashed_anew(api: Api) -> None:

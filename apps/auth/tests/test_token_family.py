@@ -65,13 +65,9 @@ class TokenFamily(RuleBasedStateMachine):
     def present(self, token: str) -> Tokens:
         return self.run.run(self.service.refresh(SecretStr(token), HERE))
 
-    @rule(seconds=st.sampled_from([1, 4, 9, 11, 600]))
+    @rule(seconds=st.sampled_from([1, 9, 11, 600, 20 * 86400]))
     def wait(self, seconds: int) -> None:
         self.clock += timedelta(seconds=seconds)
-
-    @rule()
-    def wait_long(self) -> None:
-        self.clock += timedelta(days=29)
 
     @rule(times=st.integers(1, 4))
     def use_the_newest(self, times: int) -> None:
@@ -97,7 +93,7 @@ class TokenFamily(RuleBasedStateMachine):
     @precondition(lambda self: len(self.pairs) > 1)
     @rule(data=st.data())
     def use_an_old_one(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(0, len(self.pairs) - 2))
+        index = len(self.pairs) - 2 - data.draw(st.integers(0, len(self.pairs) - 2))
         token = self.pairs[index].refresh_token
         lost = index == len(self.pairs) - 2 and self.clock - self.used[index] <= timedelta(seconds=10)
         if not self.alive or self.clock >= self.expires_at:
@@ -117,6 +113,8 @@ class TokenFamily(RuleBasedStateMachine):
         with pytest.raises(InvalidRefreshToken):
             self.present(new_refresh_token())
 
+    # Late, for nothing of interest follows.
+    @precondition(lambda self: len(self.pairs) > 4)
     @rule()
     def log_out(self) -> None:
         self.run.run(self.service.logout_all(Caller(self.user_id)))
@@ -151,7 +149,7 @@ def test_a_token_family_behaves_as_its_model(settings_of_auth: AuthSettings) -> 
             TokenFamily.accounts = state.accounts
             TokenFamily.password_hash = runner.run(state.accounts.passwords.hash(PASSWORD.get_secret_value()))
             limits = settings(
-                max_examples=25,
+                max_examples=40,
                 stateful_step_count=15,
                 deadline=None,
                 database=None,

@@ -247,7 +247,7 @@ class Accounts:
         return await self._pair(owner[0], following, opaque)
 
     async def sessions(self, caller: Caller) -> list[Session]:
-        """The living ones, latest use first."""
+        """The living ones, latest use first; the first 100 of them."""
         return await store.sessions(self.pool, caller.user_id, now=self.now())
 
     async def logout(self, caller: Caller) -> None:

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kinora_auth.settings import AuthSettings
+from kinora_kit.settings import unknown_keys
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_the_local_environment_is_accepted(
+    environment: Callable[[str], dict[str, str]], settings: AuthSettings
+) -> None:
+    assert unknown_keys(AuthSettings, environment("auth")) == []
+    assert settings.public_url == environment("auth")["KINORA_PUBLIC_URL"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"access_token_seconds": 901},
+        {"refresh_secret": "short"},
+        {"account_failures": "often"},
+        {"refresh_grace_seconds": -1},
+        {"colour": "blue"},
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings: AuthSettings, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AuthSettings(**{**settings.model_dump(), **wrong})
+
+
+def test_no_secret_is_written_where_settings_are_shown(settings: AuthSettings) -> None:
+    for secret in (settings.refresh_secret, settings.key_encryption_secret, settings.postgres_url):
+        assert secret.get_secret_value() not in repr(settings)
