@@ -60,11 +60,10 @@ def count_frames(url: str) -> int:
     return int([line for line in done.stdout.splitlines() if line.startswith("frame=")][-1].partition("=")[2])
 
 
-def span(url: str, stream: str) -> tuple[float, float]:
-    """The first and the last moment of a stream (``v:0``, ``a:0``), in seconds."""
-    entries = ["-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0"]
-    command = ["ffprobe", "-v", "error", "-select_streams", stream, *entries, url]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+def span(url: str, stream: str, *, frame_seconds: float) -> tuple[float, float]:
+    """The first and the last moment of a stream (``v:0``, ``a:0``) whose frames last so long, in seconds."""
+    command = ["ffprobe", "-v", "error", "-select_streams", stream, "-show_entries", "packet=pts_time"]
+    done = subprocess.run([*command, "-of", "csv=p=0", url], check=True, capture_output=True, text=True)
     assert done.stderr == "", f"reading {url} said: {done.stderr[:500]}"
-    times = [tuple(map(float, line.rstrip(",").split(","))) for line in done.stdout.split()]
-    return min(time for time, _ in times), max(time + length for time, length in times)
+    times = [float(line.rstrip(",")) for line in done.stdout.split()]
+    return min(times), max(times) + frame_seconds

@@ -114,7 +114,7 @@ async def assert_plays(stream_url: str, source: Clip) -> None:
         assert listed.playlist_type == "vod"
         assert count_frames(url) == source.frames
     if source.sound:
-        picture = span(urljoin(stream_url, master.playlists[0].uri), "v:0")
-        sound = span(urljoin(stream_url, master.media[0].uri), "a:0")
+        picture = span(urljoin(stream_url, master.playlists[0].uri), "v:0", frame_seconds=source.frame_seconds)
+        sound = span(urljoin(stream_url, master.media[0].uri), "a:0", frame_seconds=1024 / 48000)
         assert abs(picture[0] - sound[0]) <= source.frame_seconds
         assert abs(picture[1] - sound[1]) <= source.frame_seconds
