@@ -1,0 +1,147 @@
+from typing import Annotated
+
+import strawberry
+
+from kinora.auth.v1 import auth_pb2 as pb
+from kinora_graphql.auth.types import Profile, Tokens
+from kinora_graphql.context import Info
+from kinora_graphql.inputs import given
+from kinora_graphql.problems import InvalidInput, Problem, TooManyRequests, outcome
+
+
+@strawberry.type
+class UsernameTaken(Problem): ...
+
+
+@strawberry.type
+class EmailTaken(Problem): ...
+
+
+@strawberry.type
+class InvalidCredentials(Problem): ...
+
+
+@strawberry.type
+class InvalidRefreshToken(Problem): ...
+
+
+@strawberry.type(description="The token had been used before, so its session was ended: sign in again.")
+class RefreshTokenReused(Problem): ...
+
+
+@strawberry.type
+class WrongPassword(Problem): ...
+
+
+@strawberry.input
+class RegisterInput:
+    username: str
+    email: str
+    password: str
+    display_name: strawberry.Maybe[str]
+
+
+@strawberry.type
+class RegisterPayload:
+    profile: Profile
+
+
+RegisterResult = Annotated[
+    RegisterPayload | UsernameTaken | EmailTaken | InvalidInput | TooManyRequests, strawberry.union("RegisterResult")
+]
+
+
+@strawberry.input
+class LoginInput:
+    login: str = strawberry.field(description="A username or an email address.")
+    password: str
+
+
+@strawberry.type
+class LoginPayload:
+    tokens: Tokens
+
+
+LoginResult = Annotated[
+    LoginPayload | InvalidCredentials | InvalidInput | TooManyRequests, strawberry.union("LoginResult")
+]
+
+
+@strawberry.input
+class RefreshInput:
+    refresh_token: str
+
+
+@strawberry.type
+class RefreshPayload:
+    tokens: Tokens
+
+
+RefreshResult = Annotated[
+    RefreshPayload | InvalidRefreshToken | RefreshTokenReused | InvalidInput, strawberry.union("RefreshResult")
+]
+
+
+@strawberry.type
+class LogoutPayload:
+    done: bool
+
+
+@strawberry.input
+class UpdateProfileInput:
+    username: strawberry.Maybe[str]
+    email: strawberry.Maybe[str]
+    display_name: strawberry.Maybe[str]
+    bio: strawberry.Maybe[str]
+    current_password: strawberry.Maybe[str] = strawberry.field(description="Needed to change the email address.")
+
+
+@strawberry.type
+class UpdateProfilePayload:
+    profile: Profile
+
+
+UpdateProfileResult = Annotated[
+    UpdateProfilePayload | UsernameTaken | EmailTaken | WrongPassword | InvalidInput,
+    strawberry.union("UpdateProfileResult"),
+]
+
+
+@strawberry.type
+class AuthMutation:
+    @strawberry.mutation
+    async def register(self, info: Info, input: RegisterInput) -> RegisterResult:  # noqa: A002 - the name clients see
+        async def call() -> RegisterPayload:
+            request = pb.RegisterRequest(**given(input), client=info.context.client)
+            return RegisterPayload(profile=Profile.of(await info.context.clients.accounts.Register(request)))
+
+        return await outcome(call(), UsernameTaken, EmailTaken, InvalidInput, TooManyRequests)
+
+    @strawberry.mutation
+    async def login(self, info: Info, input: LoginInput) -> LoginResult:  # noqa: A002
+        async def call() -> LoginPayload:
+            request = pb.LoginRequest(**given(input), client=info.context.client)
+            return LoginPayload(tokens=Tokens.of(await info.context.clients.accounts.Login(request)))
+
+        return await outcome(call(), InvalidCredentials, InvalidInput, TooManyRequests)
+
+    @strawberry.mutation(description="Exchange a refresh token for new tokens.")
+    async def refresh(self, info: Info, input: RefreshInput) -> RefreshResult:  # noqa: A002
+        async def call() -> RefreshPayload:
+            request = pb.RefreshRequest(**given(input), client=info.context.client)
+            return RefreshPayload(tokens=Tokens.of(await info.context.clients.accounts.Refresh(request)))
+
+        return await outcome(call(), InvalidRefreshToken, RefreshTokenReused, InvalidInput)
+
+    @strawberry.mutation(description="End the session of the access token, at once and everywhere.")
+    async def logout(self, info: Info) -> LogoutPayload:
+        await info.context.clients.accounts.Logout(pb.LogoutRequest())
+        return LogoutPayload(done=True)
+
+    @strawberry.mutation
+    async def update_profile(self, info: Info, input: UpdateProfileInput) -> UpdateProfileResult:  # noqa: A002
+        async def call() -> UpdateProfilePayload:
+            profile = await info.context.clients.accounts.UpdateProfile(pb.UpdateProfileRequest(**given(input)))
+            return UpdateProfilePayload(profile=Profile.of(profile))
+
+        return await outcome(call(), UsernameTaken, EmailTaken, WrongPassword, InvalidInput)

@@ -1,0 +1,54 @@
+from datetime import datetime
+from typing import Self
+
+import strawberry
+
+from kinora.auth.v1 import auth_pb2 as pb
+from kinora_graphql.times import moment
+
+
+@strawberry.type(description="What everybody may know of a user.")
+class User:
+    id: strawberry.ID
+    username: str
+    display_name: str
+    bio: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, user: pb.User) -> Self:
+        return cls(
+            id=strawberry.ID(user.id),
+            username=user.username,
+            display_name=user.display_name,
+            bio=user.bio,
+            created_at=moment(user.created_at),
+        )
+
+
+@strawberry.type(description="What only the user may know.")
+class Profile:
+    user: User
+    email: str
+    roles: list[str]
+
+    @classmethod
+    def of(cls, profile: pb.Profile) -> Self:
+        return cls(user=User.of(profile.user), email=profile.email, roles=list(profile.roles))
+
+
+@strawberry.type
+class Tokens:
+    access_token: str
+    refresh_token: str = strawberry.field(description="Good for one use; the next one comes with the next tokens.")
+    expires_in: int = strawberry.field(description="Seconds until the access token expires.")
+    user_id: strawberry.ID
+
+    @classmethod
+    def of(cls, tokens: pb.Tokens) -> Self:
+        return cls(
+            access_token=tokens.access_token,
+            refresh_token=tokens.refresh_token,
+            expires_in=tokens.expires_in,
+            user_id=strawberry.ID(tokens.user_id),
+        )

@@ -1,0 +1,85 @@
+"""What every resolver gets: the clients of the other services and this operation's loaders."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import strawberry
+from starlette.requests import HTTPConnection
+from strawberry.dataloader import DataLoader
+from strawberry.fastapi import BaseContext
+
+from kinora.auth.v1 import auth_pb2 as auth
+from kinora.video.v1 import video_pb2 as video
+from kinora_graphql.auth.loaders import load_users
+from kinora_graphql.progress import ProgressHub
+from kinora_graphql.video.loaders import load_videos
+from kinora_kit import rpc
+from kinora_kit.identity import TokenVerifier, bearer
+
+if TYPE_CHECKING:  # they exist in the stubs only
+    from kinora.auth.v1.auth_pb2_grpc import AccountsAsyncStub, UsersAsyncStub
+    from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub
+    from kinora.video.v1.video_pb2_grpc import UploadsAsyncStub, VideosAsyncStub
+
+MAX_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The gRPC services. Calls carry the caller's own token, so that they decide what the caller may do."""
+
+    users: "UsersAsyncStub"
+    accounts: "AccountsAsyncStub"
+    catalogue: "CatalogueAsyncStub"
+    editing: "EditingAsyncStub"
+    videos: "VideosAsyncStub"
+    uploads: "UploadsAsyncStub"
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Each gathers the ids of one turn of the loop into one call; ``None`` for what is not there for the caller."""
+
+    users: DataLoader[str, auth.User | None]
+    videos: DataLoader[str, video.Video | None]
+
+
+class Context(BaseContext):
+    def __init__(
+        self, *, clients: Clients, progress: ProgressHub, verifier: TokenVerifier, client: auth.Client, remember: bool
+    ) -> None:
+        super().__init__()
+        self.clients = clients
+        self.progress = progress
+        self.verifier = verifier
+        self.client = client
+        self.loaders = Loaders(
+            users=DataLoader(load_users(clients.users), max_batch_size=MAX_BATCH, cache=remember),
+            videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
+        )
+
+
+Info = strawberry.Info[Context, None]
+
+
+async def get_context(connection: HTTPConnection) -> Context:
+    """The context of one request, or of all operations of one WebSocket.
+
+    Raises InvalidToken. A WebSocket signs in later, with connection_init; see sockets.py.
+    """
+    wired = connection.state.wired
+    is_request = connection.scope["type"] == "http"
+    if is_request and (token := bearer(connection.headers)):
+        await wired.verifier.verify(token)
+        rpc.access_token.set(token)
+    return Context(
+        clients=wired.clients,
+        progress=wired.progress,
+        verifier=wired.verifier,
+        client=auth.Client(
+            address=connection.client.host if connection.client else "",
+            user_agent=connection.headers.get("user-agent", ""),
+        ),
+        # A WebSocket lives long: what it remembered would grow old.
+        remember=is_request,
+    )

@@ -1,0 +1,129 @@
+"""What is done to every operation: its limits, its errors, its metrics."""
+
+import time
+from collections.abc import Iterator
+
+from graphql import (
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLError,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    ValidationContext,
+    ValidationRule,
+)
+from prometheus_client import Histogram
+from strawberry.extensions import SchemaExtension
+from strawberry.types.execution import StreamExecutionResult
+
+from kinora_kit import logs
+from kinora_kit.metrics import SECONDS
+from kinora_kit.outages import as_domain_error
+
+log = logs.get(__name__)
+
+OPERATIONS = Histogram(
+    "kinora_graphql_operation_seconds",
+    "GraphQL operations, by type and outcome (ok, error); a subscription counts until its end",
+    ["type", "outcome"],
+    buckets=SECONDS,
+)
+
+
+class Measure(SchemaExtension):
+    def on_operation(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        context = self.execution_context
+        kind = context.operation_type.value.lower() if context.graphql_document else "none"
+        failed = bool(context.pre_execution_errors or getattr(context.result, "errors", None))
+        OPERATIONS.labels(kind, "error" if failed else "ok").observe(time.perf_counter() - started)
+
+
+class Errors(SchemaExtension):
+    """Gives every error its code, and tells nobody what went wrong inside."""
+
+    def on_operation(self) -> Iterator[None]:
+        yield
+        _publish(self.execution_context.result)
+
+    def on_stream_result(self, result: StreamExecutionResult) -> Iterator[None]:
+        _publish(result)
+        yield
+
+
+def _publish(result: object) -> None:
+    if errors := getattr(result, "errors", None):
+        result.errors = [_public(error) for error in errors]  # type: ignore[attr-defined]
+
+
+def _public(error: GraphQLError) -> GraphQLError:
+    if error.extensions and "code" in error.extensions:
+        return error
+    original = error.original_error
+    if original is None or isinstance(original, GraphQLError):  # the operation itself is wrong
+        code, message = "invalid_query", error.message
+    elif (domain := as_domain_error(original)) is not None:
+        code, message = domain.code, domain.detail
+    else:
+        log.error("resolver failed", path=error.path, exc_info=original)
+        code, message = "internal", "Something went wrong on our side"
+    return GraphQLError(
+        message,
+        nodes=error.nodes,
+        source=error.source,
+        positions=error.positions,
+        path=error.path,
+        extensions={"code": code},
+    )
+
+
+def limits(*, max_depth: int, max_aliases: int) -> type[ValidationRule]:
+    """A rule that refuses operations that nest too deep or rename too many fields.
+
+    Strawberry's limiters follow every path through the fragments, so a small document in which each fragment spreads
+    the next one twice keeps them busy for ever. Here each fragment is measured once.
+    """
+
+    class Limits(ValidationRule):
+        def __init__(self, context: ValidationContext) -> None:
+            super().__init__(context)
+            self._fragments: dict[str, tuple[int, int]] = {}
+
+        def enter_operation_definition(self, node: OperationDefinitionNode, *_: object) -> None:
+            depth, aliases = self._measure(node.selection_set)
+            if depth > max_depth:
+                self.report_error(GraphQLError(f"The operation nests deeper than {max_depth} levels", node))
+            if aliases > max_aliases:
+                self.report_error(GraphQLError(f"The operation has more than {max_aliases} aliases", node))
+
+        def _measure(self, selection_set: SelectionSetNode | None) -> tuple[int, int]:
+            """How deep it nests, and how many fields it renames."""
+            depth = aliases = 0
+            for selection in selection_set.selections if selection_set else ():
+                inner_depth = inner_aliases = 0
+                if isinstance(selection, FieldNode):
+                    inner_depth, inner_aliases = self._measure(selection.selection_set)
+                    # graphql-core has a limit of its own on how deep the schema is asked for.
+                    inner_depth = 0 if selection.name.value.startswith("__") else inner_depth + 1
+                    inner_aliases += selection.alias is not None
+                elif isinstance(selection, InlineFragmentNode):
+                    inner_depth, inner_aliases = self._measure(selection.selection_set)
+                elif isinstance(selection, FragmentSpreadNode):
+                    inner_depth, inner_aliases = self._fragment(self.context.get_fragment(selection.name.value))
+                depth = max(depth, inner_depth)
+                aliases += inner_aliases
+            return depth, aliases
+
+        def _fragment(self, fragment: FragmentDefinitionNode | None) -> tuple[int, int]:
+            if fragment is None:
+                return 0, 0
+            name = fragment.name.value
+            if name not in self._fragments:
+                self._fragments[name] = 0, 0  # a circle is refused by a rule of graphql-core
+                self._fragments[name] = self._measure(fragment.selection_set)
+            return self._fragments[name]
+
+    return Limits

@@ -1,0 +1,89 @@
+from typing import Annotated
+
+import strawberry
+from google.protobuf.struct_pb2 import Struct
+from strawberry.scalars import JSON
+
+from kinora.media.v1 import media_pb2 as pb
+from kinora_graphql.context import Info
+from kinora_graphql.inputs import given
+from kinora_graphql.media.types import Media, Visibility
+from kinora_graphql.problems import InvalidInput, NotTheOwner, Problem, outcome
+from kinora_kit import errors
+from kinora_kit.structs import to_struct
+
+
+@strawberry.type
+class MediaNotFound(Problem): ...
+
+
+@strawberry.type(description="Others changed it again and again; try again.")
+class ChangedMeanwhile(Problem): ...
+
+
+@strawberry.input(description="What is to be changed; what is absent stays.")
+class UpdateMediaInput:
+    title: strawberry.Maybe[str]
+    description: strawberry.Maybe[str]
+    tags: strawberry.Maybe[list[str]]
+    category: strawberry.Maybe[str]
+    visibility: strawberry.Maybe[Visibility]
+    attributes: strawberry.Maybe[JSON] = strawberry.field(description="An object; replaces all attributes.")
+
+
+@strawberry.type
+class UpdateMediaPayload:
+    media: Media
+
+
+UpdateMediaResult = Annotated[
+    UpdateMediaPayload | MediaNotFound | NotTheOwner | ChangedMeanwhile | InvalidInput,
+    strawberry.union("UpdateMediaResult"),
+]
+
+
+@strawberry.type
+class DeleteMediaPayload:
+    id: strawberry.ID
+
+
+DeleteMediaResult = Annotated[
+    DeleteMediaPayload | MediaNotFound | NotTheOwner | InvalidInput, strawberry.union("DeleteMediaResult")
+]
+
+
+def _request(media_id: str, wanted: UpdateMediaInput) -> pb.UpdateMediaRequest:
+    changes = given(wanted)
+    if "tags" in changes:
+        changes["tags"] = pb.TagList(tags=changes["tags"])
+    if "visibility" in changes:
+        changes["visibility"] = pb.Visibility.Value(f"VISIBILITY_{changes['visibility'].name}")
+    if "attributes" in changes:
+        changes["attributes"] = _struct(changes["attributes"])
+    return pb.UpdateMediaRequest(id=media_id, **changes)
+
+
+def _struct(value: object) -> Struct:
+    try:
+        return to_struct(value)
+    except (TypeError, ValueError, RecursionError):
+        raise errors.InvalidInput("attributes: must be a JSON object") from None
+
+
+@strawberry.type
+class MediaMutation:
+    @strawberry.mutation
+    async def update_media(self, info: Info, id: strawberry.ID, input: UpdateMediaInput) -> UpdateMediaResult:  # noqa: A002
+        async def call() -> UpdateMediaPayload:
+            media = await info.context.clients.editing.UpdateMedia(_request(id, input))
+            return UpdateMediaPayload(media=Media.of(media))
+
+        return await outcome(call(), MediaNotFound, NotTheOwner, ChangedMeanwhile, InvalidInput)
+
+    @strawberry.mutation(description="Remove a media document; its video follows.")
+    async def delete_media(self, info: Info, id: strawberry.ID) -> DeleteMediaResult:  # noqa: A002
+        async def call() -> DeleteMediaPayload:
+            await info.context.clients.editing.DeleteMedia(pb.DeleteMediaRequest(id=id))
+            return DeleteMediaPayload(id=id)
+
+        return await outcome(call(), MediaNotFound, NotTheOwner, InvalidInput)

@@ -1,0 +1,24 @@
+import strawberry
+
+from kinora.media.v1 import media_pb2 as pb
+from kinora_graphql.context import Info
+from kinora_graphql.media.types import Media
+from kinora_kit.rpc import RemoteError
+
+
+@strawberry.type
+class MediaQuery:
+    @strawberry.field(description="Null when there is none of that id that the caller may see.")
+    async def media(self, info: Info, id: strawberry.ID) -> Media | None:  # noqa: A002 - the name clients see
+        try:
+            return Media.of(await info.context.clients.catalogue.GetMedia(pb.GetMediaRequest(id=id)))
+        except RemoteError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    @strawberry.field(description="Many at once, in the order asked for; null as above. At most 100.")
+    async def media_list(self, info: Info, ids: list[strawberry.ID]) -> list[Media | None]:
+        answer = await info.context.clients.catalogue.ListMedia(pb.ListMediaRequest(ids=dict.fromkeys(ids)))
+        found = {media.id: Media.of(media) for media in answer.media}
+        return [found.get(media_id) for media_id in ids]

@@ -1,0 +1,74 @@
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+import strawberry
+from strawberry.scalars import JSON
+
+from kinora.media.v1 import media_pb2 as pb
+from kinora_graphql.auth.types import User
+from kinora_graphql.context import Info
+from kinora_graphql.times import moment
+from kinora_graphql.video.types import Failure, Video
+from kinora_kit.structs import from_struct
+
+
+@strawberry.enum
+class Visibility(StrEnum):
+    PRIVATE = "private"
+    UNLISTED = "unlisted"
+    PUBLIC = "public"
+
+
+@strawberry.enum
+class MediaState(StrEnum):
+    DRAFT = "draft"
+    PROCESSING = "processing"
+    PLAYABLE = "playable"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@strawberry.type(description="What a video is called, said to be, and who may see it.")
+class Media:
+    id: strawberry.ID
+    title: str
+    description: str
+    tags: list[str]
+    category: str
+    visibility: Visibility
+    state: MediaState
+    attributes: JSON = strawberry.field(description="Free-form, the owner's own.")
+    duration: float | None = strawberry.field(description="Seconds.")
+    failure: Failure | None
+    created_at: datetime
+    updated_at: datetime
+    owner_id: strawberry.Private[str]
+
+    @strawberry.field(description="Null when the account is being deleted.")
+    async def owner(self, info: Info) -> User | None:
+        user = await info.context.loaders.users.load(self.owner_id)
+        return User.of(user) if user else None
+
+    @strawberry.field(description="Null when there is nothing of it that the caller may see.")
+    async def video(self, info: Info) -> Video | None:
+        video = await info.context.loaders.videos.load(self.id)
+        return Video.of(video) if video else None
+
+    @classmethod
+    def of(cls, media: pb.Media) -> Self:
+        return cls(
+            id=strawberry.ID(media.id),
+            title=media.title,
+            description=media.description,
+            tags=list(media.tags),
+            category=media.category,
+            visibility=Visibility[pb.Visibility.Name(media.visibility).removeprefix("VISIBILITY_")],
+            state=MediaState[pb.State.Name(media.state).removeprefix("STATE_")],
+            attributes=JSON(from_struct(media.attributes)),
+            duration=media.duration if media.HasField("duration") else None,
+            failure=Failure.of(media.failure_code, media.failure_detail),
+            created_at=moment(media.created_at),
+            updated_at=moment(media.updated_at),
+            owner_id=media.owner_id,
+        )

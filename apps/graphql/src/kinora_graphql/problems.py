@@ -1,0 +1,51 @@
+"""Errors that a mutation names in its result. Everything else becomes an entry of ``errors``; see extensions.py.
+
+The name of a type is the code of the error in the service that raises it: ``username_taken`` is ``UsernameTaken``.
+"""
+
+from collections.abc import Awaitable
+from typing import TypeVar, overload
+
+import strawberry
+from strawberry.utils.str_converters import to_snake_case
+
+from kinora_kit.errors import DomainError
+
+T = TypeVar("T")
+A = TypeVar("A", bound="Problem")
+B = TypeVar("B", bound="Problem")
+C = TypeVar("C", bound="Problem")
+D = TypeVar("D", bound="Problem")
+
+
+@strawberry.interface(description="Why something could not be done.")
+class Problem:
+    code: str = strawberry.field(description="Stable, for machines.")
+    message: str = strawberry.field(description="A sentence for a person.")
+
+
+@overload
+async def outcome(call: Awaitable[T], a: type[A], b: type[B], c: type[C], /) -> T | A | B | C: ...
+@overload
+async def outcome(call: Awaitable[T], a: type[A], b: type[B], c: type[C], d: type[D], /) -> T | A | B | C | D: ...
+async def outcome(call: Awaitable[T], *named: "type[Problem]") -> "T | Problem":
+    """What ``call`` answers, or the one of ``named`` that its error is. Raises every other error."""
+    try:
+        return await call
+    except DomainError as error:
+        for problem in named:
+            if to_snake_case(problem.__name__) == error.code:
+                return problem(code=error.code, message=error.detail)
+        raise
+
+
+@strawberry.type
+class InvalidInput(Problem): ...
+
+
+@strawberry.type
+class TooManyRequests(Problem): ...
+
+
+@strawberry.type
+class NotTheOwner(Problem): ...

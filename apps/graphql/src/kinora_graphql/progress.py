@@ -1,0 +1,153 @@
+"""Progress of videos, from the broker to those who watch.
+
+One queue per process, bound to the ids that are watched and to no other. A subscriber gets the present state first and
+then every newer one; what it is too slow for is skipped, because each message carries the whole state.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+
+from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+from pydantic import ValidationError
+
+from kinora.events.video import PROGRESS_EXCHANGE, TranscodeProgressed
+from kinora_graphql.video.types import ENDS, VideoProgress
+from kinora_kit import logs
+from kinora_kit.broker import CLOSE_SECONDS, LOST, Broker
+from kinora_kit.events import Event
+from kinora_kit.outages import as_domain_error
+
+log = logs.get(__name__)
+
+RETRY_SECONDS = 1.0
+
+Fetch = Callable[[], Awaitable[VideoProgress]]
+
+
+class Watcher:
+    """What one subscriber has not seen yet: the newest state, and whether messages may have been lost."""
+
+    def __init__(self) -> None:
+        self.newest: VideoProgress | None = None
+        self.lost = True
+        self.news = asyncio.Event()
+        self.news.set()
+
+    def offer(self, state: VideoProgress) -> None:
+        if self.newest is None or state.version > self.newest.version:
+            self.newest = state
+            self.news.set()
+
+    def suspect(self) -> None:
+        self.lost = True
+        self.news.set()
+
+
+class ProgressHub:
+    """``run`` it in the background."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._queue: AbstractQueue | None = None
+        self._binding = asyncio.Lock()  # binding and unbinding one id must not overtake each other
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Receive until the connection is lost."""
+        channel = await self._broker.channel()
+        closed = asyncio.Event()
+        channel.close_callbacks.add(lambda *_: closed.set())
+        try:
+            # A new name each time: the broker may still hold the queue of a connection that has just died.
+            queue = await channel.declare_queue(
+                f"graphql.progress.{secrets.token_hex(8)}", exclusive=True, auto_delete=True
+            )
+            async with self._binding:
+                for video_id in self._watchers:
+                    await queue.bind(PROGRESS_EXCHANGE, video_id)
+                self._queue = queue
+            await queue.consume(self._received, no_ack=True)
+            for watchers in self._watchers.values():
+                for watcher in watchers:
+                    watcher.suspect()
+            await closed.wait()
+        finally:
+            self._queue = None
+            with contextlib.suppress(*LOST):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await channel.close()
+
+    async def watch(self, video_id: str, fetch: Fetch) -> AsyncGenerator[VideoProgress, None]:
+        """The states of one video, each newer than the one before, to its end.
+
+        ``fetch`` asks for the present state; it is called once bound, and again whenever messages may have been lost.
+        Raises what it raises, but for an outage after the first time, which is waited for.
+        """
+        watcher = Watcher()
+        try:
+            await self._undisturbed(self._add(video_id, watcher))
+            version = None
+            while True:
+                await watcher.news.wait()
+                watcher.news.clear()
+                if watcher.lost:
+                    watcher.lost = False
+                    try:
+                        watcher.offer(await fetch())
+                    except Exception as error:
+                        domain = as_domain_error(error)
+                        if version is None or domain is None or domain.status != 503:
+                            raise
+                        await asyncio.sleep(RETRY_SECONDS)
+                        watcher.suspect()
+                newest = watcher.newest
+                if newest is not None and (version is None or newest.version > version):
+                    version = newest.version
+                    yield newest
+                    if newest.state in ENDS:
+                        return
+        finally:
+            await self._undisturbed(self._remove(video_id, watcher))
+
+    async def _undisturbed(self, call: Coroutine[None, None, None]) -> None:
+        """Let ``call`` end even when the subscriber that waits for it goes away.
+
+        The driver closes a channel of which a call was cancelled, and this one is everybody's.
+        """
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        await asyncio.wait([task])
+
+    async def _add(self, video_id: str, watcher: Watcher) -> None:
+        async with self._binding:
+            watchers = self._watchers.setdefault(video_id, set())
+            watchers.add(watcher)
+            if len(watchers) == 1 and self._queue is not None:
+                # When the connection dies under it, run binds again all that is watched.
+                with contextlib.suppress(*LOST):
+                    await self._queue.bind(PROGRESS_EXCHANGE, video_id)
+
+    async def _remove(self, video_id: str, watcher: Watcher) -> None:
+        async with self._binding:
+            watchers = self._watchers[video_id]
+            watchers.discard(watcher)
+            if not watchers:
+                del self._watchers[video_id]
+                if self._queue is not None:
+                    with contextlib.suppress(*LOST):
+                        await self._queue.unbind(PROGRESS_EXCHANGE, video_id)
+
+    async def _received(self, message: AbstractIncomingMessage) -> None:
+        try:
+            # All kinds of progress have one shape.
+            progress = Event.model_validate_json(message.body).read(TranscodeProgressed)
+        except ValidationError:
+            log.warning("progress that cannot be read", routing_key=message.routing_key)
+            return
+        state = VideoProgress.of_event(progress)
+        for watcher in self._watchers.get(str(progress.video_id), ()):
+            watcher.offer(state)

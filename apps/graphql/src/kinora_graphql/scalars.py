@@ -1,0 +1,27 @@
+from typing import NewType
+
+import strawberry
+from strawberry.exceptions import StrawberryInputCoercionError
+from strawberry.types.scalar import ScalarDefinition
+
+BigInt = NewType("BigInt", int)
+
+LIMIT = 1 << 63
+
+
+def _parse(value: object) -> int:
+    # A client whose own numbers are too small for it sends a string.
+    number = int(value) if isinstance(value, str) and value.removeprefix("-").isdecimal() else value
+    if not isinstance(number, int) or isinstance(number, bool) or not -LIMIT <= number < LIMIT:
+        raise StrawberryInputCoercionError(f"BigInt cannot represent {value!r:.40}")
+    return number
+
+
+DEFINITIONS: dict[object, ScalarDefinition] = {
+    BigInt: strawberry.scalar(
+        name="BigInt",
+        description="An integer of 64 bits, as a JSON number. Byte counts are larger than what fits into Int.",
+        serialize=int,
+        parse_value=_parse,
+    )
+}

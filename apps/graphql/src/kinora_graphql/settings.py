@@ -1,0 +1,36 @@
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from kinora_kit.settings import Settings
+
+
+class GraphqlSettings(Settings):
+    service: ClassVar[str] = "graphql"
+
+    public_url: str
+    """Where clients reach the platform; the issuer of the access tokens, and the origin of its own pages."""
+    redis_url: SecretStr
+    rabbitmq_url: SecretStr
+    jwks_url: str
+    auth_grpc: str
+    media_grpc: str
+    video_grpc: str
+
+    introspection: bool = False
+    """Whether clients may ask for the schema, and errors suggest names of it. For development."""
+    max_depth: int = Field(default=10, ge=1)
+    """How deep an operation may nest, fragments followed."""
+    max_aliases: int = Field(default=20, ge=0)
+    """How many fields of an operation may be renamed, fragments followed."""
+    max_tokens: int = Field(default=1000, ge=1)
+    """How long a document may be, counted in words and brackets."""
+
+    socket_connections: int = Field(default=500, ge=1)
+    """WebSockets that one process holds at a time."""
+    socket_operations: int = Field(default=20, ge=1)
+    """Operations that run at a time on one WebSocket."""
+    socket_init_seconds: float = Field(default=10, gt=0)
+    """How long a WebSocket may wait before it sends connection_init."""
+    session_check_seconds: float = Field(default=5, gt=0)
+    """How soon a WebSocket is closed after its session has ended."""

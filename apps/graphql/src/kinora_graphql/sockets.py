@@ -1,0 +1,138 @@
+"""GraphQL over WebSocket, graphql-transport-ws: who is on the socket, how many there are, and when it must close.
+
+https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
+"""
+
+import asyncio
+import contextlib
+import time
+from datetime import timedelta
+
+from strawberry.exceptions import ConnectionRejectionError
+from strawberry.fastapi import GraphQLRouter
+from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
+from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, Message
+from strawberry.types.unset import UnsetType
+
+from kinora_graphql.context import Context, get_context
+from kinora_graphql.schema import build
+from kinora_graphql.settings import GraphqlSettings
+from kinora_kit import logs, rpc
+from kinora_kit.errors import InvalidToken, Unavailable
+from kinora_kit.identity import bearer
+from kinora_kit.outages import as_domain_error
+
+log = logs.get(__name__)
+
+FORBIDDEN = 4403
+BAD_REQUEST = 4400
+TRY_AGAIN_LATER = 1013
+
+
+class Socket(BaseGraphQLTransportWSHandler[Context, None]):
+    view: "Router"
+    _session: asyncio.Task[None] | None = None
+
+    async def handle(self) -> None:
+        if self.view.open >= self.view.settings.socket_connections:
+            await self.websocket.close(TRY_AGAIN_LATER, "Too many connections")
+            return
+        self.view.open += 1
+        try:
+            await super().handle()
+        finally:
+            self.view.open -= 1
+
+    async def handle_message(self, message: Message) -> None:
+        if _well_formed(message):
+            await super().handle_message(message)
+        else:
+            await self.websocket.close(BAD_REQUEST, "Invalid message")
+
+    async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
+        try:
+            await super().handle_connection_init(message)
+        except Exception as error:
+            if not isinstance(as_domain_error(error), Unavailable):
+                raise
+            await self.websocket.close(TRY_AGAIN_LATER, "Try again later")
+            return
+        # In the task of the socket, so that every operation started from it makes its calls with the token.
+        token = rpc.access_token.get()
+        if self.connection_acknowledged and token and self._session is None:
+            self._session = asyncio.create_task(self._until_session_ends(token))
+
+    async def _until_session_ends(self, token: str) -> None:
+        """Close the socket when its token expires, or soon after its session was ended."""
+        expiry = float("inf")
+        while time.time() < expiry:
+            try:
+                _, expiry = await self.context.verifier.verify_with_expiry(token)
+            except InvalidToken:
+                break
+            except Exception as error:
+                log.warning("cannot tell whether the session lives", error=repr(error))
+            await asyncio.sleep(min(self.view.settings.session_check_seconds, max(expiry - time.time(), 0)))
+        for operation_id in list(self.operations):
+            await self.cleanup_operation(operation_id)
+        await self.websocket.close(FORBIDDEN, "Forbidden")
+
+    async def shutdown(self) -> None:
+        if self._session is not None:
+            self._session.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._session
+        await super().shutdown()
+
+
+def _well_formed(message: object) -> bool:
+    """Strawberry trusts these to have their types."""
+    if not isinstance(message, dict):
+        return False
+    if message.get("type") == "complete":
+        return isinstance(message.get("id"), str)
+    if message.get("type") != "subscribe":
+        return True
+    payload = message.get("payload")
+    return (
+        isinstance(message.get("id"), str)
+        and isinstance(payload, dict)
+        and isinstance(payload.get("query"), str)
+        and isinstance(payload.get("variables"), dict | None)
+        and isinstance(payload.get("operationName"), str | None)
+    )
+
+
+class Router(GraphQLRouter[Context, None]):
+    """POST, GET for queries, and WebSocket."""
+
+    graphql_transport_ws_handler_class = Socket
+
+    def __init__(self, settings: GraphqlSettings) -> None:
+        super().__init__(
+            build(settings),
+            path="/graphql",
+            graphql_ide=None,
+            context_getter=get_context,
+            subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL,),
+            connection_init_wait_timeout=timedelta(seconds=settings.socket_init_seconds),
+            max_subscriptions_per_connection=settings.socket_operations,
+            allowed_origins=[settings.public_url],
+        )
+        self.settings = settings
+        self.open = 0
+        """WebSockets of this process."""
+
+    async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
+        """Sign in the socket by ``{"authorization": "Bearer ..."}``; without it, it stays anonymous."""
+        given = context.connection_params or {}
+        value = given.get("authorization", given.get("Authorization"))
+        if value is not None:
+            try:
+                token = bearer({"authorization": str(value)})
+                await context.verifier.verify(token or "")
+            except InvalidToken:
+                raise ConnectionRejectionError from None
+            rpc.access_token.set(token)
+        return await super().on_ws_connect(context)

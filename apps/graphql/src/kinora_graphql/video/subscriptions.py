@@ -1,0 +1,25 @@
+from collections.abc import AsyncGenerator
+
+import strawberry
+
+from kinora.video.v1 import video_pb2 as pb
+from kinora_graphql.context import Info
+from kinora_graphql.video.types import VideoProgress
+
+
+@strawberry.type
+class VideoSubscription:
+    @strawberry.subscription(
+        description="Upload and transcoding of one's own video: the present state, then every newer one, until it is"
+        " ready, failed or deleted."
+    )
+    async def video_progress(self, info: Info, id: strawberry.ID) -> AsyncGenerator[VideoProgress, None]:  # noqa: A002
+        async def fetch() -> VideoProgress:
+            return VideoProgress.of(await info.context.clients.videos.GetProgress(pb.GetProgressRequest(video_id=id)))
+
+        states = info.context.progress.watch(id, fetch)
+        try:
+            async for state in states:
+                yield state
+        finally:
+            await states.aclose()

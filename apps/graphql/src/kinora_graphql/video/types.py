@@ -1,0 +1,119 @@
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+import strawberry
+
+from kinora.events.video import TranscodeProgressed
+from kinora.video.v1 import video_pb2 as pb
+from kinora_graphql.scalars import BigInt
+from kinora_graphql.times import moment
+
+
+@strawberry.enum
+class VideoState(StrEnum):
+    UPLOADING = "uploading"
+    PROCESSING = "processing"
+    PLAYABLE = "playable"
+    READY = "ready"
+    FAILED = "failed"
+    DELETED = "deleted"
+
+
+ENDS = frozenset({VideoState.READY, VideoState.FAILED, VideoState.DELETED})
+
+
+@strawberry.type(description="Why a video could not be made.")
+class Failure:
+    code: str
+    detail: str
+
+    @classmethod
+    def of(cls, code: str, detail: str) -> Self | None:
+        return cls(code=code, detail=detail) if code else None
+
+
+@strawberry.type
+class Rendition:
+    name: str = strawberry.field(description='"1080p", or "audio".')
+    width: int
+    height: int
+    codecs: str
+    average_bandwidth: BigInt = strawberry.field(description="Bits per second over the whole length.")
+
+
+@strawberry.type
+class Video:
+    id: strawberry.ID
+    state: VideoState
+    duration: float | None = strawberry.field(description="Seconds.")
+    width: int
+    height: int
+    renditions: list[Rendition]
+    stream_url: str | None = strawberry.field(description="The HLS master playlist, once the first seconds play.")
+    poster_url: str | None
+    failure: Failure | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, video: pb.Video) -> Self:
+        return cls(
+            id=strawberry.ID(video.id),
+            state=VideoState(video.state),
+            duration=video.duration if video.HasField("duration") else None,
+            width=video.width,
+            height=video.height,
+            renditions=[
+                Rendition(
+                    name=rendition.name,
+                    width=rendition.width,
+                    height=rendition.height,
+                    codecs=rendition.codecs,
+                    average_bandwidth=BigInt(rendition.average_bandwidth),
+                )
+                for rendition in video.renditions
+            ],
+            stream_url=video.stream_url or None,
+            poster_url=video.poster_url or None,
+            failure=Failure.of(video.failure_code, video.failure_detail),
+            created_at=moment(video.created_at),
+        )
+
+
+@strawberry.type
+class RenditionProgress:
+    name: str
+    progress: float = strawberry.field(description="0 to 1, never falling.")
+
+
+@strawberry.type(description="The whole state of upload and transcoding at one moment.")
+class VideoProgress:
+    state: VideoState
+    version: BigInt = strawberry.field(description="Grows with every change.")
+    bytes_received: BigInt
+    bytes_total: BigInt
+    progress: float = strawberry.field(description="Of transcoding: 0 to 1, never falling.")
+    time_left: float | None = strawberry.field(description="Seconds; null while it cannot be told.")
+    renditions: list[RenditionProgress]
+    failure: Failure | None
+
+    @classmethod
+    def of(cls, progress: pb.Progress) -> Self:
+        return cls._of(progress, time_left=progress.time_left if progress.HasField("time_left") else None)
+
+    @classmethod
+    def of_event(cls, progress: TranscodeProgressed) -> Self:
+        return cls._of(progress, time_left=progress.time_left)
+
+    @classmethod
+    def _of(cls, progress: pb.Progress | TranscodeProgressed, *, time_left: float | None) -> Self:
+        return cls(
+            state=VideoState(progress.state),
+            version=BigInt(progress.version),
+            bytes_received=BigInt(progress.bytes_received),
+            bytes_total=BigInt(progress.bytes_total),
+            progress=progress.progress,
+            time_left=time_left,
+            renditions=[RenditionProgress(name=item.name, progress=item.progress) for item in progress.renditions],
+            failure=Failure.of(progress.failure_code, progress.failure_detail),
+        )

@@ -1,0 +1,422 @@
+"""The graphql process as it runs, before services that keep what they are told in memory.
+
+The services are a second, small implementation of the protos, behind real gRPC; Redis and RabbitMQ are real, from the
+environment (local/env/kit-test.env).
+"""
+# ruff: noqa: N802 - the names of the methods are those of the contracts
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import grpc
+import httpx
+import jwt
+import pytest
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import OKPAlgorithm
+from redis.asyncio import Redis
+from starlette.types import ASGIApp, Receive, Scope, Send
+from websockets.asyncio.client import ClientConnection, connect
+
+from kinora.auth.v1 import auth_pb2, auth_pb2_grpc
+from kinora.events.video import PROGRESS_EXCHANGE
+from kinora.media.v1 import media_pb2, media_pb2_grpc
+from kinora.video.v1 import video_pb2, video_pb2_grpc
+from kinora_graphql.settings import GraphqlSettings
+from kinora_graphql.sockets import Router
+from kinora_graphql.wiring import wire
+from kinora_kit import broker, redis, rpc
+from kinora_kit.app import create_app
+from kinora_kit.broker import Broker
+from kinora_kit.errors import Conflict, DomainError, Forbidden, InvalidInput, NotFound, TooManyRequests
+from kinora_kit.identity import AUDIENCE, RemoteKeys, TokenVerifier
+from kinora_kit.ids import new_id
+from kinora_kit.rpc import optional_caller, signed_in
+from kinora_kit.structs import from_struct
+from kinora_kit.testing import Proxy, free_port, proxy
+
+ISSUER = "http://issuer.test"
+
+
+def error(base: type[DomainError], code: str) -> DomainError:
+    refused = base("Refused")
+    refused.code = code  # type: ignore[misc]
+    return refused
+
+
+class Keys:
+    """The one key of the tests' own auth."""
+
+    def __init__(self) -> None:
+        self.private = Ed25519PrivateKey.generate()
+
+    def token(self, user_id: UUID, *, session_id: UUID | None = None, seconds: float = 600) -> str:
+        now = int(time.time())
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": str(user_id), "sid": str(session_id or new_id())}
+        headers = {"typ": "at+jwt", "kid": "1"}
+        return jwt.encode({**claims, "iat": now, "exp": time.time() + seconds}, self.private, "EdDSA", headers=headers)
+
+    async def jwks(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        key = json.loads(OKPAlgorithm.to_jwk(self.private.public_key()))
+        body = json.dumps({"keys": [{**key, "kid": "1", "use": "sig", "alg": "EdDSA"}]}).encode()
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+@dataclass
+class World(
+    auth_pb2_grpc.UsersServicer,
+    auth_pb2_grpc.AccountsServicer,
+    media_pb2_grpc.CatalogueServicer,
+    media_pb2_grpc.EditingServicer,
+    video_pb2_grpc.VideosServicer,
+    video_pb2_grpc.UploadsServicer,
+):
+    """The three services. ``calls`` counts what was asked of them."""
+
+    keys: Keys
+    users: dict[str, auth_pb2.Profile] = field(default_factory=dict)
+    media: dict[str, media_pb2.Media] = field(default_factory=dict)
+    videos: dict[str, video_pb2.Video] = field(default_factory=dict)
+    progress: dict[str, video_pb2.Progress] = field(default_factory=dict)
+    clients: list[auth_pb2.Client] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
+    wrong_passwords: int = 0
+
+    def register(self, server: grpc.aio.Server) -> None:
+        auth_pb2_grpc.add_UsersServicer_to_server(self, server)
+        auth_pb2_grpc.add_AccountsServicer_to_server(self, server)
+        media_pb2_grpc.add_CatalogueServicer_to_server(self, server)
+        media_pb2_grpc.add_EditingServicer_to_server(self, server)
+        video_pb2_grpc.add_VideosServicer_to_server(self, server)
+        video_pb2_grpc.add_UploadsServicer_to_server(self, server)
+
+    # What tests begin with
+
+    def add_user(self, username: str = "") -> UUID:
+        user_id = new_id()
+        name = username or f"user-{user_id.hex[-8:]}"
+        user = auth_pb2.User(id=str(user_id), username=name, display_name=name.title())
+        self.users[user.id] = auth_pb2.Profile(user=user, email=f"{name}@example.org")
+        return user_id
+
+    def add_video(self, owner_id: UUID, *, state: str = "processing", version: int = 1) -> str:
+        video_id = str(new_id())
+        self.media[video_id] = media_pb2.Media(
+            id=video_id,
+            owner_id=str(owner_id),
+            title="Title",
+            visibility=media_pb2.VISIBILITY_PUBLIC,
+            state=media_pb2.STATE_PROCESSING,
+        )
+        self.videos[video_id] = video_pb2.Video(id=video_id, owner_id=str(owner_id), state=state, visibility="public")
+        self.progress[video_id] = video_pb2.Progress(
+            video_id=video_id, state=state, version=version, bytes_total=5 << 30
+        )
+        return video_id
+
+    # auth
+
+    async def ListUsers(self, request: auth_pb2.ListUsersRequest, context: Any) -> auth_pb2.ListUsersResponse:
+        self.calls["ListUsers"] += 1
+        found = [self.users[user_id].user for user_id in request.ids if user_id in self.users]
+        return auth_pb2.ListUsersResponse(users=reversed(found))
+
+    async def GetProfile(self, request: auth_pb2.GetProfileRequest, context: Any) -> auth_pb2.Profile:
+        return self.users[str(signed_in().user_id)]
+
+    async def Register(self, request: auth_pb2.RegisterRequest, context: Any) -> auth_pb2.Profile:
+        self.clients.append(request.client)
+        if "@" not in request.email:
+            raise InvalidInput("email: is none")
+        if any(profile.user.username == request.username for profile in self.users.values()):
+            raise error(Conflict, "username_taken")
+        profile = self.users[str(self.add_user(request.username))]
+        profile.email = request.email
+        if request.HasField("display_name"):
+            profile.user.display_name = request.display_name
+        return profile
+
+    async def Login(self, request: auth_pb2.LoginRequest, context: Any) -> auth_pb2.Tokens:
+        self.clients.append(request.client)
+        for profile in self.users.values():
+            if profile.user.username == request.login and request.password == "right":
+                token = self.keys.token(UUID(profile.user.id))
+                return auth_pb2.Tokens(
+                    access_token=token, refresh_token="refresh", expires_in=600, user_id=profile.user.id
+                )
+        self.wrong_passwords += 1
+        if self.wrong_passwords > 3:
+            raise TooManyRequests(7)
+        raise error(DomainError, "invalid_credentials")
+
+    async def Refresh(self, request: auth_pb2.RefreshRequest, context: Any) -> auth_pb2.Tokens:
+        raise error(DomainError, "refresh_token_reused")
+
+    async def Logout(self, request: auth_pb2.LogoutRequest, context: Any) -> auth_pb2.LogoutResponse:
+        signed_in()
+        return auth_pb2.LogoutResponse()
+
+    async def UpdateProfile(self, request: auth_pb2.UpdateProfileRequest, context: Any) -> auth_pb2.Profile:
+        profile = self.users[str(signed_in().user_id)]
+        if request.HasField("email"):
+            raise error(Forbidden, "wrong_password")
+        if request.HasField("bio"):
+            profile.user.bio = request.bio
+        return profile
+
+    async def ListSessions(self, request: Any, context: Any) -> Any: ...
+    async def LogoutAll(self, request: Any, context: Any) -> Any: ...
+    async def RevokeSession(self, request: Any, context: Any) -> Any: ...
+    async def ChangePassword(self, request: Any, context: Any) -> Any: ...
+    async def DeleteAccount(self, request: Any, context: Any) -> Any: ...
+
+    # media
+
+    def _visible(self, media_id: str) -> media_pb2.Media | None:
+        media, caller = self.media.get(media_id), optional_caller()
+        if media is None or (media.visibility == media_pb2.VISIBILITY_PRIVATE and not self._owned(media, caller)):
+            return None
+        return media
+
+    @staticmethod
+    def _owned(owned: media_pb2.Media | video_pb2.Video, caller: Any) -> bool:
+        return caller is not None and owned.owner_id == str(caller.user_id)
+
+    async def GetMedia(self, request: media_pb2.GetMediaRequest, context: Any) -> media_pb2.Media:
+        media = self._visible(request.id)
+        if media is None:
+            raise error(NotFound, "media_not_found")
+        return media
+
+    async def ListMedia(self, request: media_pb2.ListMediaRequest, context: Any) -> media_pb2.ListMediaResponse:
+        self.calls["ListMedia"] += 1
+        found = [media for media_id in request.ids if (media := self._visible(media_id))]
+        return media_pb2.ListMediaResponse(media=reversed(found))
+
+    async def UpdateMedia(self, request: media_pb2.UpdateMediaRequest, context: Any) -> media_pb2.Media:
+        media = self._writable(request.id)
+        if request.HasField("title"):
+            if not request.title:
+                raise InvalidInput("title: is empty")
+            media.title = request.title
+        if request.HasField("tags"):
+            media.tags[:] = request.tags.tags
+        if request.visibility:
+            media.visibility = request.visibility
+        if request.HasField("attributes"):
+            media.attributes.Clear()
+            media.attributes.update(from_struct(request.attributes))
+        return media
+
+    async def DeleteMedia(self, request: media_pb2.DeleteMediaRequest, context: Any) -> media_pb2.DeleteMediaResponse:
+        del self.media[self._writable(request.id).id]
+        return media_pb2.DeleteMediaResponse()
+
+    def _writable(self, media_id: str) -> media_pb2.Media:
+        caller = signed_in()
+        media = self._visible(media_id)
+        if media is None:
+            raise error(NotFound, "media_not_found")
+        if not self._owned(media, caller):
+            raise error(Forbidden, "not_the_owner")
+        return media
+
+    # video
+
+    async def GetVideo(self, request: video_pb2.GetVideoRequest, context: Any) -> video_pb2.Video:
+        return self.videos[request.id]
+
+    async def ListVideos(self, request: video_pb2.ListVideosRequest, context: Any) -> video_pb2.ListVideosResponse:
+        self.calls["ListVideos"] += 1
+        found = [self.videos[video_id] for video_id in request.ids if video_id in self.videos]
+        return video_pb2.ListVideosResponse(videos=reversed(found))
+
+    async def GetProgress(self, request: video_pb2.GetProgressRequest, context: Any) -> video_pb2.Progress:
+        self.calls["GetProgress"] += 1
+        caller = signed_in()
+        video = self.videos.get(request.video_id)
+        if video is None or not self._owned(video, caller):
+            raise error(NotFound, "video_not_found")
+        return self.progress[request.video_id]
+
+    async def CreateUpload(
+        self, request: video_pb2.CreateUploadRequest, context: Any
+    ) -> video_pb2.CreateUploadResponse:
+        caller = signed_in()
+        if request.size > 10 << 30:
+            raise error(Conflict, "file_too_large")
+        video_id = self.add_video(caller.user_id, state="uploading")
+        self.media[video_id].title = request.title
+        self.media[video_id].visibility = media_pb2.Visibility.Value(f"VISIBILITY_{request.visibility.upper()}")
+        return video_pb2.CreateUploadResponse(video_id=video_id, upload_url=f"http://upload.test/{video_id}")
+
+    async def DeleteVideo(self, request: video_pb2.DeleteVideoRequest, context: Any) -> video_pb2.DeleteVideoResponse:
+        signed_in()
+        raise error(NotFound, "video_not_found")
+
+
+@contextlib.asynccontextmanager
+async def serving(app: ASGIApp, **options: Any) -> AsyncGenerator[str, None]:
+    """The address at which ``app`` is served meanwhile."""
+    port = free_port()
+    config = uvicorn.Config(
+        app,
+        port=port,
+        log_config=None,
+        proxy_headers=True,
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=1,
+        **options,
+    )
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not running.done()
+        await asyncio.sleep(0.01)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture(scope="session")
+def keys() -> Keys:
+    return Keys()
+
+
+@pytest.fixture(scope="session")
+async def revocations() -> AsyncIterator[Redis]:
+    async with redis.connect(os.environ["KINORA_REDIS_URL"], name="graphql-tests") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def jwks_url(keys: Keys) -> AsyncIterator[str]:
+    async with serving(keys.jwks, interface="asgi3", lifespan="off") as address:
+        yield f"http://{address}/jwks.json"
+
+
+@pytest.fixture(scope="session")
+async def services(keys: Keys, jwks_url: str, revocations: Redis) -> AsyncIterator[tuple[World, str]]:
+    world, address = World(keys), f"127.0.0.1:{free_port()}"
+    verifier = TokenVerifier(keys=RemoteKeys(jwks_url), issuer=ISSUER, revocations=revocations)
+    async with rpc.serve(address, world.register, verifier=verifier, drain_seconds=0):
+        yield world, address
+
+
+@pytest.fixture
+def world(services: tuple[World, str]) -> World:
+    services[0].calls.clear()
+    services[0].clients.clear()
+    services[0].wrong_passwords = 0
+    return services[0]
+
+
+@pytest.fixture(scope="session")
+async def bus() -> AsyncIterator[Broker]:
+    """The hand of video."""
+    url = os.environ["KINORA_RABBITMQ_URL"]
+    async with broker.connect(url, name="graphql-tests", exchanges=[PROGRESS_EXCHANGE]) as bus:
+        await (await bus.channel()).close()
+        yield bus
+
+
+@pytest.fixture(scope="session")
+async def cable(bus: Broker) -> AsyncIterator[Proxy]:
+    """Between graphql and the broker."""
+    async with proxy(os.environ["KINORA_RABBITMQ_URL"]) as cable:
+        yield cable
+
+
+Start = Callable[..., contextlib.AbstractAsyncContextManager[str]]
+
+
+@pytest.fixture(scope="session")
+def start(services: tuple[World, str], jwks_url: str, cable: Proxy) -> Start:
+    """``start(**settings)``: another graphql process; its address meanwhile."""
+
+    @contextlib.asynccontextmanager
+    async def starting(**different: Any) -> AsyncIterator[str]:
+        values: dict[str, Any] = {
+            "http_port": 1,
+            "public_url": ISSUER,
+            "redis_url": os.environ["KINORA_REDIS_URL"],
+            "rabbitmq_url": cable.url,
+            "jwks_url": jwks_url,
+            "auth_grpc": services[1],
+            "media_grpc": services[1],
+            "video_grpc": services[1],
+        }
+        settings = GraphqlSettings(**{**values, **different})
+        async with serving(create_app(settings, wire, [Router(settings)])) as address:
+            yield address
+
+    return starting
+
+
+@pytest.fixture(scope="session")
+async def address(start: Start) -> AsyncIterator[str]:
+    """Of the process that most tests share."""
+    async with start() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+async def http(address: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def ask(http: httpx.AsyncClient, keys: Keys) -> Callable[..., Awaitable[dict[str, Any]]]:
+    """``ask(document, variables, user_id=None)``: the answer of a POST."""
+
+    async def post(
+        document: str, variables: dict[str, Any] | None = None, user_id: UUID | None = None
+    ) -> dict[str, Any]:
+        headers = {"authorization": f"Bearer {keys.token(user_id)}"} if user_id else {}
+        answer = await http.post("/graphql", json={"query": document, "variables": variables}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        result: dict[str, Any] = answer.json()
+        return result
+
+    return post
+
+
+@pytest.fixture
+def open_socket() -> Callable[..., Any]:
+    """``open_socket(address, **of websockets)``: a connection that has said nothing yet."""
+
+    def opening(address: str, **options: Any) -> Any:
+        return connect(f"ws://{address}/graphql", subprotocols=["graphql-transport-ws"], **options)  # type: ignore[list-item]
+
+    return opening
+
+
+@pytest.fixture
+async def signed_in_socket(
+    address: str, keys: Keys, open_socket: Callable[..., Any]
+) -> AsyncIterator[Callable[[UUID], Awaitable[ClientConnection]]]:
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def opening(user_id: UUID) -> ClientConnection:
+            socket: ClientConnection = await stack.enter_async_context(open_socket(address))
+            payload = {"authorization": f"Bearer {keys.token(user_id)}"}
+            await socket.send(json.dumps({"type": "connection_init", "payload": payload}))
+            assert json.loads(await socket.recv()) == {"type": "connection_ack"}
+            return socket
+
+        yield opening

@@ -1,0 +1,330 @@
+"""POST and GET: the journey of a user, named and unnamed errors, what is refused."""
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from kinora.media.v1 import media_pb2
+from kinora_kit.identity import revocation_key
+from kinora_kit.ids import new_id
+
+Ask = Callable[..., Awaitable[dict[str, Any]]]
+World = Any
+Keys = Any
+
+REGISTER = """
+mutation ($input: RegisterInput!) {
+  register(input: $input) {
+    __typename
+    ... on RegisterPayload { profile { email user { username displayName } } }
+    ... on Problem { code message }
+  }
+}
+"""
+LOGIN = """
+mutation ($input: LoginInput!) {
+  login(input: $input) {
+    __typename
+    ... on LoginPayload { tokens { accessToken refreshToken expiresIn userId } }
+    ... on Problem { code message }
+  }
+}
+"""
+CREATE_UPLOAD = """
+mutation ($input: CreateUploadInput!) {
+  createUpload(input: $input) {
+    __typename
+    ... on CreateUploadPayload { id uploadUrl }
+    ... on Problem { code message }
+  }
+}
+"""
+MEDIA = """
+query ($id: ID!) {
+  media(id: $id) {
+    title visibility state tags attributes
+    owner { username }
+    video { state duration streamUrl posterUrl renditions { name averageBandwidth } }
+  }
+}
+"""
+UPDATE_MEDIA = """
+mutation ($id: ID!, $input: UpdateMediaInput!) {
+  updateMedia(id: $id, input: $input) {
+    __typename
+    ... on UpdateMediaPayload { media { title tags visibility attributes } }
+    ... on Problem { code message }
+  }
+}
+"""
+DELETE_MEDIA = """
+mutation ($id: ID!) { deleteMedia(id: $id) { __typename ... on DeleteMediaPayload { id } ... on Problem { code } } }
+"""
+
+
+async def test_from_registering_to_deleting(ask: Ask, world: World) -> None:
+    name = f"user-{new_id().hex[-8:]}"
+    given = {"username": name, "email": f"{name}@example.org", "password": "right", "displayName": "Me"}
+    made = (await ask(REGISTER, {"input": given}))["data"]["register"]
+    assert made == {
+        "__typename": "RegisterPayload",
+        "profile": {"email": given["email"], "user": {"username": name, "displayName": "Me"}},
+    }
+    login = (await ask(LOGIN, {"input": {"login": name, "password": "right"}}))["data"]["login"]
+    user_id = UUID(login["tokens"]["userId"])
+    assert login["tokens"]["expiresIn"] == 600
+
+    upload = {"title": "Mine", "filename": "a.mp4", "size": 6 << 30}
+    created = (await ask(CREATE_UPLOAD, {"input": upload}, user_id))["data"]["createUpload"]
+    media_id = created["id"]
+    assert created["uploadUrl"] == f"http://upload.test/{media_id}"
+
+    media = (await ask(MEDIA, {"id": media_id}, user_id))["data"]["media"]
+    assert media == {
+        "title": "Mine",
+        "visibility": "PRIVATE",
+        "state": "PROCESSING",
+        "tags": [],
+        "attributes": {},
+        "owner": {"username": name},
+        "video": {"state": "UPLOADING", "duration": None, "streamUrl": None, "posterUrl": None, "renditions": []},
+    }
+    assert await ask(MEDIA, {"id": media_id}) == {"data": {"media": None}}
+
+    changes = {"title": "New", "tags": ["a"], "visibility": "PUBLIC", "attributes": {"iso": 100, "f": 1.8}}
+    updated = (await ask(UPDATE_MEDIA, {"id": media_id, "input": changes}, user_id))["data"]["updateMedia"]
+    assert updated == {"__typename": "UpdateMediaPayload", "media": changes}
+    assert (await ask(MEDIA, {"id": media_id}))["data"]["media"]["title"] == "New"
+
+    deleted = (await ask(DELETE_MEDIA, {"id": media_id}, user_id))["data"]["deleteMedia"]
+    assert deleted == {"__typename": "DeleteMediaPayload", "id": media_id}
+    again = (await ask(DELETE_MEDIA, {"id": media_id}, user_id))["data"]["deleteMedia"]
+    assert again == {"__typename": "MediaNotFound", "code": "media_not_found"}
+
+
+async def test_errors_that_a_mutation_names(ask: Ask, world: World) -> None:
+    owner_id, media_id = world.add_user("taken"), world.add_video(world.add_user())
+    registration = {"username": "taken", "email": "a@example.org", "password": "x"}
+    answers = [
+        (await ask(REGISTER, {"input": registration}))["data"]["register"],
+        (await ask(REGISTER, {"input": {**registration, "email": "a"}}))["data"]["register"],
+        (await ask(LOGIN, {"input": {"login": "nobody", "password": "x"}}))["data"]["login"],
+        (await ask(UPDATE_MEDIA, {"id": media_id, "input": {}}, owner_id))["data"]["updateMedia"],
+        (await ask(CREATE_UPLOAD, {"input": {"title": "", "filename": "", "size": 11 << 30}}, owner_id))["data"][
+            "createUpload"
+        ],
+        (await ask('mutation { refresh(input: {refreshToken: "x"}) { __typename ... on Problem { code message } } }'))[
+            "data"
+        ]["refresh"],
+    ]
+    assert [(answer["__typename"], answer["code"]) for answer in answers] == [
+        ("UsernameTaken", "username_taken"),
+        ("InvalidInput", "invalid_input"),
+        ("InvalidCredentials", "invalid_credentials"),
+        ("NotTheOwner", "not_the_owner"),
+        ("FileTooLarge", "file_too_large"),
+        ("RefreshTokenReused", "refresh_token_reused"),
+    ]
+    assert answers[1]["message"] == "email: is none"
+
+
+async def test_a_throttled_login_says_how_long_to_wait(ask: Ask, world: World) -> None:
+    for _ in range(3):
+        await ask(LOGIN, {"input": {"login": "nobody", "password": "x"}})
+    answer = (await ask(LOGIN, {"input": {"login": "nobody", "password": "x"}}))["data"]["login"]
+    assert answer == {
+        "__typename": "TooManyRequests",
+        "code": "too_many_requests",
+        "message": "Too many attempts, try again in 7 s",
+    }
+
+
+async def test_auth_hears_where_a_login_came_from(http: httpx.AsyncClient, world: World) -> None:
+    body = {"query": LOGIN, "variables": {"input": {"login": "nobody", "password": "x"}}}
+    headers = {"x-forwarded-for": "198.51.100.7", "user-agent": "Player/1"}
+    await http.post("/graphql", json=body, headers=headers)
+    assert [(client.address, client.user_agent) for client in world.clients] == [("198.51.100.7", "Player/1")]
+
+
+def codes(answer: dict[str, Any]) -> list[str]:
+    return [error["extensions"]["code"] for error in answer["errors"]]
+
+
+async def test_the_anonymous_are_told_to_sign_in(ask: Ask, world: World) -> None:
+    answer = await ask("{ me { email } }")
+    assert (answer["data"], codes(answer)) == ({"me": None}, ["not_signed_in"])
+    upload = {"title": "", "filename": "", "size": 1}
+    for document, variables in (
+        (CREATE_UPLOAD, {"input": upload}),
+        (DELETE_MEDIA, {"id": "x"}),
+        ("mutation { logout { done } }", None),
+    ):
+        assert codes(await ask(document, variables)) == ["not_signed_in"]
+
+
+async def test_the_caller_is_known_by_the_token(ask: Ask, world: World) -> None:
+    user_id = world.add_user()
+    assert (await ask("{ me { user { id } } }", None, user_id))["data"]["me"]["user"]["id"] == str(user_id)
+    answer = await ask(
+        'mutation { updateProfile(input: {bio: "Hi"}) { ... on UpdateProfilePayload { profile { user { bio } } } } }',
+        None,
+        user_id,
+    )
+    assert answer["data"]["updateProfile"]["profile"]["user"]["bio"] == "Hi"
+
+
+async def test_a_bad_or_ended_token_is_refused(
+    http: httpx.AsyncClient, world: World, keys: Keys, revocations: Redis
+) -> None:
+    ended, user_id = new_id(), world.add_user()
+    await revocations.set(revocation_key(ended), "1", ex=60)
+    for value in (
+        "Bearer x",
+        "Basic x",
+        f"Bearer {keys.token(user_id, seconds=-1)}",
+        f"Bearer {keys.token(user_id, session_id=ended)}",
+    ):
+        answer = await http.post("/graphql", json={"query": "{ me { email } }"}, headers={"authorization": value})
+        assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
+
+
+async def test_what_goes_wrong_inside_is_not_told(ask: Ask, world: World) -> None:
+    media_id = world.add_video(world.add_user())
+    world.media[media_id].state = media_pb2.STATE_UNSPECIFIED  # no service answers this
+    answer = await ask(MEDIA, {"id": media_id})
+    assert answer["data"] == {"media": None}
+    (error,) = answer["errors"]
+    assert (error["message"], error["extensions"]) == ("Something went wrong on our side", {"code": "internal"})
+
+
+async def test_a_service_that_is_away_is_unavailable(
+    start: Callable[..., AbstractAsyncContextManager[str]], world: World
+) -> None:
+    media_id = world.add_video(world.add_user())
+    async with start(auth_grpc="127.0.0.1:9") as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+        answer = (await client.post("/graphql", json={"query": MEDIA, "variables": {"id": media_id}})).json()
+    assert answer["data"]["media"]["title"] == "Title"  # the rest of it is there
+    assert (answer["data"]["media"]["owner"], codes(answer)) == (None, ["unavailable"])
+
+
+async def test_a_list_makes_one_call_to_each_service(ask: Ask, world: World) -> None:
+    owners = [world.add_user() for _ in range(5)]
+    ids = [world.add_video(owner) for owner in owners for _ in range(8)]
+    answer = await ask(
+        "query ($ids: [ID!]!) { mediaList(ids: $ids) { id owner { id } video { id } } }", {"ids": [*ids, str(new_id())]}
+    )
+    assert answer["data"]["mediaList"].pop() is None
+    assert [media["id"] for media in answer["data"]["mediaList"]] == ids
+    assert [media["video"]["id"] for media in answer["data"]["mediaList"]] == ids
+    assert [UUID(media["owner"]["id"]) for media in answer["data"]["mediaList"]] == [
+        o for o in owners for _ in range(8)
+    ]
+    assert world.calls == {"ListMedia": 1, "ListUsers": 1, "ListVideos": 1}
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+def aliases(count: int) -> str:
+    return "{" + " ".join(f"a{index}: me {{ email }}" for index in range(count)) + "}"
+
+
+def nested(depth: int) -> str:
+    inner = "name"
+    for _ in range(depth):
+        inner = f"ofType {{ {inner} }}"
+    return f'{{ __type(name: "Media") {{ {inner} }} }}'
+
+
+def fanned(levels: int) -> str:
+    """2 ** levels ways through the fragments."""
+    spread = [f"fragment F{index} on Query {{ ...F{index + 1} ...F{index + 1} }}" for index in range(levels)]
+    return "\n".join(["{ ...F0 }", *spread, f"fragment F{levels} on Query {{ a: me {{ email }} }}"])
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (aliases(21), "more than 20 aliases"),
+        (fanned(60), "more than 20 aliases"),
+        ("{ me { " + "email " * 1000 + "} }", "Syntax Error: Document contains more than 1000 tokens"),
+        ("{ ...A } fragment A on Query { ...A }", "Cannot spread fragment"),
+        ("{ ...Missing }", "Unknown fragment"),
+        ("{ __schema { types { name } } }", "introspection"),
+        ("{ mee { email } }", "Cannot query field 'mee' on type 'Query'."),
+        ('{ media(id: "x") { title { x } } }', "must not have a selection"),
+        ('mutation { createUpload(input: {title: "", filename: "", size: true}) { __typename } }', "BigInt cannot"),
+        ('mutation { updateMedia(id: "x", input: {title: null}) { __typename } }', "null"),
+        ("{", "Syntax Error"),
+    ],
+    ids=lambda value: value[:30],
+)
+async def test_operations_that_are_refused(ask: Ask, document: str, said: str) -> None:
+    started = time.monotonic()
+    answer = await ask(document)
+    assert time.monotonic() - started < 2
+    assert answer["data"] is None
+    assert set(codes(answer)) == {"invalid_query"}
+    assert any(said in error["message"] for error in answer["errors"])
+    assert not any("Did you mean" in error["message"] for error in answer["errors"])
+
+
+async def test_depth_is_limited(start: Callable[..., AbstractAsyncContextManager[str]]) -> None:
+    async with start(max_depth=3) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+        for document, refused in (
+            ('{ media(id: "x") { owner { id } } }', False),
+            ('{ media(id: "x") { video { renditions { name } } } }', True),
+            (
+                '{ ...A } fragment A on Query { media(id: "x") { video { ...B } } }'
+                " fragment B on Video { renditions { name } }",
+                True,
+            ),
+        ):
+            answer = (await client.post("/graphql", json={"query": document})).json()
+            assert any("nests deeper" in error["message"] for error in answer.get("errors", [])) is refused
+
+
+async def test_wrong_variables_are_the_clients_mistake(ask: Ask) -> None:
+    for size in (True, 1.5, "x", 1 << 63, None):
+        answer = await ask(CREATE_UPLOAD, {"input": {"title": "", "filename": "", "size": size}})
+        assert codes(answer) == ["invalid_query"]
+
+
+async def test_introspection_by_setting(start: Callable[..., AbstractAsyncContextManager[str]]) -> None:
+    async with start(introspection=True) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+        answer = (await client.post("/graphql", json={"query": "{ __schema { queryType { name } } }"})).json()
+        assert answer["data"]["__schema"]["queryType"]["name"] == "Query"
+        answer = (await client.post("/graphql", json={"query": "{ mee { email } }"})).json()
+        assert "Did you mean" in answer["errors"][0]["message"]
+
+
+async def test_get_queries_and_changes_nothing(http: httpx.AsyncClient, world: World) -> None:
+    media_id = world.add_video(world.add_user())
+    answer = await http.get("/graphql", params={"query": f'{{ media(id: "{media_id}") {{ title }} }}'})
+    assert answer.json()["data"] == {"media": {"title": "Title"}}
+    refused = await http.get("/graphql", params={"query": "mutation { logout { done } }"})
+    assert refused.status_code == 400
+
+
+async def test_other_forms_of_request_are_refused(http: httpx.AsyncClient) -> None:
+    batch = await http.post("/graphql", json=[{"query": "{ me { email } }"}] * 2)
+    form = await http.post(
+        "/graphql", files={"operations": (None, '{"query": "{ me { email } }"}'), "map": (None, "{}")}
+    )
+    plain = await http.post("/graphql", content='{"query": "{ me { email } }"}', headers={"content-type": "text/plain"})
+    subscription = await http.post("/graphql", json={"query": 'subscription { videoProgress(id: "x") { state } }'})
+    assert [answer.status_code for answer in (batch, form, plain, subscription)] == [400] * 4
+    large = await http.post("/graphql", json={"query": "{ me { email } }", "variables": {"x": "x" * (1 << 20)}})
+    assert (large.status_code, large.json()["code"]) == (413, "too_large")
+
+
+async def test_it_says_how_it_is(http: httpx.AsyncClient) -> None:
+    ready = await http.get("/readyz")
+    assert ready.json() == {"status": "ready", "checks": {"redis": "ok", "broker": "ok"}}
+    assert "kinora_graphql_operation_seconds" in (await http.get("/metrics")).text

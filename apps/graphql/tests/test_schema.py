@@ -1,0 +1,26 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kinora_graphql.settings import GraphqlSettings
+from kinora_kit.settings import unknown_keys
+
+HERE = Path(__file__).parent
+
+
+def test_the_committed_schema_is_the_one_that_is_served() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "kinora_graphql.schema"], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == (HERE.parent / "schema.graphql").read_text()
+
+
+def test_the_committed_environment_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (HERE.parents[2] / "local/env/graphql.env").read_text().splitlines()
+    environment = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert unknown_keys(GraphqlSettings, environment) == []
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert GraphqlSettings().video_grpc == "127.0.0.1:8203"

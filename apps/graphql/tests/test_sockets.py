@@ -1,0 +1,195 @@
+"""graphql-transport-ws: who may be on a socket, and what closes it."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from redis.asyncio import Redis
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from kinora_kit.identity import revocation_key
+from kinora_kit.ids import new_id
+
+Open = Callable[..., Any]
+Start = Callable[..., AbstractAsyncContextManager[str]]
+SignIn = Callable[[UUID], Awaitable[ClientConnection]]
+World = Any
+Keys = Any
+
+INIT = {"type": "connection_init"}
+ACK = {"type": "connection_ack"}
+
+
+async def say(socket: ClientConnection, *messages: object) -> None:
+    for message in messages:
+        await socket.send(json.dumps(message))
+
+
+async def hear(socket: ClientConnection) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(await asyncio.wait_for(socket.recv(), 10))
+    return message
+
+
+async def close_code(socket: ClientConnection) -> int:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await asyncio.wait_for(socket.recv(), 10)
+    assert socket.close_code is not None
+    return socket.close_code
+
+
+def subscribe(document: str, *, operation_id: str = "1", **variables: object) -> dict[str, Any]:
+    return {"id": operation_id, "type": "subscribe", "payload": {"query": document, "variables": variables}}
+
+
+def watch(video_id: str, *, operation_id: str = "1") -> dict[str, Any]:
+    document = "subscription ($id: ID!) { videoProgress(id: $id) { state } }"
+    return subscribe(document, operation_id=operation_id, id=video_id)
+
+
+async def test_the_token_of_the_init_is_the_caller(world: World, signed_in_socket: SignIn) -> None:
+    user_id = world.add_user()
+    socket = await signed_in_socket(user_id)
+    await say(socket, subscribe("{ me { user { id } } }"))
+    answer = await hear(socket)
+    assert answer["payload"]["data"]["me"]["user"]["id"] == str(user_id)
+    assert await hear(socket) == {"id": "1", "type": "complete"}
+
+
+async def test_two_sockets_are_two_callers(world: World, signed_in_socket: SignIn) -> None:
+    users = [world.add_user(), world.add_user()]
+    sockets = [await signed_in_socket(user_id) for user_id in users]
+    for _ in range(2):
+        for user_id, socket in zip(users, sockets, strict=True):
+            await say(socket, subscribe("{ me { user { id } } }"))
+            assert (await hear(socket))["payload"]["data"]["me"]["user"]["id"] == str(user_id)
+            await hear(socket)
+
+
+async def test_without_a_token_one_is_anonymous(address: str, open_socket: Open) -> None:
+    async with open_socket(address) as socket:
+        await say(socket, INIT, subscribe("{ me { email } }"))
+        assert await hear(socket) == ACK
+        assert (await hear(socket))["payload"]["errors"][0]["extensions"]["code"] == "not_signed_in"
+
+
+async def test_a_ping_is_answered(address: str, open_socket: Open) -> None:
+    async with open_socket(address) as socket:
+        await say(socket, INIT, {"type": "ping"})
+        assert [await hear(socket), await hear(socket)] == [ACK, {"type": "pong"}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        ([subscribe("{ me { email } }")], 4401),
+        ([INIT, INIT], 4429),
+        ([{"type": "connection_init", "payload": {"authorization": "Bearer x"}}], 4403),
+        ([{"type": "connection_init", "payload": {"Authorization": "x"}}], 4403),
+        ([{"type": "connection_init", "payload": {"authorization": 1}}], 4403),
+        ([{"type": "connection_init", "payload": []}], 4400),
+        ([INIT, {"type": "nonsense"}], 4400),
+        ([INIT, []], 4400),
+        ([INIT, 1], 4400),
+        ([INIT, {"type": "subscribe", "id": "1", "payload": []}], 4400),
+        ([INIT, {"type": "subscribe", "id": 1, "payload": {"query": "{ me { email } }"}}], 4400),
+        ([INIT, {"type": "subscribe", "id": "1", "payload": {"query": "{ me { email } }", "variables": 1}}], 4400),
+        ([INIT, {"type": "subscribe", "id": "1"}], 4400),
+        ([INIT, {"type": "complete", "id": []}], 4400),
+    ],
+)
+async def test_what_closes_a_socket(address: str, open_socket: Open, messages: list[object], code: int) -> None:
+    async with open_socket(address) as socket:
+        await say(socket, *messages)
+        assert await close_code(socket) == code
+
+
+async def test_one_id_is_one_operation(world: World, signed_in_socket: SignIn) -> None:
+    user_id = world.add_user()
+    socket = await signed_in_socket(user_id)
+    await say(socket, *[watch(world.add_video(user_id))] * 2)
+    assert await close_code(socket) == 4409
+
+
+async def test_a_socket_that_says_nothing_is_closed(start: Start, open_socket: Open) -> None:
+    async with start(socket_init_seconds=0.1) as address, open_socket(address) as socket:
+        assert await close_code(socket) == 4408
+
+
+async def test_a_socket_ends_with_its_token(world: World, keys: Keys, address: str, open_socket: Open) -> None:
+    user_id = world.add_user()
+    async with open_socket(address) as socket:
+        expiry = time.time() + 1
+        token = keys.token(user_id, seconds=1)
+        await say(socket, {"type": "connection_init", "payload": {"authorization": f"Bearer {token}"}})
+        assert await hear(socket) == ACK
+        await say(socket, watch(world.add_video(user_id)))
+        assert (await hear(socket))["payload"]["data"]["videoProgress"] == {"state": "PROCESSING"}
+        assert await close_code(socket) == 4403
+        assert expiry - 0.1 < time.time() < expiry + 1
+
+
+async def test_a_socket_ends_with_its_session(
+    world: World, keys: Keys, revocations: Redis, start: Start, open_socket: Open
+) -> None:
+    user_id, session_id = world.add_user(), new_id()
+    token = keys.token(user_id, session_id=session_id)
+    async with start(session_check_seconds=0.1) as address, open_socket(address) as socket:
+        await say(socket, {"type": "connection_init", "payload": {"authorization": f"Bearer {token}"}})
+        assert await hear(socket) == ACK
+        await say(socket, {"type": "ping"})
+        assert await hear(socket) == {"type": "pong"}
+        await revocations.set(revocation_key(session_id), "1", ex=60)
+        assert await close_code(socket) == 4403
+
+
+async def test_operations_of_a_socket_are_limited(world: World, keys: Keys, start: Start, open_socket: Open) -> None:
+    user_id = world.add_user()
+    async with start(socket_operations=2) as address, open_socket(address) as socket:
+        payload = {"authorization": f"Bearer {keys.token(user_id)}"}
+        await say(socket, {"type": "connection_init", "payload": payload})
+        await hear(socket)
+        for operation_id in "12":
+            await say(socket, watch(world.add_video(user_id), operation_id=operation_id))
+            assert (await hear(socket))["type"] == "next"
+        await say(socket, watch(world.add_video(user_id), operation_id="3"))
+        assert (await hear(socket))["type"] == "error"
+        await say(socket, {"type": "complete", "id": "1"}, watch(world.add_video(user_id), operation_id="4"))
+        assert (await hear(socket))["type"] == "next"
+
+
+async def test_sockets_of_a_process_are_limited(start: Start, open_socket: Open) -> None:
+    async with start(socket_connections=1) as address:
+        async with open_socket(address) as socket, open_socket(address) as one_too_many:
+            assert await close_code(one_too_many) == 1013
+            await say(socket, INIT)
+            assert await hear(socket) == ACK
+        async with open_socket(address) as socket:
+            await say(socket, INIT)
+            assert await hear(socket) == ACK
+
+
+async def test_pages_of_other_origins_may_not_open_one(address: str, open_socket: Open) -> None:
+    with pytest.raises(InvalidStatus):
+        async with open_socket(address, origin="http://evil.test"):
+            pass
+    async with open_socket(address, origin="http://issuer.test") as socket:
+        await say(socket, INIT)
+        assert await hear(socket) == ACK
+
+
+async def test_limits_hold_on_a_socket_too(address: str, open_socket: Open) -> None:
+    async with open_socket(address) as socket:
+        many = " ".join(f"a{index}: me {{ email }}" for index in range(21))
+        await say(socket, INIT, subscribe(f"{{ {many} }}"))
+        assert await hear(socket) == ACK
+        answer = await hear(socket)
+        assert answer["type"] == "error"
+        assert answer["payload"][0]["extensions"]["code"] == "invalid_query"
