@@ -168,7 +168,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     gateway.url = f"http://127.0.0.1:{web}"
     gateway.log = home / "log"
     with gateway.log.open("w") as log:
-        traefik = subprocess.Popen([Path(sys.executable).parent / "traefik", f"--configFile={home}/traefik.yml"], stdout=log, stderr=log)
+        traefik = subprocess.Popen(
+            [Path(sys.executable).parent / "traefik", f"--configFile={home}/traefik.yml"], stdout=log, stderr=log
+        )
     try:
         _wait_for(f"http://127.0.0.1:{admin}/ping", "traefik", seconds=20)
         _wait_for(f"{gateway.url}/user/token_verify", "the routes", seconds=20)

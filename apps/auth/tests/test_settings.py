@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import ValidationError
+
 from kinora_auth.settings import AuthSettings
 from kinora_kit.settings import unknown_keys
-from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
