@@ -1,14 +1,13 @@
 """The graphql process as it runs, before services that keep what they are told in memory.
 
-The services are a second, small implementation of the protos, behind real gRPC; Redis and RabbitMQ are real, from the
-environment (local/env/kit-test.env).
+The services are a second, small implementation of the protos, behind real gRPC; Redis and RabbitMQ are real, those of
+the local environment.
 """
 # ruff: noqa: N802 - the names of the methods are those of the contracts
 
 import asyncio
 import contextlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -293,13 +292,18 @@ async def serving(app: ASGIApp, **options: Any) -> AsyncGenerator[str, None]:
 
 
 @pytest.fixture(scope="session")
+def kit(environment: Callable[[str], dict[str, str]]) -> dict[str, str]:
+    return environment("kit-test")
+
+
+@pytest.fixture(scope="session")
 def keys() -> Keys:
     return Keys()
 
 
 @pytest.fixture(scope="session")
-async def revocations() -> AsyncIterator[Redis]:
-    async with redis.connect(os.environ["KINORA_REDIS_URL"], name="graphql-tests") as client:
+async def revocations(kit: dict[str, str]) -> AsyncIterator[Redis]:
+    async with redis.connect(kit["KINORA_REDIS_URL"], name="graphql-tests") as client:
         yield client
 
 
@@ -326,18 +330,18 @@ def world(services: tuple[World, str]) -> World:
 
 
 @pytest.fixture(scope="session")
-async def bus() -> AsyncIterator[Broker]:
+async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
     """The hand of video."""
-    url = os.environ["KINORA_RABBITMQ_URL"]
+    url = kit["KINORA_RABBITMQ_URL"]
     async with broker.connect(url, name="graphql-tests", exchanges=[PROGRESS_EXCHANGE]) as bus:
         await (await bus.channel()).close()
         yield bus
 
 
 @pytest.fixture(scope="session")
-async def cable(bus: Broker) -> AsyncIterator[Proxy]:
+async def cable(bus: Broker, kit: dict[str, str]) -> AsyncIterator[Proxy]:
     """Between graphql and the broker."""
-    async with proxy(os.environ["KINORA_RABBITMQ_URL"]) as cable:
+    async with proxy(kit["KINORA_RABBITMQ_URL"]) as cable:
         yield cable
 
 
@@ -345,7 +349,7 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[str]]
 
 
 @pytest.fixture(scope="session")
-def start(services: tuple[World, str], jwks_url: str, cable: Proxy) -> Start:
+def start(services: tuple[World, str], jwks_url: str, cable: Proxy, kit: dict[str, str]) -> Start:
     """``start(**settings)``: another graphql process; its address meanwhile."""
 
     @contextlib.asynccontextmanager
@@ -353,7 +357,7 @@ def start(services: tuple[World, str], jwks_url: str, cable: Proxy) -> Start:
         values: dict[str, Any] = {
             "http_port": 1,
             "public_url": ISSUER,
-            "redis_url": os.environ["KINORA_REDIS_URL"],
+            "redis_url": kit["KINORA_REDIS_URL"],
             "rabbitmq_url": cable.url,
             "jwks_url": jwks_url,
             "auth_grpc": services[1],

@@ -1,7 +1,6 @@
-"""The stores come from the environment (local/env/kit-test.env); each test session owns a database in them."""
+"""The stores are those of the local environment; each test session owns a database in them."""
 
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -32,18 +31,23 @@ ISSUER = "http://issuer.test"
 
 
 @pytest.fixture(scope="session")
-async def database() -> AsyncIterator[Database]:
+def kit(environment: Callable[[str], dict[str, str]]) -> dict[str, str]:
+    return environment("kit-test")
+
+
+@pytest.fixture(scope="session")
+async def database(kit: dict[str, str]) -> AsyncIterator[Database]:
     name = f"media_test_{new_id().hex}"
-    async with mongo.connect(os.environ["KINORA_MONGO_URL"], database=name, name="media-tests") as database:
+    async with mongo.connect(kit["KINORA_MONGO_URL"], database=name, name="media-tests") as database:
         yield database
         await database.client.drop_database(name)
 
 
 @pytest.fixture(scope="session")
-async def bus() -> AsyncIterator[Broker]:
+async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
     # The tests play all services, so they own all exchanges.
     exchanges = [auth.EXCHANGE, media.EXCHANGE, video.EXCHANGE]
-    async with broker.connect(os.environ["KINORA_RABBITMQ_URL"], name="media-tests", exchanges=exchanges) as bus:
+    async with broker.connect(kit["KINORA_RABBITMQ_URL"], name="media-tests", exchanges=exchanges) as bus:
         yield bus
 
 
@@ -83,8 +87,8 @@ def keys() -> Keys:
 
 
 @pytest.fixture(scope="session")
-async def verifier(keys: Keys) -> AsyncIterator[TokenVerifier]:
-    async with kinora_kit.redis.connect(os.environ["KINORA_REDIS_URL"], name="media-tests") as redis:
+async def verifier(keys: Keys, kit: dict[str, str]) -> AsyncIterator[TokenVerifier]:
+    async with kinora_kit.redis.connect(kit["KINORA_REDIS_URL"], name="media-tests") as redis:
         yield TokenVerifier(keys=keys, issuer=ISSUER, revocations=redis)
 
 
@@ -100,14 +104,16 @@ def token_for(keys: Keys) -> Callable[[UUID], str]:
 
 
 @pytest.fixture(scope="session")
-async def call(catalogue: Catalogue) -> AsyncIterator[Callable[..., Awaitable[httpx.Response]]]:
+async def call(
+    catalogue: Catalogue, make_settings: Callable[..., MediaSettings]
+) -> AsyncIterator[Callable[..., Awaitable[httpx.Response]]]:
     """``call(method, path, user_id=None, **of httpx)``: a request as it comes through the gateway."""
 
     @contextlib.asynccontextmanager
     async def wire(_: MediaSettings) -> AsyncIterator[State]:
         yield State(catalogue=catalogue, checks={})
 
-    app = create_app(settings(), wire, [router])
+    app = create_app(make_settings(), wire, [router])
     async with app.router.lifespan_context(app) as state:
 
         async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,19 +129,18 @@ async def call(catalogue: Catalogue) -> AsyncIterator[Callable[..., Awaitable[ht
             yield request
 
 
-def settings(**different: object) -> MediaSettings:
-    values: dict[str, Any] = {
-        "http_port": free_port(),
-        "grpc_port": free_port(),
-        "public_url": ISSUER,
-        "mongo_url": os.environ["KINORA_MONGO_URL"],
-        "redis_url": os.environ["KINORA_REDIS_URL"],
-        "rabbitmq_url": os.environ["KINORA_RABBITMQ_URL"],
-        "jwks_url": "http://127.0.0.1:9/jwks.json",
-    }
-    return MediaSettings(**{**values, **different})
-
-
 @pytest.fixture(scope="session")
-def make_settings() -> Callable[..., MediaSettings]:
-    return settings
+def make_settings(kit: dict[str, str]) -> Callable[..., MediaSettings]:
+    def make(**different: object) -> MediaSettings:
+        values: dict[str, Any] = {
+            "http_port": free_port(),
+            "grpc_port": free_port(),
+            "public_url": ISSUER,
+            "mongo_url": kit["KINORA_MONGO_URL"],
+            "redis_url": kit["KINORA_REDIS_URL"],
+            "rabbitmq_url": kit["KINORA_RABBITMQ_URL"],
+            "jwks_url": "http://127.0.0.1:9/jwks.json",
+        }
+        return MediaSettings(**{**values, **different})
+
+    return make
