@@ -319,7 +319,10 @@ async def test_other_forms_of_request_are_refused(http: httpx.AsyncClient) -> No
     )
     plain = await http.post("/graphql", content='{"query": "{ me { email } }"}', headers={"content-type": "text/plain"})
     subscription = await http.post("/graphql", json={"query": 'subscription { videoProgress(id: "x") { state } }'})
-    assert [answer.status_code for answer in (batch, form, plain, subscription)] == [400] * 4
+    empty = await http.post("/graphql", json={})
+    broken = await http.post("/graphql", content="{", headers={"content-type": "application/json"})
+    refused = (batch, form, plain, subscription, empty, broken)
+    assert [answer.status_code for answer in refused] == [400] * len(refused)
     large = await http.post("/graphql", json={"query": "{ me { email } }", "variables": {"x": "x" * (1 << 20)}})
     assert (large.status_code, large.json()["code"]) == (413, "too_large")
 

@@ -193,3 +193,19 @@ async def test_limits_hold_on_a_socket_too(address: str, open_socket: Open) -> N
         answer = await hear(socket)
         assert answer["type"] == "error"
         assert answer["payload"][0]["extensions"]["code"] == "invalid_query"
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["{", "fragment A on Query { me { email } }", "{ x }", ""],
+)
+async def test_a_wrong_document_ends_its_operation_and_not_the_socket(
+    address: str, open_socket: Open, document: str
+) -> None:
+    async with open_socket(address) as socket:
+        await say(socket, INIT, subscribe(document))
+        assert await hear(socket) == ACK
+        answer = await hear(socket)
+        assert (answer["type"], answer["payload"][0]["extensions"]["code"]) == ("error", "invalid_query")
+        await say(socket, {"type": "ping"})
+        assert await hear(socket) == {"type": "pong"}

@@ -15,7 +15,9 @@ from graphql import (
     ValidationRule,
 )
 from prometheus_client import Histogram
+from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import SchemaExtension
+from strawberry.schema.exceptions import CannotGetOperationTypeError
 from strawberry.types.execution import StreamExecutionResult
 
 from kinora_kit import logs
@@ -37,7 +39,10 @@ class Measure(SchemaExtension):
         started = time.perf_counter()
         yield
         context = self.execution_context
-        kind = context.operation_type.value.lower() if context.graphql_document else "none"
+        try:
+            kind = context.operation_type.value.lower()
+        except RuntimeError:  # there is none, or none that is meant
+            kind = "none"
         failed = bool(context.pre_execution_errors or getattr(context.result, "errors", None))
         OPERATIONS.labels(kind, "error" if failed else "ok").observe(time.perf_counter() - started)
 
@@ -63,7 +68,7 @@ def _public(error: GraphQLError) -> GraphQLError:
     if error.extensions and "code" in error.extensions:
         return error
     original = error.original_error
-    if original is None or isinstance(original, GraphQLError):  # the operation itself is wrong
+    if original is None or isinstance(original, GraphQLError | CannotGetOperationTypeError | MissingQueryError):
         code, message = "invalid_query", error.message
     elif (domain := as_domain_error(original)) is not None:
         code, message = domain.code, domain.detail
