@@ -4,7 +4,6 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from client import Person, video_id
@@ -177,12 +176,10 @@ async def test_what_a_client_says_wrongly_is_answered_as_a_problem(person: Perso
         await person.http.post("/auth/register", json={"username": "x"}),
         await person.http.get("/nowhere"),
     ]
-    for answer in cases[:-1]:
+    for answer in cases:
         assert 400 <= answer.status_code < 500, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["code"]
-    assert cases[-1].status_code == 404
-    assert isinstance(cases[0], httpx.Response)
 
 
 def test_ids_of_tus_resources_carry_the_video() -> None:

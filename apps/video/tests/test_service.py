@@ -357,7 +357,7 @@ async def test_a_private_stream_opens_with_its_signature_only(stage: Stage, clip
         await stage.videos.master_playlist(None, video_id, "")
     other_owner, other = await stage.uploaded(clip, visibility="private")
     foreign = stage.videos.links.query(other, 0)
-    for wrong in ("exp=99999999999&sig=abc", query.replace("sig=", "sig=0"), foreign, "exp=x&sig=y"):
+    for wrong in ("exp=99999999999&sig=abc", query.replace("sig=", "sig=0"), foreign, "exp=x&sig=y", query + "&acl"):
         with pytest.raises(LinkExpired):
             await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", wrong)
     expired = Links("a secret of the tests", -10_000).query(video_id, 0)
@@ -386,6 +386,8 @@ async def test_a_stream_made_private_is_closed_at_once(stage: Stage, clip: Path)
     _, video_id = await stage.uploaded(clip)
     await stage.work(video_id)
     await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "")
+    with pytest.raises(LinkExpired):
+        await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "acl")
     await stage.videos.set_visibility(video_id, "private", 1)
     with pytest.raises(VideoNotFound):
         await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "")

@@ -7,12 +7,15 @@ what it names.
 import hashlib
 import hmac
 import math
+import re
 import time
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 from uuid import UUID
 
 from kinora_video.errors import LinkExpired
+
+SIGNED_QUERY = re.compile(r"exp=[0-9]{1,12}&sig=[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from kinora_video import announce, domain, hls, store
 from kinora_video.domain import PlannedPart, StoredRendition, StoredSegment, Video, Visibility
 from kinora_video.errors import (
     FileTooLarge,
+    LinkExpired,
     NotPlayable,
     SizeUnknown,
     TooManyUploads,
@@ -29,7 +30,7 @@ from kinora_video.errors import (
     UploadEnded,
     VideoNotFound,
 )
-from kinora_video.links import Links
+from kinora_video.links import SIGNED_QUERY, Links
 from kinora_video.metrics import UPLOADED_BYTES, UPLOADS
 from kinora_video.settings import VideoSettings
 
@@ -290,6 +291,8 @@ class Videos:
         """The headers with which the gateway may fetch one object of the stream from the object store."""
         if method not in ("GET", "HEAD"):
             raise VideoNotFound
+        if query and not SIGNED_QUERY.fullmatch(query):
+            raise LinkExpired  # the store reads other queries as other requests (?acl, ?tagging)
         await self._watchable(None, video_id, query)
         path = f"/{self.settings.streams_bucket}/{video_id}/{key}"
         return dict(self.objects.signed_headers(method, f"{path}?{query}" if query else path))
