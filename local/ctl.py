@@ -187,8 +187,7 @@ def wait_until_well(names: list[str]) -> None:
         console.print(log_tail(name), markup=False, soft_wrap=True)
     reason = "ended again and again" if fatal else f"not well after {UP_LIMIT_SECONDS} s"
     raise Failure(
-        f"{', '.join(fatal or waiting)}: {reason}. Mend the cause that the log shows and run `make up` again;"
-        " the other processes keep running (`make status`, `make down`)."
+        f"{', '.join(fatal or waiting)}: {reason}. Mend the cause that the log shows and run `make up` again."
     )
 
 
@@ -209,8 +208,8 @@ def up(words: list[str]) -> None:
             reload_supervisor()
         started = start(chosen)
         wait_until_well(chosen)
-    except KeyboardInterrupt:
-        console.print("\nInterrupted; stopping what this command started.")
+    except (KeyboardInterrupt, Failure):
+        console.print("\nStopping what this command started.")
         if fresh:
             down()
         else:
@@ -307,15 +306,19 @@ def logs(words: list[str]) -> None:
     os.execvp("tail", ["tail", "-n", "20", "-F", *map(str, files)])
 
 
-def run(command: list[str]) -> int:
-    """Runs a command beside the running platform, which is brought up for it and taken down again where needed."""
+def run(command: list[str], *, keep: bool) -> int:
+    """Runs a command beside the platform, which is brought up for it and taken down again where it did not run before.
+
+    ``keep``: it stays up when the command succeeds.
+    """
     was_running = supervisor_runs()
+    up([])
+    code = 1
     try:
-        up([])
         tools = os.environ | {"PATH": environment(None)["PATH"]}
         code = subprocess.run(command, check=False, env=tools).returncode
     finally:
-        if not was_running:
+        if not was_running and not (keep and code == 0):
             down()
     if code != 0:
         console.print("The logs of the processes are in .kinora/logs; `make logs S=<process>` shows one.")
@@ -329,7 +332,9 @@ def main() -> int:
         verbs.add_parser(verb).add_argument("processes", nargs="*")
     verbs.add_parser("down")
     verbs.add_parser("status")
-    verbs.add_parser("run").add_argument("command", nargs=argparse.REMAINDER)
+    runner = verbs.add_parser("run")
+    runner.add_argument("--keep", action="store_true")
+    runner.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     try:
         match arguments.verb:
@@ -344,7 +349,7 @@ def main() -> int:
             case "status":
                 status()
             case "run":
-                return run(arguments.command)
+                return run(arguments.command, keep=arguments.keep)
     except Failure as failure:
         console.print(str(failure), markup=False, soft_wrap=True)
         return 1

@@ -46,7 +46,7 @@ CREATE = gql("""
       createUpload(input: {title: $title, filename: $filename, size: $size, visibility: PUBLIC}) {
         __typename
         ... on CreateUploadPayload { id uploadUrl }
-        ... on Problem { code detail }
+        ... on Problem { code message }
       }
     }
 """)
@@ -106,7 +106,7 @@ async def follow(socket: Any, video: str, progress: Progress, sent: asyncio.Task
             if name not in tasks:
                 tasks[name] = progress.add_task(f"  {name}", total=1)
             progress.update(tasks[name], completed=rendition["progress"])
-        if last["state"] == "playable":
+        if last["state"] == "PLAYABLE":
             left = f", about {last['timeLeft']:.0f} s to go" if last["timeLeft"] is not None else ""
             if not playable:
                 progress.console.print(f"The first seconds play already{left}.")
@@ -134,7 +134,7 @@ async def demo(given: str | None) -> None:
         wanted = {"title": path.stem, "filename": path.name, "size": path.stat().st_size}
         created = (await api.execute(CREATE, variable_values=wanted))["createUpload"]
         if created["__typename"] != "CreateUploadPayload":
-            raise Failure(f"The upload was refused ({created['code']}): {created['detail']}")
+            raise Failure(f"The upload was refused ({created['code']}): {created['message']}")
         socket = WebsocketsTransport(
             f"{GATEWAY.replace('http', 'ws')}/graphql",
             subprotocols=["graphql-transport-ws"],
@@ -157,7 +157,7 @@ async def demo(given: str | None) -> None:
                 await sending
             finally:
                 stop.set()
-        if last["state"] != "ready":
+        if last["state"] != "READY":
             failure = last.get("failure") or {"code": last["state"], "detail": ""}
             raise Failure(f"The video cannot be played ({failure['code']}): {failure['detail']}")
         video = (await api.execute(WATCH, variable_values={"id": created["id"]}))["media"]["video"]

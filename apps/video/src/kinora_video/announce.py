@@ -10,6 +10,7 @@ from kinora_kit.postgres import Connection, Pool
 from kinora_video import domain, store
 from kinora_video.domain import Video
 from kinora_video.encode import Part
+from kinora_video.ladder import AUDIO
 
 SERVICE = "video"
 
@@ -93,12 +94,17 @@ async def snapshot(connection: Connection | Pool, video: Video) -> events.Transc
         bytes_total=video.size,
         progress=whole,
         renditions=tuple(
-            events.RenditionProgress(name=name, progress=progress) for name, progress in sorted(renditions.items())
+            events.RenditionProgress(name=name, progress=renditions[name]) for name in sorted(renditions, key=_order)
         ),
         time_left=left,
         failure_code=video.failure_code,
         failure_detail=video.failure_detail,
     )
+
+
+def _order(rendition: str) -> tuple[bool, int, str]:
+    """Smallest picture first ("240p" before "1080p"), sound last."""
+    return rendition == AUDIO, len(rendition), rendition
 
 
 async def progressed(connection: Connection, video_id: UUID) -> None:
