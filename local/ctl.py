@@ -7,6 +7,7 @@ started in an order: every process waits for what it needs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import os
 import re
@@ -67,8 +68,8 @@ def choose(words: list[str]) -> list[str]:
 
 def supervisor(method: str, *arguments: object) -> Any:
     transport = SupervisorTransport(None, None, f"unix://{SOCKET}")
-    proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
-    return getattr(proxy.supervisor, method)(*arguments)
+    with contextlib.closing(transport), xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as proxy:
+        return getattr(proxy.supervisor, method)(*arguments)
 
 
 def supervisor_runs() -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from environment import MADE
-from gql import Client, gql
+from gql import Client, GraphQLRequest
 from gql.transport.exceptions import TransportError
 from gql.transport.httpx import HTTPXAsyncTransport
 from gql.transport.websockets import WebsocketsTransport
@@ -32,7 +32,7 @@ CLIP = MADE / "demo" / "clip.mp4"
 
 console = Console(highlight=False)
 
-REGISTER = gql("""
+REGISTER = """
     mutation ($username: String!, $email: String!, $password: String!) {
       register(input: {username: $username, email: $email, password: $password}) { __typename }
       login(input: {login: $username, password: $password}) {
@@ -40,8 +40,8 @@ REGISTER = gql("""
         ... on LoginPayload { tokens { accessToken } }
       }
     }
-""")
-CREATE = gql("""
+"""
+CREATE = """
     mutation ($title: String!, $filename: String!, $size: BigInt!) {
       createUpload(input: {title: $title, filename: $filename, size: $size, visibility: PUBLIC}) {
         __typename
@@ -49,15 +49,15 @@ CREATE = gql("""
         ... on Problem { code message }
       }
     }
-""")
-FOLLOW = gql("""
+"""
+FOLLOW = """
     subscription ($id: ID!) {
       videoProgress(id: $id) {
         state progress timeLeft renditions { name progress } failure { code detail }
       }
     }
-""")
-WATCH = gql("query ($id: ID!) { media(id: $id) { video { streamUrl renditions { name width height } } } }")
+"""
+WATCH = "query ($id: ID!) { media(id: $id) { video { streamUrl renditions { name width height } } } }"
 
 
 class Failure(Exception):
@@ -97,7 +97,7 @@ async def follow(socket: Any, video: str, progress: Progress, sent: asyncio.Task
     tasks: dict[str, TaskID] = {}
     last: dict[str, Any] = {}
     playable = False
-    async for answer in socket.subscribe(FOLLOW, variable_values={"id": video}):
+    async for answer in socket.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": video})):
         if sent.done():
             sent.result()  # what went wrong with the upload is more to the point
         last = answer["videoProgress"]
@@ -123,7 +123,7 @@ async def demo(given: str | None) -> None:
         "password": secrets.token_urlsafe(16),
     }
     async with Client(transport=HTTPXAsyncTransport(f"{GATEWAY}/graphql", timeout=30)) as anonymous:
-        answer = await anonymous.execute(REGISTER, variable_values=account)
+        answer = await anonymous.execute(GraphQLRequest(REGISTER, variable_values=account))
     if answer["login"]["__typename"] != "LoginPayload":
         raise Failure(f"The account could not be made: {answer}")
     token = answer["login"]["tokens"]["accessToken"]
@@ -132,7 +132,7 @@ async def demo(given: str | None) -> None:
     bearer = {"Authorization": f"Bearer {token}"}
     async with Client(transport=HTTPXAsyncTransport(f"{GATEWAY}/graphql", headers=bearer, timeout=30)) as api:
         wanted = {"title": path.stem, "filename": path.name, "size": path.stat().st_size}
-        created = (await api.execute(CREATE, variable_values=wanted))["createUpload"]
+        created = (await api.execute(GraphQLRequest(CREATE, variable_values=wanted)))["createUpload"]
         if created["__typename"] != "CreateUploadPayload":
             raise Failure(f"The upload was refused ({created['code']}): {created['message']}")
         socket = WebsocketsTransport(
@@ -160,13 +160,12 @@ async def demo(given: str | None) -> None:
         if last["state"] != "READY":
             failure = last.get("failure") or {"code": last["state"], "detail": ""}
             raise Failure(f"The video cannot be played ({failure['code']}): {failure['detail']}")
-        video = (await api.execute(WATCH, variable_values={"id": created["id"]}))["media"]["video"]
+        video = (await api.execute(GraphQLRequest(WATCH, variable_values={"id": created["id"]})))["media"]["video"]
     must_play(video["streamUrl"])
-    sizes = ", ".join(item["name"] for item in video["renditions"])
-    console.print(f"\nReady in {sizes}. It plays here, in any HLS player:\n\n  [bold]{video['streamUrl']}[/]\n")
-    player = next((name for name in ("mpv", "vlc", "ffplay") if shutil.which(name)), None)
-    if player:
-        console.print(f"  {player} {video['streamUrl']}\n")
+    sizes = ", ".join(item["name"] for item in video["renditions"] if item["height"])
+    player = next((f"{name} " for name in ("mpv", "vlc", "ffplay") if shutil.which(name)), "")
+    console.print(f"\nReady in {sizes}. It plays here, in any HLS player:\n")
+    console.print(f"  {player}[bold]{video['streamUrl']}[/]\n", soft_wrap=True)
     console.print("`make demo FILE=my.mp4` takes another file, `make status` shows what runs, `make down` stops it.")
 
 

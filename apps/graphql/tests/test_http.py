@@ -329,5 +329,5 @@ async def test_other_forms_of_request_are_refused(http: httpx.AsyncClient) -> No
 
 async def test_it_says_how_it_is(http: httpx.AsyncClient) -> None:
     ready = await http.get("/readyz")
-    assert ready.json() == {"status": "ready", "checks": {"redis": "ok", "broker": "ok"}}
+    assert ready.json() == {"status": "ready", "checks": {"redis": "ok", "rabbitmq": "ok"}}
     assert "kinora_graphql_operation_seconds" in (await http.get("/metrics")).text

@@ -49,5 +49,5 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                     keys=RemoteKeys(settings.jwks_url), issuer=settings.public_url, revocations=cache
                 ),
                 # Not the services behind it: while one is away, what the others can do goes on.
-                checks={"redis": cache.ping, "broker": bus.check},
+                checks={"redis": cache.ping, "rabbitmq": bus.check},
             )

@@ -59,6 +59,6 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                 checks={
                     "mongo": lambda: mongo.check(database),
                     "redis": cache.ping,
-                    "broker": bus.check,
+                    "rabbitmq": bus.check,
                 },
             )
