@@ -26,6 +26,7 @@ log = logs.get(__name__)
 
 ATTEMPT = "x-kinora-attempt"
 REASON = "x-kinora-reason"
+DELIVERIES = "x-delivery-count"  # set by quorum queues: how often the message came back
 
 # A worker that is killed again and again by one message gives it back this often before the broker lets go of it.
 DELIVERY_LIMIT = 10
@@ -157,6 +158,10 @@ async def _handle(
         logs.traceparent.set(event.traceparent)
         with bound_contextvars(event_id=str(event.id), event_type=event.type, queue=queue.name):
             try:
+                deliveries = message.headers.get(DELIVERIES)
+                if isinstance(deliveries, int) and deliveries >= DELIVERY_LIMIT:
+                    # After this one the broker would let go of it, and nobody would be told.
+                    raise Poison(f"ended its consumer {deliveries} times")
                 await handler(event)
             except Ignore:
                 outcome = "ignored"
