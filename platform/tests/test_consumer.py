@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -251,8 +252,59 @@ async def test_a_consumer_that_dies_with_its_handler_running_gives_the_message_b
             await eventually(lambda: is_empty(queue, depth))
 
 
-async def test_a_message_that_kills_every_consumer_is_given_up_by_the_broker(
-    channel: AbstractChannel, queue_of: QueueOf, broker: Broker, kit: dict[str, str]
+@contextlib.asynccontextmanager
+async def consuming_until_given_up(
+    broker: Broker, queue: Queue, handler: Handler
+) -> AsyncIterator[list[tuple[str, float]]]:
+    """Consume, and collect what was given up, with the number of dead letters at that moment."""
+    told: list[tuple[str, float]] = []
+
+    async def given_up(got: Event) -> None:
+        told.append((got.subject, handled(queue, "dead")))
+
+    work = partial(consumer.consume, broker, queue, handler, given_up=given_up)
+    async with tasks.background(consumer=work):
+        yield told
+
+
+@pytest.mark.parametrize("failure", [Poison(), LookupError()])
+async def test_the_owner_is_told_before_a_message_becomes_a_dead_letter(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf, failure: Exception
+) -> None:
+    queue = queue_of(retry_seconds=())
+
+    async def handler(_: Event) -> None:
+        raise failure
+
+    async with consuming_until_given_up(broker, queue, handler) as told:
+        await send(broker, queue, 4)
+        await dead_letter(channel, queue)
+        assert told == [("4", 0)]
+
+
+async def test_the_owner_is_told_of_a_message_that_ended_every_consumer(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    calls: list[Event] = []
+
+    async def handler(got: Event) -> None:
+        calls.append(got)
+
+    await consumer.declare(channel, queue)
+    await send(broker, queue, 4)
+    source = await channel.get_queue(queue.name)
+    for _ in range(consumer.DELIVERY_LIMIT):
+        await (await source.get()).reject(requeue=True)
+    async with consuming_until_given_up(broker, queue, handler) as told:
+        message = await dead_letter(channel, queue)
+        assert told == [("4", 0)]
+    assert message.headers[consumer.REASON] == "Poison('ended its consumer 10 times')"
+    assert calls == []
+
+
+async def test_a_message_that_comes_back_too_often_is_given_up_by_the_broker(
+    channel: AbstractChannel, queue_of: QueueOf, broker: Broker
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
     await consumer.declare(channel, queue)
