@@ -52,7 +52,9 @@ async def test_limits_of_two_names_are_apart(client: Redis, unique: str) -> None
     await Throttle(storage, name="register", limit="1/minute").hit("ann")
 
 
-async def test_without_redis_it_is_an_outage_and_afterwards_it_counts_again(kit: dict[str, str], unique: str) -> None:
+async def test_without_redis_it_is_an_outage_and_afterwards_it_counts_again(
+    kit: dict[str, str], client: Redis, unique: str
+) -> None:
     async with proxy(kit["REDIS_URL"]) as cable, redis.connect(cable.url, name="kit-test") as unsteady:
         logins = Throttle(throttle.storage(unsteady, prefix=unique), name="login", limit="1/second")
         await cable.cut()
@@ -64,12 +66,15 @@ async def test_without_redis_it_is_an_outage_and_afterwards_it_counts_again(kit:
         await logins.hit("ann")
 
 
-async def test_a_redis_that_died_while_idle_is_not_noticed(kit: dict[str, str], unique: str) -> None:
-    async with proxy(kit["REDIS_URL"]) as cable, redis.connect(cable.url, name="kit-test") as client:
-        await client.set(unique, "1", ex=60)
+async def test_a_connection_that_died_while_idle_is_not_noticed(
+    kit: dict[str, str], client: Redis, unique: str
+) -> None:
+    await client.set(unique, "1")
+    async with proxy(kit["REDIS_URL"]) as cable, redis.connect(cable.url, name="kit-test") as unsteady:
+        assert await unsteady.get(unique) == "1"
         await cable.cut()
         await cable.mend()
-        assert await client.get(unique) == "1"
+        assert await unsteady.get(unique) == "1"
 
 
 async def test_a_wrong_command_is_a_defect_and_not_an_outage(client: Redis, unique: str) -> None:
