@@ -10,7 +10,7 @@ from environment import load
 
 # pytest names the kit's tests platform.tests.*, and would put a package of that name in the standard library's place.
 # With a path of its own the module is taken for the package.
-platform.__path__ = []  # type: ignore[attr-defined]
+platform.__path__ = []
 
 PARTS = {8432: "postgres", 8379: "redis", 8672: "rabbitmq", 8017: "mongo", 8900: "minio"}
 
