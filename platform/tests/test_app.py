@@ -51,8 +51,17 @@ class Running:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.output.read_text().splitlines() if line.startswith("{")]
+    async def logged(self, request_id: str) -> list[dict[str, Any]]:
+        """The lines of one request. The last one is written when the answer is already out."""
+        found: list[dict[str, Any]] = []
+
+        def complete() -> bool:
+            lines = [json.loads(line) for line in self.output.read_text().splitlines() if line.startswith("{")]
+            found[:] = [line for line in lines if line.get("request_id") == request_id]
+            return bool(found) and found[-1]["event"] == "request"
+
+        await eventually(complete)
+        return found
 
 
 @contextlib.asynccontextmanager
@@ -113,7 +122,11 @@ async def counted(service: Running, labels: str) -> float:
 async def test_requests_are_counted_by_template(service: Running, method: str, path: str, labels: str) -> None:
     before = await counted(service, labels)
     await service.client.request(method, path)
-    assert await counted(service, labels) == before + 1
+
+    async def once_more() -> bool:
+        return await counted(service, labels) == before + 1
+
+    await eventually(once_more)
     assert "71" not in re.findall(r'route="[^"]*"', (await service.client.get("/metrics")).text)
 
 
@@ -121,7 +134,7 @@ async def test_a_request_id_is_kept_and_stands_on_the_log_line(service: Running)
     given = f"gateway-{uuid4()}"
     answer = await service.client.get("/things/1", headers={"X-Request-Id": given})
     assert answer.headers.get_list("x-request-id") == [given]
-    (line,) = [line for line in service.lines() if line.get("request_id") == given]
+    (line,) = await service.logged(given)
     assert (line["event"], line["method"], line["path"], line["status"]) == ("request", "GET", "/things/1", 200)
     assert (line["service"], line["level"]) == ("example", "info")
 
@@ -185,7 +198,7 @@ async def test_a_defect_is_told_to_the_log_and_to_nobody_else(service: Running) 
     given = f"defect-{uuid4()}"
     answer = await service.client.get("/fail/defect", headers={"X-Request-Id": given})
     assert answer.json()["detail"] == "Something went wrong on our side"
-    failed, _ = [line for line in service.lines() if line.get("request_id") == given]
+    failed, _ = await service.logged(given)
     assert "ZeroDivisionError" in failed["exception"]
     assert failed["level"] == "error"
 
