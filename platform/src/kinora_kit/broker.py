@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import aio_pika
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.connection import make_url
 from aio_pika.exceptions import AMQPError, PublishError
 
 from kinora_kit import logs, tasks
@@ -42,10 +43,11 @@ class Broker:
 
     async def _hold(self) -> None:
         """Connect, and stay until the connection is lost."""
-        connection = await aio_pika.connect(self._url, timeout=5, client_properties={"connection_name": self._name})
+        connection = aio_pika.Connection(make_url(self._url), client_properties={"connection_name": self._name})
         lost = asyncio.Event()
         connection.close_callbacks.add(lambda *_: lost.set())
         try:
+            await connection.connect(timeout=5)
             async with connection.channel() as channel:
                 for exchange in self._own_exchanges:
                     await channel.declare_exchange(exchange, ExchangeType.TOPIC, durable=True)
