@@ -104,7 +104,7 @@ class Stage:
         return video.state
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def stage(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[Stage]:
     env = environment("kit-test")
     # The buckets are those of the platform: no id is ever used twice, so nothing meets.
