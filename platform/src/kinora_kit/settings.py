@@ -11,6 +11,9 @@ PREFIX = "KINORA_"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
+Secret = Annotated[SecretStr, Field(min_length=32)]
+"""A key of our own making: too long to be guessed, and never empty."""
+
 
 class Settings(BaseSettings):
     """What every process knows. A service adds its own fields; secrets are ``SecretStr`` and have no default."""

@@ -3,7 +3,7 @@ from typing import Annotated, ClassVar
 from limits import parse
 from pydantic import AfterValidator, Field, SecretStr
 
-from kinora_kit.settings import Port, Settings
+from kinora_kit.settings import Port, Secret, Settings
 
 
 def _limit(value: str) -> str:
@@ -13,8 +13,6 @@ def _limit(value: str) -> str:
 
 Limit = Annotated[str, AfterValidator(_limit)]
 """So many in so long: ``10/minute``."""
-
-Secret = Annotated[SecretStr, Field(min_length=32)]
 
 
 class AuthSettings(Settings):
