@@ -122,7 +122,8 @@ def test_an_interrupted_up_stops_what_it_started(small: Checkout) -> None:
     (small.root / "Procfile").write_text("sleeper: local/with-env mongo -- sleep 1000\nnever-migrate: false\n")
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # noqa: PTH120
     up = subprocess.Popen(
-        [sys.executable, "ctl.py", "up"],
+        # Whoever runs the tests in the background has SIGINT ignored, which is inherited.
+        ["env", "--default-signal=INT", sys.executable, "ctl.py", "up"],
         cwd=small.root / "local",
         env={"PATH": path, "HOME": str(small.root)},
         stdout=subprocess.DEVNULL,
