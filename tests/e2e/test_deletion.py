@@ -105,4 +105,6 @@ async def test_a_video_made_private_is_closed_at_once(
     own = (await person.get(f"/video/{video}")).json()
     signed = own["stream_url"]
     assert (await stranger.http.get(signed)).status_code == 200, "whoever was given the signed address may watch"
-    assert (await stranger.http.get(signed.replace("master.m3u8", "240p/init.mp4"))).status_code == 200
+    init = await stranger.http.get(signed.replace("master.m3u8", "240p/init.mp4"))
+    assert init.status_code == 200
+    assert init.headers["cache-control"].startswith("private")

@@ -20,14 +20,14 @@ from kinora_video.encode import (
     TIMELINE_START,
     EncodedInit,
     EncodedSegment,
-    EncodeFailed,
     Part,
     encode,
     plan,
     poster,
 )
 from kinora_video.ladder import AUDIO, Rendition, ladder
-from kinora_video.probe import Source, SourceRejected, probe
+from kinora_video.probe import Source, SourceRejected, SourceUnreachable, probe
+from kinora_video.sandbox import ToolFailed
 
 MakeClip = Callable[..., Path]
 
@@ -273,7 +273,7 @@ async def test_a_source_that_cannot_be_fetched_is_tried_again(make_clip: MakeCli
     part = plan(source, ladder(source))[0]
     nobody = "http://127.0.0.1:9/source?signature=secret"
 
-    with pytest.raises(EncodeFailed) as failed:
+    with pytest.raises(ToolFailed) as failed:
         async for _ in encode(part, source, ladder(source), nobody, workdir):
             pass
 
@@ -320,7 +320,7 @@ async def test_a_source_that_breaks_off_on_the_way_is_tried_again(
     source = await probe(str(clip))
     part = next(part for part in reversed(plan(source, ladder(source))) if part.kind == kind)
 
-    with stored(content, breaks_at=len(content) // 2) as url, pytest.raises(EncodeFailed):
+    with stored(content, breaks_at=len(content) // 2) as url, pytest.raises(SourceUnreachable):
         async for _ in encode(part, source, ladder(source), url, workdir):
             pass
 
@@ -379,11 +379,13 @@ async def test_a_job_begins_with_what_a_viewer_needs_first(make_clip: MakeClip) 
 
     assert [(p.kind, p.start, p.end, p.renditions, p.lane) for p in parts] == [
         ("video", 0, 4, ("240p",), "first"),
-        ("audio", 0, None, (AUDIO,), "first"),
+        ("audio", 0, None, (AUDIO,), "sound"),
         ("poster", 0, None, (), "first"),
         ("video", 0, 4, ("360p",), "bulk"),
         ("video", 4, 16, both, "bulk"),
         ("video", 16, None, both, "bulk"),
     ]
     unseekable = plan(replace(source, seekable=False), ladder(source))
-    assert [(p.start, p.end) for p in unseekable if p.kind == "video"] == [(0, None)]
+    assert [(p.start, p.end, p.lane) for p in unseekable if p.kind == "video"] == [(0, None, "bulk")]
+    short = plan(replace(source, seekable=False, duration=10.0), ladder(source))
+    assert [(p.start, p.end, p.lane) for p in short if p.kind == "video"] == [(0, None, "first")]

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -15,18 +15,19 @@ import asyncpg
 import httpx
 import m3u8
 import pytest
+import urllib3
 from pydantic import SecretStr
 
 from kinora_kit import migrate, postgres, s3
 from kinora_kit.consumer import Ignore
-from kinora_kit.errors import InvalidInput
+from kinora_kit.errors import InvalidInput, Unavailable
 from kinora_kit.events import Event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import store, transcode
-from kinora_video.cleanup import Cleanup
+from kinora_video.cleanup import EVER_SECONDS, Cleanup
 from kinora_video.encode import EncodeFailed
 from kinora_video.errors import (
     FileTooLarge,
@@ -40,11 +41,13 @@ from kinora_video.errors import (
     VideoNotFound,
 )
 from kinora_video.links import Links
+from kinora_video.sandbox import Limits
 from kinora_video.service import Videos
 from kinora_video.settings import VideoSettings, WorkerSettings
 from kinora_video.transcode import Transcoder
 
 UPLOADS, STREAMS = "uploads", "streams"
+SECRET = "a secret of the tests, long enough"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ async def stage(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[S
         tusd_url="http://127.0.0.1:1",
         jwks_url="http://127.0.0.1:1",
         redis_url=SecretStr("redis://127.0.0.1:1"),
-        signing_secret=SecretStr("a secret of the tests"),
+        signing_secret=SecretStr(SECRET),
         upload_max_bytes=1 << 30,
         uploads_per_user=2,
     )
@@ -142,7 +145,7 @@ async def stage(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[S
         ) as objects,
         httpx.AsyncClient(base_url=settings.tusd_url) as tusd,
     ):
-        videos = Videos(pool, objects, tusd, Links("a secret of the tests", 3600), settings)
+        videos = Videos(pool, objects, tusd, Links(SECRET, 3600), settings)
         transcoder = Transcoder(pool, objects, WorkerSettings(**stores, part_seconds=2, segment_seconds=1))
         yield Stage(pool, objects, videos, transcoder, Cleanup(pool, objects, videos, settings))
         for row in await pool.fetch("SELECT id FROM videos"):
@@ -247,17 +250,40 @@ async def test_a_part_that_ends_every_worker_ends_the_video(stage: Stage, clip: 
     assert (progress.state, progress.failure_code) == ("failed", "transcode_failed")
 
 
-async def test_a_part_whose_source_is_gone_is_tried_again_and_then_ends_the_video(stage: Stage, clip: Path) -> None:
+async def test_a_part_that_ffmpeg_fails_is_tried_again_and_then_ends_the_video(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)
     await stage.transcoder.handle(prepare)
     command = next(item for item in await stage.commands(video_id) if item.type == "transcode.do_part")
-    await stage.objects.remove(UPLOADS, [str(video_id)])
+    limited = replace(stage.transcoder, limits=Limits(memory_bytes=1 << 20))
     for _ in range(transcode.ENCODE_ATTEMPTS - 1):
         with pytest.raises(EncodeFailed):
-            await stage.transcoder.handle(command)
-    await stage.transcoder.handle(command)
+            await limited.handle(command)
+    await limited.handle(command)
     assert (await stage.videos.progress(owner, video_id)).failure_code == "transcode_failed"
+
+
+async def test_a_source_that_cannot_be_reached_is_waited_for(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    away = s3.ObjectStore("http://127.0.0.1:1", access_key="x", secret_key="y")
+    [prepare] = await stage.commands(video_id)
+    await stage.transcoder.handle(prepare)
+    command = next(item for item in await stage.commands(video_id) if item.type == "transcode.do_part")
+    for _ in range(2 * transcode.ATTEMPTS):
+        with pytest.raises((Unavailable, urllib3.exceptions.HTTPError)):
+            await replace(stage.transcoder, objects=away).handle(command)
+    away.close()
+    await stage.transcoder.handle(command)
+    await stage.work(video_id)
+    assert await stage.state(video_id) == "processing", "the other commands were taken by hand"
+    assert (await stage.videos.progress(owner, video_id)).failure_code == ""
+
+
+async def test_a_source_that_is_gone_ends_the_video(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    await stage.objects.remove(UPLOADS, [str(video_id)])
+    await stage.work(video_id)
+    assert (await stage.videos.progress(owner, video_id)).failure_code == "unreadable"
 
 
 async def test_a_command_that_became_a_dead_letter_ends_the_video(stage: Stage, clip: Path) -> None:
@@ -319,14 +345,16 @@ async def test_deleting_an_account_deletes_all_its_videos(stage: Stage, clip: Pa
 async def test_only_the_owner_may_touch_a_video(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip, visibility="unlisted")
     stranger = Caller(new_id())
-    for attempt in (stage.videos.delete(stranger, video_id), stage.videos.progress(stranger, video_id)):
+    for attempt in (stage.videos.delete(stranger, video_id), stage.videos.choose_poster(stranger, video_id, 0)):
         with pytest.raises(NotTheOwner):
             await attempt
+    assert (await stage.videos.progress(stranger, video_id)).state == "processing"
     await stage.videos.set_visibility(video_id, "private", 1)
     for hidden in (
         stage.videos.get(stranger, video_id),
         stage.videos.get(None, video_id),
         stage.videos.delete(stranger, video_id),
+        stage.videos.progress(stranger, video_id),
         stage.videos.check_upload_owner(stranger, f"/video/upload/{video_id}+x"),
     ):
         with pytest.raises(VideoNotFound):
@@ -355,12 +383,21 @@ async def test_a_private_stream_opens_with_its_signature_only(stage: Stage, clip
     assert all(query in line for line in master.splitlines() if line and not line.startswith("#"))
     with pytest.raises(VideoNotFound):
         await stage.videos.master_playlist(None, video_id, "")
+    # Whoever came by an address gets no younger one: it does end.
+    older = Links(SECRET, 60).query(video_id, 0)
+    assert older != query
+    for _, text in (
+        await stage.videos.master_playlist(None, video_id, older),
+        await stage.videos.media_playlist(None, video_id, "240p", older),
+    ):
+        assert older in text
+        assert query not in text
     other_owner, other = await stage.uploaded(clip, visibility="private")
     foreign = stage.videos.links.query(other, 0)
     for wrong in ("exp=99999999999&sig=abc", query.replace("sig=", "sig=0"), foreign, "exp=x&sig=y", query + "&acl"):
         with pytest.raises(LinkExpired):
             await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", wrong)
-    expired = Links("a secret of the tests", -10_000).query(video_id, 0)
+    expired = Links(SECRET, -10_000).query(video_id, 0)
     with pytest.raises(LinkExpired):
         await stage.videos.master_playlist(None, video_id, expired)
     assert other_owner != owner
@@ -407,6 +444,8 @@ async def test_an_upload_that_nobody_goes_on_with_expires(stage: Stage) -> None:
     video_id = await stage.videos.begin_upload(owner, size=1000, metadata={"filename": "a.mp4"})
     await stage.pool.execute("UPDATE videos SET updated_at = now() - interval '2 days' WHERE id = $1", video_id)
     await stage.cleanup.look_after_uploads()
+    assert await stage.state(video_id) == "uploading", "those that are long silent are looked at now and then"
+    await stage.cleanup.look_after_uploads(noisy_seconds=EVER_SECONDS)
     assert (await stage.videos.progress(owner, video_id)).failure_code == "upload_expired"
     with pytest.raises(UploadEnded):
         await stage.videos.receive(video_id, 500)
@@ -420,6 +459,8 @@ async def test_uploads_are_refused_by_name(stage: Stage) -> None:
         (10, {"filename": "a.png"}, UnsupportedType),
         (10, {"filename": "a.mp4", "filetype": "text/html"}, UnsupportedType),
         (10, {"filename": "a.mp4", "visibility": "secret"}, InvalidInput),
+        (10, {"filename": "a\0.mp4"}, InvalidInput),
+        (10, {"filename": "a.mp4", "title": "one\nline"}, InvalidInput),
     ):
         with pytest.raises(error):
             await stage.videos.begin_upload(owner, size=size, metadata=metadata)
@@ -441,5 +482,7 @@ async def test_the_owner_chooses_the_moment_of_the_poster(stage: Stage, clip: Pa
     await stage.work(video_id)
     after = (await stage.videos.get(owner, video_id)).poster_url
     assert after != before
+    await stage.videos.choose_poster(owner, video_id, 7)
+    assert await stage.commands(video_id) == [], "it is there already"
     posters = [key for key in await stage.objects.keys(STREAMS, f"{video_id}/") if "poster" in key]
     assert posters == [f"{video_id}/{after.rpartition('/')[2]}"]

@@ -15,8 +15,10 @@ from kinora_video.ladder import AUDIO
 SERVICE = "video"
 
 FIRST_QUEUE = "video.transcode.first"
-"""What a viewer waits for: the probe, the first seconds, the sound, the poster."""
+"""What a viewer waits for and is soon done: the probe, the first seconds, the poster."""
+SOUND_QUEUE = "video.transcode.sound"
 BULK_QUEUE = "video.transcode.bulk"
+_QUEUES = {"first": FIRST_QUEUE, "sound": SOUND_QUEUE, "bulk": BULK_QUEUE}
 
 
 class Prepare(Payload):
@@ -66,8 +68,7 @@ async def command(connection: Connection, payload: Prepare | DoPart | MakePoster
 
 async def send_parts(connection: Connection, video_id: UUID, parts: list[Part]) -> None:
     for part in parts:
-        queue = FIRST_QUEUE if part.lane == "first" else BULK_QUEUE
-        await command(connection, DoPart(video_id=video_id, index=part.index), queue)
+        await command(connection, DoPart(video_id=video_id, index=part.index), _QUEUES[part.lane])
 
 
 async def snapshot(connection: Connection | Pool, video: Video) -> events.TranscodeProgressed | events.UploadProgressed:

@@ -4,6 +4,7 @@ Due work stands in the database, so that it is done however often the process di
 """
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from minio.error import S3Error
 
@@ -18,9 +19,15 @@ from kinora_video.settings import VideoSettings
 log = logs.get(__name__)
 
 PURGE_SECONDS = 1.0
-UPLOADS_SECONDS = 5.0
+PURGE_LEASE_SECONDS = 120
 # tusd reports every second while bytes come. So long after the last word, look whether the file is whole all the same.
 QUIET_SECONDS = 5.0
+# Those that fell silent lately are looked at often, all of them now and then.
+LATELY_SECONDS = 600.0
+LATELY_EVERY_SECONDS = 5.0
+EVER_SECONDS = 10 * 365 * 86400.0
+ALL_EVERY_SECONDS = 300.0
+PAGE = 100
 # A worker at a part of a video that ends notices at its next piece; what it stored just then goes the second time.
 PURGE_AGAIN_SECONDS = 900
 
@@ -38,35 +45,51 @@ class Cleanup:
 
     async def purge_one(self) -> bool:
         """Remove the objects of one video that is due; whether there was one."""
+        due = await store.claim_purge(self.pool, lease_seconds=PURGE_LEASE_SECONDS)
+        if due is None:
+            return False
+        video_id, state, last = due
+        uploads, streams = self.settings.uploads_bucket, self.settings.streams_bucket
+        count = await self.objects.remove_prefix(streams, f"{video_id}/")
+        # tusd keeps the file under the id, and beside it <id>.info and <id>.part.
+        count += await self.objects.remove_prefix(uploads, str(video_id))
+        await self.objects.abort_uploads(uploads, str(video_id))
+        PURGED_OBJECTS.inc(count)
         async with postgres.transaction(self.pool) as connection:
-            due = await store.claim_purge(connection)
-            if due is None:
-                return False
-            video_id, state, last = due
-            uploads, streams = self.settings.uploads_bucket, self.settings.streams_bucket
-            count = await self.objects.remove_prefix(streams, f"{video_id}/")
-            # tusd keeps the file under the id, and beside it <id>.info and <id>.part.
-            count += await self.objects.remove_prefix(uploads, str(video_id))
-            await self.objects.abort_uploads(uploads, str(video_id))
-            PURGED_OBJECTS.inc(count)
             if last and state == "deleted":
                 await store.forget(connection, video_id)
             else:
                 await store.purged(connection, video_id, again_in_seconds=None if last else PURGE_AGAIN_SECONDS)
         return True
 
-    async def look_after_uploads(self) -> None:
-        """Finish uploads whose end we were not told of, and fail those that nobody goes on with."""
-        for video, quiet in await store.stale_uploads(self.pool, quiet_seconds=QUIET_SECONDS, limit=100):
-            if await self._is_whole(video):
-                await self.videos.finish_upload(video.id)
-            elif quiet > self.settings.upload_ttl_seconds:
-                async with postgres.transaction(self.pool) as connection:
-                    locked = await store.lock(connection, video.id)
-                    if locked is not None and locked.state == "uploading":
-                        detail = "Nothing more of the file came for too long. Upload it again."
-                        await announce.fail(connection, locked, "upload_expired", detail)
-                        UPLOADS.labels("expired").inc()
+    async def look_after_uploads(self, *, noisy_seconds: float = LATELY_SECONDS) -> None:
+        """Finish uploads whose end we were not told of, and fail those that nobody goes on with.
+
+        Those that were silent for longer than ``noisy_seconds`` are left out.
+        """
+        after = UUID(int=0)
+        while page := await store.quiet_uploads(
+            self.pool, after=after, quiet_seconds=QUIET_SECONDS, noisy_seconds=noisy_seconds, limit=PAGE
+        ):
+            for video in page:
+                if await self._is_whole(video):
+                    await self.videos.finish_upload(video.id)
+                else:
+                    await self._expire(video)
+            after = page[-1].id
+
+    async def _expire(self, video: domain.Video) -> None:
+        async with postgres.transaction(self.pool) as connection:
+            expired = await store.lock_expired_upload(
+                connection,
+                video.id,
+                ttl_seconds=self.settings.upload_ttl_seconds,
+                begin_seconds=self.settings.upload_begin_seconds,
+            )
+            if expired is not None:
+                detail = "Nothing more of the file came for too long. Upload it again."
+                await announce.fail(connection, expired, "upload_expired", detail)
+                UPLOADS.labels("expired").inc()
 
     async def _is_whole(self, video: domain.Video) -> bool:
         try:

@@ -115,6 +115,11 @@ def segment_key(rendition: str, part_index: int, sequence: int) -> str:
     return f"{rendition}/{part_index:05}-{sequence:05}.m4s"
 
 
+def poster_key(at: float | None) -> str:
+    """Each moment has a key of its own; without one it is the poster that was chosen by itself."""
+    return "poster.jpg" if at is None else f"poster-{round(1000 * at)}.jpg"
+
+
 def init_key(rendition: str) -> str:
     return f"{rendition}/init.mp4"
 

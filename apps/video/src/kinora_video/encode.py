@@ -22,7 +22,7 @@ import ffmpeg
 
 from kinora_video import sandbox
 from kinora_video.ladder import AUDIO, MAX_FRAME_RATE, Rendition
-from kinora_video.probe import Source, SourceRejected, access_failed, source_argument, source_options
+from kinora_video.probe import Source, SourceRejected, SourceUnreachable, access_failed, source_argument, source_options
 from kinora_video.sandbox import Exit, Limits, ToolFailed
 
 TIMELINE_START = 10  # seconds, as Apple's segmenter begins
@@ -40,7 +40,7 @@ _POLL_SECONDS = 0.1
 _SHORTFALL_SECONDS = 2.0  # so much less than the source declares, and it is truncated
 
 Kind = Literal["video", "audio", "poster"]
-Lane = Literal["first", "bulk"]
+Lane = Literal["first", "sound", "bulk"]
 
 
 class EncodeFailed(ToolFailed):
@@ -86,6 +86,9 @@ def plan(
 ) -> tuple[Part, ...]:
     """Cut the job: what a viewer needs first is apart and first, then all renditions by ranges in order.
 
+    What may take long has other lanes than the first, which nobody must hold: sound, whose part is always whole, and
+    all else.
+
     A source is one range, read once from its beginning, where its container cannot be trusted to find a time, or its
     frame rate varies: there only who encodes both sides of a border knows how long the frame before it is shown, and a
     hole between two segments stops a player.
@@ -97,10 +100,10 @@ def plan(
     if len(ranges) > 1:
         wanted.append(("video", first, names[:1], "first"))
     if source.has_audio:
-        wanted.append(("audio", (0, None), (AUDIO,), "first"))
+        wanted.append(("audio", (0, None), (AUDIO,), "sound"))
     wanted.append(("poster", (0, None), (), "first"))
     if len(ranges) == 1:
-        wanted.append(("video", first, names, "first"))
+        wanted.append(("video", first, names, "first" if source.duration <= part_seconds else "bulk"))
     elif names[1:]:
         wanted.append(("video", first, names[1:], "bulk"))
     wanted += [("video", span, names, "bulk") for span in rest]
@@ -135,7 +138,8 @@ async def encode(
     A rendition's init segment comes before its first segment. `on_progress` gets the seconds of the part that all its
     renditions have. Close the generator (contextlib.aclosing) to stop early; ffmpeg is gone when that returns.
 
-    Raises SourceRejected (truncated, unreadable) for a damaged source and EncodeFailed for all else.
+    Raises SourceRejected (truncated, unreadable) for a damaged source, SourceUnreachable when it could not be read, and
+    EncodeFailed for all else.
     """
     sandbox.hand_over(workdir)
     expected = (source.duration if part.end is None else min(part.end, source.duration)) - part.start
@@ -165,15 +169,17 @@ async def poster(
     scale = min(Fraction(1), Fraction(POSTER_WIDTH, source.width))
     if at is None:
         position = source.duration / 10 if source.seekable else 0.0
-        chosen = _input(url, _seek(source, position)).video.filter("thumbnail", 50)
+        chosen = _input(url, _seek(source, position)).video
     else:
         last = max(0.0, source.duration - 2 * _half_frame(source))
         begin = source.video_start + min(at, last) - _half_frame(source)
         chosen = _input(url, _seek(source, at) if source.seekable else 0.0).video.filter("trim", start=f"{begin:.6f}")
-    stream = (
-        chosen.filter("scale", max(2, round(source.width * scale)), max(2, round(source.height * scale)))
-        .filter("setsar", 1)
-        .output("poster.jpg", **{"frames:v": 1, "update": 1, "q:v": 3, "pix_fmt": "yuvj420p", **_CLEAN})
+    # Scaled before the choice is made: it holds 50 pictures.
+    chosen = chosen.filter("scale", max(2, round(source.width * scale)), max(2, round(source.height * scale)))
+    if at is None:
+        chosen = chosen.filter("thumbnail", 50)
+    stream = chosen.filter("setsar", 1).output(
+        "poster.jpg", **{"frames:v": 1, "update": 1, "q:v": 3, "pix_fmt": "yuvj420p", **_CLEAN}
     )
     end = await sandbox.run(_compile(stream), limits, workdir)
     path = workdir / "poster.jpg"
@@ -355,7 +361,7 @@ def _judge(end: Exit, url: str, source: Source, *, missing: float) -> None:
     cut = "partial file" in end.stderr or "ended prematurely" in end.stderr
     # Even where ffmpeg made do with what it got: sound is padded with silence, and frames could be missing at the end.
     if access_failed(end.stderr):
-        raise EncodeFailed(f"the source could not be read: {message}")
+        raise SourceUnreachable(f"the source could not be read: {message}")
     if end.timed_out:
         raise EncodeFailed("ffmpeg took too long and was stopped")
     if end.code == 0 and missing <= _SHORTFALL_SECONDS:

@@ -24,7 +24,9 @@ log = logs.get(__name__)
 
 router = APIRouter(prefix="/internal", include_in_schema=False)
 
-_OBJECT = re.compile(r"/video/([0-9a-f-]{36})/((?:[a-z0-9]{1,16}/)?[A-Za-z0-9_-]{1,64}\.(?:m4s|mp4|jpg|vtt))")
+_OBJECT = re.compile(
+    r"/video/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/((?:[a-z0-9]{1,16}/)?[A-Za-z0-9_-]{1,64}\.(?:m4s|mp4|jpg|vtt))"
+)
 
 
 class Upload(BaseModel):
@@ -59,11 +61,14 @@ async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
         match hook.type:
             case "pre-create":
                 return await _pre_create(hook, wired)
+            case "post-create":
+                await wired.videos.begun(upload_id(f"/video/upload/{upload.id}"))
             case "post-receive":
                 await wired.videos.receive(upload_id(f"/video/upload/{upload.id}"), upload.offset)
             case "post-finish":
                 await wired.videos.finish_upload(upload_id(f"/video/upload/{upload.id}"))
-            case "post-terminate":
+            case "pre-terminate":
+                # Before and not after: tusd waits for this answer, and tells the client when there is none.
                 await wired.videos.delete_quietly(upload_id(f"/video/upload/{upload.id}"))
     except (UploadEnded, VideoNotFound) as error:
         return {"StopUpload": True, **_refusal(error)}

@@ -32,6 +32,8 @@ _DECODERS = "libdav1d,libaom-av1,flv,mp1float,mp2float,mp3float,dca,libopus,libv
 
 _BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})  # how an MP4 or QuickTime file begins
 
+_CLOCK = re.compile(r"(\d{1,6}):(\d\d):(\d\d(?:\.\d+)?)")
+
 _PROBE = Limits(memory_bytes=2 << 30, cpu_seconds=30, wall_seconds=60.0, file_bytes=0)
 _NETWORK_TIMEOUT_MICROSECONDS = 15_000_000
 
@@ -119,13 +121,17 @@ def source_argument(url: str) -> str:
     return url if url.startswith(("http://", "https://")) else f"file:{url}"
 
 
+class SourceUnreachable(ToolFailed):
+    """The way to the source failed and not the source: wait for it, and hold it against nobody."""
+
+
 def access_failed(stderr: str) -> bool:
     """Whether a tool's messages (warnings too) tell of the way to the source and not of the source."""
     return _ACCESS_ERROR.search(stderr) is not None
 
 
 async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
-    """Look at the source; raises SourceRejected, or ToolFailed when it could not be read this time."""
+    """Look at the source; raises SourceRejected, SourceUnreachable, or ToolFailed when it did not work this time."""
     answer = await _ffprobe(url)
     streams = answer.get("streams", [])
     container = answer["format"]["format_name"].split(",")[0]
@@ -210,7 +216,9 @@ async def _ffprobe(url: str) -> Any:
     if end.code == 0:
         return json.loads(end.stdout)
     message = end.stderr.replace(url, "source").strip()
-    if access_failed(end.stderr) or not (message or end.timed_out):
+    if access_failed(end.stderr):
+        raise SourceUnreachable(f"ffprobe ended with {end.code}: {message}")
+    if not (message or end.timed_out):
         raise ToolFailed(f"ffprobe ended with {end.code}: {message}")
     if "No such file" in end.stderr:
         raise SourceRejected("unreadable", "The file is not there any more.")
@@ -231,7 +239,7 @@ async def _head(url: str) -> bytes:
     options = {"f": "data", "format_whitelist": "data"}
     end = await _ffmpeg(url, options, ["-map", "0:0", "-c", "copy", "-frames:d", "1", "-f", "data", "pipe:1"])
     if end.code != 0:
-        raise ToolFailed("the source could not be read")
+        raise SourceUnreachable("the source could not be read")
     return end.stdout
 
 
@@ -239,8 +247,10 @@ async def _measure(url: str) -> tuple[float, int]:
     """The length of the picture in seconds and its number of frames, by reading the whole source."""
     output = ["-map", "0:v:0", "-c", "copy", "-f", "null", "-", "-progress", "pipe:1", "-stats_period", "3600"]
     end = await _ffmpeg(url, {}, output)
-    if access_failed(end.stderr) or end.timed_out:
-        raise ToolFailed("the source could not be read through")
+    if access_failed(end.stderr):
+        raise SourceUnreachable("the source could not be read through")
+    if end.timed_out:
+        raise ToolFailed("it took too long to read the source through")
     last = dict(line.split("=", 1) for line in end.stdout.decode().split() if "=" in line)
     microseconds, frames = last.get("out_time_us", ""), int(last.get("frame", "0"))
     if frames < 2 or not microseconds.isdigit():
@@ -285,9 +295,8 @@ def _declared_duration(
     if "duration" in video:
         return float(video["duration"])
     end = video.get("tags", {}).get("DURATION")  # Matroska's, from zero to the end of the stream
-    if end is not None:
-        hours, minutes, seconds = end.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - video_start
+    if end is not None and (parts := _CLOCK.fullmatch(end)):
+        return int(parts[1]) * 3600 + int(parts[2]) * 60 + float(parts[3]) - video_start
     if "duration" in container:
         return float(container["duration"]) - (video_start - start_time)
     return None

@@ -12,15 +12,17 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from kinora_kit.errors import DomainError
 from kinora_kit.identity import OptionalCaller, SignedIn
+from kinora_kit.outages import OUTAGES
 from kinora_video.domain import GONE, Video
+from kinora_video.errors import VideoNotFound
 from kinora_video.service import Shown
 from kinora_video.wiring import Wired
 
 router = APIRouter(prefix="/video")
 
 KEEPALIVE_SECONDS = 15.0
+OUTAGE_SECONDS = 1.0
 PLAYLIST_TYPE = "application/vnd.apple.mpegurl"
 
 RenditionName = Annotated[str, Path(pattern=r"^[a-z0-9]{1,16}$")]
@@ -107,11 +109,17 @@ async def delete_video(video_id: UUID, caller: SignedIn, wired: Wired) -> None:
 @router.get("/{video_id}/progress")
 async def follow_progress(video_id: UUID, caller: OptionalCaller, wired: Wired) -> StreamingResponse:
     """Server-sent events: the present state first, then each change, until the video is ready, failed or deleted."""
-    first = await wired.videos.progress(caller, video_id)
+    watching = contextlib.ExitStack()
+    changed = watching.enter_context(wired.changes.of(video_id))  # before the first look, so that no change is missed
+    try:
+        first = await wired.videos.progress(caller, video_id)
+    except BaseException:
+        watching.close()
+        raise
 
     async def stream() -> AsyncIterator[str]:
         progress, sent = first, 0
-        with wired.changes.of(video_id) as changed:
+        with watching:
             while True:
                 if progress.version > sent:
                     sent = progress.version
@@ -125,8 +133,13 @@ async def follow_progress(video_id: UUID, caller: OptionalCaller, wired: Wired) 
                 except TimeoutError:
                     yield ": still here\n\n"
                 changed.clear()
-                with contextlib.suppress(DomainError):
+                try:
                     progress = await wired.videos.progress(caller, video_id)
+                except VideoNotFound:  # deleted, or no longer for this caller
+                    progress = progress.model_copy(update={"state": "deleted", "version": sent + 1})
+                except OUTAGES:
+                    changed.set()
+                    await asyncio.sleep(OUTAGE_SECONDS)
 
     return StreamingResponse(
         stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

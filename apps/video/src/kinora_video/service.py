@@ -101,6 +101,8 @@ class Videos:
         if size is None:
             raise SizeUnknown
         self._check_file(filename, metadata.get("filetype", ""), size)
+        if not metadata.get("title", "").isprintable():
+            raise InvalidInput("The title has characters that cannot be shown")
         visibility = metadata.get("visibility") or "private"
         if visibility not in domain.VISIBILITIES:
             raise InvalidInput(f"visibility must be one of {', '.join(domain.VISIBILITIES)}")
@@ -126,21 +128,18 @@ class Videos:
             if await store.count_uploading(connection, caller.user_id) >= self.settings.uploads_per_user:
                 raise TooManyUploads
             await store.insert(connection, video)
-            await announce.tell(
-                connection,
-                events.UploadStarted(
-                    video_id=video.id,
-                    owner_id=video.owner_id,
-                    title=video.title,
-                    filename=video.filename,
-                    size=size,
-                    visibility=video.visibility,
-                ),
-            )
-            await announce.progressed(connection, video.id)
         return video.id
 
+    async def begun(self, video_id: UUID) -> None:
+        """Called back by tusd when the place for the bytes is made: from now on the video is known to others."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is not None and video.state == "uploading":
+                await _begin(connection, video)
+
     def _check_file(self, filename: str, declared_type: str, size: int) -> None:
+        if not filename.isprintable():
+            raise InvalidInput("The file's name has characters that cannot be shown")
         if size > self.settings.upload_max_bytes:
             raise FileTooLarge(f"The file has {size} bytes; at most {self.settings.upload_max_bytes} can be uploaded")
         kind = (declared_type or mimetypes.guess_type(filename)[0] or "").lower()
@@ -154,6 +153,7 @@ class Videos:
             if video is None or video.state in domain.GONE:
                 raise UploadEnded
             if video.state == "uploading":
+                await _begin(connection, video)
                 await store.set_received(connection, video_id, offset)
                 await announce.progressed(connection, video_id)
 
@@ -163,6 +163,7 @@ class Videos:
             video = await store.lock(connection, video_id)
             if video is None or video.state != "uploading":
                 return
+            await _begin(connection, video)
             await store.set_received(connection, video_id, video.size)
             await store.set_state(connection, video_id, "processing")
             await announce.tell(
@@ -200,12 +201,12 @@ class Videos:
     async def progress(
         self, caller: Caller | None, video_id: UUID
     ) -> events.TranscodeProgressed | events.UploadProgressed:
-        """How upload and transcoding stand; for the owner."""
+        """How upload and transcoding stand; for those who may see the video."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.get(connection, video_id)
             if video is None:
                 raise VideoNotFound
-            video.must_be_owned_by(caller)
+            video.must_be_visible_to(caller)
             return await announce.snapshot(connection, video)
 
     async def _show(self, caller: Caller | None, videos: Sequence[Video]) -> list[Shown]:
@@ -233,34 +234,38 @@ class Videos:
 
     # Watching
 
-    async def _watchable(self, caller: Caller | None, video_id: UUID, query: str) -> Video:
+    async def _watchable(self, caller: Caller | None, video_id: UUID, query: str) -> tuple[Video, str]:
+        """The video, and what the addresses in its playlists are to carry.
+
+        Whoever came by a signed address gets no younger signature than that one, so that it does end.
+        """
         video = await store.get(self.pool, video_id)
         if video is None or video.state == "deleted":
             raise VideoNotFound
+        suffix = self._suffix(video)
         if not video.visible_to(caller):
             if not query:
                 raise VideoNotFound
             self.links.check(video_id, query)
+            suffix = f"?{query}"
         if video.state not in domain.STREAMING:
             raise NotPlayable
-        return video
+        return video, suffix
 
     async def master_playlist(self, caller: Caller | None, video_id: UUID, query: str) -> tuple[Video, str]:
-        video = await self._watchable(caller, video_id, query)
+        video, suffix = await self._watchable(caller, video_id, query)
         tracks = [stored for stored in await self._stored(video_id) if stored.segments and stored.codecs]
         audio = next((_track(stored) for stored in tracks if stored.kind == "audio"), None)
         videos = [_video_track(stored) for stored in tracks if stored.kind == "video"]
-        suffix = self._suffix(video)
         return video, hls.master_playlist(videos, audio, uri=lambda key: f"{key}{suffix}")
 
     async def media_playlist(
         self, caller: Caller | None, video_id: UUID, rendition: str, query: str
     ) -> tuple[Video, str]:
-        video = await self._watchable(caller, video_id, query)
+        video, suffix = await self._watchable(caller, video_id, query)
         stored = next((item for item in await self._stored(video_id) if item.name == rendition), None)
         if stored is None or not stored.segments:
             raise VideoNotFound("The video has no such rendition, or nothing of it yet")
-        suffix = self._suffix(video)
         return video, hls.media_playlist(
             domain.init_key(rendition),
             _segments(stored),
@@ -311,8 +316,10 @@ class Videos:
                 raise NotPlayable
             if seconds > video.source.duration:
                 raise InvalidInput(f"The video ends after {video.source.duration:.3f} s")
+            if video.poster == domain.poster_key(seconds):
+                return
             await store.set_poster_time(connection, video_id, seconds)
-            await announce.command(connection, announce.MakePoster(video_id=video_id), announce.FIRST_QUEUE)
+            await announce.command(connection, announce.MakePoster(video_id=video_id), announce.BULK_QUEUE)
 
     # Ending
 
@@ -342,6 +349,23 @@ class Videos:
     async def set_visibility(self, video_id: UUID, visibility: Visibility, version: int) -> None:
         async with postgres.transaction(self.pool) as connection:
             await store.set_visibility(connection, video_id, visibility, version)
+
+
+async def _begin(connection: Connection, video: Video) -> None:
+    """Tell of the upload, once. The call that should have come first may have been lost, or be late."""
+    if await store.set_begun(connection, video.id):
+        await announce.tell(
+            connection,
+            events.UploadStarted(
+                video_id=video.id,
+                owner_id=video.owner_id,
+                title=video.title,
+                filename=video.filename,
+                size=video.size,
+                visibility=video.visibility,
+            ),
+        )
+        await announce.progressed(connection, video.id)
 
 
 async def _delete(connection: Connection, video: Video) -> None:

@@ -1,10 +1,11 @@
 """Settings of the two processes: the API, and the worker, which knows less."""
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from kinora_kit.settings import Port, Settings
+from kinora_kit.settings import Port, Secret, Settings
 
 
 class StoreSettings(Settings):
@@ -27,11 +28,13 @@ class VideoSettings(StoreSettings):
     tusd_url: str
     jwks_url: str
     redis_url: SecretStr
-    signing_secret: SecretStr
+    signing_secret: Secret
     """Signs the addresses of private streams."""
     upload_max_bytes: int = Field(default=10 << 30, ge=1)
     upload_ttl_seconds: int = Field(default=24 * 3600, ge=60)
     """An upload that nothing was added to for so long is given up."""
+    upload_begin_seconds: int = Field(default=600, ge=1)
+    """An upload for which no place was made within so long is given up."""
     uploads_per_user: int = Field(default=20, ge=1)
     """Uploads that one user may have under way at a time."""
     link_lifetime_seconds: int = Field(default=6 * 3600, ge=60)
@@ -43,5 +46,5 @@ class WorkerSettings(StoreSettings):
 
     part_seconds: float = Field(default=12, gt=0)
     segment_seconds: float = Field(default=4, gt=0)
-    work_dir: str | None = None
+    work_dir: Path | None = None
     """Where parts are encoded; the system's temporary folder unless given."""

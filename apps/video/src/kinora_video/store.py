@@ -78,9 +78,20 @@ async def ids_of_owner(pool: Pool, owner_id: UUID, after: UUID, limit: int) -> l
 
 
 async def count_uploading(connection: Connection, owner_id: UUID) -> int:
+    """Uploads that the owner has under way. Others who count for the same owner wait until this transaction ends."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", str(owner_id))
     return int(
         await connection.fetchval("SELECT count(*) FROM videos WHERE owner_id = $1 AND state = 'uploading'", owner_id)
     )
+
+
+async def set_begun(connection: Connection, video_id: UUID) -> bool:
+    """Whether it was not noted before that the place for the bytes was made."""
+    status = await connection.execute(
+        "UPDATE videos SET begun = true, version = version + 1, updated_at = now() WHERE id = $1 AND NOT begun",
+        video_id,
+    )
+    return bool(status == "UPDATE 1")
 
 
 async def set_state(connection: Connection, video_id: UUID, state: State) -> None:
@@ -223,6 +234,11 @@ async def begin_part(connection: Connection, video_id: UUID, index: int) -> Plan
     return None if row is None else _part(row)
 
 
+async def spare_attempt(pool: Pool, video_id: UUID, index: int) -> None:
+    """What went wrong was not the part's fault."""
+    await pool.execute("UPDATE parts SET attempts = attempts - 1 WHERE video_id = $1 AND index = $2", video_id, index)
+
+
 async def queue_parts(connection: Connection, video_id: UUID, window: int) -> list[Part]:
     """The parts to be sent to the workers now, so that at most ``window`` are on their way."""
     rows = await connection.fetch(
@@ -309,27 +325,47 @@ async def bandwidths(pool: Pool, video_ids: Sequence[UUID]) -> dict[tuple[UUID, 
     return {(row["video_id"], row["rendition"]): round(row["bandwidth"]) for row in rows}
 
 
-async def stale_uploads(pool: Pool, *, quiet_seconds: float, limit: int) -> list[tuple[Video, float]]:
-    """Uploads that nothing was heard of for so long, with the seconds since."""
+async def quiet_uploads(
+    pool: Pool, *, after: UUID, quiet_seconds: float, noisy_seconds: float, limit: int
+) -> list[Video]:
+    """Uploads that nothing was heard of for ``quiet_seconds``, but something for ``noisy_seconds``, by their ids."""
     rows = await pool.fetch(
-        f"SELECT {_VIDEO}, extract(epoch FROM now() - updated_at)::float8 AS quiet FROM videos"
-        " WHERE state = 'uploading' AND updated_at < now() - make_interval(secs => $1) ORDER BY updated_at LIMIT $2",
+        f"SELECT {_VIDEO} FROM videos WHERE state = 'uploading' AND id > $1"
+        " AND updated_at < now() - make_interval(secs => $2) AND updated_at > now() - make_interval(secs => $3)"
+        " ORDER BY id LIMIT $4",
+        after,
         quiet_seconds,
+        noisy_seconds,
         limit,
     )
-    found = []
-    for row in rows:
-        fields = dict(row)
-        quiet = fields.pop("quiet")
-        found.append((_video(fields), quiet))
-    return found
+    return [_video(row) for row in rows]
 
 
-async def claim_purge(connection: Connection) -> tuple[UUID, State, bool] | None:
-    """A video whose objects are to be removed now, locked: its id, its state, and whether this is the last time."""
+async def lock_expired_upload(
+    connection: Connection, video_id: UUID, *, ttl_seconds: float, begin_seconds: float
+) -> Video | None:
+    """The upload, locked, if it was given up: nothing came for so long, or its place was never made."""
     row = await connection.fetchrow(
-        "SELECT id, state, updated_at < now() - interval '10 minutes' AS last FROM videos WHERE purge_at <= now()"
-        " ORDER BY purge_at LIMIT 1 FOR UPDATE SKIP LOCKED"
+        f"SELECT {_VIDEO} FROM videos WHERE id = $1 AND state = 'uploading'"
+        " AND updated_at < now() - make_interval(secs => CASE WHEN begun THEN $2::float8 ELSE $3::float8 END)"
+        " FOR NO KEY UPDATE",
+        video_id,
+        ttl_seconds,
+        begin_seconds,
+    )
+    return None if row is None else _video(row)
+
+
+async def claim_purge(pool: Pool, *, lease_seconds: float) -> tuple[UUID, State, bool] | None:
+    """A video whose objects are to be removed now: its id, its state, and whether this is the last time.
+
+    It is nobody else's for so long; if it is not done by then, it is due again, after all others.
+    """
+    row = await pool.fetchrow(
+        "UPDATE videos SET purge_at = now() + make_interval(secs => $1) WHERE id = ("
+        "  SELECT id FROM videos WHERE purge_at <= now() ORDER BY purge_at LIMIT 1 FOR UPDATE SKIP LOCKED"
+        ") RETURNING id, state, updated_at < now() - interval '10 minutes' AS last",
+        lease_seconds,
     )
     return None if row is None else (row["id"], row["state"], row["last"])
 

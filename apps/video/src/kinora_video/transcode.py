@@ -1,6 +1,8 @@
 """The worker's use cases: look at a source and plan its parts; make a part. Each may die anywhere and be done again."""
 
 import contextlib
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -8,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from minio.error import S3Error
+
 from kinora.events import video as events
 from kinora_kit import logs, postgres
 from kinora_kit.consumer import Ignore
+from kinora_kit.errors import Unavailable
 from kinora_kit.events import Event
 from kinora_kit.postgres import Connection, Pool
 from kinora_kit.s3 import ObjectStore
@@ -20,7 +25,8 @@ from kinora_video.domain import PlannedPart, StoredSegment, Video
 from kinora_video.encode import EncodedInit, EncodedSegment, EncodeFailed, Part
 from kinora_video.ladder import AUDIO, Rendition, ladder
 from kinora_video.metrics import ENCODE_SPEED, PARTS, PLAYABLE_SECONDS
-from kinora_video.probe import Source, SourceRejected, probe
+from kinora_video.probe import Source, SourceRejected, SourceUnreachable, probe
+from kinora_video.sandbox import Limits
 from kinora_video.settings import WorkerSettings
 
 log = logs.get(__name__)
@@ -32,6 +38,7 @@ ATTEMPTS = 8
 ENCODE_ATTEMPTS = 3
 PROGRESS_SECONDS = 1.0
 SOURCE_LINK_SECONDS = 24 * 3600
+_FOLDER = "kinora-part-"
 IMMUTABLE = "public, max-age=31536000, immutable"
 
 
@@ -44,18 +51,34 @@ class Transcoder:
     pool: Pool
     objects: ObjectStore
     settings: WorkerSettings
+    limits: Limits = encode.ENCODE_LIMITS
 
     async def handle(self, event: Event) -> None:
         """Carry out one command from a work queue."""
-        if event.type == Prepare.type:
-            await self.prepare(event.read(Prepare).video_id)
-        elif event.type == DoPart.type:
-            command = event.read(DoPart)
-            await self.do_part(command.video_id, command.index)
-        elif event.type == MakePoster.type:
-            await self.make_poster(event.read(MakePoster).video_id)
-        else:
-            raise Ignore(event.type)
+        try:
+            if event.type == Prepare.type:
+                await self.prepare(event.read(Prepare).video_id)
+            elif event.type == DoPart.type:
+                command = event.read(DoPart)
+                await self.do_part(command.video_id, command.index)
+            elif event.type == MakePoster.type:
+                await self.make_poster(event.read(MakePoster).video_id)
+            else:
+                raise Ignore(event.type)
+        except SourceUnreachable as error:
+            await self._must_exist(UUID(event.subject))
+            raise Unavailable("The source cannot be read") from error
+
+    async def _must_exist(self, video_id: UUID) -> None:
+        """Fail the video whose source is not there any more: no waiting brings it back."""
+        try:
+            await self.objects.size(self.settings.uploads_bucket, str(video_id))
+        except S3Error as error:
+            if error.code not in ("NoSuchKey", "NoSuchObject"):
+                raise
+            async with self._changing(video_id) as (connection, video):
+                await announce.fail(connection, video, "unreadable", "The file is not there any more.")
+            raise Gone from error
 
     async def give_up(self, event: Event) -> None:
         """A command failed to the end: its video does, too, unless there is something to watch without it."""
@@ -69,9 +92,12 @@ class Transcoder:
         video = await store.get(self.pool, video_id)
         if video is None or video.source is None or video.state in domain.GONE:
             raise Ignore
-        await self._make_poster(video, video.source)
-        async with self._changing(video_id) as (connection, _):
-            await announce.progressed(connection, video_id)
+        if video.poster == domain.poster_key(video.poster_time):
+            raise Ignore
+        with contextlib.suppress(SourceRejected):
+            await self._make_poster(video, video.source)
+            async with self._changing(video_id) as (connection, _):
+                await announce.progressed(connection, video_id)
 
     async def prepare(self, video_id: UUID) -> None:
         """Probe the source and plan its parts, or fail the video for what it is."""
@@ -119,15 +145,20 @@ class Transcoder:
             else:
                 await self._encode(video, source, planned)
         except SourceRejected as error:
-            async with self._changing(video_id) as (connection, video):
-                await announce.fail(connection, video, error.code, error.detail)
-            return
+            if planned.part.kind != "poster":  # a video without a poster is a video
+                async with self._changing(video_id) as (connection, video):
+                    await announce.fail(connection, video, error.code, error.detail)
+                return
         except EncodeFailed as error:
             if planned.attempts < ENCODE_ATTEMPTS:
                 raise
-            async with self._changing(video_id) as (connection, video):
-                await _give_up(connection, video, str(error))
-            return
+            if planned.part.kind != "poster":
+                async with self._changing(video_id) as (connection, video):
+                    await _give_up(connection, video, str(error))
+                return
+        except Exception:
+            await store.spare_attempt(self.pool, video_id, index)
+            raise
         await self._finish(video_id, index)
         seconds = time.perf_counter() - started
         PARTS.labels(planned.part.kind).observe(seconds)
@@ -145,7 +176,9 @@ class Transcoder:
             done = min(1.0, seconds / length)
 
         with self._workdir() as workdir:
-            pieces = encode.encode(part, source, ladder(source), self._link(video), workdir, on_progress=on_progress)
+            pieces = encode.encode(
+                part, source, ladder(source), self._link(video), workdir, on_progress=on_progress, limits=self.limits
+            )
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
                     await self._store(video.id, part, piece)
@@ -197,8 +230,8 @@ class Transcoder:
 
     async def _make_poster(self, video: Video, source: Source) -> None:
         with self._workdir() as workdir:
-            path = await encode.poster(source, self._link(video), workdir, at=video.poster_time)
-            key = f"poster-{video.version}.jpg"
+            path = await encode.poster(source, self._link(video), workdir, at=video.poster_time, limits=self.limits)
+            key = domain.poster_key(video.poster_time)
             await self.objects.put_file(
                 self.settings.streams_bucket,
                 f"{video.id}/{key}",
@@ -253,8 +286,17 @@ class Transcoder:
 
     @contextlib.contextmanager
     def _workdir(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="kinora-part-", dir=self.settings.work_dir) as folder:
+        with tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-", dir=self.settings.work_dir) as folder:
             yield Path(folder)
+
+    def sweep_work_dir(self) -> None:
+        """Make the place for the parts; remove there the folders of workers that were killed."""
+        place = self.settings.work_dir or Path(tempfile.gettempdir())
+        place.mkdir(parents=True, exist_ok=True)
+        for folder in place.glob(f"{_FOLDER}*-*"):
+            owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
+            if owner.isdigit() and not Path("/proc", owner).exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _link(self, video: Video) -> str:
         return self.objects.presigned_get(

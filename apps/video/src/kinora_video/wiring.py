@@ -1,7 +1,7 @@
 """The only place that builds clients: ``wire`` for the API, ``wire_worker`` for the worker."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,8 +27,9 @@ from kinora_video.settings import StoreSettings, VideoSettings, WorkerSettings
 from kinora_video.transcode import Transcoder
 from kinora_video.watch import Changes
 
-# A first part never waits for a bulk part: each lane has its own consumer, and takes one message at a time.
+# What a viewer waits for never stands behind what takes long: each lane has consumers of its own.
 FIRST = consumer.Queue(announce.FIRST_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
+SOUND = consumer.Queue(announce.SOUND_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
 BULK = consumer.Queue(announce.BULK_QUEUE, prefetch=1, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
 
 
@@ -76,7 +77,7 @@ async def _stores(settings: StoreSettings) -> AsyncIterator[_Stores]:
                 "postgres": lambda: postgres.check(pool),
                 "migrations": lambda: migrate.check(pool, "kinora_video"),
                 "rabbitmq": messages.check,
-                "object store": lambda: objects.check(settings.streams_bucket),
+                "object_store": lambda: objects.check(settings.streams_bucket),
             },
         )
 
@@ -87,7 +88,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
     async with (
         _stores(settings) as stores,
         redis.connect(reveal(settings.redis_url), name=settings.service) as revocations,
-        httpx.AsyncClient(base_url=settings.tusd_url, timeout=10) as tusd,
+        httpx.AsyncClient(base_url=settings.tusd_url, timeout=10, trust_env=False) as tusd,
         changes.listening(reveal(settings.postgres_url)),
     ):
         videos = Videos(
@@ -112,7 +113,10 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
                 catalogue=lambda: consumer.consume(stores.broker, CATALOGUE, reactions.to_media),
                 users=lambda: consumer.consume(stores.broker, USERS, reactions.to_user),
                 purge=lambda: tasks.every(cleanup.PURGE_SECONDS, care.purge),
-                uploads=lambda: tasks.every(cleanup.UPLOADS_SECONDS, care.look_after_uploads),
+                recent_uploads=lambda: tasks.every(cleanup.LATELY_EVERY_SECONDS, care.look_after_uploads),
+                all_uploads=lambda: tasks.every(
+                    cleanup.ALL_EVERY_SECONDS, lambda: care.look_after_uploads(noisy_seconds=cleanup.EVER_SECONDS)
+                ),
             ),
         ):
             yield State(
@@ -126,10 +130,12 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
 async def wire_worker(settings: WorkerSettings) -> AsyncIterator[WorkerState]:
     async with _stores(settings) as stores:
         transcoder = Transcoder(stores.pool, stores.objects, settings)
-        async with tasks.background(
-            first=lambda: consumer.consume(stores.broker, FIRST, transcoder.handle, given_up=transcoder.give_up),
-            bulk=lambda: consumer.consume(stores.broker, BULK, transcoder.handle, given_up=transcoder.give_up),
-        ):
+        transcoder.sweep_work_dir()
+
+        def consuming(queue: consumer.Queue) -> Callable[[], Awaitable[None]]:
+            return lambda: consumer.consume(stores.broker, queue, transcoder.handle, given_up=transcoder.give_up)
+
+        async with tasks.background(first=consuming(FIRST), sound=consuming(SOUND), bulk=consuming(BULK)):
             yield WorkerState(checks=stores.checks)
 
 

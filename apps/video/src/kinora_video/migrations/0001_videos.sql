@@ -8,6 +8,8 @@ CREATE TABLE videos (
     -- The version of the media document that the visibility was taken from: an event that came late is known by it.
     visibility_version bigint NOT NULL DEFAULT 0,
     state text NOT NULL CHECK (state IN ('uploading', 'processing', 'playable', 'ready', 'failed', 'deleted')),
+    -- Whether the place for the bytes was made; until then the upload is only planned, and nobody was told of it.
+    begun boolean NOT NULL DEFAULT false,
     bytes_received bigint NOT NULL DEFAULT 0,
     -- Grows with every change that a viewer of the progress would see.
     version bigint NOT NULL DEFAULT 1,
@@ -25,7 +27,7 @@ CREATE TABLE videos (
     purge_at timestamptz
 );
 CREATE INDEX videos_owner ON videos (owner_id, id);
-CREATE INDEX videos_uploading ON videos (updated_at) WHERE state = 'uploading';
+CREATE INDEX videos_uploading ON videos (id) WHERE state = 'uploading';
 CREATE INDEX videos_purge ON videos (purge_at) WHERE purge_at IS NOT NULL;
 
 -- What is made of a video: its ladder, and its sound.
@@ -46,7 +48,7 @@ CREATE TABLE parts (
     video_id uuid NOT NULL REFERENCES videos ON DELETE CASCADE,
     index int NOT NULL,
     kind text NOT NULL CHECK (kind IN ('video', 'audio', 'poster')),
-    lane text NOT NULL CHECK (lane IN ('first', 'bulk')),
+    lane text NOT NULL CHECK (lane IN ('first', 'sound', 'bulk')),
     start_seconds double precision NOT NULL,
     -- Null: to the end of the source.
     end_seconds double precision,
@@ -55,6 +57,7 @@ CREATE TABLE parts (
     -- Pixels to encode: what this part counts in the progress of the whole.
     cost double precision NOT NULL,
     state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'queued', 'done')),
+    -- Begun by a worker that did not live to tell, or failed by ffmpeg. An outage does not count.
     attempts int NOT NULL DEFAULT 0,
     -- 0 to 1; never falls, also when the part is done again.
     progress double precision NOT NULL DEFAULT 0,

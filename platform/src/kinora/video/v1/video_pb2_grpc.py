@@ -70,7 +70,7 @@ class VideosServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetProgress(self, request, context):
-        """The present state of upload and transcoding; for the owner.
+        """The present state of upload and transcoding.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

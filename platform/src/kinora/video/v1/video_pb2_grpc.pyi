@@ -37,7 +37,7 @@ class VideosStub:
     ListVideos: _grpc.UnaryUnaryMultiCallable[_video_pb2.ListVideosRequest, _video_pb2.ListVideosResponse]
     """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids."""
     GetProgress: _grpc.UnaryUnaryMultiCallable[_video_pb2.GetProgressRequest, _video_pb2.Progress]
-    """The present state of upload and transcoding; for the owner."""
+    """The present state of upload and transcoding."""
 
 @_typing.type_check_only
 class VideosAsyncStub(VideosStub):
@@ -48,7 +48,7 @@ class VideosAsyncStub(VideosStub):
     ListVideos: _aio.UnaryUnaryMultiCallable[_video_pb2.ListVideosRequest, _video_pb2.ListVideosResponse]  # type: ignore[assignment]
     """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids."""
     GetProgress: _aio.UnaryUnaryMultiCallable[_video_pb2.GetProgressRequest, _video_pb2.Progress]  # type: ignore[assignment]
-    """The present state of upload and transcoding; for the owner."""
+    """The present state of upload and transcoding."""
 
 class VideosServicer(metaclass=_abc_1.ABCMeta):
     """Reading videos, as their visibility allows. Every call may be repeated."""
@@ -74,7 +74,7 @@ class VideosServicer(metaclass=_abc_1.ABCMeta):
         request: _video_pb2.GetProgressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_video_pb2.Progress, _abc.Awaitable[_video_pb2.Progress]]:
-        """The present state of upload and transcoding; for the owner."""
+        """The present state of upload and transcoding."""
 
 def add_VideosServicer_to_server(servicer: VideosServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
