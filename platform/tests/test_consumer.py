@@ -13,7 +13,7 @@ from kinora_kit import broker as broker_module
 from kinora_kit import consumer, logs, outbox, postgres, tasks
 from kinora_kit.broker import Broker, Unroutable
 from kinora_kit.consumer import Handler, Ignore, Poison, Queue
-from kinora_kit.errors import Unavailable
+from kinora_kit.errors import DomainError, Unavailable
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.metrics import EVENTS_HANDLED
 from kinora_kit.postgres import Pool
@@ -272,7 +272,7 @@ async def consuming_until_given_up(
 async def test_the_owner_is_told_before_a_message_becomes_a_dead_letter(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf, failure: Exception
 ) -> None:
-    queue = queue_of(retry_seconds=())
+    queue = queue_of(retry_seconds=(1,))
 
     async def handler(_: Event) -> None:
         raise failure
@@ -281,6 +281,61 @@ async def test_the_owner_is_told_before_a_message_becomes_a_dead_letter(
         await send(broker, queue, 4)
         await dead_letter(channel, queue)
         assert told == [("4", 0)]
+
+
+class AwayBehindAnother(DomainError):
+    """As a service answers that could not reach its own store."""
+
+    status = 503
+
+
+@pytest.mark.parametrize("outage", [ConnectionResetError(), Unavailable(), AwayBehindAnother()])
+async def test_an_outage_longer_than_all_retries_uses_none_of_them_up(
+    broker: Broker, queue_of: QueueOf, depth: Depth, outage: Exception
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    failures = [outage, outage, outage, LookupError()]  # the last is a failure of its own, with a retry of its own
+    tries = 0
+
+    async def handler(_: Event) -> None:
+        nonlocal tries
+        tries += 1
+        if failures:
+            raise failures.pop(0)
+
+    async with consuming_until_given_up(broker, queue, handler) as told:
+        await send(broker, queue, 4)
+        await eventually(lambda: handled(queue, "done") == 1, seconds=30)
+    assert tries == 5
+    assert (handled(queue, "retry"), handled(queue, "dead"), told) == (4, 0, [])
+    assert await is_empty(queue, depth)
+
+
+async def test_a_message_is_no_dead_letter_before_its_owner_could_be_told(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    told: list[str] = []
+
+    async def handler(_: Event) -> None:
+        raise Poison
+
+    async def given_up(got: Event) -> None:
+        told.append(got.subject)
+        if len(told) <= 2:
+            raise ConnectionRefusedError
+
+    work = partial(consumer.consume, broker, queue, handler, given_up=given_up)
+    async with tasks.background(consumer=work):
+        await send(broker, queue, 4)
+        await dead_letter(channel, queue)
+    assert told == ["4"] * 3
+    assert (handled(queue, "retry"), handled(queue, "dead")) == (2, 1)
+
+
+def test_a_queue_without_a_place_to_wait_is_refused() -> None:
+    with pytest.raises(ValueError, match="place to wait"):
+        Queue("kit.hasty", retry_seconds=())
 
 
 async def test_the_owner_is_told_of_a_message_that_ended_every_consumer(

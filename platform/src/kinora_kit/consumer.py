@@ -2,8 +2,9 @@
 
 For a queue ``media.video`` there are ``media.video.retry.<seconds>`` (messages wait there, then return) and
 ``media.video.dead`` (what was given up; the alert watches its length). A handler returns when its effect is committed,
-or raises Ignore (not for us), Poison (can never work), or anything else (try again later). A message may arrive twice:
-a handler makes its effect happen once, see ``outbox.first_time``.
+or raises Ignore (not for us), Poison (can never work), or anything else (try again later). An outage is not the fault
+of the message, which is kept for as long as it lasts. A message may arrive twice: a handler makes its effect happen
+once, see ``outbox.first_time``.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from kinora_kit import logs
 from kinora_kit.broker import CLOSE_SECONDS, LOST, Broker
 from kinora_kit.events import Event
 from kinora_kit.metrics import EVENTS_HANDLED
+from kinora_kit.outages import is_outage
 
 log = logs.get(__name__)
 
@@ -48,6 +50,10 @@ class Queue:
     bindings: Sequence[tuple[str, str]] = ()
     retry_seconds: Sequence[int] = (1, 5, 30, 120)
     prefetch: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.retry_seconds:
+            raise ValueError("a queue needs a place to wait for the end of an outage")
 
     @property
     def dead(self) -> str:
@@ -148,8 +154,6 @@ async def _handle(
 ) -> None:
     started = time.perf_counter()
     outcome = "done"
-    given = message.headers.get(ATTEMPT)
-    attempt = given if isinstance(given, int) and given > 0 else 0
     try:
         event = Event.model_validate_json(message.body)
     except ValidationError as error:
@@ -165,22 +169,53 @@ async def _handle(
                 await handler(event)
             except Ignore:
                 outcome = "ignored"
-            except (Poison, ValidationError) as error:
-                if given_up is not None:
-                    await given_up(event)
-                outcome = await _bury(broker, queue, message, repr(error))
             except Exception as error:
-                if attempt < len(queue.retry_seconds):
-                    log.warning("handler failed, trying again later", attempt=attempt, error=repr(error))
-                    await _move(broker, message, queue.retry(attempt), {ATTEMPT: attempt + 1})
-                    outcome = "retry"
-                else:
-                    log.error("handler failed too often", attempt=attempt, exc_info=error)
-                    if given_up is not None:
-                        await given_up(event)
-                    outcome = await _bury(broker, queue, message, f"gave up after {attempt} retries: {error!r}")
+                outcome = await _failed(broker, queue, message, event=event, error=error, given_up=given_up)
     await message.ack()
     EVENTS_HANDLED.labels(queue.name, outcome).observe(time.perf_counter() - started)
+
+
+async def _failed(
+    broker: Broker,
+    queue: Queue,
+    message: AbstractIncomingMessage,
+    *,
+    event: Event,
+    error: Exception,
+    given_up: Handler | None,
+) -> str:
+    """Move the message to where it waits, or to the dead letters; returns the outcome."""
+    given = message.headers.get(ATTEMPT)
+    attempt = given if isinstance(given, int) and given > 0 else 0
+    if isinstance(error, Poison | ValidationError):
+        reason = repr(error)
+    elif is_outage(error):
+        return await _wait_out(broker, queue, message, attempt, error)
+    elif attempt < len(queue.retry_seconds):
+        log.warning("handler failed, trying again later", attempt=attempt, error=repr(error))
+        await _move(broker, message, queue.retry(attempt), {ATTEMPT: attempt + 1})
+        return "retry"
+    else:
+        log.error("handler failed too often", attempt=attempt, exc_info=error)
+        reason = f"gave up after {attempt} retries: {error!r}"
+    if given_up is not None:
+        try:
+            await given_up(event)
+        except Exception as unheard:
+            if not is_outage(unheard):
+                raise
+            return await _wait_out(broker, queue, message, attempt, unheard)
+    return await _bury(broker, queue, message, reason)
+
+
+async def _wait_out(
+    broker: Broker, queue: Queue, message: AbstractIncomingMessage, attempt: int, error: Exception
+) -> str:
+    """Wait, longer and longer, and again and again: the last retry is never used up."""
+    last = len(queue.retry_seconds) - 1
+    log.warning("something is away, trying again later", attempt=attempt, error=repr(error))
+    await _move(broker, message, queue.retry(min(attempt, last)), {ATTEMPT: min(attempt + 1, last)})
+    return "retry"
 
 
 async def _bury(broker: Broker, queue: Queue, message: AbstractIncomingMessage, reason: str) -> str:

@@ -45,3 +45,9 @@ def as_domain_error(error: Exception) -> DomainError | None:
         return error
     outage = isinstance(error, OUTAGES) and not isinstance(error, _DEFECTS)
     return Unavailable() if outage else None
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether something is away, here or behind the service that was asked, and the same call may succeed later."""
+    domain = as_domain_error(error)
+    return domain is not None and domain.status == Unavailable.status
