@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from structlog.contextvars import bound_contextvars, get_contextvars
 
 from kinora_kit import identity, logs, rpc
-from kinora_kit.errors import Conflict, NotFound, Unavailable
+from kinora_kit.errors import Conflict, DomainError, NotFound, Unavailable
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.outages import as_domain_error
 from kinora_kit.testing import eventually, free_port
@@ -92,10 +92,20 @@ async def test_a_domain_error_crosses_with_its_code_status_and_sentence() -> Non
     assert (caught.value.status, caught.value.code, caught.value.detail) == (409, "title_taken", "»Über uns« is taken")
 
 
+def of_status(status: int) -> DomainError:
+    error = DomainError()
+    error.status = status  # type: ignore[misc]
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
         (NotFound(), grpc.StatusCode.NOT_FOUND),
+        (of_status(410), grpc.StatusCode.FAILED_PRECONDITION),
+        (of_status(415), grpc.StatusCode.INVALID_ARGUMENT),
+        (of_status(418), grpc.StatusCode.FAILED_PRECONDITION),
+        (of_status(507), grpc.StatusCode.UNKNOWN),
         (Unavailable(), grpc.StatusCode.UNAVAILABLE),
         (TimeoutError(), grpc.StatusCode.UNAVAILABLE),
         (ZeroDivisionError("secret detail"), grpc.StatusCode.INTERNAL),

@@ -34,11 +34,20 @@ _OF_STATUS = {
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     409: grpc.StatusCode.FAILED_PRECONDITION,
+    410: grpc.StatusCode.FAILED_PRECONDITION,
     413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+
+
+def _status(error: DomainError) -> grpc.StatusCode:
+    # One we have no word for is still the caller's to mend, below 500.
+    unknown = grpc.StatusCode.FAILED_PRECONDITION if error.status < 500 else grpc.StatusCode.UNKNOWN
+    return _OF_STATUS.get(error.status, unknown)
+
 
 access_token: ContextVar[str | None] = ContextVar("access_token", default=None)
 """The token of the request at hand; calls made meanwhile carry it."""
@@ -111,7 +120,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                         status = grpc.StatusCode.INTERNAL
                         await context.abort(status, "The service failed")
                     else:
-                        status = _OF_STATUS.get(domain.status, grpc.StatusCode.UNKNOWN)
+                        status = _status(domain)
                         trailers = ((CODE, domain.code), (STATUS, str(domain.status)))
                         await context.abort(status, domain.detail, trailing_metadata=trailers)
                 finally:
