@@ -9,6 +9,7 @@ import aio_pika
 import httpx
 import pytest
 from prometheus_client import REGISTRY
+from pydantic import SecretStr
 
 from kinora_kit.ids import new_id
 from kinora_kit.settings import reveal
@@ -237,6 +238,15 @@ async def test_a_deleted_account_leaves_no_row_and_frees_its_name(api: Api) -> N
     problem(await other.verify(), 401, "invalid_token")
     again = {"username": person.username, "email": person.email, "password": PASSWORD}
     assert (await api.post("/auth/register", again)).status_code == 201
+
+
+async def test_a_deletion_is_kept_until_a_queue_takes_it(start: Start, empty_database: SecretStr) -> None:
+    nobody = SecretStr("amqp://127.0.0.1:1")
+    async with start(postgres_url=empty_database, rabbitmq_url=nobody) as cut_off:
+        device = await (await cut_off.person()).sign_in()
+        await device.call("DELETE", "/user/profile", {"current_password": PASSWORD})
+        kept = await cut_off.state.accounts.pool.fetch("SELECT event ->> 'type', mandatory FROM outbox ORDER BY id")
+    assert [tuple(row) for row in kept] == [("user.registered", False), ("user.deleted", True)]
 
 
 async def test_each_change_of_an_account_is_announced_once(api: Api) -> None:

@@ -73,8 +73,8 @@ def _utcnow() -> datetime:
     return datetime.now(UTC)
 
 
-async def _emit(connection: Connection, payload: Payload) -> None:
-    await outbox.emit(connection, event("auth", payload), exchange=EXCHANGE)
+async def _emit(connection: Connection, payload: Payload, *, mandatory: bool = False) -> None:
+    await outbox.emit(connection, event("auth", payload), exchange=EXCHANGE, mandatory=mandatory)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ class Accounts:
             ended = await self._end(connection, caller.user_id)
             if not await store.remove_user(connection, caller.user_id):
                 raise UserNotFound
-            await _emit(connection, UserDeleted(user_id=caller.user_id))
+            # Kept until a queue takes it: what the user had elsewhere would else stay for ever.
+            await _emit(connection, UserDeleted(user_id=caller.user_id), mandatory=True)
         await self._announce(ended)
 
     # --- sessions --------------------------------------------------------------------------------------------------

@@ -169,7 +169,8 @@ async def add_session(connection: Connection, session: Session) -> None:
 async def sessions(pool: Pool, user_id: UUID, *, now: datetime) -> list[Session]:
     """The living ones, latest use first; the first 100 of them."""
     rows = await pool.fetch(
-        f"SELECT {_SESSION} FROM sessions WHERE user_id = $1 AND expires_at > $2 ORDER BY last_used_at DESC, id DESC",
+        f"SELECT {_SESSION} FROM sessions WHERE user_id = $1 AND expires_at > $2"
+        " ORDER BY last_used_at DESC, id DESC LIMIT 100",
         user_id,
         now,
     )
