@@ -11,11 +11,11 @@ import secrets
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 from environment import MADE
 from gql import Client, GraphQLRequest
 from gql.transport.exceptions import TransportError
@@ -29,6 +29,7 @@ from tusclient.exceptions import TusCommunicationError
 GATEWAY = "http://localhost:8080"
 CHUNK_BYTES = 8 << 20
 CLIP = MADE / "demo" / "clip.mp4"
+DELETE = ".kinora/venv/bin/python local/demo.py --delete"
 
 console = Console(highlight=False)
 
@@ -83,23 +84,22 @@ def the_clip(given: str | None) -> Path:
     return CLIP
 
 
-def send(path: Path, url: str, token: str, *, show: Callable[[int], None], stop: threading.Event) -> None:
+async def send(path: Path, url: str, token: str, show: Callable[[int], None]) -> None:
     """Upload by tus, resuming by itself where a connection breaks; ``show`` is told the bytes that are there."""
     client = TusClient(GATEWAY, headers={"Authorization": f"Bearer {token}"})
-    uploader = client.uploader(str(path), url=url, chunk_size=CHUNK_BYTES, retries=5, retry_delay=1)
-    while uploader.offset < path.stat().st_size and not stop.is_set():
-        uploader.upload_chunk()  # type: ignore[no-untyped-call]
+    uploader = client.async_uploader(str(path), url=url, chunk_size=CHUNK_BYTES, retries=5, retry_delay=1)
+    size = uploader.get_file_size()  # type: ignore[no-untyped-call]
+    while uploader.offset < size:
+        await uploader.upload_chunk()  # type: ignore[no-untyped-call]
         show(uploader.offset)
 
 
-async def follow(socket: Any, video: str, progress: Progress, sent: asyncio.Task[None]) -> dict[str, Any]:
+async def follow(socket: Any, video: str, progress: Progress) -> dict[str, Any]:
     """Show the transcoding of every rendition until the video is ready; the last state."""
     tasks: dict[str, TaskID] = {}
     last: dict[str, Any] = {}
     playable = False
     async for answer in socket.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": video})):
-        if sent.done():
-            sent.result()  # what went wrong with the upload is more to the point
         last = answer["videoProgress"]
         for rendition in last["renditions"]:
             name = rendition["name"]
@@ -120,14 +120,15 @@ async def demo(given: str | None) -> None:
     account = {
         "username": username,
         "email": f"{username}@example.org",
-        "password": secrets.token_urlsafe(16),
+        "password": secrets.token_hex(16),
     }
     async with Client(transport=HTTPXAsyncTransport(f"{GATEWAY}/graphql", timeout=30)) as anonymous:
         answer = await anonymous.execute(GraphQLRequest(REGISTER, variable_values=account))
     if answer["login"]["__typename"] != "LoginPayload":
         raise Failure(f"The account could not be made: {answer}")
     token = answer["login"]["tokens"]["accessToken"]
-    console.print(f"Registered [bold]{username}[/] and signed in.")
+    console.print(f"Registered [bold]{username}[/] with the password [bold]{account['password']}[/], and signed in.")
+    console.print(f"Delete the account and its videos: {DELETE} {username} {account['password']}", soft_wrap=True)
 
     bearer = {"Authorization": f"Bearer {token}"}
     async with Client(transport=HTTPXAsyncTransport(f"{GATEWAY}/graphql", headers=bearer, timeout=30)) as api:
@@ -140,7 +141,6 @@ async def demo(given: str | None) -> None:
             subprotocols=["graphql-transport-ws"],
             init_payload={"authorization": f"Bearer {token}"},
         )
-        stop = threading.Event()
         columns = (TextColumn("{task.description:20}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             task = progress.add_task(f"Uploading {path.name}"[:20], total=path.stat().st_size)
@@ -148,15 +148,13 @@ async def demo(given: str | None) -> None:
             def show(offset: int) -> None:
                 progress.update(task, completed=offset)
 
-            sending = asyncio.create_task(
-                asyncio.to_thread(send, path, created["uploadUrl"], token, show=show, stop=stop)
-            )
             try:
-                async with Client(transport=socket) as live:
-                    last = await follow(live, created["id"], progress, sending)
-                await sending
-            finally:
-                stop.set()
+                async with Client(transport=socket) as live, asyncio.TaskGroup() as together:
+                    following = together.create_task(follow(live, created["id"], progress))
+                    together.create_task(send(path, created["uploadUrl"], token, show))
+            except ExceptionGroup as broken:
+                raise broken.exceptions[0] from None
+            last = following.result()
         if last["state"] != "READY":
             failure = last.get("failure") or {"code": last["state"], "detail": ""}
             raise Failure(f"The video cannot be played ({failure['code']}): {failure['detail']}")
@@ -181,20 +179,38 @@ def must_play(url: str) -> None:
         raise Failure(f"The stream does not play: {outcome.stderr.strip()[:500]}")
 
 
+def delete(username: str, password: str) -> None:
+    """Delete an account with its videos."""
+    with httpx.Client(base_url=GATEWAY, timeout=30) as http:
+        signed_in = http.post("/auth/login", json={"login": username, "password": password})
+        if signed_in.is_error:
+            raise Failure(f"{username} cannot sign in: {signed_in.json()['detail']}")
+        bearer = {"Authorization": f"Bearer {signed_in.json()['access_token']}"}
+        http.request("DELETE", "/user/profile", headers=bearer, json={"current_password": password}).raise_for_status()
+    console.print(f"{username} and its videos are deleted.")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", help="the video to upload; one is made when none is given")
+    parser.add_argument(
+        "--delete", nargs=2, metavar=("USERNAME", "PASSWORD"), help="only delete this account and its videos"
+    )
+    arguments = parser.parse_args()
     try:
-        asyncio.run(demo(parser.parse_args().file))
+        if arguments.delete:
+            delete(*arguments.delete)
+        else:
+            asyncio.run(demo(arguments.file))
     except Failure as failure:
         console.print(f"[red]✗[/] {failure}", soft_wrap=True)
         return 1
-    except (TransportError, TusCommunicationError, OSError, subprocess.CalledProcessError) as error:
+    except (TransportError, TusCommunicationError, httpx.HTTPError, OSError, subprocess.CalledProcessError) as error:
         console.print(f"[red]✗[/] {type(error).__name__}: {error}", soft_wrap=True)
         console.print("`make status` shows which part is not well, `make logs S=<part>` why.")
         return 1
     except KeyboardInterrupt:
-        console.print("\nInterrupted.")
+        console.print("\nInterrupted; what was uploaded so far stays until the account is deleted.")
         return 130
     return 0
 
