@@ -1,9 +1,11 @@
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
+from aio_pika.abc import AbstractChannel
 
 from kinora_kit import broker as broker_module
 from kinora_kit import mongo
@@ -142,6 +144,52 @@ async def test_everything_arrives_after_broker_and_database_were_away(
             await eventually(lambda: is_published(things), seconds=30)
     numbers = [Event.model_validate_json(message.body).read(Happened).n for message in await inbox()]
     assert list(dict.fromkeys(numbers)) == [0, 1, 2]
+
+
+async def test_a_mandatory_event_waits_for_its_queue_and_holds_up_none(
+    *,
+    things: Collection,
+    broker: Broker,
+    channel: AbstractChannel,
+    unique: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mongo, "BATCH", 2)
+    exchange = await channel.declare_exchange(unique, "topic", durable=True)
+    must = [event("kit", Happened(n=n)) for n in range(3)]
+    may = [event("kit", Happened(n=n)) for n in range(3, 6)]
+    for happened in must:  # more than a batch of them stand in front
+        entries = [mongo.pending(happened, exchange=unique, mandatory=True)]
+        await things.insert_one({"_id": str(happened.id), OUTBOX: entries})
+    await things.insert_many([{OUTBOX: [mongo.pending(happened, exchange=unique)]} for happened in may])
+    relay = mongo.Relay([things], broker)
+    attempts: list[str] = []
+    publish = broker.publish
+
+    async def counting(*args: Any, **options: Any) -> None:
+        attempts.append(options["message_id"])
+        await publish(*args, **options)
+
+    monkeypatch.setattr(broker, "publish", counting)
+
+    async def left() -> set[str]:
+        return {document["_id"] async for document in things.find({f"{OUTBOX}.id": {"$exists": True}})}
+
+    async with relay.running():
+
+        async def only_the_mandatory() -> bool:
+            return await left() == {str(happened.id) for happened in must}
+
+        await eventually(only_the_mandatory)
+        await asyncio.sleep(0.5)
+        assert sorted(attempts) == sorted(str(happened.id) for happened in must + may)  # each once: it does not spin
+        queue = await channel.declare_queue(f"{unique}.late", exclusive=True)
+        await queue.bind(exchange, "#")
+        relay.wake()
+        await eventually(lambda: is_published(things))
+    seen = [(await queue.get(no_ack=True)).message_id for _ in must]
+    assert seen == [str(happened.id) for happened in must]
+    await channel.exchange_delete(unique)
 
 
 async def test_more_documents_than_a_batch_are_all_published(

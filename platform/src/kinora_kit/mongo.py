@@ -14,14 +14,16 @@ from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, Asyn
 from pymongo.errors import DuplicateKeyError as DuplicateKeyError
 from pymongo.errors import PyMongoError
 
-from kinora_kit import tasks
-from kinora_kit.broker import Broker
+from kinora_kit import logs, tasks
+from kinora_kit.broker import Broker, Unroutable
 from kinora_kit.events import Event
 
 Document = dict[str, Any]
 Collection: TypeAlias = AsyncIOMotorCollection[Document]
 Database: TypeAlias = AsyncIOMotorDatabase[Document]
 MongoError = PyMongoError
+
+log = logs.get(__name__)
 
 OUTBOX = "outbox"
 BATCH = 100
@@ -52,9 +54,17 @@ async def check(database: Database) -> None:
     await database.command("ping")
 
 
-def pending(event: Event, *, exchange: str) -> Document:
-    """The entry of ``event`` for a document's outbox array: ``{"$push": {OUTBOX: pending(...)}}``."""
-    return {"id": str(event.id), "exchange": exchange, "event": event.model_dump_json(exclude_none=True)}
+def pending(event: Event, *, exchange: str, mandatory: bool = False) -> Document:
+    """The entry of ``event`` for a document's outbox array: ``{"$push": {OUTBOX: pending(...)}}``.
+
+    ``mandatory`` keeps the event until a queue takes it.
+    """
+    return {
+        "id": str(event.id),
+        "exchange": exchange,
+        "mandatory": mandatory,
+        "event": event.model_dump_json(exclude_none=True),
+    }
 
 
 class Relay:
@@ -73,20 +83,32 @@ class Relay:
         for collection in self._collections:
             await collection.create_index(f"{OUTBOX}.id", sparse=True, name="outbox")
 
-    async def publish_pending(self) -> int:
-        """Publish what is pending now; returns the number of events."""
+    async def publish_pending(self, kept: set[Any] | None = None) -> int:
+        """Publish what is pending now; returns the number of events.
+
+        The ids of documents with an event that no queue takes yet are added to ``kept``, and those in it are passed
+        over, so that they hold up none.
+        """
+        kept = set() if kept is None else kept
         count = 0
         for collection in self._collections:
-            found = collection.find({f"{OUTBOX}.id": {"$exists": True}}, {OUTBOX: True}).limit(BATCH)
+            waiting = {f"{OUTBOX}.id": {"$exists": True}, "_id": {"$nin": list(kept)}}
+            found = collection.find(waiting, {OUTBOX: True}).limit(BATCH)
             async for document in found:
                 for entry in document[OUTBOX]:
                     event = Event.model_validate_json(entry["event"])
-                    await self._broker.publish(
-                        entry["event"].encode(),
-                        exchange=entry["exchange"],
-                        routing_key=event.type,
-                        message_id=entry["id"],
-                    )
+                    try:
+                        await self._broker.publish(
+                            entry["event"].encode(),
+                            exchange=entry["exchange"],
+                            routing_key=event.type,
+                            message_id=entry["id"],
+                            mandatory=entry.get("mandatory", False),
+                        )
+                    except Unroutable:
+                        log.warning("no queue takes the event yet, keeping it", event_type=event.type)
+                        kept.add(document["_id"])
+                        continue
                     await collection.update_one({"_id": document["_id"]}, {"$pull": {OUTBOX: {"id": entry["id"]}}})
                     count += 1
         return count
@@ -98,8 +120,14 @@ class Relay:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._work.wait()
             self._work.clear()
-            while await self.publish_pending():
-                pass
+            await self._publish_all()
+
+    async def _publish_all(self) -> None:
+        kept: set[Any] = set()
+        while True:
+            count = len(kept)
+            if not await self.publish_pending(kept) and len(kept) == count:
+                return
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
