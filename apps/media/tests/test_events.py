@@ -304,14 +304,26 @@ class Dying(Broker):
         raise Unavailable
 
 
+async def test_what_others_must_act_upon_is_kept_until_a_queue_takes_it(
+    store: Store, call: Call, on_video: Handler
+) -> None:
+    media_id, owner_id = await made(on_video, visibility=Visibility.PUBLIC)
+    assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Other"})).status_code == 200
+    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 204
+    document = await store.media.find_one({"_id": media_id})
+    assert document is not None
+    flags = {Event.model_validate_json(entry["event"]).type: entry["mandatory"] for entry in document[OUTBOX]}
+    assert flags == {"media.published": False, "media.updated": True, "media.deleted": True}
+
+
 async def test_pending_events_are_published_again_after_a_kill_and_then_never(
     bus: Broker, store: Store, relay: Relay, on_video: Handler
 ) -> None:
-    while await relay.publish_pending():
-        pass
     channel = await bus.channel()
     listening = await channel.declare_queue(exclusive=True)
     await listening.bind(media.EXCHANGE, "media.*")
+    while await relay.publish_pending():
+        pass
     media_id, _ = await made(on_video, visibility=Visibility.PUBLIC)
     (told,) = await pending(store, media_id)
 

@@ -10,12 +10,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from kinora.events.media import EXCHANGE
+from kinora.events.media import EXCHANGE, MediaDeleted, MediaUpdated
 from kinora_kit.events import Event
 from kinora_kit.mongo import OUTBOX, Collection, Database, Document, DuplicateKeyError, pending
 from kinora_media.domain import Media, State, Visibility
 
 SECONDS_PER_DAY = 24 * 3600
+
+# Kept until a queue takes them: video would else show what became private, and keep what was removed.
+_ACTED_UPON = frozenset({MediaDeleted.type, MediaUpdated.type})
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Store:
 
 
 def _entries(events: Sequence[Event]) -> list[Document]:
-    return [pending(event, exchange=EXCHANGE) for event in events]
+    return [pending(event, exchange=EXCHANGE, mandatory=event.type in _ACTED_UPON) for event in events]
 
 
 def _document(media: Media) -> Document:
