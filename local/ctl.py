@@ -31,7 +31,7 @@ RUN, LOGS, STATE = MADE / "run", MADE / "logs", MADE / "state"
 SOCKET, PID_FILE, CONFIG = RUN / "supervisor.sock", RUN / "supervisord.pid", RUN / "supervisord.conf"
 
 UP_LIMIT_SECONDS = 120
-DOWN_LIMIT_SECONDS = 40  # the longest patience in local/supervisor/supervisord.conf is 30 s
+DOWN_LIMIT_SECONDS = 45  # the longest patience in local/supervisor/supervisord.conf is 35 s
 PROBE_LIMIT_SECONDS = 2
 LOG_LINES = 15
 
