@@ -127,5 +127,8 @@ async def register() -> AsyncIterator[Person]:
         tokens = await http.post("/auth/login", json={"login": name, "password": password})
         assert tokens.status_code == 200, tokens.text
         person = Person(http, profile.json()["id"], name, account["email"], password, tokens.json())
-        yield person
-        await person.delete("/user/profile", {"current_password": password})
+        try:
+            yield person
+        finally:
+            with contextlib.suppress(httpx.HTTPError):
+                await person.delete("/user/profile", {"current_password": password})
