@@ -9,7 +9,8 @@ import pytest
 from client import GATEWAY, Person, register
 from clips import Clip, make
 
-Register = Callable[[], Awaitable[Person]]
+# Longer than anything takes here, on a slow machine that does much else; who waits in vain waits so long.
+PATIENCE_SECONDS = 90
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,11 +55,11 @@ def scratch(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float, what: str) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], *, what: str) -> None:
     """Wait for ``condition``, and fail with ``what`` was awaited."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await condition():
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        pytest.fail(f"waited {seconds:g} s for {what}")
+        pytest.fail(f"waited {PATIENCE_SECONDS} s for {what}")

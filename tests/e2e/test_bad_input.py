@@ -14,7 +14,7 @@ from test_journey import assert_plays, worker
 
 from conftest import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 def ffmpeg(*arguments: str | Path) -> None:
@@ -109,7 +109,7 @@ async def test_a_file_that_is_no_video_fails_with_a_code_and_a_sentence(
     assert last["state"] == "failed"
     assert last["failure_code"] == code
     assert last["failure_detail"].endswith(".")
-    await until(emptied(video), seconds=20, what="the buckets to be empty")
+    await until(emptied(video), what="the buckets to be empty")
     shown = (await person.get(f"/video/{video}")).json()
     assert shown["stream_url"] is None
     assert worker().pid == before, "the worker died"

@@ -13,7 +13,7 @@ from test_bad_input import emptied
 
 from conftest import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 async def rows_of(owner: str) -> list[str]:
@@ -60,9 +60,9 @@ async def test_a_deleted_account_leaves_nothing(clip: Callable[[str], Clip]) -> 
         async def nothing_left() -> bool:
             return not await rows_of(person.id)
 
-        await until(nothing_left, seconds=30, what="the rows of the account to be gone")
+        await until(nothing_left, what="the rows of the account to be gone")
         for video in (ready, unfinished):
-            await until(emptied(video), seconds=30, what="the buckets to be empty")
+            await until(emptied(video), what="the buckets to be empty")
         refused = await person.get("/user/profile")
         assert refused.status_code == 401
 
@@ -78,12 +78,12 @@ async def test_a_deleted_video_is_gone_for_everyone_at_once(
     assert (await stranger.get(f"/video/{video}")).status_code == 404
     for url in (shown["stream_url"], shown["poster_url"]):
         assert (await stranger.http.get(url)).status_code == 404
-    await until(emptied(video), seconds=30, what="the buckets to be empty")
+    await until(emptied(video), what="the buckets to be empty")
 
     async def not_listed() -> bool:
         return (await person.get(f"/media/{video}")).status_code == 404
 
-    await until(not_listed, seconds=20, what="the catalogue to forget it")
+    await until(not_listed, what="the catalogue to forget it")
 
 
 async def test_a_video_made_private_is_closed_at_once(
@@ -99,7 +99,7 @@ async def test_a_video_made_private_is_closed_at_once(
     async def closed() -> bool:
         return (await stranger.get(f"/video/{video}")).status_code == 404
 
-    await until(closed, seconds=10, what="the video to hear of it")
+    await until(closed, what="the video to hear of it")
     assert (await stranger.http.get(segment)).status_code == 404
     assert (await stranger.http.get(shown["stream_url"])).status_code == 404
     own = (await person.get(f"/video/{video}")).json()

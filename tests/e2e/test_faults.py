@@ -14,7 +14,7 @@ from clips import Clip
 
 from conftest import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 SERVICES = {"auth": 8101, "media": 8102, "video": 8103, "graphql": 8105, "video-worker": 8113}
 # Which services name which store at /readyz, and by what name.
@@ -50,7 +50,7 @@ async def stopped(process: str) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(ctl.start, [process])
-        await until(all_ready, seconds=60, what=f"all services to be ready after {process} came back")
+        await until(all_ready, what=f"all services to be ready after {process} came back")
 
 
 @pytest.mark.parametrize("store", NEEDS)
@@ -61,7 +61,7 @@ async def test_a_store_that_is_away_is_named_and_its_return_is_noticed(store: st
             async def named(service: str = service, name: str = name) -> bool:
                 return (await checks(service))[name] != "ok"
 
-            await until(named, seconds=15, what=f"{service} to name {name}")
+            await until(named, what=f"{service} to name {name}")
             async with httpx.AsyncClient() as http:
                 alive = await http.get(f"http://127.0.0.1:{SERVICES[service]}/healthz")
             assert alive.status_code == 200
@@ -89,7 +89,7 @@ async def test_a_video_gets_ready_although_the_broker_was_away(person: Person, c
     async def listed() -> bool:
         return bool((await person.get(f"/media/{video}")).json().get("state") == "ready")
 
-    await until(listed, seconds=30, what="the catalogue to follow")
+    await until(listed, what="the catalogue to follow")
 
 
 async def test_an_upload_whose_end_the_service_missed_is_found(person: Person, clip: Callable[[str], Clip]) -> None:
@@ -114,7 +114,7 @@ async def test_a_process_that_is_killed_comes_back(process: str, person: Person)
         info = ctl.processes()[process]
         return info["statename"] == "RUNNING" and info["pid"] != before and await all_ready()
 
-    await until(again, seconds=30, what=f"{process} to come back")
+    await until(again, what=f"{process} to come back")
 
     async def answered() -> bool:
         try:
@@ -122,4 +122,4 @@ async def test_a_process_that_is_killed_comes_back(process: str, person: Person)
         except httpx.HTTPError:
             return False
 
-    await until(answered, seconds=20, what="the gateway to answer")
+    await until(answered, what="the gateway to answer")

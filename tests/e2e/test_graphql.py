@@ -13,7 +13,7 @@ from test_journey import assert_plays
 
 from conftest import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 CREATE = """
     mutation ($input: CreateUploadInput!) {
@@ -73,7 +73,7 @@ async def test_an_application_uploads_follows_and_watches(person: Person, clip: 
     async def is_ready() -> bool:
         return bool((await person.graphql(WATCH, {"id": created["id"]}))["media"]["state"] == "READY")
 
-    await until(is_ready, seconds=20, what="the catalogue to follow")
+    await until(is_ready, what="the catalogue to follow")
     shown = await person.graphql(WATCH, {"id": created["id"]})
     assert shown["me"]["user"]["username"] == shown["media"]["owner"]["username"] == person.username
     assert shown["media"]["title"] == "A short one"

@@ -17,7 +17,7 @@ from conftest import until
 from kinora.events import auth, media, video
 from kinora_kit.events import Event
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 EXCHANGES = (auth.EXCHANGE, media.EXCHANGE, video.EXCHANGE)
 PORTS = {"auth": 8101, "media": 8102, "video": 8103}
@@ -78,7 +78,7 @@ async def test_a_redelivered_event_of_any_kind_changes_nothing(person: Person, c
         async def is_ready() -> bool:
             return bool((await person.get(f"/media/{video_id}")).json().get("state") == "ready")
 
-        await until(is_ready, seconds=20, what="the catalogue to follow")
+        await until(is_ready, what="the catalogue to follow")
         await person.patch(f"/media/{video_id}", {"title": "Another title", "visibility": "unlisted"})
         gone = await person.upload(clip("short").path)
         await person.delete(f"/video/{gone}")
@@ -90,7 +90,7 @@ async def test_a_redelivered_event_of_any_kind_changes_nothing(person: Person, c
             kinds = {item.type for item in mine}
             return {"video.ready", "media.updated", "video.deleted", "media.deleted", "user.updated"} <= kinds
 
-        await until(all_told, seconds=20, what="all events to be told")
+        await until(all_told, what="all events to be told")
         mine = [item for item in events if item.subject in (video_id, gone, person.id)]
         assert {"video.upload_started", "video.uploaded", "video.playable", "video.ready"} <= {e.type for e in mine}
 
@@ -99,7 +99,7 @@ async def test_a_redelivered_event_of_any_kind_changes_nothing(person: Person, c
             await asyncio.sleep(0.5)
             return before == await handled()
 
-        await until(settled, seconds=20, what="the consumers to be at rest")
+        await until(settled, what="the consumers to be at rest")
         before, count = await everything(person, video_id), await handled()
         consumed = [e for e in mine if e.type.startswith("video.") or e.type in ("media.updated", "media.deleted")]
         for event in mine:
@@ -108,7 +108,7 @@ async def test_a_redelivered_event_of_any_kind_changes_nothing(person: Person, c
         async def all_handled() -> bool:
             return await handled() >= count + len(consumed)
 
-        await until(all_handled, seconds=20, what="the redelivered events to be handled")
+        await until(all_handled, what="the redelivered events to be handled")
         assert await everything(person, video_id) == before
         assert (await person.get(f"/media/{gone}")).status_code == 404
         assert (await person.get(f"/video/{gone}")).status_code == 404
