@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from client import Person, video_id
+from client import Person
 from clips import Clip, count_frames
 from environment import load
 from minio import Minio
@@ -180,7 +180,3 @@ async def test_what_a_client_says_wrongly_is_answered_as_a_problem(person: Perso
         assert 400 <= answer.status_code < 500, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["code"]
-
-
-def test_ids_of_tus_resources_carry_the_video() -> None:
-    assert video_id("http://h/video/upload/abc+def") == "abc"
