@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import ctl
 import httpx
@@ -23,13 +24,15 @@ NEEDS = {
     "redis": {"auth": "redis", "video": "redis", "graphql": "redis"},
     "rabbitmq": {"auth": "rabbitmq", "media": "rabbitmq", "video": "rabbitmq", "graphql": "rabbitmq"},
     "mongo": {"media": "mongo"},
-    "minio": {"video": "object store", "video-worker": "object store"},
+    "minio": {"video": "object_store", "video-worker": "object_store"},
 }
+
+AWAY_SECONDS = 8
 
 
 async def checks(service: str) -> dict[str, str]:
     """The dependencies of a service, each "ok" or what is wrong with it."""
-    async with httpx.AsyncClient(timeout=10) as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         answer = await http.get(f"http://127.0.0.1:{SERVICES[service]}/readyz")
         found: dict[str, str] = answer.json()["checks"]
         return found
@@ -90,6 +93,31 @@ async def test_a_video_gets_ready_although_the_broker_was_away(person: Person, c
         return bool((await person.get(f"/media/{video}")).json().get("state") == "ready")
 
     await until(listed, what="the catalogue to follow")
+
+
+async def test_a_video_gets_ready_although_its_object_store_was_away(
+    person: Person, clip: Callable[[str], Clip]
+) -> None:
+    video = await person.upload(clip("vertical").path)
+    async with aclosing(person.follow(video)) as states:
+        async for progress in states:
+            if progress["progress"] > 0:
+                break
+    assert progress["state"] in ("processing", "playable"), "the worker is at work"
+
+    async def noticed() -> bool:
+        return (await checks("video-worker"))["object_store"] != "ok"
+
+    async with stopped("minio"):
+        await until(noticed, what="the worker to name its object store")
+        since = time.monotonic()
+
+        async def long_enough() -> bool:
+            assert await noticed()
+            return time.monotonic() - since >= AWAY_SECONDS
+
+        await until(long_enough, what="the outage to last")
+    assert (await person.outcome(video))["state"] == "ready"
 
 
 async def test_an_upload_whose_end_the_service_missed_is_found(person: Person, clip: Callable[[str], Clip]) -> None:
