@@ -20,10 +20,11 @@ from pydantic import SecretStr
 
 from kinora_kit import migrate, postgres, s3
 from kinora_kit.consumer import Ignore
-from kinora_kit.errors import InvalidInput, Unavailable
+from kinora_kit.errors import InvalidInput
 from kinora_kit.events import Event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
+from kinora_kit.outages import is_outage
 from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import store, transcode
@@ -270,8 +271,9 @@ async def test_a_source_that_cannot_be_reached_is_waited_for(stage: Stage, clip:
     await stage.transcoder.handle(prepare)
     command = next(item for item in await stage.commands(video_id) if item.type == "transcode.do_part")
     for _ in range(2 * transcode.ATTEMPTS):
-        with pytest.raises((Unavailable, urllib3.exceptions.HTTPError)):
+        with pytest.raises(urllib3.exceptions.HTTPError) as waited:
             await replace(stage.transcoder, objects=away).handle(command)
+        assert is_outage(waited.value), "the broker brings it again for as long as it takes"
     away.close()
     await stage.transcoder.handle(command)
     await stage.work(video_id)

@@ -238,8 +238,10 @@ async def _head(url: str) -> bytes:
     """The first bytes of the source, as ffmpeg's raw demuxer cuts them (at most 1 KiB)."""
     options = {"f": "data", "format_whitelist": "data"}
     end = await _ffmpeg(url, options, ["-map", "0:0", "-c", "copy", "-frames:d", "1", "-f", "data", "pipe:1"])
-    if end.code != 0:
+    if access_failed(end.stderr):
         raise SourceUnreachable("the source could not be read")
+    if end.code != 0:
+        raise ToolFailed("the source's beginning could not be read")
     return end.stdout
 
 

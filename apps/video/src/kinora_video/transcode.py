@@ -15,7 +15,6 @@ from minio.error import S3Error
 from kinora.events import video as events
 from kinora_kit import logs, postgres
 from kinora_kit.consumer import Ignore
-from kinora_kit.errors import Unavailable
 from kinora_kit.events import Event
 from kinora_kit.postgres import Connection, Pool
 from kinora_kit.s3 import ObjectStore
@@ -65,9 +64,10 @@ class Transcoder:
                 await self.make_poster(event.read(MakePoster).video_id)
             else:
                 raise Ignore(event.type)
-        except SourceUnreachable as error:
+        except SourceUnreachable:
+            # Raises what is waited for without an end when the store is away. If it is not, the tries do end.
             await self._must_exist(UUID(event.subject))
-            raise Unavailable("The source cannot be read") from error
+            raise
 
     async def _must_exist(self, video_id: UUID) -> None:
         """Fail the video whose source is not there any more: no waiting brings it back."""
