@@ -229,7 +229,8 @@ async def test_a_mandatory_event_waits_for_its_queue_and_holds_up_no_other(
         await queue.bind(nobody, "#")
         await eventually(lambda: is_published(pool))
     bodies = [Event.model_validate_json((await queue.get(no_ack=True)).body) for _ in range(7)]
-    assert [got.read(Happened).n for got in bodies] == list(range(7))
+    # Those that had to wait may be overtaken: the queue can come in the middle of a round.
+    assert sorted(got.read(Happened).n for got in bodies) == list(range(7))
     await queue.delete()
     await nobody.delete()
 
