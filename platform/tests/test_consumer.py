@@ -395,22 +395,28 @@ async def test_cancelled_it_takes_nothing_more_and_gives_back_what_it_had(
     await eventually(all_back)
 
 
-async def test_at_most_prefetch_messages_are_handled_at_once(broker: Broker, queue_of: QueueOf) -> None:
+async def test_at_most_prefetch_messages_are_handled_at_once(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
     queue = queue_of(retry_seconds=(1,), prefetch=2)
     running = most = 0
+    released = asyncio.Event()
 
     async def handler(_: Event) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await broker.channel_free() if False else await asyncio.sleep(0)
+        await released.wait()
         running -= 1
+
+    async def the_others_wait() -> bool:
+        return running == 2 and await depth(queue.name) == 6
 
     async with consuming(broker, queue, handler):
         for n in range(8):
             await send(broker, queue, n)
+        await eventually(the_others_wait)
+        released.set()
         await eventually(lambda: handled(queue, "done") == 8)
-    assert most <= 2
+    assert most == 2
 
 
 async def test_after_a_lost_connection_it_goes_on(kit: dict[str, str], broker: Broker, queue_of: QueueOf) -> None:

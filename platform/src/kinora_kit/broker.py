@@ -100,7 +100,6 @@ class Broker:
         message_id: str,
         mandatory: bool = False,
         headers: dict[str, str | int] | None = None,
-        expiration_seconds: float | None = None,
     ) -> None:
         """Hand a persistent message to the broker and wait for its confirm.
 
@@ -113,7 +112,6 @@ class Broker:
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             message_id=message_id,
             headers=dict(headers or {}),
-            expiration=expiration_seconds,
         )
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
