@@ -1,0 +1,231 @@
+"""The configuration of one environment: the object `kinora:environment` of a stack file, validated.
+
+What is unknown, missing or contradictory is refused with sentences that say what to write instead.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+KEY = "kinora:environment"
+STORES = ("postgres", "mongo", "redis", "rabbitmq", "s3")
+
+Size = Literal["small", "medium", "large"]
+Image = Annotated[str, Field(pattern=r"^[a-z0-9][\w.\-/:]*(:[\w.\-]+|@sha256:[0-9a-f]{64})$")]
+Cron = Annotated[str, Field(pattern=r"^(\S+ ){4}\S+$")]
+Address = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.\-]*[a-z0-9])?(:[0-9]{2,5})?$")]
+
+
+class ConfigError(Exception):
+    """Sentences, one a line, for the person who wrote the stack file."""
+
+
+def wrong(sentence: str) -> PydanticCustomError:
+    return PydanticCustomError("kinora", "{sentence}", {"sentence": sentence})
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Credential(Model):
+    username: str
+    password: SecretStr
+
+
+class External(Model):
+    """A store that somebody else runs: where it is, and a user of it for each service that needs one."""
+
+    address: Address
+    """Host, or host:port where the port is not the usual one."""
+    tls: bool = True
+    credentials: dict[str, Credential]
+    """By service: auth, video, ... How such a user is made is the provider's business."""
+
+
+class BackupStorage(Model):
+    """A bucket outside of the environment, which the backups outlive it in."""
+
+    address: Address
+    bucket: str
+    secret: str
+    """Name of a Secret in the stores' namespace with `access_key` and `secret_key`; you put it there."""
+
+
+class Store(Model):
+    mode: Literal["single", "operator", "external"] = "single"
+    """single: one StatefulSet of ours. operator: several replicas. external: at ``external``."""
+    external: External | None = None
+
+    @model_validator(mode="after")
+    def _external_or_not(self) -> Store:
+        if self.mode == "external" and self.external is None:
+            raise wrong(
+                "is external, but does not say where: write `external: {address: ..., credentials: {<service>:"
+                " {username: ..., password: {secure: ...}}}}`, or another mode (single, operator)"
+            )
+        if self.mode != "external" and self.external is not None:
+            raise wrong(f"has an external address, but its mode is {self.mode}: write `mode: external`, or remove it")
+        return self
+
+
+class Backups(Model):
+    schedule: Cron = "15 2 * * *"
+    """Cron, UTC."""
+    keep_days: int = Field(default=7, ge=1, le=365)
+    storage: BackupStorage | None = None
+    """Where an operator's backups go; those of a single store go to a volume beside it."""
+
+
+class Postgres(Store):
+    backups: Backups | None = None
+
+    @model_validator(mode="after")
+    def _backups_have_a_place(self) -> Postgres:
+        if self.backups is None:
+            return self
+        if self.mode == "external":
+            raise wrong("is external, so its provider makes the backups: remove `backups`")
+        if self.mode == "operator" and self.backups.storage is None:
+            raise wrong(
+                "has backups in mode operator, which need an object storage: write `backups: {storage: {address: ...,"
+                " bucket: ..., secret: <name of a Secret>}}`"
+            )
+        if self.mode == "single" and self.backups.storage is not None:
+            raise wrong("has backups in mode single, which go to a volume: remove `backups.storage`")
+        return self
+
+
+class Gateway(Model):
+    service: Literal["LoadBalancer", "NodePort"] = "LoadBalancer"
+    node_port: int | None = Field(default=None, ge=30000, le=32767)
+    certificate: str | None = None
+    """Name of a TLS Secret in the gateway's namespace. How it comes there (cert-manager, by hand) is up to you."""
+    trusted_addresses: list[str] = []
+    """CIDR ranges of balancers before the gateway whose X-Forwarded-For is believed."""
+
+    @model_validator(mode="after")
+    def _port_of_a_node(self) -> Gateway:
+        if (self.service == "NodePort") != (self.node_port is not None):
+            raise wrong("`node_port` goes with `service: NodePort`, and is needed there: write both or neither")
+        return self
+
+
+class Mesh(Model):
+    enabled: bool = True
+    cni: bool = True
+    """Whether this environment brings Istio's node agent. One for each cluster: false where it runs already."""
+
+
+class Monitoring(Model):
+    mode: Literal["single", "operator"] = "single"
+    """single: Prometheus and Alertmanager as StatefulSets of ours. operator: as resources of Prometheus Operator."""
+    retention_days: int = Field(default=7, ge=1, le=730)
+    alert_webhook: SecretStr | None = None
+    """Where Alertmanager sends alerts to; without it they are only shown."""
+
+
+class Repository(Model):
+    url: str
+    revision: str = "main"
+    """The branch that Argo CD follows."""
+    username: str | None = None
+    password: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Repository:
+        if (self.username is None) != (self.password is None):
+            raise wrong("`username` and `password` of the repository go together: write both or neither")
+        return self
+
+
+class EnvironmentConfig(Model):
+    size: Size
+    public_url: str
+    """Where clients reach the platform, without a slash at the end; also the issuer of its tokens."""
+    repository: Repository
+    context: str | None = None
+    """The kubeconfig's context; the current one unless given."""
+    deletion_protection: bool = False
+    """Volumes outlive their store, and Pulumi refuses to delete what holds data."""
+    await_ready: bool = True
+    """Whether `pulumi up` waits until what it made runs. False only where nothing can run, as in tests."""
+    storage_class: str | None = None
+    postgres: Postgres = Postgres()
+    mongo: Store = Store()
+    redis: Store = Store()
+    rabbitmq: Store = Store()
+    s3: Store = Store()
+    gateway: Gateway = Gateway()
+    mesh: Mesh = Mesh()
+    monitoring: Monitoring = Monitoring()
+    images: dict[str, Image] = {}
+    """Other images than those of images.py, by the same names."""
+    generations: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """How often a secret was rotated, plus one; written by `make rotate`."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> EnvironmentConfig:
+        url = urlsplit(self.public_url)
+        if url.scheme not in ("http", "https") or not url.hostname or url.path:
+            raise wrong(f"public_url is {self.public_url}: write it as https://kinora.example.org, without a path")
+        if url.scheme == "https" and not self.gateway.certificate and self.gateway.service == "NodePort":
+            raise wrong("public_url is https, but a NodePort gateway has no `gateway.certificate`: name the TLS Secret")
+        if self.deletion_protection and (lost := [name for name in STORES if self.store(name).mode == "single"]):
+            raise wrong(
+                f"deletion_protection is on, but {', '.join(lost)} would be one pod: write `mode: operator` or"
+                " `mode: external` for each, or turn the protection off"
+            )
+        if self.deletion_protection and self.postgres.mode == "operator" and self.postgres.backups is None:
+            raise wrong("deletion_protection is on, but postgres has no backups: write `postgres: {backups: ...}`")
+        return self
+
+    def store(self, name: str) -> Store:
+        store: Store = getattr(self, name)
+        return store
+
+
+def parse(stack: str, given: Any) -> EnvironmentConfig:
+    """The configuration of a stack.
+
+    Raises:
+        ConfigError: with a sentence for each thing that is wrong.
+    """
+    if not isinstance(given, dict):
+        raise ConfigError(f"Stack {stack} has no `{KEY}`: copy Pulumi.dev.yaml to Pulumi.{stack}.yaml and change it.")
+    try:
+        return EnvironmentConfig.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(stack, item) for item in error.errors())) from None
+
+
+def _sentence(stack: str, item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        parent = _model_at(item["loc"][:-1])
+        return f"Pulumi.{stack}.yaml: {where} is not known. Here are known: {', '.join(sorted(parent.model_fields))}."
+    if kind == "missing":
+        return f"Pulumi.{stack}.yaml: {where} is missing: write it below `{KEY}`."
+    if kind == "kinora":
+        return f"Pulumi.{stack}.yaml: {f'{where} ' if where else ''}{context['sentence']}."
+    if kind == "literal_error":
+        return f"Pulumi.{stack}.yaml: {where} is {item['input']}: write one of {context['expected']}."
+    given = "" if "password" in where or "key" in where else f" (it is {item['input']!r})"
+    return f"Pulumi.{stack}.yaml: {where}: {item['msg']}{given}."
+
+
+def _model_at(path: tuple[Any, ...]) -> type[BaseModel]:
+    """The model whose keys stand at a path of the configuration."""
+    model: type[BaseModel] = EnvironmentConfig
+    for step in path:
+        if not isinstance(step, str) or step not in model.model_fields:
+            continue  # the key of a mapping, such as a service's name
+        annotation = model.model_fields[step].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return model

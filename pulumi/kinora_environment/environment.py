@@ -1,0 +1,160 @@
+"""Puts an environment together. The order is the reader's; what waits for what follows from the references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from kinora_environment import images
+from kinora_environment.config import EnvironmentConfig
+from kinora_environment.credentials import Credentials, CredentialsArgs
+from kinora_environment.gateway import Gateway, GatewayArgs
+from kinora_environment.gitops import GitOps, GitOpsArgs
+from kinora_environment.mesh import Mesh, MeshArgs
+from kinora_environment.mongo import MongoCluster
+from kinora_environment.monitoring import Monitoring, MonitoringArgs
+from kinora_environment.namespaces import Namespaces, NamespacesArgs
+from kinora_environment.needs import Needs
+from kinora_environment.place import Place
+from kinora_environment.postgres import PostgresCluster, PostgresClusterArgs
+from kinora_environment.rabbitmq import MessageBroker
+from kinora_environment.redis import RedisCache
+from kinora_environment.s3 import ObjectStore
+from kinora_environment.sizes import SIZES, Sizes
+from kinora_environment.stores import StoreArgs, StoreComponent
+from kinora_environment.workload import secret
+
+
+def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Needs]) -> dict[str, pulumi.Input[str]]:
+    """Register everything that an environment has; returns the stack's outputs.
+
+    Raises:
+        ConfigError: for what only shows when configuration and needs come together.
+    """
+    sizes, chosen = SIZES[config.size], images.choose(config.images)
+    # Every object goes to the cluster of the configuration, not to the one that kubectl happens to be set to.
+    cluster = pulumi.ResourceOptions(
+        providers={"kubernetes": k8s.Provider("cluster", context=config.context, enable_server_side_apply=True)}
+    )
+    if not config.await_ready:
+        pulumi.runtime.register_resource_transform(_do_not_wait)
+
+    credentials = Credentials("credentials", CredentialsArgs(needs, config.generations), cluster)
+    namespaces = Namespaces(
+        "namespaces",
+        NamespacesArgs(
+            environment=environment,
+            quota=sizes.apps,
+            mesh=config.mesh.enabled,
+            mesh_privileged=config.mesh.cni,
+            protect=config.deletion_protection,
+        ),
+        cluster,
+    )
+    stores = _stores(config, chosen, credentials, namespaces["stores"], cluster)
+    for identity, need in needs.items():
+        _hand_over(identity, need, stores, credentials, namespaces["apps"])
+    if config.mesh.enabled:
+        Mesh("mesh", MeshArgs(place=namespaces["mesh"], config=config.mesh, sizes=sizes), cluster)
+    gateway = Gateway(
+        "gateway",
+        GatewayArgs(
+            place=namespaces["gateway"],
+            apps=namespaces["apps"],
+            config=config.gateway,
+            sizes=sizes,
+            images=chosen,
+            mesh=config.mesh.enabled,
+        ),
+        cluster,
+    )
+    monitoring = Monitoring(
+        "monitoring",
+        MonitoringArgs(
+            place=namespaces["monitoring"],
+            config=config.monitoring,
+            sizes=sizes,
+            images=chosen,
+            watched=list(namespaces.places.values()),
+            admin_password=credentials.random("grafana-admin"),
+            storage_class=config.storage_class,
+            retain=config.deletion_protection,
+        ),
+        cluster,
+    )
+    gitops = GitOps(
+        "gitops",
+        GitOpsArgs(
+            place=namespaces["gitops"],
+            destinations=[namespaces[role] for role in ("apps", "gateway", "monitoring")],
+            config=config.repository,
+            sizes=sizes,
+            images=chosen,
+        ),
+        cluster,
+    )
+    return {
+        "public_url": config.public_url,
+        "namespaces": ", ".join(place.namespace for place in namespaces.places.values()),
+        "gateway": gateway.address,
+        "grafana": monitoring.grafana,
+        "prometheus": monitoring.prometheus,
+        "argocd": gitops.console,
+        "next": gitops.next_step,
+    }
+
+
+def _stores(
+    config: EnvironmentConfig,
+    chosen: Mapping[str, str],
+    credentials: Credentials,
+    place: Place,
+    opts: pulumi.ResourceOptions,
+) -> Mapping[str, StoreComponent]:
+    class Common(TypedDict):
+        place: Place
+        sizes: Sizes
+        images: Mapping[str, str]
+        credentials: Credentials
+        storage_class: str | None
+        retain: bool
+
+    common = Common(
+        place=place,
+        sizes=SIZES[config.size],
+        images=chosen,
+        credentials=credentials,
+        storage_class=config.storage_class,
+        retain=config.deletion_protection,
+    )
+    return {
+        "postgres": PostgresCluster("postgres", PostgresClusterArgs(config=config.postgres, **common), opts),
+        "mongo": MongoCluster("mongo", StoreArgs(config=config.mongo, **common), opts),
+        "redis": RedisCache("redis", StoreArgs(config=config.redis, **common), opts),
+        "rabbitmq": MessageBroker("rabbitmq", StoreArgs(config=config.rabbitmq, **common), opts),
+        "s3": ObjectStore("s3", StoreArgs(config=config.s3, **common), opts),
+    }
+
+
+def _hand_over(
+    identity: str, need: Needs, stores: Mapping[str, StoreComponent], credentials: Credentials, apps: Place
+) -> None:
+    """The Secrets that the pods of an identity read their variables from: one for each store, and its own keys."""
+    for store in need.stores():
+        component = stores[store]
+        secret(f"{identity}-{store}", apps, component.variables(identity), component.child)
+    if need.keys:
+        keys = {f"KINORA_{key.upper()}": value for key, value in credentials.keys[identity].items()}
+        secret(f"{identity}-keys", apps, keys, pulumi.ResourceOptions(parent=credentials))
+
+
+def _do_not_wait(args: pulumi.ResourceTransformArgs) -> pulumi.ResourceTransformResult | None:
+    if not args.type_.startswith("kubernetes:") or "metadata" not in args.props:
+        return None
+    metadata: Any = args.props["metadata"]
+    annotations = {**metadata.get("annotations", {}), "pulumi.com/skipAwait": "true"}
+    props = {**args.props, "metadata": {**metadata, "annotations": annotations}}
+    return pulumi.ResourceTransformResult(props, args.opts)

@@ -1,0 +1,253 @@
+"""Traefik, the one thing that is reachable from outside: how it runs, and what holds for every route.
+
+The routes themselves, and who may pass on each, come with the services (Argo CD). What this file does not say stands in
+traefik/, from which Traefik also runs natively: it is read here, so that the two can never differ by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+import yaml
+
+from kinora_environment import config, upstream
+from kinora_environment.place import Place, role_selector, selector
+from kinora_environment.sizes import Sizes
+from kinora_environment.workload import Container, Volume, Workload, WorkloadArgs, config_map, named
+
+NATIVE = Path(__file__).resolve().parents[2] / "traefik"
+NAME = "traefik"
+USER = 65532
+WEB, WEBSECURE, METRICS = 8080, 8443, 8081
+
+TRAEFIK_KINDS = (
+    "ingressroutes",
+    "ingressroutetcps",
+    "ingressrouteudps",
+    "middlewares",
+    "middlewaretcps",
+    "serverstransports",
+    "serverstransporttcps",
+    "tlsoptions",
+    "tlsstores",
+    "traefikservices",
+)
+# Traefik watches all of these in every namespace that it serves, whether a route needs them or not, and takes up
+# nothing before it has seen each. So it can read the services' Secrets: whoever takes the gateway over has them, too.
+RIGHTS = [
+    {"api_groups": [group], "resources": list(resources), "verbs": ["list", "watch"]}
+    for group, resources in (
+        ("", ("configmaps", "secrets", "services")),
+        ("discovery.k8s.io", ("endpointslices",)),
+        ("traefik.io", TRAEFIK_KINDS),
+    )
+]
+
+# In the mesh outwards only: clients speak plain HTTP or TLS to Traefik itself, and the services get mutual TLS. The API
+# server is not in the mesh, and must be reachable whatever the sidecar does.
+MESH_ANNOTATIONS = {
+    "traffic.sidecar.istio.io/includeInboundPorts": "",
+    "traffic.sidecar.istio.io/excludeOutboundPorts": "443",
+}
+
+
+@dataclass(frozen=True)
+class GatewayArgs:
+    place: Place
+    apps: Place
+    """Where routes and services are."""
+    config: config.Gateway
+    sizes: Sizes
+    images: Mapping[str, str]
+    mesh: bool
+
+
+def native(file: str) -> dict[str, Any]:
+    """A file of traefik/."""
+    loaded: dict[str, Any] = yaml.safe_load((NATIVE / file).read_text())
+    return loaded
+
+
+def default_middlewares() -> list[str]:
+    """The middlewares that every request goes through before any route's own, in order."""
+    return [name.removesuffix("@file") for name in native("traefik.yml")["entryPoints"]["web"]["http"]["middlewares"]]
+
+
+def static_configuration(args: GatewayArgs) -> dict[str, Any]:
+    """traefik/traefik.yml with what a cluster changes."""
+    configuration = native("traefik.yml")
+    web, admin = configuration["entryPoints"]["web"], configuration["entryPoints"]["admin"]
+    # Only of these: a route that names no entry point must never be reachable by the one without strip-identity.
+    web["asDefault"] = True
+    web["address"], admin["address"] = f":{WEB}", f":{METRICS}"
+    # With safeNaming: no name of one namespace can be made to mean something in the other.
+    web["http"]["middlewares"] = [f"{args.place.namespace}_{name}@kubernetescrd" for name in default_middlewares()]
+    if args.config.trusted_addresses:
+        web["forwardedHeaders"] = {"trustedIPs": args.config.trusted_addresses}
+    # It goes on taking requests until every node has learnt that it is going.
+    web["transport"]["lifeCycle"]["requestAcceptGraceTimeout"] = "10s"
+    admin["transport"] = {"lifeCycle": {"requestAcceptGraceTimeout": "10s"}}
+    configuration["ping"]["manualRouting"] = True
+    if args.config.certificate:
+        secure = configuration["entryPoints"]["websecure"] = deepcopy(web)
+        secure["address"], secure["http"]["tls"] = f":{WEBSECURE}", {}
+        # The port that clients see, not Traefik's own.
+        web["http"]["redirections"] = {"entryPoint": {"to": ":443", "scheme": "https", "permanent": True}}
+    configuration["providers"] = {
+        "kubernetesCRD": {
+            "namespaces": [args.place.namespace, args.apps.namespace],
+            "allowCrossNamespace": False,
+            "safeNaming": True,
+            # No rights in the cluster as a whole; what goes without them are IngressClasses and ports of nodes.
+            "disableClusterScopeResources": True,
+            "defaultTLSResourcesNamespace": args.place.namespace,
+            # The sidecar knows services by their address, not by those of their pods, and balances better.
+            "nativeLBByDefault": args.mesh,
+        }
+    }
+    return configuration
+
+
+class Gateway(pulumi.ComponentResource):
+    def __init__(self, name: str, args: GatewayArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("kinora:environment:Gateway", name, None, opts)
+        self._args = args
+        child = pulumi.ResourceOptions(parent=self)
+        definitions = upstream.custom_resource_definitions("traefik-crds", child)
+        self._defined = pulumi.ResourceOptions(parent=self, depends_on=definitions)
+        self._middlewares()
+        if args.config.certificate:
+            self._tls(args.config.certificate)
+        self._ping()
+        self._network(child)
+        workload = self._workload(child)
+        for place in (args.place, args.apps):
+            self._rights(place, child)
+        self.address = workload.service.status.apply(self._address)
+        self.register_outputs({"address": self.address})
+
+    def _metadata(self, name: str) -> dict[str, Any]:
+        place = self._args.place
+        return {"name": name, "namespace": place.created, "labels": place.labels(NAME)}
+
+    def _resource(self, kind: str, name: str, spec: Mapping[str, Any]) -> None:
+        k8s.apiextensions.CustomResource(
+            f"{NAME}-{kind.lower()}-{name}",
+            api_version="traefik.io/v1alpha1",
+            kind=kind,
+            metadata=self._metadata(name),
+            spec=spec,
+            opts=self._defined,
+        )
+
+    def _middlewares(self) -> None:
+        known = native("dynamic/middlewares.yml")["http"]["middlewares"]
+        for name in default_middlewares():
+            self._resource("Middleware", name, known[name])
+
+    def _tls(self, certificate: str) -> None:
+        # Named `default`, both hold for every route.
+        self._resource("TLSStore", "default", {"defaultCertificate": {"secretName": certificate}})
+        self._resource("TLSOption", "default", {"minVersion": "VersionTLS12"})
+
+    def _ping(self) -> None:
+        """Ready only with its routes: Traefik answers at once, but knows this one no sooner than all others."""
+        route = {
+            "kind": "Rule",
+            "match": "Path(`/ping`)",
+            "services": [{"kind": "TraefikService", "name": "ping@internal"}],
+        }
+        self._resource("IngressRoute", "ping", {"entryPoints": ["admin"], "routes": [route]})
+
+    def _workload(self, opts: pulumi.ResourceOptions) -> Workload:
+        args = self._args
+        text = yaml.safe_dump(static_configuration(args), sort_keys=False)
+        file = config_map(NAME, args.place, {"traefik.yml": text}, opts)
+        ports = {"web": WEB, **({"websecure": WEBSECURE} if args.config.certificate else {}), "metrics": METRICS}
+        return Workload(
+            NAME,
+            WorkloadArgs(
+                place=args.place,
+                user=USER,
+                containers=[
+                    Container(
+                        NAME,
+                        args.images["traefik"],
+                        args.sizes.gateway,
+                        command=["traefik", "--configFile=/config/traefik.yml"],
+                        ports=ports,
+                        ready={"http_get": {"path": "/ping", "port": METRICS}},
+                        alive={"tcp_socket": {"port": METRICS}},
+                    )
+                ],
+                volumes={"config": Volume("/config", config=file)},
+                replicas=args.sizes.replicas,
+                stateful=False,
+                token=True,
+                annotations=MESH_ANNOTATIONS if args.mesh else {},
+                configuration=text,
+                service=self._service(),
+                # 10 s of taking requests and 20 s of answering them, as traefik.yml says, and some for the rest.
+                grace_seconds=40,
+            ),
+            opts,
+        )
+
+    def _service(self) -> dict[str, Any]:
+        args = self._args.config
+        ports: list[dict[str, Any]] = [{"name": "web", "port": 80, "target_port": "web"}]
+        if args.certificate:
+            ports.append({"name": "websecure", "port": 443, "target_port": "websecure"})
+        if args.node_port:
+            ports[-1]["node_port"] = args.node_port
+        # Local: nodes pass on the client's address, by which requests are throttled, instead of their own.
+        return {"type": args.service, "external_traffic_policy": "Local", "ports": ports}
+
+    def _network(self, opts: pulumi.ResourceOptions) -> None:
+        args = self._args
+        public = [WEB, WEBSECURE] if args.config.certificate else [WEB]
+        k8s.networking.v1.NetworkPolicy(
+            NAME,
+            metadata=self._metadata(NAME),
+            spec={
+                "pod_selector": {"match_labels": selector(NAME)},
+                "policy_types": ["Ingress"],
+                "ingress": [
+                    # Anybody, from anywhere: without `from`.
+                    {"ports": [{"port": port, "protocol": "TCP"} for port in public]},
+                    {
+                        "from_": [{"namespace_selector": role_selector(args.place.environment, "monitoring")}],
+                        "ports": [{"port": METRICS, "protocol": "TCP"}],
+                    },
+                ],
+            },
+            opts=opts,
+        )
+
+    def _rights(self, place: Place, opts: pulumi.ResourceOptions) -> None:
+        metadata = {"name": NAME, "namespace": place.created, "labels": place.labels(NAME)}
+        role = k8s.rbac.v1.Role(f"{NAME}-{place.role}", metadata=metadata, rules=RIGHTS, opts=opts)
+        k8s.rbac.v1.RoleBinding(
+            f"{NAME}-{place.role}",
+            metadata=metadata,
+            role_ref={"api_group": "rbac.authorization.k8s.io", "kind": "Role", "name": named(role)},
+            subjects=[{"kind": "ServiceAccount", "name": NAME, "namespace": self._args.place.created}],
+            opts=opts,
+        )
+
+    def _address(self, status: Any) -> str:
+        """Where clients reach it, as far as that is known now."""
+        args = self._args
+        scheme = "https" if args.config.certificate else "http"
+        if args.config.service == "NodePort":
+            return f"{scheme}://<a node that runs it>:{args.config.node_port}"
+        balancer = (status or {}).get("load_balancer") or {}
+        for each in balancer.get("ingress") or []:
+            return f"{scheme}://{each.get('hostname') or each.get('ip')}"
+        return f"not known yet; ask for it: kubectl --namespace {args.place.namespace} get service {NAME}"

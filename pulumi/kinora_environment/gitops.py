@@ -1,0 +1,323 @@
+"""Argo CD, which deploys what git says, and the one application of it that leads to all others.
+
+It is Argo CD's own manifest for one namespace, made fit for ours. What is deployed, and by which project, stands in
+argocd/ of the repository and is no business of Pulumi's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+import pulumi_random
+
+from kinora_environment import config, upstream
+from kinora_environment.place import Place, prefix
+from kinora_environment.sizes import Sizes
+from kinora_environment.workload import checksum, named, quantities
+
+Manifest = Mapping[str, Any]
+
+KINDS: Mapping[str, Callable[..., pulumi.Resource]] = {
+    "ConfigMap": k8s.core.v1.ConfigMap,
+    "Deployment": k8s.apps.v1.Deployment,
+    "NetworkPolicy": k8s.networking.v1.NetworkPolicy,
+    "Role": k8s.rbac.v1.Role,
+    "RoleBinding": k8s.rbac.v1.RoleBinding,
+    "Secret": k8s.core.v1.Secret,
+    "Service": k8s.core.v1.Service,
+    "ServiceAccount": k8s.core.v1.ServiceAccount,
+    "StatefulSet": k8s.apps.v1.StatefulSet,
+}
+"""What the published manifest consists of."""
+
+# Dex signs people in through others: for SSO take it in again, write `dex.config` into argocd-cm, and who may do what
+# into argocd-rbac-cm. Failed deployments are told by Alertmanager. Redis' role was for making its own password.
+LEFT_OUT = re.compile(r"\w+/argocd-(dex-server|notifications)|Role(Binding)?/argocd-redis$")
+
+CASCADE = "resources-finalizer.argocd.argoproj.io/foreground"
+"""An application with this finalizer goes after all that it deployed."""
+IN_CLUSTER = "https://kubernetes.default.svc"
+CONTROLLER, SERVER = "argocd-application-controller", "argocd-server"
+
+# What a layer may consist of. Not Secrets: those are Pulumi's, and Argo CD sees none of the services'.
+DEPLOYED = (
+    ("", "configmaps", "persistentvolumeclaims", "serviceaccounts", "services"),
+    ("apps", "deployments", "statefulsets"),
+    ("argoproj.io", "applications", "applicationsets", "appprojects"),
+    ("autoscaling", "horizontalpodautoscalers"),
+    ("batch", "cronjobs", "jobs"),
+    ("keda.sh", "scaledjobs", "scaledobjects", "triggerauthentications"),
+    ("monitoring.coreos.com", "podmonitors", "prometheusrules", "servicemonitors"),
+    ("networking.istio.io", "destinationrules", "serviceentries", "sidecars", "virtualservices"),
+    ("networking.k8s.io", "networkpolicies"),
+    ("policy", "poddisruptionbudgets"),
+    ("security.istio.io", "authorizationpolicies", "peerauthentications", "requestauthentications"),
+    ("telemetry.istio.io", "telemetries"),
+    ("traefik.io", "ingressroutes", "middlewares", "serverstransports", "tlsoptions", "traefikservices"),
+)
+# What comes of it, and is shown.
+WATCHED = (("", "events", "pods"), ("apps", "controllerrevisions", "replicasets"))
+READ, WRITE = ["get", "list", "watch"], ["create", "delete", "patch", "update"]
+
+
+def rules(resources: Sequence[Sequence[str]], verbs: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"api_groups": [group], "resources": names, "verbs": list(verbs)} for group, *names in resources]
+
+
+def settings(environment: str) -> Mapping[str, Mapping[str, str]]:
+    """What we set in the ConfigMaps of the published manifest, beside what it sets."""
+    return {
+        "argocd-cm": {
+            "admin.enabled": "true",
+            "users.anonymous.enabled": "false",
+            "exec.enabled": "false",
+            "application.resourceTrackingMethod": "annotation",
+            # Another environment's Argo CD in the same cluster leaves alone what is marked with this one.
+            "installationID": prefix(environment),
+            # It watches what its roles let it, and takes the rest for not being there.
+            "resource.respectRBAC": "normal",
+        },
+        "argocd-cmd-params-cm": {
+            "server.insecure": "false",
+            # Compares as the API server would merge, so that its defaults are no difference.
+            "controller.diff.server.side": "true",
+            "reposerver.enable.git.submodule": "false",
+        },
+        # Who signs in may do nothing unless a role says so; admin may do everything.
+        "argocd-rbac-cm": {"policy.default": ""},
+    }
+
+
+@dataclass(frozen=True)
+class GitOpsArgs:
+    place: Place
+    destinations: Sequence[Place]
+    """Where applications may put objects."""
+    config: config.Repository
+    sizes: Sizes
+    images: Mapping[str, str]
+
+
+class GitOps(pulumi.ComponentResource):
+    def __init__(self, name: str, args: GitOpsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("kinora:environment:GitOps", name, None, opts)
+        self._args = args
+        child = pulumi.ResourceOptions(parent=self)
+        defined = pulumi.ResourceOptions(
+            parent=self, depends_on=upstream.custom_resource_definitions("argocd-crds", child)
+        )
+        # Before the server, which otherwise makes a project `default` that may do everything.
+        closed = self._resource("AppProject", "default", {"sourceRepos": [], "destinations": []}, defined)
+        projects = [closed, self._root_project(defined)]
+        self._redis_password(child)
+        parts = [
+            self._cluster(child),
+            *self._repository(child),
+            *(resource for place in (args.place, *args.destinations) for resource in self._rights(place, child)),
+            *self._published(pulumi.ResourceOptions(parent=self, depends_on=projects)),
+        ]
+        # Until it is gone, and all that it led to with it, Argo CD has to be there: so it goes first.
+        self._root(pulumi.ResourceOptions(parent=self, depends_on=parts))
+        namespace = args.place.namespace
+        self.console = (
+            f"https://localhost:8443 (as admin), while this runs:"
+            f" kubectl --namespace {namespace} port-forward service/{SERVER} 8443:443"
+        )
+        self.next_step = (
+            f"push to {args.config.url}, branch {args.config.revision}: Argo CD rolls out what argocd/ names there."
+            f" The password of its admin: kubectl --namespace {namespace} get secret argocd-initial-admin-secret"
+            f" --output jsonpath='{{.data.password}}' | base64 --decode"
+        )
+        self.register_outputs({"console": self.console, "next_step": self.next_step})
+
+    def _metadata(self, name: str, **labels: str) -> dict[str, Any]:
+        place = self._args.place
+        return {"name": name, "namespace": place.created, "labels": {**place.labels("argocd"), **labels}}
+
+    # --- Argo CD itself ----------------------------------------------------------------------------------------------
+
+    def _published(self, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
+        return [
+            self._fit(manifest, opts)
+            for manifest in upstream.manifests("argocd")
+            if not LEFT_OUT.match(f"{manifest['kind']}/{manifest['metadata']['name']}")
+        ]
+
+    def _fit(self, manifest: Manifest, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        """Register an object of the published manifest, with what we change of it."""
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        given = {key: manifest[key] for key in manifest.keys() - {"apiVersion", "kind", "metadata", "roleRef"}}
+        match kind:
+            case "ConfigMap":
+                given["data"] = {**given.get("data", {}), **settings(self._args.place.environment).get(name, {})}
+            case "ServiceAccount":
+                given["automount_service_account_token"] = False
+            case "RoleBinding":
+                given["role_ref"] = manifest["roleRef"]
+            case "Deployment" | "StatefulSet":
+                given["spec"] = self._workload(name, given["spec"])
+        # Argo CD finds its own settings by the label part-of, so its labels stay.
+        ours = {"app.kubernetes.io/managed-by": "pulumi", "kinora.io/environment": self._args.place.environment}
+        metadata = {"name": name, "namespace": self._args.place.created}
+        return KINDS[kind](
+            name, metadata={**metadata, "labels": {**manifest["metadata"]["labels"], **ours}}, **given, opts=opts
+        )
+
+    def _workload(self, name: str, spec: Manifest) -> dict[str, Any]:
+        template = spec["template"]
+        pod = template["spec"]
+        # Redis' own makes a password; it is given ours.
+        before = [self._container(each) for each in pod.get("initContainers", []) if each["name"] != "secret-init"]
+        # Most settings are read only when it starts.
+        restart = {"checksum/configuration": checksum(json.dumps(settings(self._args.place.environment)))}
+        return {
+            **spec,
+            # One of each: what is deployed runs on when Argo CD does not.
+            "replicas": 1,
+            # The one that it names does not exist.
+            **({"serviceName": "argocd-metrics"} if "serviceName" in spec else {}),
+            "template": {
+                "metadata": {**template["metadata"], "annotations": restart},
+                "spec": {
+                    **{key: value for key, value in pod.items() if key != "initContainers"},
+                    **({"initContainers": before} if before else {}),
+                    "containers": [self._container(each) for each in pod["containers"]],
+                    "automountServiceAccountToken": name not in ("argocd-redis", "argocd-repo-server"),
+                },
+            },
+        }
+
+    def _container(self, container: Manifest) -> dict[str, Any]:
+        image = self._args.images["redis" if container["name"] == "redis" else "argocd"]
+        resources = quantities(self._args.sizes.argocd)
+        return {**container, "image": image, "imagePullPolicy": "IfNotPresent", "resources": resources}
+
+    def _redis_password(self, opts: pulumi.ResourceOptions) -> None:
+        password = pulumi_random.RandomPassword("argocd-redis", length=40, special=False, opts=opts)
+        k8s.core.v1.Secret(
+            "argocd-redis-password",
+            metadata=self._metadata("argocd-redis"),
+            string_data=pulumi.Output.secret({"auth": password.result}),
+            opts=opts,
+        )
+
+    def _rights(self, place: Place, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
+        """What Argo CD may do in a namespace. The server only reads: what changes, changes in git.
+
+        The controller must be able to list the same kinds in each namespace: one that it cannot list in one of them, it
+        takes for not being there at all. In its own it only lists; what it writes there, the published role names.
+        """
+        verbs = READ if place.role == self._args.place.role else READ + WRITE
+        controller = [*rules(DEPLOYED, verbs), *rules(WATCHED, READ)]
+        reader = [
+            *rules([*DEPLOYED, *WATCHED], ["get"]),
+            *rules([("", "pods/log")], ["get"]),
+            *rules([("", "events")], ["list"]),
+        ]
+        registered: list[pulumi.Resource] = []
+        for account, granted in ((CONTROLLER, controller), (SERVER, reader)):
+            name = f"{account}-deployed"
+            metadata = {"name": name, "namespace": place.created, "labels": place.labels("argocd")}
+            role = k8s.rbac.v1.Role(f"{name}-{place.role}", metadata=metadata, rules=granted, opts=opts)
+            binding = k8s.rbac.v1.RoleBinding(
+                f"{name}-{place.role}",
+                metadata=metadata,
+                role_ref={"api_group": "rbac.authorization.k8s.io", "kind": "Role", "name": named(role)},
+                subjects=[{"kind": "ServiceAccount", "name": account, "namespace": self._args.place.created}],
+                opts=opts,
+            )
+            registered += [role, binding]
+        return registered
+
+    # --- what it deploys ---------------------------------------------------------------------------------------------
+
+    def _cluster(self, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        """The cluster as this environment sees it: its own namespaces, and nothing that is not in one."""
+        places = [self._args.place, *self._args.destinations]
+        cluster: pulumi.Resource = k8s.core.v1.Secret(
+            "argocd-cluster",
+            metadata=self._metadata("cluster", **{"argocd.argoproj.io/secret-type": "cluster"}),
+            string_data={
+                "name": "in-cluster",
+                "server": IN_CLUSTER,
+                "namespaces": ",".join(place.namespace for place in places),
+                "clusterResources": "false",
+                "config": json.dumps({"tlsClientConfig": {"insecure": False}}),
+            },
+            opts=opts,
+        )
+        return cluster
+
+    def _repository(self, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
+        given = self._args.config
+        if given.username is None or given.password is None:
+            return []
+        credentials = {
+            "type": "git",
+            "url": given.url,
+            "username": given.username,
+            "password": given.password.get_secret_value(),
+        }
+        secret = k8s.core.v1.Secret(
+            "argocd-repository",
+            metadata=self._metadata("repository", **{"argocd.argoproj.io/secret-type": "repository"}),
+            string_data=pulumi.Output.secret(credentials),
+            opts=opts,
+        )
+        return [secret]
+
+    def _resource(
+        self, kind: str, name: str, spec: Manifest, opts: pulumi.ResourceOptions, finalizers: Sequence[str] = ()
+    ) -> pulumi.Resource:
+        resource: pulumi.Resource = k8s.apiextensions.CustomResource(
+            f"argocd-{kind.lower()}-{name}",
+            api_version="argoproj.io/v1alpha1",
+            kind=kind,
+            metadata={**self._metadata(name), **({"finalizers": list(finalizers)} if finalizers else {})},
+            spec=spec,
+            opts=opts,
+        )
+        return resource
+
+    def _root_project(self, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        spec = {
+            "description": "Leads to all other applications, and deploys nothing itself.",
+            "sourceRepos": [self._args.config.url],
+            "destinations": [{"server": IN_CLUSTER, "namespace": self._args.place.namespace}],
+            "namespaceResourceWhitelist": [
+                {"group": "argoproj.io", "kind": kind} for kind in ("Application", "ApplicationSet", "AppProject")
+            ],
+        }
+        return self._resource("AppProject", "root", spec, opts)
+
+    def _root(self, opts: pulumi.ResourceOptions) -> None:
+        given = self._args.config
+        spec = {
+            "project": "root",
+            "source": {
+                "repoURL": given.url,
+                "targetRevision": given.revision,
+                "path": "argocd",
+                "directory": {"recurse": True},
+            },
+            "destination": {"server": IN_CLUSTER, "namespace": self._args.place.namespace},
+            "syncPolicy": {
+                "automated": {"prune": True, "selfHeal": True},
+                "syncOptions": ["ServerSideApply=true"],
+                # As often as it takes, each try of the newest commit.
+                "retry": {
+                    "limit": -1,
+                    "refresh": True,
+                    "backoff": {"duration": "10s", "factor": 2, "maxDuration": "5m"},
+                },
+            },
+        }
+        self._resource(
+            "Application", "root", spec, opts, finalizers=["resources-finalizer.argocd.argoproj.io/foreground"]
+        )

@@ -1,0 +1,141 @@
+"""What an identity may do in each store, in the store's own words. Plain functions, the same for every environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+# INFO counts as dangerous, yet clients and their health checks ask for it.
+REDIS_COMMANDS = "+@all -@admin -@dangerous +info"
+# Who publishes. Writing to amq.default is how a message is put straight into a queue, whose ever it is.
+_EXCHANGES = r"^(auth|media|video|recommendation|video\.progress)$"
+
+
+def redis_rules(identity: str, *, reads: Iterable[str] = ()) -> str:
+    """The rules of an ACL user: its own part of the key space, and what else it may read."""
+    others = "".join(f" %R~{pattern}" for pattern in reads)
+    return f"~{identity}:* &{identity}:*{others} {REDIS_COMMANDS}"
+
+
+def rabbitmq_permissions(identity: str, *, consumes: bool) -> dict[str, str]:
+    """Regular expressions for what a user may configure, write to and read from in its virtual host."""
+    own = rf"^{identity}$|^{identity}\."
+    write = rf"{own}|^amq\.default$" if consumes else own
+    return {"configure": own, "write": write, "read": rf"{own}|{_EXCHANGES}"}
+
+
+RABBITMQ_LIMITS = {"max-connections": 200, "max-channels": 2000}
+"""Of each user: what all replicas of a service open together, with room for a rolling update."""
+
+
+def s3_policy(buckets: Sequence[str]) -> dict[str, Any]:
+    """Everything with the objects (abandoned multipart uploads included), nothing with the buckets themselves."""
+    on_bucket = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
+    on_object = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+    on_object += ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": on_bucket, "Resource": [f"arn:aws:s3:::{name}" for name in buckets]},
+            {"Effect": "Allow", "Action": on_object, "Resource": [f"arn:aws:s3:::{name}/*" for name in buckets]},
+        ],
+    }
+
+
+def postgres_sql(logins: Mapping[str, str], *, extensions: Mapping[str, Sequence[str]]) -> str:
+    """What makes the databases and roles, for psql; safe to run again.
+
+    ``logins``: login role -> the role that it acts as, which owns the database of the same name. The password of a
+    login is taken from the variable ``PASSWORD_<LOGIN>``. A login that is not named any more is dropped: it owns
+    nothing, because every connection acts as the owner (``role`` in its address).
+    """
+    lines = [r"\set ON_ERROR_STOP on", "REVOKE ALL ON DATABASE postgres, template1 FROM public;"]
+    for owner in sorted(set(logins.values())):
+        lines += [
+            f"SELECT 'CREATE ROLE {owner} NOLOGIN'"
+            rf" WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{owner}') \gexec",
+            f"SELECT 'CREATE DATABASE {owner} OWNER {owner}'"
+            rf" WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{owner}') \gexec",
+            f"REVOKE ALL ON DATABASE {owner} FROM public;",
+        ]
+    for login, owner in sorted(logins.items()):
+        lines += [
+            # Unset first: without its variable, psql would keep the password of the login before.
+            r"\unset password",
+            rf"\getenv password PASSWORD_{login.upper()}",
+            rf"SELECT 'CREATE ROLE {login}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{login}') \gexec",
+            f"ALTER ROLE {login} LOGIN NOINHERIT PASSWORD :'password';",
+            f"GRANT {owner} TO {login};",
+            f"GRANT CONNECT ON DATABASE {owner} TO {login};",
+        ]
+    lines += [
+        "SELECT format('REVOKE ALL ON DATABASE %I FROM %I; DROP ROLE %I', owner, login, login) FROM ("
+        "SELECT m.rolname AS login, o.rolname AS owner FROM pg_auth_members"
+        " JOIN pg_roles o ON o.oid = roleid JOIN pg_roles m ON m.oid = member"
+        " WHERE m.rolname ~ ('^' || o.rolname || '_[0-9]+$')"
+        rf" AND m.rolname <> ALL ('{{{','.join(sorted(logins))}}}')) retired \gexec",
+    ]
+    for owner, names in sorted(extensions.items()):
+        lines += [rf"\connect {owner}", *(f"CREATE EXTENSION IF NOT EXISTS {name};" for name in names)]
+    return "\n".join(lines) + "\n"
+
+
+def mongo_script(logins: Mapping[str, str]) -> str:
+    """What makes the users, for mongosh; safe to run again.
+
+    ``logins``: user -> the database that it may read and write. Passwords as with PostgreSQL.
+    """
+    lines = ["const admin = db.getSiblingDB('admin');"]
+    for login, database in sorted(logins.items()):
+        user = f"pwd: process.env.PASSWORD_{login.upper()}, roles: [{{role: 'readWrite', db: '{database}'}}]"
+        lines += [
+            f"if (admin.getUser('{login}')) admin.updateUser('{login}', {{{user}}});",
+            f"else admin.createUser({{user: '{login}', {user}}});",
+        ]
+    lines += [
+        f"const known = {sorted(logins)};",
+        "for (const {user} of admin.getUsers().users)",
+        "  if (/_[0-9]+$/.test(user) && !known.includes(user)) admin.dropUser(user);",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def s3_script(logins: Mapping[str, Sequence[str]]) -> str:
+    """What makes buckets, policies and users, for a shell with MinIO's client and little else; safe to run again.
+
+    ``logins``: access key -> the buckets that it may use. Policies are read from $POLICIES/<key>.json. Passwords as
+    with PostgreSQL.
+    """
+    lines = [
+        "set -eu",
+        "tries=0",
+        'until mc alias set store "$S3_URL" "$ROOT_USER" "$ROOT_PASSWORD"; do',
+        "  tries=$((tries + 1))",
+        '  [ "$tries" -lt 30 ]',
+        "  sleep 2",
+        "done",
+    ]
+    for bucket in sorted({bucket for buckets in logins.values() for bucket in buckets}):
+        lines.append(f"mc mb --ignore-existing store/{bucket}")
+    for login in sorted(logins):
+        lines += [
+            f'mc admin policy create store {login} "$POLICIES/{login}.json"',
+            f'mc admin user add store {login} "$PASSWORD_{login.upper()}"',
+            f"mc admin policy attach store {login} --user {login}",
+        ]
+    known = "|".join(sorted(logins))
+    lines += [
+        "users=$(mc admin user list store)",
+        # Each line: status, access key, policy. A key that ends in a number, and is not named any more, was retired.
+        "printf '%s\\n' \"$users\" | while read -r _ user _; do",
+        "  case \"$user\" in",
+        f"  {known}) continue ;;",
+        "  esac",
+        "  case \"${user##*_}\" in",
+        "  '' | *[!0-9]*) continue ;;",
+        "  esac",
+        '  mc admin user remove store "$user"',
+        '  mc admin policy remove store "$user"',
+        "done",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,275 @@
+"""MongoDB: a database for each identity, and logins that read and write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from kinora_environment import grants
+from kinora_environment.stores import StoreArgs, StoreComponent, address
+from kinora_environment.workload import (
+    Container,
+    Secret,
+    Volume,
+    Workload,
+    WorkloadArgs,
+    allow,
+    checksum,
+    config_map,
+    job,
+    quantities,
+    secret,
+)
+
+PORT = 27017
+USER = 999
+"""The user `mongodb` of the image."""
+ROOT = "root"
+VERSION = "8.0.16"
+"""What the operator runs, as ``<its repository>:<version>-ubi8``."""
+OPERATOR_NAMESPACE = "mongodb"
+OPERATOR_USER = 2000
+
+PROVISION = """\
+set -eu
+mongosh --norc --quiet --username "$ROOT_USER" --password "$ROOT_PASSWORD" --authenticationDatabase admin \\
+    --file /provision/provision.js "mongodb://mongo:27017/admin?serverSelectionTimeoutMS=60000"
+"""
+
+
+class MongoCluster(StoreComponent):
+    store = "mongo"
+
+    def __init__(self, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("MongoCluster", name, args, opts)
+        # Below half of the memory: connections, sorts and the file system's cache need the rest.
+        self._cache_gb = max(0.25, round(args.sizes.mongo.memory * 0.4 / 1024, 2))
+        match args.config.mode:
+            case "single":
+                self._single(args)
+            case "operator":
+                self._operator(args)
+        self.register_outputs({})
+
+    def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
+        login, config = self.login(identity), self.args.config
+        # The users stand in the database admin; which database a service uses is its own setting.
+        options = "authSource=admin"
+        if config.external is not None:
+            where = address(config.external, PORT)
+            options += "&tls=true" if config.external.tls else ""
+        elif config.mode == "operator":
+            where = ",".join(self._members(self.args))
+            options += "&replicaSet=mongo"
+        else:
+            where = f"{self.args.place.host('mongo')}:{PORT}"
+            options += "&retryWrites=false"  # only a replica set can tell a write that was repeated
+        url = pulumi.Output.concat("mongodb://", login.name, ":", login.password, "@", where, "/?", options)
+        return {"KINORA_MONGO_URL": url}
+
+    # --- single -------------------------------------------------------------------------------------------------------
+
+    def _single(self, args: StoreArgs) -> None:
+        root = secret("mongo-root", args.place, {"password": args.credentials.random("mongo-root")}, self.child)
+        check = {"tcp_socket": {"port": "mongo"}}
+        Workload(
+            "mongo",
+            WorkloadArgs(
+                place=args.place,
+                user=USER,
+                containers=[
+                    Container(
+                        "mongo",
+                        args.images["mongo"],
+                        args.sizes.mongo,
+                        # No command: the image's entry point makes the root user on the first start. An image in its
+                        # place has to take these arguments and variables, listen on all addresses and keep to /data/db.
+                        args=[
+                            "mongod",
+                            "--dbpath=/data/db",
+                            "--bind_ip_all",
+                            f"--wiredTigerCacheSizeGB={self._cache_gb}",
+                        ],
+                        environment={
+                            "MONGO_INITDB_ROOT_USERNAME": ROOT,
+                            "MONGO_INITDB_ROOT_PASSWORD": Secret(root, "password"),
+                            "HOME": "/tmp",  # noqa: S108 - a volume of this pod alone
+                        },
+                        ports={"mongo": PORT},
+                        # The shell takes a second of CPU to start: too much to ask it every few seconds.
+                        ready=check,
+                        alive=check,
+                    )
+                ],
+                volumes={
+                    "data": Volume("/data/db", persistent=True),
+                    "config": Volume("/data/configdb"),
+                    "tmp": Volume("/tmp"),  # noqa: S108
+                },
+                clients=["apps"],
+                disk_mib=args.sizes.mongo.disk,
+                storage_class=args.storage_class,
+                retain=args.retain,
+                grace_seconds=60,
+            ),
+            self.child,
+        )
+        self._provision(args, root)
+
+    def _provision(self, args: StoreArgs, root: str) -> None:
+        name, logins = "mongo-provision", self.logins()
+        script = grants.mongo_script({login.name: login.identity for login in logins})
+        scripts = config_map(name, args.place, {"provision.sh": PROVISION, "provision.js": script}, self.child)
+        passwords = secret(name, args.place, self.passwords(logins), self.child)
+        job(
+            name,
+            args.place,
+            user=USER,
+            container=Container(
+                "provision",
+                args.images["mongo"],
+                args.sizes.job,
+                command=["sh", "/provision/provision.sh"],
+                environment={
+                    "ROOT_USER": ROOT,
+                    "ROOT_PASSWORD": Secret(root, "password"),
+                    "HOME": "/tmp",  # noqa: S108 - where the shell keeps its history
+                },
+                environment_from=[passwords],
+            ),
+            volumes={"provision": Volume("/provision", config=scripts), "tmp": Volume("/tmp")},  # noqa: S108
+            fingerprint=checksum(script, PROVISION),
+            opts=self.child,
+        )
+
+    # --- operator -----------------------------------------------------------------------------------------------------
+
+    def _members(self, args: StoreArgs) -> list[str]:
+        """Host and port of each member, by the names that the operator gives them."""
+        replicas = range(max(args.sizes.replicas, 3))
+        return [f"{args.place.host(f'mongo-{replica}.mongo-svc')}:{PORT}" for replica in replicas]
+
+    def _operator(self, args: StoreArgs) -> None:
+        """A replica set of MongoDB's Community Operator. A user that is not named any more is removed by it."""
+        account = self._account(args)
+        users = []
+        for login in self.logins():
+            unique = f"mongo-{login.name.replace('_', '-')}"
+            password = secret(f"{unique}-password", args.place, {"password": login.password}, self.child)
+            users.append(
+                {
+                    "name": login.name,
+                    "db": "admin",
+                    "passwordSecretRef": {"name": password},
+                    "roles": [{"name": "readWrite", "db": login.identity}],
+                    "scramCredentialsSecretName": unique,
+                    # Names that hold an underscore, as the operator's own would, cannot be those of a Secret.
+                    "connectionStringSecretName": f"{unique}-connection",
+                }
+            )
+        k8s.apiextensions.CustomResource(
+            "mongo",
+            api_version="mongodbcommunity.mongodb.com/v1",
+            kind="MongoDBCommunity",
+            metadata={"name": "mongo", "namespace": args.place.created, "labels": args.place.labels("mongo")},
+            spec={
+                "type": "ReplicaSet",
+                "members": len(self._members(args)),
+                "version": VERSION,
+                "security": {"authentication": {"modes": ["SCRAM"]}},
+                "users": users,
+                "additionalMongodConfig": {
+                    "storage.wiredTiger.engineConfig.cacheSizeGB": self._cache_gb,
+                    "storage.wiredTiger.engineConfig.journalCompressor": "zlib",
+                },
+                "statefulSet": {"spec": self._stateful_set(args, account)},
+            },
+            opts=pulumi.ResourceOptions(parent=self, protect=args.retain),
+        )
+        allow(
+            "mongo",
+            args.place,
+            clients=["apps"],
+            operators=[OPERATOR_NAMESPACE],
+            ports=[PORT],
+            pods={"app": "mongo-svc"},
+            opts=self.child,
+        )
+
+    def _stateful_set(self, args: StoreArgs, account: str) -> dict[str, Any]:
+        """What the operator puts over its own StatefulSet. Lists are merged by name."""
+        restricted = {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        job = quantities(args.sizes.job)
+        storage = {"storageClassName": args.storage_class} if args.storage_class else {}
+        keep = "Retain" if args.retain else "Delete"
+        return {
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": keep, "whenScaled": keep},
+            "template": {
+                "spec": {
+                    "serviceAccountName": account,
+                    "securityContext": {
+                        "runAsNonRoot": True,
+                        "runAsUser": OPERATOR_USER,
+                        "fsGroup": OPERATOR_USER,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "containers": [
+                        {"name": "mongod", "resources": quantities(args.sizes.mongo), "securityContext": restricted},
+                        {"name": "mongodb-agent", "resources": job, "securityContext": restricted},
+                    ],
+                    "initContainers": [
+                        {"name": name, "resources": job, "securityContext": restricted}
+                        for name in ("mongod-posthook", "mongodb-agent-readinessprobe")
+                    ],
+                    "topologySpreadConstraints": [
+                        {
+                            "maxSkew": 1,
+                            "topologyKey": "kubernetes.io/hostname",
+                            "whenUnsatisfiable": "ScheduleAnyway",
+                            "labelSelector": {"matchLabels": {"app": "mongo-svc"}},
+                        }
+                    ],
+                }
+            },
+            "volumeClaimTemplates": [
+                {
+                    "metadata": {"name": name},
+                    "spec": {
+                        "accessModes": ["ReadWriteOnce"],
+                        "resources": {"requests": {"storage": f"{size}Mi"}},
+                        **storage,
+                    },
+                }
+                for name, size in (("data-volume", args.sizes.mongo.disk), ("logs-volume", 2 * 1024))
+            ],
+        }
+
+    def _account(self, args: StoreArgs) -> str:
+        """The identity that the operator's agents expect: they report by annotating their own pods."""
+        name = "mongodb-database"
+        metadata = {"name": name, "namespace": args.place.created, "labels": args.place.labels("mongo")}
+        k8s.core.v1.ServiceAccount(name, metadata=metadata, automount_service_account_token=True, opts=self.child)
+        k8s.rbac.v1.Role(
+            name,
+            metadata=metadata,
+            rules=[
+                {"api_groups": [""], "resources": ["secrets"], "verbs": ["get"]},
+                {"api_groups": [""], "resources": ["pods"], "verbs": ["patch", "delete", "get"]},
+            ],
+            opts=self.child,
+        )
+        k8s.rbac.v1.RoleBinding(
+            name,
+            metadata=metadata,
+            role_ref={"api_group": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            subjects=[{"kind": "ServiceAccount", "name": name, "namespace": args.place.created}],
+            opts=self.child,
+        )
+        return name

@@ -1,0 +1,126 @@
+"""The namespaces of an environment: what may run in each, how much of it, and that nothing is let in unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from kinora_environment.place import PART_OF, ROLES, Place, namespace_name
+from kinora_environment.sizes import Quota
+from kinora_environment.workload import named
+
+DNS = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+API_SERVER = [{"port": 443, "protocol": "TCP"}, {"port": 6443, "protocol": "TCP"}]
+
+
+@dataclass(frozen=True)
+class NamespacesArgs:
+    environment: str
+    quota: Quota
+    """Of the services; what Pulumi itself makes is bounded by the size."""
+    mesh: bool
+    mesh_privileged: bool
+    """Whether Istio's node agent runs in the mesh's namespace: it changes the network of the node's pods."""
+    protect: bool
+
+
+class Namespaces(pulumi.ComponentResource):
+    """One namespace for each role, each with the Pod Security profile *restricted* and closed to all but what is named.
+
+    Within an environment pods may connect to whom lets them in (``allow``, and the chart's ``allowFrom``); outside of
+    it, only to name servers and the API server. Argo CD, which reads git, may go anywhere.
+    """
+
+    def __init__(self, name: str, args: NamespacesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("kinora:environment:Namespaces", name, None, opts)
+        self._args = args
+        roles = [role for role in ROLES if role != "mesh" or args.mesh]
+        self.places: Mapping[str, Place] = {role: self._namespace(role) for role in roles}
+        self.register_outputs({role: place.created for role, place in self.places.items()})
+
+    def __getitem__(self, role: str) -> Place:
+        return self.places[role]
+
+    def _namespace(self, role: str) -> Place:
+        args = self._args
+        name = namespace_name(args.environment, role)
+        profile = "privileged" if role == "mesh" and args.mesh_privileged else "restricted"
+        labels = {
+            "app.kubernetes.io/part-of": PART_OF,
+            "app.kubernetes.io/managed-by": "pulumi",
+            "kinora.io/environment": args.environment,
+            "kinora.io/role": role,
+            **{f"pod-security.kubernetes.io/{mode}": profile for mode in ("enforce", "audit", "warn")},
+        }
+        if args.mesh and role in ("apps", "gateway"):
+            labels["istio.io/rev"] = f"kinora-{args.environment}"
+        child = pulumi.ResourceOptions(parent=self)
+        namespace = k8s.core.v1.Namespace(
+            role,
+            metadata={"name": name, "labels": labels},
+            opts=pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(protect=args.protect)),
+        )
+        place = Place(args.environment, role, named(namespace))
+        self._network(place, child)
+        if role == "apps":
+            self._quota(place, child)
+        return place
+
+    def _network(self, place: Place, opts: pulumi.ResourceOptions) -> None:
+        environment = {"namespace_selector": {"match_labels": {"kinora.io/environment": place.environment}}}
+        egress: list[dict[str, Any]] = [{"ports": DNS}, {"to": [environment]}, {"ports": API_SERVER}]
+        if place.role == "apps":
+            egress = egress[:2]
+        if place.role == "gitops":
+            egress = [{}]
+        k8s.networking.v1.NetworkPolicy(
+            f"{place.role}-default",
+            metadata={"name": "default", "namespace": place.created, "labels": place.labels("default")},
+            spec={
+                "pod_selector": {},
+                "policy_types": ["Ingress", "Egress"],
+                # Replicas of a store talk to each other; services do not, unless the chart lets them.
+                **({} if place.role == "apps" else {"ingress": [{"from_": [{"pod_selector": {}}]}]}),
+                "egress": egress,
+            },
+            opts=opts,
+        )
+
+    def _quota(self, place: Place, opts: pulumi.ResourceOptions) -> None:
+        quota = self._args.quota
+        k8s.core.v1.ResourceQuota(
+            place.role,
+            metadata={"name": "quota", "namespace": place.created, "labels": place.labels("quota")},
+            spec={
+                "hard": {
+                    "requests.cpu": f"{quota.cpu}m",
+                    "requests.memory": f"{quota.memory}Mi",
+                    "limits.memory": f"{quota.memory}Mi",
+                    "requests.storage": f"{quota.disk}Mi",
+                    "requests.ephemeral-storage": f"{quota.disk}Mi",
+                    "pods": str(quota.pods),
+                    "services.loadbalancers": "0",
+                    "services.nodeports": "0",
+                }
+            },
+            opts=opts,
+        )
+        # With a quota, a container that names no requests is refused; these are given to sidecars and debugging pods.
+        k8s.core.v1.LimitRange(
+            place.role,
+            metadata={"name": "defaults", "namespace": place.created, "labels": place.labels("defaults")},
+            spec={
+                "limits": [
+                    {
+                        "type": "Container",
+                        "default_request": {"cpu": "20m", "memory": "64Mi", "ephemeral-storage": "64Mi"},
+                        "default": {"memory": "256Mi", "ephemeral-storage": "256Mi"},
+                    }
+                ]
+            },
+            opts=opts,
+        )

@@ -1,0 +1,86 @@
+"""What each service needs of an environment: apps/<app>/deploy/needs.yaml, one entry for each identity.
+
+An identity (auth, video, tusd, ...) has credentials of its own for each store that it names, with no more rights than
+it names there. They come to its pods as the Secrets ``<identity>-<store>``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, ValidationError
+
+from kinora_environment.config import STORES, ConfigError, Model
+
+APPS = Path(__file__).resolve().parents[2] / "apps"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Postgres(Model):
+    """A database of the identity's name, which it owns."""
+
+    extensions: tuple[Name, ...] = ()
+
+
+class Mongo(Model):
+    """A database of the identity's name."""
+
+
+class Redis(Model):
+    """The keys and channels below ``<identity>:``."""
+
+    reads: tuple[str, ...] = ()
+    """Patterns of other keys that it may read."""
+
+
+class Rabbitmq(Model):
+    """The exchanges and queues of its name and below ``<identity>.``, and binding to what others publish."""
+
+    consumes: bool = False
+    """Whether it puts messages straight into queues: those that consume, for their retries."""
+
+
+class S3(Model):
+    """Everything with the objects of these buckets."""
+
+    buckets: Annotated[list[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]+[a-z0-9]$")]], Field(min_length=1)]
+
+
+class Needs(Model):
+    postgres: Postgres | None = None
+    mongo: Mongo | None = None
+    redis: Redis | None = None
+    rabbitmq: Rabbitmq | None = None
+    s3: S3 | None = None
+    keys: tuple[Name, ...] = ()
+    """Random secrets of its own, by the names of its settings; they come as ``<identity>-keys``."""
+
+    def stores(self) -> list[str]:
+        return [store for store in STORES if getattr(self, store) is not None]
+
+
+def read(apps: Path = APPS) -> Mapping[str, Needs]:
+    """The needs of every identity, by its name.
+
+    Raises:
+        ConfigError: with a sentence for each thing that is wrong in a file.
+    """
+    found: dict[str, Needs] = {}
+    for file in sorted(apps.glob("*/deploy/needs.yaml")):
+        shown = f"apps/{file.parts[-3]}/deploy/needs.yaml"
+        for name, given in (yaml.safe_load(file.read_text()) or {}).items():
+            if not re.fullmatch(r"[a-z][a-z0-9]*", name):
+                raise ConfigError(f"{shown}: {name} cannot be an identity: write lower-case letters and digits only.")
+            if name in found:
+                raise ConfigError(f"{shown}: {name} stands in another app's needs already: choose another name.")
+            try:
+                found[name] = Needs.model_validate(given)
+            except ValidationError as error:
+                places = (f"{name}.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+                raise ConfigError("\n".join(f"{shown}: {place}." for place in places)) from None
+    return found

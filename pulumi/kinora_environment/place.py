@@ -1,0 +1,54 @@
+"""Where objects go: a namespace of an environment, and the names and labels of what is put there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+
+PART_OF = "kinora"
+
+ROLES = ("apps", "stores", "gateway", "mesh", "monitoring", "gitops")
+"""What an environment's namespaces are for, one each."""
+
+
+def prefix(environment: str) -> str:
+    """What the names of everything that a cluster has only once begin with, so that two environments share nothing."""
+    return f"kinora-{environment}"
+
+
+def namespace_name(environment: str, role: str) -> str:
+    return f"{prefix(environment)}-{role}"
+
+
+@dataclass(frozen=True)
+class Place:
+    environment: str
+    role: str
+    created: pulumi.Output[str]
+    """The namespace's name, once it is there: what is given this name waits for it."""
+
+    @property
+    def namespace(self) -> str:
+        return namespace_name(self.environment, self.role)
+
+    def host(self, service: str) -> str:
+        return f"{service}.{self.namespace}.svc.cluster.local"
+
+    def labels(self, name: str) -> dict[str, str]:
+        return {
+            "app.kubernetes.io/name": name,
+            "app.kubernetes.io/part-of": PART_OF,
+            "app.kubernetes.io/managed-by": "pulumi",
+            "kinora.io/environment": self.environment,
+        }
+
+
+def selector(name: str) -> dict[str, str]:
+    """The labels by which the pods of a workload are found; they can never change, so they are few."""
+    return {"app.kubernetes.io/name": name}
+
+
+def role_selector(environment: str, role: str) -> dict[str, dict[str, str]]:
+    """Selects the namespace of a role in a NetworkPolicy."""
+    return {"match_labels": {"kinora.io/environment": environment, "kinora.io/role": role}}

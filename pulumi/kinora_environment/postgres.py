@@ -1,0 +1,361 @@
+"""PostgreSQL with pgvector: a database and an owner for each identity, and logins that act as the owner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from kinora_environment import grants
+from kinora_environment.config import Backups, Postgres
+from kinora_environment.stores import StoreArgs, StoreComponent, address
+from kinora_environment.workload import (
+    Container,
+    Secret,
+    Volume,
+    Workload,
+    WorkloadArgs,
+    allow,
+    checksum,
+    config_map,
+    job,
+    named,
+    pod,
+    secret,
+)
+
+PORT = 5432
+USER = 999
+"""The user `postgres` of the image; its number must have a name there, or initdb refuses."""
+OPERATOR_NAMESPACE = "cnpg-system"
+
+INITIALISE = """\
+set -eu
+[ -s /data/cluster/PG_VERSION ] && exit 0
+# Made beside its place and moved there last, so that an interruption leaves nothing that looks finished.
+rm -rf /data/partial
+initdb --pgdata=/data/partial --username=postgres --pwfile=/root-password/password --auth=scram-sha-256 \\
+    --encoding=UTF8 --locale=C.UTF-8 --data-checksums
+mv /data/partial /data/cluster
+"""
+
+BACK_UP = """\
+set -eu
+day=$(date -u +%Y-%m-%dT%H%M%SZ)
+for database in $DATABASES; do
+    pg_dump --format=custom --file="/backups/$database-$day.partial" "$database"
+    mv "/backups/$database-$day.partial" "/backups/$database-$day.dump"
+done
+# Only when all of them were written: a backup that fails for weeks must not delete the last good ones.
+find /backups -name '*.dump' -mtime "+$KEEP_DAYS" -delete
+find /backups -name '*.partial' -mmin +1440 -delete
+"""
+
+PROVISION = """\
+set -eu
+pg_isready --timeout=30
+psql --no-psqlrc --quiet --file=/provision/provision.sql
+"""
+
+
+@dataclass(frozen=True)
+class PostgresClusterArgs(StoreArgs):
+    config: Postgres
+
+
+class PostgresCluster(StoreComponent):
+    store = "postgres"
+
+    def __init__(self, name: str, args: PostgresClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("PostgresCluster", name, args, opts)
+        self._config = args.config
+        self._owners = sorted({login.identity for login in self.logins()})
+        match args.config.mode:
+            case "single":
+                self._single(args)
+            case "operator":
+                self._operator(args)
+        self.register_outputs({})
+
+    def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
+        login, config = self.login(identity), self._config
+        if config.external is not None:
+            where = f"{address(config.external, PORT)}/{identity}"
+            end = "?sslmode=require" if config.external.tls else ""
+        else:
+            host = self.args.place.host("postgres-rw" if config.mode == "operator" else "postgres")
+            # Every connection acts as the owner, whatever generation its login is.
+            where, end = f"{host}:{PORT}/{identity}", f"?role={identity}"
+        return {
+            "KINORA_POSTGRES_URL": pulumi.Output.concat(
+                "postgresql://", login.name, ":", login.password, "@", where, end
+            )
+        }
+
+    def _extensions(self) -> dict[str, list[str]]:
+        needs = {owner: self.args.credentials.needs(owner).postgres for owner in self._owners}
+        return {owner: need.extensions for owner, need in needs.items() if need is not None}
+
+    # --- single ------------------------------------------------------------------------------------------------------
+
+    def _single(self, args: PostgresClusterArgs) -> None:
+        place, image, child = args.place, args.images["postgres"], self.child
+        root = secret("postgres-root", place, {"password": args.credentials.random("postgres-root")}, child)
+        # Logins with a password, from wherever the network policies let them connect; the superuser, too.
+        hba = "local all all scram-sha-256\nhost all all all scram-sha-256\n"
+        files = config_map("postgres", place, {"initialise.sh": INITIALISE, "pg_hba.conf": hba}, child)
+        memory = args.sizes.postgres.memory
+        settings = {
+            "listen_addresses": "*",
+            "hba_file": "/config/pg_hba.conf",
+            "unix_socket_directories": "/tmp",  # noqa: S108 - a volume of this pod alone
+            "password_encryption": "scram-sha-256",
+            "max_connections": "200",
+            "shared_buffers": f"{memory // 4}MB",
+            "effective_cache_size": f"{memory // 2}MB",
+            "wal_compression": "on",
+            "idle_in_transaction_session_timeout": "5min",
+        }
+        volumes = {
+            "data": Volume("/data", persistent=True),
+            "tmp": Volume("/tmp"),  # noqa: S108
+            "config": Volume("/config", config=files),
+            "root-password": Volume("/root-password", secret=root),
+        }
+        check = {"exec_": {"command": ["pg_isready", "--host=127.0.0.1", "--username=postgres"]}}
+        Workload(
+            "postgres",
+            WorkloadArgs(
+                place=place,
+                user=USER,
+                before=[Container("initialise", image, args.sizes.postgres, command=["sh", "/config/initialise.sh"])],
+                containers=[
+                    Container(
+                        "postgres",
+                        image,
+                        args.sizes.postgres,
+                        command=[
+                            "postgres",
+                            "-D",
+                            "/data/cluster",
+                            *(f"--{key}={value}" for key, value in settings.items()),
+                        ],
+                        ports={"postgres": PORT},
+                        volumes={"data": "/data", "tmp": "/tmp", "config": "/config"},  # noqa: S108
+                        ready=check,
+                        alive=check,
+                    )
+                ],
+                volumes=volumes,
+                clients=["apps"],
+                disk_mib=args.sizes.postgres.disk,
+                storage_class=args.storage_class,
+                retain=args.retain,
+                configuration=hba,
+                grace_seconds=60,
+            ),
+            child,
+        )
+        self._provision(args, root)
+        if args.config.backups is not None:
+            self._dumps(args, args.config.backups, root)
+
+    def _connection(self, root: str) -> dict[str, str | Secret]:
+        """The variables by which PostgreSQL's own programs find the server."""
+        return {"PGHOST": "postgres", "PGUSER": "postgres", "PGPASSWORD": Secret(root, "password")}
+
+    def _provision(self, args: PostgresClusterArgs, root: str) -> None:
+        logins = self.logins()
+        sql = grants.postgres_sql({login.name: login.identity for login in logins}, extensions=self._extensions())
+        name = "postgres-provision"
+        scripts = config_map(name, args.place, {"provision.sh": PROVISION, "provision.sql": sql}, self.child)
+        passwords = secret(name, args.place, self.passwords(logins), self.child)
+        job(
+            name,
+            args.place,
+            user=USER,
+            container=Container(
+                "provision",
+                args.images["postgres"],
+                args.sizes.job,
+                command=["sh", "/provision/provision.sh"],
+                environment=self._connection(root),
+                environment_from=[passwords],
+            ),
+            volumes={"provision": Volume("/provision", config=scripts), "tmp": Volume("/tmp")},  # noqa: S108
+            fingerprint=checksum(sql, PROVISION),
+            opts=self.child,
+        )
+
+    def _dumps(self, args: PostgresClusterArgs, backups: Backups, root: str) -> None:
+        """A nightly dump of each database to a volume beside the store."""
+        name, place = "postgres-backup", args.place
+        metadata = {"name": name, "namespace": place.created, "labels": place.labels(name)}
+        account = k8s.core.v1.ServiceAccount(
+            name, metadata=metadata, automount_service_account_token=False, opts=self.child
+        )
+        claim = k8s.core.v1.PersistentVolumeClaim(
+            name,
+            # A volume that binds when its first pod comes would be awaited until then.
+            metadata={**metadata, "annotations": {"pulumi.com/skipAwait": "true"}},
+            spec={
+                "access_modes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": f"{args.sizes.postgres.disk}Mi"}},
+                **({"storage_class_name": args.storage_class} if args.storage_class else {}),
+            },
+            opts=pulumi.ResourceOptions(parent=self, protect=args.retain),
+        )
+        scripts = config_map(name, place, {"back-up.sh": BACK_UP}, self.child)
+        template = pod(
+            place=place,
+            name=name,
+            user=USER,
+            containers=[
+                Container(
+                    "back-up",
+                    args.images["postgres"],
+                    args.sizes.job,
+                    command=["sh", "/scripts/back-up.sh"],
+                    environment={
+                        **self._connection(root),
+                        "DATABASES": " ".join(self._owners),
+                        "KEEP_DAYS": str(backups.keep_days),
+                    },
+                )
+            ],
+            volumes={
+                "backups": Volume("/backups", claim=named(claim)),
+                "scripts": Volume("/scripts", config=scripts),
+                "tmp": Volume("/tmp"),  # noqa: S108
+            },
+            service_account=named(account),
+            restart="Never",
+        )
+        k8s.batch.v1.CronJob(
+            name,
+            metadata=metadata,
+            spec={
+                "schedule": backups.schedule,
+                "time_zone": "Etc/UTC",
+                "concurrency_policy": "Forbid",
+                "starting_deadline_seconds": 3600,
+                "job_template": {
+                    "spec": {"backoff_limit": 2, "active_deadline_seconds": 6 * 3600, "template": template}
+                },
+            },
+            opts=self.child,
+        )
+
+    # --- operator ----------------------------------------------------------------------------------------------------
+
+    def _operator(self, args: PostgresClusterArgs) -> None:
+        """A cluster of CloudNativePG: a primary, replicas that take over, and backups with every change since."""
+        place, backups = args.place, args.config.backups
+        metadata = {"name": "postgres", "namespace": place.created, "labels": place.labels("postgres")}
+        roles = [{"name": owner, "ensure": "present", "login": False} for owner in self._owners]
+        for login in self.logins():
+            password = k8s.core.v1.Secret(
+                f"postgres-{login.name}",
+                metadata={
+                    "name": f"postgres-{login.name.replace('_', '-')}",
+                    "namespace": place.created,
+                    "labels": {**place.labels("postgres"), "cnpg.io/reload": "true"},
+                },
+                type="kubernetes.io/basic-auth",
+                string_data=pulumi.Output.secret({"username": login.name, "password": login.password}),
+                opts=self.child,
+            )
+            roles.append(
+                {
+                    "name": login.name,
+                    "ensure": "present",
+                    "login": True,
+                    "inherit": False,
+                    "inRoles": [login.identity],
+                    "passwordSecret": {"name": named(password)},
+                }
+            )
+        cluster = k8s.apiextensions.CustomResource(
+            "postgres",
+            api_version="postgresql.cnpg.io/v1",
+            kind="Cluster",
+            metadata=metadata,
+            spec={
+                "instances": max(args.sizes.replicas, 2),
+                "imageName": args.images["postgres-operator"],
+                "enableSuperuserAccess": False,
+                "storage": {
+                    "size": f"{args.sizes.postgres.disk}Mi",
+                    **({"storageClass": args.storage_class} if args.storage_class else {}),
+                },
+                "resources": {
+                    "requests": {"cpu": f"{args.sizes.postgres.cpu}m", "memory": f"{args.sizes.postgres.memory}Mi"},
+                    "limits": {"cpu": f"{args.sizes.postgres.cpu_limit}m", "memory": f"{args.sizes.postgres.memory}Mi"},
+                },
+                "postgresql": {
+                    "parameters": {
+                        "max_connections": "200",
+                        "shared_buffers": f"{args.sizes.postgres.memory // 4}MB",
+                        "idle_in_transaction_session_timeout": "5min",
+                    },
+                    # A commit is on two machines before it is confirmed: what was promised survives any one of them.
+                    "synchronous": {"method": "any", "number": 1, "dataDurability": "preferred"},
+                },
+                "managed": {"roles": roles},
+                "affinity": {"podAntiAffinityType": "preferred", "topologyKey": "kubernetes.io/hostname"},
+                **({"backup": self._barman(backups)} if backups else {}),
+            },
+            opts=pulumi.ResourceOptions(parent=self, protect=args.retain),
+        )
+        for owner, extensions in self._extensions().items():
+            k8s.apiextensions.CustomResource(
+                f"postgres-{owner}",
+                api_version="postgresql.cnpg.io/v1",
+                kind="Database",
+                metadata={"name": owner, "namespace": place.created, "labels": place.labels("postgres")},
+                spec={
+                    "name": owner,
+                    "owner": owner,
+                    "cluster": {"name": named(cluster)},
+                    "databaseReclaimPolicy": "retain",
+                    "extensions": [{"name": extension, "ensure": "present"} for extension in extensions],
+                },
+                opts=self.child,
+            )
+        if backups:
+            k8s.apiextensions.CustomResource(
+                "postgres-backup",
+                api_version="postgresql.cnpg.io/v1",
+                kind="ScheduledBackup",
+                metadata={**metadata, "name": "postgres-backup"},
+                # The operator counts seconds, too.
+                spec={"schedule": f"0 {backups.schedule}", "cluster": {"name": named(cluster)}, "immediate": True},
+                opts=self.child,
+            )
+        allow(
+            "postgres",
+            place,
+            clients=["apps"],
+            operators=[OPERATOR_NAMESPACE],
+            ports=[PORT, 8000],
+            pods={"cnpg.io/cluster": "postgres"},
+            opts=self.child,
+        )
+
+    def _barman(self, backups: Backups) -> dict[str, object]:
+        storage = backups.storage
+        assert storage is not None  # noqa: S101 - the configuration is refused without it
+        return {
+            "retentionPolicy": f"{backups.keep_days}d",
+            "barmanObjectStore": {
+                "destinationPath": f"s3://{storage.bucket}/postgres",
+                "endpointURL": f"https://{storage.address}",
+                "s3Credentials": {
+                    "accessKeyId": {"name": storage.secret, "key": "access_key"},
+                    "secretAccessKey": {"name": storage.secret, "key": "secret_key"},
+                },
+                "wal": {"compression": "gzip"},
+            },
+        }

@@ -1,0 +1,387 @@
+"""Redis: a user for each login, in its identity's part of the key space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pulumi
+
+from kinora_environment import grants
+from kinora_environment.stores import StoreArgs, StoreComponent, address
+from kinora_environment.workload import (
+    Container,
+    Input,
+    Secret,
+    Volume,
+    Workload,
+    WorkloadArgs,
+    config_map,
+    secret,
+)
+
+PORT, SENTINEL_PORT, HEALTH_PORT = 6379, 26379, 8404
+USER = 999
+"""The user `redis` of the image."""
+PROXY_USER = 99
+"""The user `haproxy` of the image."""
+REPLICAS = 3
+KEEPER = "keeper"
+# For the probes, for what changes the users, and for replicas, sentinels and the proxy among each other. No key.
+KEEPER_RULES = (
+    "&* -@all +@connection +acl +info +role +config|rewrite +multi +exec +subscribe +publish"
+    " +psync +replconf +slaveof +replicaof +script|kill"
+)
+
+RELOAD = """\
+set -eu
+trap 'exit 0' TERM
+
+cli() { redis-cli -h "${HOST:-127.0.0.1}" -p "${PORT:-6379}" --user keeper "$@"; }
+
+# User by user instead of ACL LOAD, which (before Redis 7.4) cuts every connection, also of users that stay.
+apply() {
+    answers=$(sed 's/^user /ACL SETUSER /' "$ACL_FILE" | cli) || return 1
+    if printf '%s\\n' "$answers" | grep -vx OK; then return 1; fi
+    for user in $(cli ACL USERS); do
+        grep -q "^user $user " "$ACL_FILE" || cli ACL DELUSER "$user" >/dev/null || return 1
+    done
+}
+
+applied=
+while :; do
+    given=$(cat "$ACL_FILE")
+    if [ "$given" != "$applied" ] && apply; then
+        applied=$given
+        echo 'applied the users'
+    fi
+    sleep "${INTERVAL:-5}" &
+    wait $!
+done
+"""
+
+MASTER = """\
+# For the other scripts. $HOSTS: all replicas, the first of which is the master until the sentinels chose another one.
+self=${SELF:-$HOSTNAME.$DOMAIN}
+data=${DATA:-/data}
+port=${PORT:-6379}
+sentinel_port=${SENTINEL_PORT:-26379}
+
+# The master that most sentinels know; when none answers, the one that this replica's sentinel knew last.
+find_master() {
+    answers=$(
+        for host in $HOSTS; do
+            timeout 2 redis-cli -h "$host" -p "$sentinel_port" --raw sentinel get-master-addr-by-name kinora || true
+        done 2>/dev/null | grep -Fx "$(printf '%s\\n' $HOSTS)" | sort | uniq -c | sort -rn | sed -n '1s/^ *[0-9]* //p'
+    )
+    if [ -z "$answers" ] && [ -f "$data/sentinel.conf" ]; then
+        answers=$(sed -n 's/^sentinel monitor kinora \\([^ ]*\\) .*/\\1/p' "$data/sentinel.conf")
+    fi
+    printf '%s\\n' "${answers:-${HOSTS%% *}}"
+}
+"""
+
+SERVER = """\
+set -eu
+. "${SCRIPTS:-/scripts}/master.sh"
+master=$(find_master)
+file=${RUN:-/run/redis}/redis.conf
+{
+    cat "${SCRIPTS:-/scripts}/redis.conf"
+    echo "dir $data"
+    # Names instead of addresses: a pod that comes back has another address.
+    echo "replica-announce-ip $self"
+    echo "masterauth $REDISCLI_AUTH"
+    [ "$master" = "$self" ] || echo "replicaof $master $port"
+} >"$file"
+exec redis-server "$file" --bind "${BIND:-*}" --port "$port"
+"""
+
+SENTINEL = """\
+set -eu
+. "${SCRIPTS:-/scripts}/master.sh"
+# Redis refuses to watch a name that cannot be resolved yet.
+until master=$(find_master) && getent ahosts "$master" >/dev/null; do sleep 1; done
+file=$data/sentinel.conf
+# What was learnt and voted upon outlives a restart; the settings are always these. An election that nobody won is
+# repeated after twice the failover-timeout.
+learnt=$(grep -E '^sentinel (myid|current-epoch|(config-epoch|leader-epoch|known-replica|known-sentinel) kinora) ' \\
+    "$file" 2>/dev/null) || learnt=
+cat >"$file.partial" <<END
+port $sentinel_port
+bind ${BIND:-*}
+protected-mode no
+dir ${RUN:-/run/redis}
+requirepass $REDISCLI_AUTH
+sentinel sentinel-pass $REDISCLI_AUTH
+sentinel resolve-hostnames yes
+sentinel announce-hostnames yes
+sentinel announce-ip $self
+sentinel monitor kinora $master $port 2
+sentinel auth-user kinora keeper
+sentinel auth-pass kinora $REDISCLI_AUTH
+sentinel down-after-milliseconds kinora 5000
+sentinel failover-timeout kinora 10000
+sentinel parallel-syncs kinora 1
+$learnt
+END
+mv "$file.partial" "$file"
+exec redis-server "$file" --sentinel
+"""
+
+
+PROXY = """\
+global
+    log stdout format raw local0 notice
+    maxconn 2000
+
+defaults
+    mode tcp
+    log global
+    option clitcpka
+    option srvtcpka
+    timeout connect 3s
+    timeout check 3s
+    # A subscriber may hear nothing for long.
+    timeout client 24h
+    timeout server 24h
+
+resolvers cluster
+    parse-resolv-conf
+    hold valid 5s
+
+frontend redis
+    bind {bind}
+    default_backend master
+
+# The master is the one that says so and has replicas: one that comes back after it was replaced says so, too, until
+# the sentinels have told it.
+backend master
+    option tcp-check
+    tcp-check connect
+    tcp-check send "AUTH {user} {password}\\r\\n"
+    tcp-check expect string +OK
+    tcp-check send "INFO replication\\r\\n"
+    tcp-check expect rstring role:master\\r\\nconnected_slaves:[1-9]
+    tcp-check send "QUIT\\r\\n"
+    tcp-check expect string +OK
+    default-server check inter 1s fall 2 rise 1 on-marked-down shutdown-sessions resolvers cluster init-addr none
+{servers}
+frontend health
+    mode http
+    bind {health}
+    timeout client 5s
+    monitor-uri /alive
+"""
+
+
+class RedisCache(StoreComponent):
+    store = "redis"
+
+    def __init__(self, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("RedisCache", name, args, opts)
+        match args.config.mode:
+            case "single":
+                self._single(args)
+            case "operator":
+                self._replicated(args)
+        self.register_outputs({})
+
+    def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
+        login, config = self.login(identity), self.args.config
+        if config.external is not None:
+            scheme, where = "rediss" if config.external.tls else "redis", address(config.external, PORT)
+        else:
+            service = "redis-proxy" if config.mode == "operator" else "redis"
+            scheme, where = "redis", f"{self.args.place.host(service)}:{PORT}"
+        url = pulumi.Output.concat(scheme, "://", login.name, ":", login.password, "@", where, "/0")
+        return {"KINORA_REDIS_URL": url}
+
+    def _users(self, keeper: pulumi.Output[str]) -> pulumi.Output[str]:
+        """The ACL file."""
+        lines: list[Input] = ["user default reset\n", "user ", KEEPER, " reset on >", keeper, f" {KEEPER_RULES}\n"]
+        for login in self.logins():
+            need = self.args.credentials.needs(login.identity).redis
+            rules = grants.redis_rules(login.identity, reads=need.reads if need is not None else ())
+            lines += ["user ", login.name, " reset on >", login.password, f" {rules}\n"]
+        return pulumi.Output.concat(*lines)
+
+    # --- single -------------------------------------------------------------------------------------------------------
+
+    def _single(self, args: StoreArgs) -> None:
+        _, keeper, users = self._secrets(args)
+        scripts = config_map("redis", args.place, {"reload.sh": RELOAD}, self.child)
+        options = settings(args.sizes.redis.memory).items()
+        command = ["redis-server", *(word for key, value in options for word in (f"--{key}", value))]
+        Workload(
+            "redis",
+            WorkloadArgs(
+                place=args.place,
+                user=USER,
+                containers=[self._server(args, keeper, command, {}), self._reload(args, keeper)],
+                volumes={
+                    "data": Volume("/data", persistent=True),
+                    "acl": Volume("/acl", secret=users),
+                    "scripts": Volume("/scripts", config=scripts),
+                },
+                clients=["apps"],
+                disk_mib=args.sizes.redis.disk,
+                storage_class=args.storage_class,
+                retain=args.retain,
+            ),
+            self.child,
+        )
+
+    def _secrets(self, args: StoreArgs) -> tuple[pulumi.Output[str], Secret, str]:
+        """The keeper's password, the Secret that holds it, and the one that holds the users."""
+        password = args.credentials.random("redis-keeper")
+        keeper = secret("redis-keeper", args.place, {"password": password}, self.child)
+        users = secret("redis-users", args.place, {"users.acl": self._users(password)}, self.child)
+        return password, Secret(keeper, "password"), users
+
+    def _server(
+        self, args: StoreArgs, keeper: Secret, command: list[str], environment: Mapping[str, Input]
+    ) -> Container:
+        ping = f"redis-cli --user {KEEPER} ping"
+        return Container(
+            "redis",
+            args.images["redis"],
+            args.sizes.redis,
+            command=command,
+            environment={"REDISCLI_AUTH": keeper, **environment},
+            ports={"redis": PORT},
+            # While it loads its data it answers, but not with PONG: alive, and not ready.
+            ready={"exec_": {"command": ["sh", "-c", f'[ "$({ping})" = PONG ]']}},
+            alive={"exec_": {"command": ["sh", "-c", ping]}},
+        )
+
+    def _reload(self, args: StoreArgs, keeper: Secret) -> Container:
+        return Container(
+            "reload",
+            args.images["redis"],
+            args.sizes.sidecar,
+            command=["sh", "/scripts/reload.sh"],
+            environment={"REDISCLI_AUTH": keeper, "ACL_FILE": "/acl/users.acl"},
+            volumes={"acl": "/acl", "scripts": "/scripts"},
+        )
+
+    # --- operator -----------------------------------------------------------------------------------------------------
+
+    def _replicated(self, args: StoreArgs) -> None:
+        """Three replicas, a sentinel beside each, and a proxy that leads to the master among them."""
+        password, keeper, users = self._secrets(args)
+        hosts = [args.place.host(f"redis-{replica}.redis-replicas") for replica in range(REPLICAS)]
+        config = replica_settings(args.sizes.redis.memory)
+        scripts = config_map(
+            "redis",
+            args.place,
+            {
+                "master.sh": MASTER,
+                "server.sh": SERVER,
+                "sentinel.sh": SENTINEL,
+                "reload.sh": RELOAD,
+                "redis.conf": config,
+            },
+            self.child,
+        )
+        environment = {"HOSTS": " ".join(hosts), "DOMAIN": args.place.host("redis-replicas")}
+        sentinel = Container(
+            "sentinel",
+            args.images["redis"],
+            args.sizes.sidecar,
+            command=["sh", "/scripts/sentinel.sh"],
+            environment={"REDISCLI_AUTH": keeper, **environment},
+            ports={"sentinel": SENTINEL_PORT},
+            ready={"exec_": {"command": ["sh", "-c", f'[ "$(redis-cli -p {SENTINEL_PORT} ping)" = PONG ]']}},
+            alive={"tcp_socket": {"port": "sentinel"}},
+        )
+        Workload(
+            "redis",
+            WorkloadArgs(
+                place=args.place,
+                user=USER,
+                containers=[
+                    self._server(args, keeper, ["sh", "/scripts/server.sh"], environment),
+                    sentinel,
+                    self._reload(args, keeper),
+                ],
+                volumes={
+                    "data": Volume("/data", persistent=True),
+                    "run": Volume("/run/redis"),
+                    "acl": Volume("/acl", secret=users),
+                    "scripts": Volume("/scripts", config=scripts),
+                },
+                replicas=REPLICAS,
+                parallel=True,  # one that cannot start must not keep the others from it
+                disk_mib=args.sizes.redis.disk,
+                storage_class=args.storage_class,
+                retain=args.retain,
+                configuration=config + SERVER + SENTINEL + MASTER,
+            ),
+            self.child,
+        )
+        self._proxy(args, hosts, password)
+
+    def _proxy(self, args: StoreArgs, hosts: list[str], keeper: pulumi.Output[str]) -> None:
+        config = keeper.apply(lambda password: proxy_configuration(hosts, password))
+        file = secret("redis-proxy", args.place, {"haproxy.cfg": config}, self.child)
+        check = {"http_get": {"path": "/alive", "port": HEALTH_PORT}}
+        Workload(
+            "redis-proxy",
+            WorkloadArgs(
+                place=args.place,
+                user=PROXY_USER,
+                stateful=False,
+                replicas=2,
+                containers=[
+                    Container(
+                        "haproxy",
+                        args.images["haproxy"],
+                        args.sizes.sidecar,
+                        command=["haproxy", "-db", "-f", "/config/haproxy.cfg"],
+                        ports={"redis": PORT},
+                        ready=check,
+                        alive=check,
+                    )
+                ],
+                volumes={"config": Volume("/config", secret=file)},
+                clients=["apps"],
+                configuration=proxy_configuration(hosts, ""),
+            ),
+            self.child,
+        )
+
+
+def settings(memory_mib: int) -> dict[str, str]:
+    """Of a server with so much memory for its container."""
+    return {
+        "dir": "/data",
+        "aclfile": "/acl/users.acl",
+        "appendonly": "yes",  # a revoked login must stay revoked after a restart
+        "save": "",
+        # The rest is for what a rewrite of the log copies, and for the connections.
+        "maxmemory": f"{memory_mib * 6 // 10}mb",
+        "maxmemory-policy": "noeviction",
+    }
+
+
+def replica_settings(memory_mib: int) -> str:
+    """Of one server among several (redis.conf)."""
+    common = settings(memory_mib)
+    del common["dir"]
+    lines = {
+        **common,
+        "save": '""',
+        "masteruser": KEEPER,
+        # A master that was cut off from its replicas takes no writes, which would be lost when it comes back.
+        "min-replicas-to-write": "1",
+        "min-replicas-max-lag": "10",
+    }
+    return "".join(f"{key} {value}\n" for key, value in lines.items())
+
+
+def proxy_configuration(
+    hosts: Sequence[str], password: str, *, bind: str = f":{PORT}", health: str = f":{HEALTH_PORT}", port: int = PORT
+) -> str:
+    """Settings of HAProxy: the master of these hosts at one address."""
+    servers = "".join(f"    server redis-{number} {host}:{port}\n" for number, host in enumerate(hosts))
+    return PROXY.format(bind=bind, health=health, user=KEEPER, password=password, servers=servers)

@@ -1,0 +1,146 @@
+"""Object storage that speaks S3: buckets, and an access key for each identity that reaches its own buckets only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pulumi
+
+from kinora_environment import grants
+from kinora_environment.stores import StoreArgs, StoreComponent
+from kinora_environment.workload import (
+    Container,
+    Secret,
+    Volume,
+    Workload,
+    WorkloadArgs,
+    checksum,
+    config_map,
+    job,
+    secret,
+)
+
+PORT = 9000
+USER = 1000
+ROOT = "kinora-root"
+REPLICAS = 4
+"""The fewest among which one may be lost without an object becoming unreadable or unwritable."""
+
+SETTINGS = {
+    "MINIO_BROWSER": "off",
+    "MINIO_UPDATE": "off",
+    "MINIO_CALLHOME_ENABLE": "off",
+    "MINIO_PROMETHEUS_AUTH_TYPE": "public",
+    # An upload may pause for a week; MinIO's own day would throw its parts away.
+    "MINIO_API_STALE_UPLOADS_EXPIRY": "168h",
+}
+
+
+class ObjectStore(StoreComponent):
+    store = "s3"
+
+    def __init__(self, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("ObjectStore", name, args, opts)
+        if args.config.external is None:
+            self._server(args, replicas=REPLICAS if args.config.mode == "operator" else 1)
+        self.register_outputs({})
+
+    def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
+        external = self.args.config.external
+        if external is None:
+            login = self.login(identity)
+            url, access_key, secret_key = f"http://{self.args.place.host('s3')}:{PORT}", login.name, login.password
+        else:
+            given = external.credentials[identity]
+            url = f"{'https' if external.tls else 'http'}://{external.address}"
+            # As they are: unlike those of other stores, these two do not stand in an address.
+            access_key, secret_key = given.username, pulumi.Output.secret(given.password.get_secret_value())
+        return {
+            "KINORA_S3_URL": pulumi.Output.from_input(url),
+            "KINORA_S3_ACCESS_KEY": pulumi.Output.from_input(access_key),
+            "KINORA_S3_SECRET_KEY": secret_key,
+        }
+
+    def _server(self, args: StoreArgs, *, replicas: int) -> None:
+        """One MinIO, or several that spread each object over all of their volumes."""
+        root = secret("s3-root", args.place, {"password": args.credentials.random("s3-root")}, self.child)
+        names = "s3-{0...%d}.s3-replicas" % (replicas - 1)  # noqa: UP031 - the braces are MinIO's
+        volumes = "/data" if replicas == 1 else f"http://{args.place.host(names)}:{PORT}/data"
+        Workload(
+            "s3",
+            WorkloadArgs(
+                place=args.place,
+                user=USER,
+                containers=[
+                    Container(
+                        "minio",
+                        args.images["minio"],
+                        args.sizes.s3,
+                        command=[
+                            "minio",
+                            "server",
+                            "--quiet",
+                            "--anonymous",
+                            f"--address=:{PORT}",
+                            "--certs-dir=/tmp/certs",
+                            volumes,
+                        ],
+                        environment={
+                            **SETTINGS,
+                            "MINIO_ROOT_USER": ROOT,
+                            "MINIO_ROOT_PASSWORD": Secret(root, "password"),
+                        },
+                        ports={"s3": PORT},
+                        ready={"http_get": {"path": "/minio/health/ready", "port": "s3"}},
+                        alive={"http_get": {"path": "/minio/health/live", "port": "s3"}},
+                    )
+                ],
+                volumes={"data": Volume("/data", persistent=True), "tmp": Volume("/tmp")},  # noqa: S108
+                replicas=replicas,
+                parallel=True,  # none is ready before most of them are
+                # The gateway fetches segments itself; the metrics are on the same port.
+                clients=["apps", "gateway", "monitoring"],
+                # Of four, half of the space holds what the loss of one is made good from.
+                disk_mib=args.sizes.s3.disk // 2 if replicas > 1 else args.sizes.s3.disk,
+                storage_class=args.storage_class,
+                retain=args.retain,
+            ),
+            self.child,
+        )
+        self._provision(args, root)
+
+    def _provision(self, args: StoreArgs, root: str) -> None:
+        name, logins, buckets = "s3-provision", self.logins(), self._buckets()
+        script = grants.s3_script({login.name: buckets[login.identity] for login in logins})
+        policies = {
+            f"{login.name}.json": json.dumps(grants.s3_policy(buckets[login.identity]), indent=1) for login in logins
+        }
+        scripts = config_map(name, args.place, {"provision.sh": script, **policies}, self.child)
+        passwords = secret(name, args.place, self.passwords(logins), self.child)
+        job(
+            name,
+            args.place,
+            user=USER,
+            container=Container(
+                "provision",
+                args.images["mc"],
+                args.sizes.job,
+                command=["sh", "/provision/provision.sh"],
+                environment={
+                    "S3_URL": f"http://s3:{PORT}",
+                    "ROOT_USER": ROOT,
+                    "ROOT_PASSWORD": Secret(root, "password"),
+                    "POLICIES": "/provision",
+                    "HOME": "/tmp",  # noqa: S108 - where the client keeps what it is told
+                },
+                environment_from=[passwords],
+            ),
+            volumes={"provision": Volume("/provision", config=scripts), "tmp": Volume("/tmp")},  # noqa: S108
+            fingerprint=checksum(script, *policies.values()),
+            opts=self.child,
+        )
+
+    def _buckets(self) -> dict[str, list[str]]:
+        needs = {login.identity: self.args.credentials.needs(login.identity).s3 for login in self.logins()}
+        return {identity: need.buckets for identity, need in needs.items() if need is not None}

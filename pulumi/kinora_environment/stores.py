@@ -1,0 +1,80 @@
+"""What all stores have in common: how a service is told where one is, and who may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+from urllib.parse import quote
+
+import pulumi
+
+from kinora_environment.config import ConfigError, External, Store
+from kinora_environment.credentials import Credentials, Login
+from kinora_environment.place import Place
+from kinora_environment.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class StoreArgs:
+    place: Place
+    config: Store
+    sizes: Sizes
+    images: Mapping[str, str]
+    credentials: Credentials
+    storage_class: str | None
+    retain: bool
+    """Whether the data outlives the store."""
+
+
+class StoreComponent(pulumi.ComponentResource):
+    """A store in one of its three modes. A service knows its variables, and never which mode it is."""
+
+    store: ClassVar[str]
+
+    def __init__(self, kind: str, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None) -> None:
+        super().__init__(f"kinora:environment:{kind}", name, None, opts)
+        self.args = args
+        self.name = name
+        self.child = pulumi.ResourceOptions(parent=self)
+        if args.config.external is not None:
+            self._all_have_credentials(args.config.external)
+
+    def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
+        """The environment variables by which the services of an identity reach the store: name -> secret value."""
+        raise NotImplementedError
+
+    def logins(self) -> Sequence[Login]:
+        return self.args.credentials.logins(self.store)
+
+    def login(self, identity: str) -> Login:
+        """The user that an identity is now; in mode external, the one that the configuration names."""
+        external = self.args.config.external
+        if external is None:
+            return self.args.credentials.current(identity, self.store)
+        given = external.credentials[identity]
+        # Passwords of others may hold any character; they are put into addresses.
+        password = pulumi.Output.secret(quote(given.password.get_secret_value(), safe=""))
+        return Login(identity, quote(given.username, safe=""), password)
+
+    def _all_have_credentials(self, external: External) -> None:
+        needed = {login.identity for login in self.logins()}
+        if missing := sorted(needed - external.credentials.keys()):
+            raise ConfigError(
+                f"{self.store} is external, but has no credentials for {', '.join(missing)}. Make a user there for"
+                f" each, and say: pulumi config set --secret --path"
+                f" 'kinora:environment.{self.store}.external.credentials.{missing[0]}.password'; likewise `username`."
+            )
+        if unknown := sorted(external.credentials.keys() - needed):
+            raise ConfigError(
+                f"{self.store}.external.credentials: {', '.join(unknown)} does not need {self.store}: remove it."
+            )
+
+    def passwords(self, logins: Sequence[Login]) -> dict[str, pulumi.Output[str]]:
+        """For a task that makes the users: PASSWORD_<LOGIN> -> password."""
+        return {f"PASSWORD_{login.name.upper()}": login.password for login in logins}
+
+
+def address(external: External, port: int) -> str:
+    """Host and port of an external store, with the store's usual port unless it names another."""
+    return external.address if ":" in external.address else f"{external.address}:{port}"

@@ -1,0 +1,429 @@
+"""What runs: a container and a pod with every restriction on, and the component that keeps some of them running."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from kinora_environment.place import Place, role_selector, selector
+from kinora_environment.sizes import Resources
+
+Input = pulumi.Input[str]
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A key of a Secret."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume and where the container sees it. Its source is one of the next four, or it is empty."""
+
+    path: str
+    secret: str | None = None
+    config: str | None = None
+    claim: Input | None = None
+    persistent: bool = False
+    """A claim of its own for each replica, as large as the workload's ``resources.disk``."""
+    memory_mib: int = 64
+    """The limit of an empty folder."""
+    mode: int | None = None
+
+
+@dataclass(frozen=True)
+class Container:
+    name: str
+    image: str
+    resources: Resources
+    command: Sequence[str] = ()
+    args: Sequence[str] = ()
+    environment: Mapping[str, Input | Secret] = field(default_factory=dict)
+    environment_from: Sequence[str] = ()
+    """Secrets, all keys of which become variables."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """A volume of the pod -> path, or path:subpath; unless given, all volumes at their own paths."""
+    ready: Mapping[str, Any] | None = None
+    """The readiness probe's handler."""
+    alive: Mapping[str, Any] | None = None
+
+
+def quantities(resources: Resources) -> dict[str, Any]:
+    # Memory is requested as it is limited: a store that is evicted because a node was promised too often loses more
+    # than the memory costs.
+    return {
+        "requests": {"cpu": f"{resources.cpu}m", "memory": f"{resources.memory}Mi"},
+        "limits": {"cpu": f"{resources.cpu_limit}m", "memory": f"{resources.memory}Mi"},
+    }
+
+
+def container(spec: Container, volumes: Mapping[str, Volume]) -> dict[str, Any]:
+    mounts = spec.volumes or {name: volume.path for name, volume in volumes.items()}
+    made: dict[str, Any] = {
+        "name": spec.name,
+        "image": spec.image,
+        "image_pull_policy": "IfNotPresent",
+        "resources": quantities(spec.resources),
+        "security_context": {
+            "allow_privilege_escalation": False,
+            "read_only_root_filesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volume_mounts": [_mount(name, path, volumes[name]) for name, path in mounts.items()],
+    }
+    if spec.command:
+        made["command"] = list(spec.command)
+    if spec.args:
+        made["args"] = list(spec.args)
+    if spec.environment:
+        made["env"] = [_variable(name, value) for name, value in spec.environment.items()]
+    if spec.environment_from:
+        made["env_from"] = [{"secret_ref": {"name": name}} for name in spec.environment_from]
+    if spec.ports:
+        made["ports"] = [{"name": name, "container_port": port} for name, port in spec.ports.items()]
+    if spec.ready is not None:
+        made["readiness_probe"] = {**spec.ready, "period_seconds": 5, "timeout_seconds": 5, "failure_threshold": 3}
+        # The same question, asked until the first yes: a slow start is not a failure.
+        made["startup_probe"] = {**spec.ready, "period_seconds": 2, "timeout_seconds": 5, "failure_threshold": 150}
+    if spec.alive is not None:
+        made["liveness_probe"] = {**spec.alive, "period_seconds": 20, "timeout_seconds": 10, "failure_threshold": 6}
+    return made
+
+
+def _variable(name: str, value: Input | Secret) -> dict[str, Any]:
+    if isinstance(value, Secret):
+        return {"name": name, "value_from": {"secret_key_ref": {"name": value.name, "key": value.key}}}
+    return {"name": name, "value": value}
+
+
+def _mount(name: str, path: str, volume: Volume) -> dict[str, Any]:
+    path, _, sub_path = path.partition(":")
+    mount: dict[str, Any] = {"name": name, "mount_path": path}
+    if sub_path:
+        mount["sub_path"] = sub_path
+    if volume.secret or volume.config:
+        mount["read_only"] = True
+    return mount
+
+
+def _volume(name: str, volume: Volume) -> dict[str, Any]:
+    mode = {} if volume.mode is None else {"default_mode": volume.mode}
+    if volume.secret:
+        return {"name": name, "secret": {"secret_name": volume.secret, **mode}}
+    if volume.config:
+        return {"name": name, "config_map": {"name": volume.config, **mode}}
+    if volume.claim is not None:
+        return {"name": name, "persistent_volume_claim": {"claim_name": volume.claim}}
+    return {"name": name, "empty_dir": {"size_limit": f"{volume.memory_mib}Mi"}}
+
+
+def pod(
+    *,
+    place: Place,
+    name: str,
+    user: int,
+    containers: Sequence[Container],
+    before: Sequence[Container] = (),
+    volumes: Mapping[str, Volume] | None = None,
+    service_account: pulumi.Input[str],
+    token: bool = False,
+    annotations: Mapping[str, Input] | None = None,
+    restart: str | None = None,
+    grace_seconds: int = 30,
+    spread: bool = False,
+) -> dict[str, Any]:
+    """A pod template with the profile *restricted* of Pod Security, and a read-only root file system besides.
+
+    ``before``: containers that run to their end first. ``token``: whether the pod speaks to the API server.
+    """
+    volumes = volumes or {}
+    spec: dict[str, Any] = {
+        "service_account_name": service_account,
+        "automount_service_account_token": token,
+        "enable_service_links": False,
+        "termination_grace_period_seconds": grace_seconds,
+        "security_context": {
+            "run_as_non_root": True,
+            "run_as_user": user,
+            "run_as_group": user,
+            "fs_group": user,
+            "fs_group_change_policy": "OnRootMismatch",
+            "seccomp_profile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container(each, volumes) for each in containers],
+        "volumes": [_volume(key, volume) for key, volume in volumes.items() if not volume.persistent],
+    }
+    if before:
+        spec["init_containers"] = [container(each, volumes) for each in before]
+    if restart:
+        spec["restart_policy"] = restart
+    if spread:
+        spec["topology_spread_constraints"] = [
+            {
+                "max_skew": 1,
+                "topology_key": "kubernetes.io/hostname",
+                "when_unsatisfiable": "ScheduleAnyway",
+                "label_selector": {"match_labels": selector(name)},
+            }
+        ]
+    return {"metadata": {"labels": place.labels(name), "annotations": dict(annotations or {})}, "spec": spec}
+
+
+def checksum(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class WorkloadArgs:
+    place: Place
+    user: int
+    containers: Sequence[Container]
+    """The first one listens: its ports are the service's."""
+    before: Sequence[Container] = ()
+    volumes: Mapping[str, Volume] = field(default_factory=dict)
+    replicas: int = 1
+    stateful: bool = True
+    clients: Sequence[str] = ()
+    """Roles of the namespaces whose pods may connect."""
+    disk_mib: int = 0
+    storage_class: str | None = None
+    retain: bool = False
+    """Whether the volumes outlive the workload."""
+    service_account: str | None = None
+    """One that is there already; unless given, one of its own without any right."""
+    token: bool = False
+    annotations: Mapping[str, Input] = field(default_factory=dict)
+    configuration: str = ""
+    """A change of it starts the pods anew."""
+    service: Mapping[str, Any] | None = None
+    """More of the Service's spec."""
+    grace_seconds: int = 30
+    parallel: bool = False
+    """Whether the replicas start at the same time instead of one after another."""
+
+    def __post_init__(self) -> None:
+        if self.disk_mib and not any(volume.persistent for volume in self.volumes.values()):
+            raise ValueError("disk_mib without a persistent volume")
+
+
+class Workload(pulumi.ComponentResource):
+    """Pods that are kept running: a StatefulSet or Deployment with its service, identity, budget and network rules."""
+
+    def __init__(self, name: str, args: WorkloadArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("kinora:environment:Workload", name, None, opts)
+        self.name, self.place = name, args.place
+        child = pulumi.ResourceOptions(parent=self)
+        account = args.service_account or self._account(child)
+        template = pod(
+            place=args.place,
+            name=name,
+            user=args.user,
+            containers=args.containers,
+            before=args.before,
+            volumes=args.volumes,
+            service_account=account,
+            token=args.token,
+            annotations={
+                **({"checksum/configuration": checksum(args.configuration)} if args.configuration else {}),
+                **args.annotations,
+            },
+            grace_seconds=args.grace_seconds,
+            spread=args.replicas > 1,
+        )
+        self.ports = dict(args.containers[0].ports)
+        self._service(args, child)
+        if args.stateful:
+            self._stateful_set(args, template, child)
+        else:
+            k8s.apps.v1.Deployment(
+                name,
+                metadata=self._metadata(name),
+                spec={
+                    "replicas": args.replicas,
+                    "revision_history_limit": 3,
+                    "selector": {"match_labels": selector(name)},
+                    "strategy": {"type": "RollingUpdate", "rolling_update": {"max_unavailable": 0, "max_surge": 1}},
+                    "template": template,
+                },
+                opts=child,
+            )
+        if args.replicas > 1:
+            k8s.policy.v1.PodDisruptionBudget(
+                name,
+                metadata=self._metadata(name),
+                spec={"max_unavailable": 1, "selector": {"match_labels": selector(name)}},
+                opts=child,
+            )
+        if args.clients:
+            allow(name, args.place, clients=args.clients, ports=self._all_ports(args), opts=child)
+        self.host = pulumi.Output.from_input(args.place.host(name))
+        self.register_outputs({"host": self.host})
+
+    def _all_ports(self, args: WorkloadArgs) -> list[int]:
+        return sorted({port for each in args.containers for port in each.ports.values()})
+
+    def _metadata(self, name: str) -> dict[str, Any]:
+        return {"name": name, "namespace": self.place.created, "labels": self.place.labels(self.name)}
+
+    def _account(self, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+        account = k8s.core.v1.ServiceAccount(
+            self.name, metadata=self._metadata(self.name), automount_service_account_token=False, opts=opts
+        )
+        return named(account)
+
+    def _service(self, args: WorkloadArgs, opts: pulumi.ResourceOptions) -> None:
+        ports = [{"name": name, "port": port, "target_port": name} for name, port in self.ports.items()]
+        self.service = k8s.core.v1.Service(
+            self.name,
+            metadata=self._metadata(self.name),
+            spec={"selector": selector(self.name), "ports": ports, **(args.service or {})},
+            opts=opts,
+        )
+        if args.stateful:
+            # Gives each replica a name of its own, also before it is ready: replicas find each other by these names.
+            k8s.core.v1.Service(
+                f"{self.name}-replicas",
+                metadata=self._metadata(f"{self.name}-replicas"),
+                spec={
+                    "cluster_ip": "None",
+                    "publish_not_ready_addresses": True,
+                    "selector": selector(self.name),
+                    "ports": ports,
+                },
+                opts=opts,
+            )
+
+    def _stateful_set(self, args: WorkloadArgs, template: dict[str, Any], opts: pulumi.ResourceOptions) -> None:
+        keep = "Retain" if args.retain else "Delete"
+        claims = [
+            {
+                "metadata": {"name": key, "labels": self.place.labels(self.name)},
+                "spec": {
+                    "access_modes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": f"{args.disk_mib}Mi"}},
+                    **({"storage_class_name": args.storage_class} if args.storage_class else {}),
+                },
+            }
+            for key, volume in args.volumes.items()
+            if volume.persistent
+        ]
+        k8s.apps.v1.StatefulSet(
+            self.name,
+            metadata=self._metadata(self.name),
+            spec={
+                "replicas": args.replicas,
+                "service_name": f"{self.name}-replicas",
+                "selector": {"match_labels": selector(self.name)},
+                "pod_management_policy": "Parallel" if args.parallel else "OrderedReady",
+                "revision_history_limit": 3,
+                "persistent_volume_claim_retention_policy": {"when_deleted": keep, "when_scaled": keep},
+                "template": template,
+                "volume_claim_templates": claims,
+            },
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=args.retain)),
+        )
+
+
+def named(resource: Any) -> pulumi.Output[str]:
+    """A resource's name, once it is there."""
+    name: pulumi.Output[str] = resource.metadata.apply(lambda metadata: metadata["name"])
+    return name
+
+
+def allow(
+    name: str,
+    place: Place,
+    *,
+    ports: Sequence[int],
+    opts: pulumi.ResourceOptions,
+    clients: Sequence[str] = (),
+    operators: Sequence[str] = (),
+    pods: Mapping[str, str] | None = None,
+) -> None:
+    """Let some connect to the pods of the workload ``name``; all else stays out.
+
+    ``clients``: roles of namespaces of the environment. ``operators``: names of other namespaces of the cluster.
+    ``pods``: the labels of the workload's pods where they are not ours.
+    """
+    sources = [{"namespace_selector": role_selector(place.environment, role)} for role in clients]
+    sources += [{"namespace_selector": {"match_labels": {"kubernetes.io/metadata.name": each}}} for each in operators]
+    k8s.networking.v1.NetworkPolicy(
+        name,
+        metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
+        spec={
+            "pod_selector": {"match_labels": dict(pods or selector(name))},
+            "policy_types": ["Ingress"],
+            "ingress": [
+                {
+                    "from_": sources,
+                    "ports": [{"port": port, "protocol": "TCP"} for port in ports],
+                }
+            ],
+        },
+        opts=opts,
+    )
+
+
+def config_map(name: str, place: Place, data: Mapping[str, Input], opts: pulumi.ResourceOptions) -> str:
+    k8s.core.v1.ConfigMap(
+        name,
+        metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
+        data=dict(data),
+        opts=opts,
+    )
+    return name
+
+
+def secret(name: str, place: Place, data: Mapping[str, Input], opts: pulumi.ResourceOptions) -> str:
+    k8s.core.v1.Secret(
+        name,
+        metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
+        string_data=pulumi.Output.secret(dict(data)),
+        opts=opts,
+    )
+    return name
+
+
+def job(
+    name: str,
+    place: Place,
+    *,
+    user: int,
+    container: Container,
+    volumes: Mapping[str, Volume],
+    fingerprint: str,
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """A task that runs once, and again (as another Job) when its fingerprint changes."""
+    unique = f"{name}-{fingerprint[:8]}"
+    account = k8s.core.v1.ServiceAccount(
+        name,
+        metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
+        automount_service_account_token=False,
+        opts=opts,
+    )
+    template = pod(
+        place=place,
+        name=name,
+        user=user,
+        containers=[container],
+        volumes=volumes,
+        service_account=named(account),
+        restart="OnFailure",
+    )
+    k8s.batch.v1.Job(
+        unique,
+        metadata={"name": unique, "namespace": place.created, "labels": place.labels(name)},
+        # It waits for its store by failing; six times, each later than the last, is about ten minutes.
+        spec={"backoff_limit": 6, "active_deadline_seconds": 900, "template": template},
+        opts=opts,
+    )

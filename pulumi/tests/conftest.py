@@ -1,0 +1,24 @@
+"""What the suites share: the stacks as the real program renders them, once for all."""
+
+import functools
+from collections.abc import Callable
+
+import pytest
+
+from kinora_environment import render
+
+STACKS = render.stacks()
+
+_render = functools.cache(render.render)
+
+
+@pytest.fixture(scope="session")
+def rendered() -> Callable[[str], render.Rendered]:
+    """``rendered("dev")``: what the program registers for a committed stack."""
+    return _render
+
+
+@pytest.fixture(params=STACKS)
+def environment(request: pytest.FixtureRequest) -> render.Rendered:
+    """Each committed stack in turn."""
+    return _render(request.param)

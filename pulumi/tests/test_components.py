@@ -1,0 +1,65 @@
+"""What every component of the program keeps to (its contract)."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import typing
+
+import pulumi
+import pytest
+
+import kinora_environment
+from kinora_environment.render import Rendered
+
+MODULES = [
+    importlib.import_module(f"kinora_environment.{module.name}")
+    for module in pkgutil.iter_modules(kinora_environment.__path__)
+]
+COMPONENTS = sorted(
+    {
+        value
+        for module in MODULES
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, pulumi.ComponentResource)
+        and value.__module__ == module.__name__
+    },
+    key=lambda component: component.__name__,
+)
+NAMES = ("Credentials", "Gateway", "GitOps", "Mesh", "MessageBroker", "MongoCluster", "Monitoring", "Namespaces")
+NAMES += ("ObjectStore", "PostgresCluster", "RedisCache", "Workload")
+
+
+def test_all_components_are_here() -> None:
+    assert {component.__name__ for component in COMPONENTS} >= set(NAMES)
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.__name__)
+class TestComponent:
+    def test_takes_a_name_one_frozen_dataclass_and_options(self, component: type) -> None:
+        parameters = list(inspect.signature(component.__init__).parameters.values())[1:]
+        hints = typing.get_type_hints(component.__init__)
+        arguments = [hints[each.name] for each in parameters]
+        assert arguments[-1] == pulumi.ResourceOptions | None
+        taken = next(each for each in arguments if dataclasses.is_dataclass(each))
+        assert taken.__dataclass_params__.frozen, f"{taken.__name__} is not frozen"
+        assert all(each in (str, taken, pulumi.ResourceOptions | None) for each in arguments)
+
+    def test_reads_no_configuration(self, component: type) -> None:
+        source = inspect.getsource(inspect.getmodule(component))
+        assert "pulumi.Config" not in source
+        assert "get_config" not in source
+        assert "os.environ" not in source
+
+    def test_registers_its_outputs(self, component: type) -> None:
+        if component.__subclasses__():
+            return  # a base: who derives from it registers
+        assert "self.register_outputs(" in inspect.getsource(component)
+
+
+def test_every_resource_belongs_to_a_component(environment: Rendered) -> None:
+    """But the provider, which says to which cluster all of it goes."""
+    for urn in environment.urns:
+        _, _, kinds, name = urn.removeprefix("urn:pulumi:").split("::")
+        assert "kinora:environment:" in kinds or name == "cluster", f"{urn} has no parent among the components"

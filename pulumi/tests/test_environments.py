@@ -1,0 +1,256 @@
+"""What holds for every object of every committed environment."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pulumi
+import pytest
+from references import Key, hosts, named, services
+
+from kinora_environment import needs, plan, render
+from kinora_environment.place import namespace_name, prefix
+from kinora_environment.policies import containers, pod_of
+from kinora_environment.render import Rendered, identity
+
+RANDOM = re.compile(r"\$\{([a-z0-9-]+)\}")
+
+
+def key(manifest: Mapping[str, Any]) -> Key:
+    return manifest["kind"], manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"]
+
+
+def test_no_two_objects_have_the_same_name(environment: Rendered) -> None:
+    names = [identity(each) for each in environment.objects]
+    assert len(names) == len(set(names))
+
+
+def test_everything_is_in_a_namespace_of_the_environment_or_named_after_it(environment: Rendered) -> None:
+    ours = {each["metadata"]["name"] for each in environment.objects if each["kind"] == "Namespace"}
+    for each in environment.objects:
+        namespace = each["metadata"].get("namespace")
+        if namespace is None and each["kind"] != "CustomResourceDefinition":
+            assert prefix(environment.stack) in each["metadata"]["name"], identity(each)
+        elif namespace is not None:
+            assert namespace in ours, identity(each)
+
+
+def test_two_stacks_share_no_name(rendered: Callable[[str], Rendered]) -> None:
+    """But definitions of custom resources: they are the cluster's, equal for all, and outlive every stack."""
+    for one, other in itertools.combinations(render.stacks(), 2):
+        first, second = ({identity(each): each for each in rendered(stack).objects} for stack in (one, other))
+        shared = first.keys() & second.keys()
+        assert {kind for _, kind, _ in shared} <= {"CustomResourceDefinition.apiextensions.k8s.io"}
+        assert all(first[name] == second[name] for name in shared)
+
+
+def test_every_reference_resolves(environment: Rendered) -> None:
+    there: set[Key] = set()
+    for each in environment.objects:
+        there.add(key(each))
+        for data in ("data", "stringData"):
+            there |= {(f"{each['kind']} key {name}", *key(each)[1:]) for name in each.get(data) or {}}
+    there |= {("Service", namespace, name) for namespace, name in services(environment.objects)}
+    there |= brought(environment)
+    missing = {
+        (identity(each), wanted) for each in environment.objects for wanted in named(each) if wanted not in there
+    }
+    assert not missing
+
+
+def brought(environment: Rendered) -> set[Key]:
+    """What `make plan` tells people to bring, and what the cluster's own controllers write."""
+    given = render.configuration(environment.stack)
+    found: set[Key] = set()
+    for sentence in plan.brought(environment.stack, given):
+        if match := re.match(r"Secret (\S+) \(.*\) in (\S+):", sentence):
+            found.add(("Secret", match[2], match[1]))
+    return found
+
+
+def test_every_host_is_a_service_with_that_port(environment: Rendered) -> None:
+    there = services(environment.objects)
+    apps = namespace_name(environment.stack, "apps")
+    for each in environment.objects:
+        for namespace, service, port in hosts(each):
+            if namespace == apps or not namespace.startswith(prefix(environment.stack) + "-"):
+                continue  # rolled out later, or outside of the environment
+            assert (namespace, service) in there, (identity(each), namespace, service)
+            assert port is None or port in there[namespace, service], (identity(each), service, port)
+
+
+def test_every_service_finds_pods_that_listen(environment: Rendered) -> None:
+    for each in environment.objects:
+        if each["kind"] != "Service" or "selector" not in each["spec"]:
+            continue
+        pods = list(pods_of(environment, each["metadata"]["namespace"], each["spec"]["selector"]))
+        assert pods, f"{identity(each)} selects nothing"
+        for port in each["spec"]["ports"]:
+            target = port.get("targetPort", port["port"])
+            for pod in pods:
+                listening = [p for container in containers(pod) for p in container.get("ports", [])]
+                assert target in {p.get("name") for p in listening} | {p["containerPort"] for p in listening}, identity(
+                    each
+                )
+
+
+def test_every_network_policy_selects_pods(environment: Rendered) -> None:
+    custom = {"cnpg.io/cluster", "app.kubernetes.io/component", "app", "app.kubernetes.io/instance"}
+    for each in environment.objects:
+        if each["kind"] != "NetworkPolicy":
+            continue
+        labels = each["spec"]["podSelector"].get("matchLabels", {})
+        if labels and not set(labels) & custom:
+            found = list(pods_of(environment, each["metadata"]["namespace"], labels))
+            assert found or labels["app.kubernetes.io/name"] in operated(environment), (
+                f"{identity(each)} selects nothing"
+            )
+
+
+def operated(environment: Rendered) -> set[str]:
+    """The names of what operators run pods for."""
+    kinds = ("Cluster", "RabbitmqCluster", "MongoDBCommunity", "Prometheus", "Alertmanager")
+    named = {each["metadata"]["name"] for each in environment.objects if each["kind"] in kinds}
+    return named | {kind.lower() for kind in kinds}
+
+
+def pods_of(environment: Rendered, namespace: str, labels: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for each in environment.objects:
+        if pod_of(each) is None or each["metadata"].get("namespace") != namespace:
+            continue
+        template = (
+            each["spec"]["jobTemplate"]["spec"]["template"] if each["kind"] == "CronJob" else each["spec"]["template"]
+        )
+        if labels.items() <= template["metadata"].get("labels", {}).items():
+            yield each
+
+
+def test_nothing_is_public_but_the_gateway(environment: Rendered) -> None:
+    public = [
+        each["metadata"]["namespace"]
+        for each in environment.objects
+        if each["kind"] == "Service" and each["spec"].get("type", "ClusterIP") != "ClusterIP"
+    ]
+    assert public == [namespace_name(environment.stack, "gateway")]
+
+
+def test_every_namespace_is_closed_unless_something_is_named(environment: Rendered) -> None:
+    namespaces = {each["metadata"]["name"] for each in environment.objects if each["kind"] == "Namespace"}
+    closed = {
+        each["metadata"]["namespace"]
+        for each in environment.objects
+        if each["kind"] == "NetworkPolicy" and each["spec"]["podSelector"] == {}
+    }
+    assert closed == namespaces
+
+
+def test_every_namespace_has_the_strictest_profile(environment: Rendered) -> None:
+    for each in environment.objects:
+        if each["kind"] == "Namespace":
+            labels = each["metadata"]["labels"]
+            agent = each["metadata"]["name"].endswith("-mesh") and render.configuration(environment.stack).mesh.cni
+            expected = "privileged" if agent else "restricted"
+            assert labels["pod-security.kubernetes.io/enforce"] == expected
+
+
+def test_secrets_are_secret_and_nowhere_else(environment: Rendered) -> None:
+    """A random value, and what is made from it, stands in encrypted inputs of Secrets only."""
+    for resource in environment.resources:
+        for name, value in resource.inputs.items():
+            if RANDOM.search(json.dumps(value)):
+                assert resource.type == "kubernetes:core/v1:Secret", resource.name
+                assert name in resource.secret, f"{resource.name}.{name} is kept in plain text"
+
+
+def test_every_random_value_is_used(environment: Rendered) -> None:
+    made = {each.name for each in environment.resources if each.type.startswith("random:")}
+    used = {name for each in environment.objects for name in RANDOM.findall(json.dumps(each))}
+    assert used == made
+
+
+def test_an_identity_is_given_what_it_needs_and_no_more(environment: Rendered) -> None:
+    apps = namespace_name(environment.stack, "apps")
+    given = {
+        each["metadata"]["name"]
+        for each in environment.objects
+        if each["kind"] == "Secret" and each["metadata"]["namespace"] == apps
+    }
+    wanted = {f"{name}-{store}" for name, need in needs.read().items() for store in need.stores()}
+    wanted |= {f"{name}-keys" for name, need in needs.read().items() if need.keys}
+    assert given == wanted
+
+
+def test_no_two_identities_share_a_password(environment: Rendered) -> None:
+    apps = namespace_name(environment.stack, "apps")
+    seen: dict[str, str] = {}
+    for each in environment.objects:
+        if each["kind"] == "Secret" and each["metadata"]["namespace"] == apps:
+            for name in RANDOM.findall(json.dumps(each["stringData"])):
+                owner = each["metadata"]["name"]
+                assert seen.setdefault(name, owner) == owner
+
+
+def test_prod_keeps_its_volumes_and_refuses_to_delete_what_holds_data(rendered: Callable[[str], Rendered]) -> None:
+    for each in rendered("prod").objects:
+        if each["kind"] == "StatefulSet" and each["spec"].get("volumeClaimTemplates"):
+            policy = each["spec"]["persistentVolumeClaimRetentionPolicy"]
+            assert policy == {"whenDeleted": "Retain", "whenScaled": "Retain"}, identity(each)
+        if each["kind"] == "Database":
+            assert each["spec"]["databaseReclaimPolicy"] == "retain"
+
+
+def test_prod_is_bigger_and_more_available_than_dev(rendered: Callable[[str], Rendered]) -> None:
+    dev, prod = ({part.name: part for part in plan.parts(rendered(stack))} for stack in ("dev", "prod"))
+    for name in ("postgres", "mongo", "redis", "rabbitmq", "gateway"):
+        assert prod[name].replicas > dev[name].replicas, name
+        assert prod[name].need.memory > dev[name].need.memory, name
+    assert {"ScheduledBackup"} <= {each["kind"] for each in rendered("prod").objects}
+
+
+def test_several_replicas_have_a_budget_and_are_spread(environment: Rendered) -> None:
+    budgets = {
+        (each["metadata"]["namespace"], json.dumps(each["spec"]["selector"]["matchLabels"], sort_keys=True))
+        for each in environment.objects
+        if each["kind"] == "PodDisruptionBudget"
+    }
+    for each in environment.objects:
+        if each["kind"] in ("Deployment", "StatefulSet") and each["spec"].get("replicas", 1) > 1:
+            labels = json.dumps(each["spec"]["selector"]["matchLabels"], sort_keys=True)
+            assert (each["metadata"]["namespace"], labels) in budgets, identity(each)
+
+
+def test_every_volume_is_in_the_plan(environment: Rendered) -> None:
+    storage = sum(part.need.storage for part in plan.parts(environment))
+    assert storage > 0
+    assert sum(part.need.memory for part in plan.parts(environment)) > 0
+
+
+def test_the_outputs_say_where_to_go_next(environment: Rendered) -> None:
+    assert environment.outputs.keys() >= {"public_url", "gateway", "grafana", "prometheus", "argocd", "next"}
+    assert all(isinstance(value, str) and value for value in environment.outputs.values()), environment.outputs
+
+
+def test_rendering_twice_gives_the_same(environment: Rendered) -> None:
+    again = render.render(environment.stack)
+    assert again.objects == environment.objects
+
+
+def test_no_output_is_a_secret(environment: Rendered) -> None:
+    assert not RANDOM.search(json.dumps(environment.outputs))
+    assert not any(isinstance(value, pulumi.Output) for value in environment.outputs.values())
+
+
+@pytest.mark.parametrize("generation", [1, 2, 5])
+def test_a_store_knows_two_generations_and_the_service_the_newer(generation: int) -> None:
+    given = render.configuration("dev").model_copy(update={"generations": {"auth-postgres": generation}})
+    rendered = render.render("test", given)
+    secrets = {
+        each["metadata"]["name"]: each["stringData"]
+        for each in rendered.objects
+        if each["kind"] == "Secret" and "stringData" in each
+    }
+    assert f"auth_{generation}:${{auth-postgres-{generation}}}@" in secrets["auth-postgres"]["KINORA_POSTGRES_URL"]
+    known = {name for name in secrets["postgres-provision"] if name.startswith("PASSWORD_AUTH_")}
+    assert known == {f"PASSWORD_AUTH_{each}" for each in (generation - 1, generation) if each}

