@@ -110,6 +110,8 @@ class Gateway:
     refusals: set[str] = field(default_factory=set)
     """Paths below /internal that the video service says no to."""
     log: Path = Path()
+    admin: str = ""
+    """Its other entry point, for health and metrics."""
 
 
 def _free_port() -> int:
@@ -166,13 +168,14 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     (home / "traefik.yml").write_text(yaml.safe_dump(static))
 
     gateway.url = f"http://127.0.0.1:{web}"
+    gateway.admin = f"http://127.0.0.1:{admin}"
     gateway.log = home / "log"
     with gateway.log.open("w") as log:
         traefik = subprocess.Popen(
             [Path(sys.executable).parent / "traefik", f"--configFile={home}/traefik.yml"], stdout=log, stderr=log
         )
     try:
-        _wait_for(f"http://127.0.0.1:{admin}/ping", "traefik", seconds=20)
+        _wait_for(f"{gateway.admin}/ping", "traefik", seconds=20)
         _wait_for(f"{gateway.url}/user/token_verify", "the routes", seconds=20)
         yield gateway
     finally:

@@ -335,6 +335,13 @@ def test_what_is_not_in_the_table_is_not_reachable(gateway: Gateway, alice: Logi
     assert led_nowhere(answer), answer.text
 
 
+def test_no_route_is_at_the_entry_point_for_health_and_metrics(gateway: Gateway, alice: Login) -> None:
+    """What strips a client's identity headers is not there."""
+    answer = gateway.http.get(f"{gateway.admin}/user/profile", headers={**alice.headers, "X-User-Id": ID})
+    assert answer.status_code == 404
+    assert "X-Probe" not in answer.headers
+
+
 @pytest.mark.parametrize(
     "path",
     ["/media/%2e%2e/metrics", "/media/..%2fmetrics", f"/video/{ID}/%2e%2e%2fx.mp4", "/user/%00", "/auth%2flogin"],
