@@ -5,7 +5,11 @@ CTL := $(VENV)/python local/ctl.py
 # `make up S="redis auth"`, `make logs S=video`: only these processes. `stores` names all stores.
 S ?=
 .DEFAULT_GOAL := help
-.PHONY: help demo up down restart status logs doctor install test lint format types generate lock bench clean
+# `make plan ENV=prod`: the environments are the files pulumi/Pulumi.<name>.yaml.
+ENV ?= dev
+ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
+.PHONY: help demo up down restart status logs doctor install tools plan render diff rotate test test-pulumi lint format \
+    types generate lock bench clean
 
 ##@ Use
 demo: doctor install ## Upload a video (FILE=...) and watch it become playable
@@ -22,16 +26,31 @@ logs: ## Follow the logs (S=...: only these)
 	@$(CTL) logs $(S)
 
 ##@ Machine
-doctor: ## Check that this machine can run the platform
+doctor: ## Check that this machine can run the platform (S=tools: build the tools)
 	@$(PYTHON) local/doctor.py $(S)
 install: ## Install or build what is missing, into .kinora
 	@$(MAKE) --silent --jobs=2 --file=local/install.mk PYTHON=$(PYTHON)
+tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, istioctl, an API server
+	@$(PYTHON) local/doctor.py tools
+	@$(MAKE) --silent --jobs=2 --file=local/tools.mk
 clean: down ## Remove everything that was made here, data included
 	rm -rf .kinora .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
+##@ Environments
+plan: tools ## Say what an environment (ENV=dev) consists of, what it needs, and what to bring
+	@$(ENVIRONMENT).plan $(ENV)
+render: tools ## Write every object of an environment (ENV=dev) as YAML
+	@$(ENVIRONMENT).render $(ENV) ../.kinora/rendered/$(ENV)
+diff: tools ## Say what a change (FROM=HEAD TO=working tree) would change in an environment (ENV=dev)
+	@$(ENVIRONMENT).diff $(ENV) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
+rotate: tools ## Rotate a secret (SECRET=auth-postgres) of an environment (ENV=dev)
+	@$(ENVIRONMENT).rotate $(ENV) $(SECRET)
+
 ##@ Work
-test: doctor install lint types ## All checks and all tests, beside the running platform
+test: doctor install tools lint types test-pulumi ## All checks and all tests, beside the running platform
 	@$(CTL) run python -m pytest
+test-pulumi: install tools ## The tests of the environments, before a real API server
+	@cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m pytest
 lint: ## Refuse what ruff finds
 	@$(VENV)/ruff check
 	@$(VENV)/ruff format --check
@@ -41,6 +60,7 @@ format: ## Format, and mend what ruff can
 types: ## Check the types
 	@$(VENV)/mypy platform/src apps/*/src
 	@$(VENV)/mypy local
+	@cd pulumi && ../.kinora/pulumi/bin/mypy kinora_environment
 generate: ## Make what is generated: gRPC code, event schemas, the GraphQL schema
 	@PATH="$(CURDIR)/$(VENV):$$PATH" $(VENV)/python platform/generate.py
 	@$(VENV)/python -m kinora_graphql.schema >apps/graphql/schema.graphql
@@ -48,6 +68,8 @@ lock: ## Resolve the dependencies into requirements.txt, with hashes
 	@$(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-emit-package kinora-kit --group local --group test platform/pyproject.toml apps/*/pyproject.toml \
 	    --output-file requirements.txt
+	@$(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --group pulumi/pyproject.toml:test pulumi/pyproject.toml --output-file pulumi/requirements.txt
 bench: doctor install ## Measure, beside the machine's own limits
 	@$(CTL) run python tests/bench/run.py
 

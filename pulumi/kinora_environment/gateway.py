@@ -83,8 +83,6 @@ def static_configuration(args: GatewayArgs) -> dict[str, Any]:
     """traefik/traefik.yml with what a cluster changes."""
     configuration = native("traefik.yml")
     web, admin = configuration["entryPoints"]["web"], configuration["entryPoints"]["admin"]
-    # Only of these: a route that names no entry point must never be reachable by the one without strip-identity.
-    web["asDefault"] = True
     web["address"], admin["address"] = f":{WEB}", f":{METRICS}"
     # With safeNaming: no name of one namespace can be made to mean something in the other.
     web["http"]["middlewares"] = [f"{args.place.namespace}_{name}@kubernetescrd" for name in default_middlewares()]

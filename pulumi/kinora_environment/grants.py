@@ -128,14 +128,14 @@ def s3_script(logins: Mapping[str, Sequence[str]]) -> str:
         "users=$(mc admin user list store)",
         # Each line: status, access key, policy. A key that ends in a number, and is not named any more, was retired.
         "printf '%s\\n' \"$users\" | while read -r _ user _; do",
-        "  case \"$user\" in",
+        '  case "$user" in',
         f"  {known}) continue ;;",
         "  esac",
-        "  case \"${user##*_}\" in",
+        '  case "${user##*_}" in',
         "  '' | *[!0-9]*) continue ;;",
         "  esac",
-        '  mc admin user remove store "$user"',
-        '  mc admin policy remove store "$user"',
+        '  mc admin user remove store "$user" </dev/null',
+        '  mc admin policy remove store "$user" </dev/null',
         "done",
     ]
     return "\n".join(lines) + "\n"

@@ -213,7 +213,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="plan", description=__doc__)
     parser.add_argument("stack")
     stack = parser.parse_args().stack
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
     try:
         given = configuration(stack)
         rendered = render(stack, given)

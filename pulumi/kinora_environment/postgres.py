@@ -53,9 +53,24 @@ find /backups -name '*.dump' -mtime "+$KEEP_DAYS" -delete
 find /backups -name '*.partial' -mmin +1440 -delete
 """
 
+RESTORE = """\
+set -eu
+for database in $DATABASES; do
+    newest=$(find /backups -name "$database-*.dump" | sort | tail -n 1)  # a name carries its time
+    [ -n "$newest" ] || { echo "there is no dump of $database"; exit 1; }
+    echo "restoring $newest"
+    pg_restore --clean --if-exists --single-transaction --dbname="$database" "$newest"
+done
+"""
+
 PROVISION = """\
 set -eu
-pg_isready --timeout=30
+tries=0
+until pg_isready --quiet; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 30 ]
+    sleep 2
+done
 psql --no-psqlrc --quiet --file=/provision/provision.sql
 """
 
@@ -96,7 +111,7 @@ class PostgresCluster(StoreComponent):
 
     def _extensions(self) -> dict[str, list[str]]:
         needs = {owner: self.args.credentials.needs(owner).postgres for owner in self._owners}
-        return {owner: need.extensions for owner, need in needs.items() if need is not None}
+        return {owner: list(need.extensions) for owner, need in needs.items() if need is not None}
 
     # --- single ------------------------------------------------------------------------------------------------------
 
@@ -207,7 +222,7 @@ class PostgresCluster(StoreComponent):
             },
             opts=pulumi.ResourceOptions(parent=self, protect=args.retain),
         )
-        scripts = config_map(name, place, {"back-up.sh": BACK_UP}, self.child)
+        scripts = config_map(name, place, {"back-up.sh": BACK_UP, "restore.sh": RESTORE}, self.child)
         template = pod(
             place=place,
             name=name,

@@ -52,7 +52,8 @@ apply() {
     printf '%s\\n' "$users" | while read -r user _; do
         # Users of ours end in their generation; one that is not named any more was retired.
         case "${user##*_}" in '' | *[!0-9]*) continue ;; esac
-        grep -qx "$user" "$DEFINITIONS/users" || rabbitmqctl --quiet delete_user "$user" || return 1
+        # Without an input of its own, it would swallow the rest of the list.
+        grep -qx "$user" "$DEFINITIONS/users" || rabbitmqctl --quiet delete_user "$user" </dev/null || return 1
     done
 }
 
@@ -209,7 +210,9 @@ class MessageBroker(StoreComponent):
         """What the broker loads when it starts, and again when it changes; and the names of all users."""
         logins, permissions = self.logins(), self._permissions()
         names = [login.name for login in logins]
-        passwords = pulumi.Output.all(*[login.password for login in logins]).apply(lambda given: dict(zip(names, given, strict=True)))
+        passwords = pulumi.Output.all(*[login.password for login in logins]).apply(
+            lambda given: dict(zip(names, given, strict=True))
+        )
         owners = {login.name: permissions[login.identity] for login in logins}
         return {
             "definitions.json": passwords.apply(lambda known: json.dumps(definitions(known, owners), indent=1)),

@@ -140,7 +140,7 @@ defaults
     option clitcpka
     option srvtcpka
     timeout connect 3s
-    timeout check 3s
+    timeout check 2s
     # A subscriber may hear nothing for long.
     timeout client 24h
     timeout server 24h
@@ -161,16 +161,20 @@ backend master
     tcp-check send "AUTH {user} {password}\\r\\n"
     tcp-check expect string +OK
     tcp-check send "INFO replication\\r\\n"
+    # Without min-recv 0 it would wait until the end of the time limit for the word to come.
+    tcp-check expect min-recv 0 ! string role:slave
     tcp-check expect rstring role:master\\r\\nconnected_slaves:[1-9]
     tcp-check send "QUIT\\r\\n"
     tcp-check expect string +OK
-    default-server check inter 1s fall 2 rise 1 on-marked-down shutdown-sessions resolvers cluster init-addr none
+    default-server check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions resolvers cluster init-addr none
 {servers}
 frontend health
     mode http
     bind {health}
     timeout client 5s
-    monitor-uri /alive
+    monitor-uri /ready
+    # Until it has asked them, it takes all of them for the master.
+    monitor fail if {{ nbsrv(master) gt 1 }}
 """
 
 
@@ -324,7 +328,6 @@ class RedisCache(StoreComponent):
     def _proxy(self, args: StoreArgs, hosts: list[str], keeper: pulumi.Output[str]) -> None:
         config = keeper.apply(lambda password: proxy_configuration(hosts, password))
         file = secret("redis-proxy", args.place, {"haproxy.cfg": config}, self.child)
-        check = {"http_get": {"path": "/alive", "port": HEALTH_PORT}}
         Workload(
             "redis-proxy",
             WorkloadArgs(
@@ -339,8 +342,8 @@ class RedisCache(StoreComponent):
                         args.sizes.sidecar,
                         command=["haproxy", "-db", "-f", "/config/haproxy.cfg"],
                         ports={"redis": PORT},
-                        ready=check,
-                        alive=check,
+                        ready={"http_get": {"path": "/ready", "port": HEALTH_PORT}},
+                        alive={"tcp_socket": {"port": HEALTH_PORT}},
                     )
                 ],
                 volumes={"config": Volume("/config", secret=file)},
@@ -375,6 +378,8 @@ def replica_settings(memory_mib: int) -> str:
         # A master that was cut off from its replicas takes no writes, which would be lost when it comes back.
         "min-replicas-to-write": "1",
         "min-replicas-max-lag": "10",
+        # So a copy for a new replica begins at once, instead of waiting for others who might want one.
+        "repl-diskless-sync-delay": "0",
     }
     return "".join(f"{key} {value}\n" for key, value in lines.items())
 

@@ -143,4 +143,4 @@ class ObjectStore(StoreComponent):
 
     def _buckets(self) -> dict[str, list[str]]:
         needs = {login.identity: self.args.credentials.needs(login.identity).s3 for login in self.logins()}
-        return {identity: need.buckets for identity, need in needs.items() if need is not None}
+        return {identity: list(need.buckets) for identity, need in needs.items() if need is not None}

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import apiserver
-import pytest
 
-needs_tools = pytest.mark.skipif(
-    not all((apiserver.BIN / program).exists() for program in ("etcd", "kube-apiserver", "kubectl")),
-    reason="etcd, kube-apiserver or kubectl is missing: `make tools`",
-)
+from kinora_environment.render import identity
+
+
+class Refused(Exception):
+    pass
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,39 @@ class Cluster:
     kubeconfig: Path
 
     def kubectl(self, *words: str, given: list[Any] | None = None) -> str:
-        """What kubectl prints; a warning is an error. ``given``: objects for its standard input (`-f -`)."""
+        """What kubectl prints; a warning is an error. ``given``: objects for its standard input (`-f -`).
+
+        Raises:
+            Refused: with what it said.
+        """
         command = [str(apiserver.BIN / "kubectl"), f"--kubeconfig={self.kubeconfig}", "--warnings-as-errors", *words]
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": given or []})
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stderr
+        if done.returncode != 0:
+            raise Refused(done.stderr)
         printed: str = done.stdout
         return printed
 
     def install(self, objects: list[Any]) -> None:
         definitions = [each for each in objects if each["kind"] == "CustomResourceDefinition"]
-        self.kubectl("apply", "--server-side", "-f", "-", given=definitions)
+        self.apply(definitions)
+        self.await_definitions()
+        self.apply([each for each in objects if each["kind"] != "CustomResourceDefinition"])
+
+    def apply(self, objects: list[Any]) -> dict[tuple[str, str, str], str]:
+        """Hand objects to the server; returns the version that each has then."""
+        answer = json.loads(
+            self.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", "--output=json", given=objects)
+        )
+        items = answer["items"] if answer["kind"] == "List" else [answer]
+        return {identity(each): each["metadata"]["resourceVersion"] for each in items}
+
+    def await_definitions(self) -> None:
         # `kubectl wait` fails on a definition that has no condition yet.
         deadline = time.monotonic() + 60
-        names = [each["metadata"]["name"] for each in definitions]
-        while not all(map(_established, json.loads(self.kubectl("get", "crd", *names, "--output=json"))["items"])):
+        while not all(map(_established, json.loads(self.kubectl("get", "crd", "--output=json"))["items"])):
             assert time.monotonic() < deadline, "the definitions are not established"
             time.sleep(0.1)
-        others = [each for each in objects if each["kind"] != "CustomResourceDefinition"]
-        self.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", given=others)
 
     def may(self, namespace: str, account: str, asked: list[tuple[str, str, str, str]]) -> list[bool]:
         """Whether a service account may: (verb, group, resource, namespace)."""

@@ -1,9 +1,10 @@
 """What the suites share: the stacks as the real program renders them, once for all."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import real_postgres
 
 from kinora_environment import render
 
@@ -22,3 +23,10 @@ def rendered() -> Callable[[str], render.Rendered]:
 def environment(request: pytest.FixtureRequest) -> render.Rendered:
     """Each committed stack in turn."""
     return _render(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[real_postgres.Postgres]:
+    """A real server; its databases are the tests' own, by their names."""
+    with real_postgres.server() as started:
+        yield started

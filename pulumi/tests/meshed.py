@@ -1,0 +1,78 @@
+"""Istio's own program for tests: what its webhook makes of a pod, and what its analysis says of objects in a cluster."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster import Cluster
+
+from kinora_environment import helm
+from kinora_environment.place import namespace_name, prefix
+
+ROOT = Path(__file__).resolve().parents[2]
+Manifest = dict[str, Any]
+
+
+def policies(environment: str = "test", **values: Any) -> list[Manifest]:
+    """What Argo CD rolls out from istio/."""
+    given = {"environment": environment, "publicUrl": f"https://{environment}.example", **values}
+    return helm.template(json.dumps({"chart": "istio", "release_name": "istio", "values": given}), ROOT)
+
+
+def inject(objects: Iterable[Manifest], environment: str, deployment: Manifest) -> Manifest:
+    """The pod template of a Deployment as the environment's istiod gives it back.
+
+    ``objects``: those of the environment, with the configuration of istiod.
+    """
+    own = prefix(environment)
+    maps = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
+    (istiod,) = (each for each in objects if (each["kind"], each["metadata"]["name"]) == ("Deployment", f"istiod-{own}"))
+    variables = istiod["spec"]["template"]["spec"]["containers"][0]["env"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = {
+            "injectConfigFile": maps[f"istio-sidecar-injector-{own}"]["config"],
+            "valuesFile": maps[f"istio-sidecar-injector-{own}"]["values"],
+            "meshConfigFile": maps[f"istio-{own}"]["mesh"],
+            "filename": json.dumps(deployment),
+        }
+        for option, text in files.items():
+            (folder / option).write_text(text)
+        printed = istioctl(
+            "kube-inject",
+            f"--revision={own}",
+            "--kubeconfig=/dev/null",
+            *(f"--{option}={folder / option}" for option in files),
+            variables={each["name"]: each["value"] for each in variables if "value" in each},
+        )
+    template: Manifest = next(yaml.safe_load_all(printed))["spec"]["template"]
+    return template
+
+
+def analyse(cluster: Cluster, environment: str) -> list[str]:
+    """What `istioctl analyze` says of all that is in a cluster: a sentence each, warnings and hints, too.
+
+    It looks at a cluster, as it passes over what refers to services, pods or namespaces when it is given files.
+    """
+    printed = istioctl(
+        "analyze",
+        "--all-namespaces",
+        f"--kubeconfig={cluster.kubeconfig}",
+        f"--istioNamespace={namespace_name(environment, 'mesh')}",
+        f"--revision={prefix(environment)}",
+        "--output=json",
+    )
+    return sorted(f"{each['level']} {each['code']} {each['origin']}: {each['message']}" for each in json.loads(printed))
+
+
+def istioctl(*words: str, variables: Mapping[str, str] | None = None) -> str:
+    command = [helm.program("istioctl"), *words]
+    environment = {**os.environ, **(variables or {})}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,80 @@
+"""The scripts that take and restore backups, run on a real PostgreSQL."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from real_postgres import Postgres
+
+from kinora_environment.postgres import BACK_UP, RESTORE
+
+IDENTITY = "archive"
+
+
+@pytest.fixture
+def database(postgres: Postgres, tmp_path: Path) -> Postgres:
+    """With a database that the identity owns, and a table in it."""
+    postgres.provision(tmp_path / "provision", f"{IDENTITY}_1")
+    postgres.act(f"{IDENTITY}_1", "DROP TABLE IF EXISTS films; CREATE TABLE films (title text PRIMARY KEY)")
+    postgres.act(f"{IDENTITY}_1", "INSERT INTO films VALUES ('Metropolis'), ('M')")
+    return postgres
+
+
+def run(script: str, postgres: Postgres, backups: Path, databases: str = IDENTITY) -> subprocess.CompletedProcess[str]:
+    backups.mkdir(exist_ok=True)
+    variables = {**postgres.connection(), "DATABASES": databases, "KEEP_DAYS": "7"}
+    command = ["sh", "-c", script.replace("/backups", str(backups))]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
+
+
+def films(postgres: Postgres) -> list[str]:
+    return postgres.act(f"{IDENTITY}_1", "SELECT title FROM films ORDER BY title").splitlines()
+
+
+def test_what_was_lost_comes_back_and_belongs_to_its_owner(database: Postgres, tmp_path: Path) -> None:
+    assert run(BACK_UP, database, tmp_path / "backups").returncode == 0
+    database.act(f"{IDENTITY}_1", "DELETE FROM films; CREATE TABLE mistakes (id int)")
+    restored = run(RESTORE, database, tmp_path / "backups")
+    assert restored.returncode == 0, restored.stderr
+    assert films(database) == ["M", "Metropolis"]
+    database.act(f"{IDENTITY}_1", "ALTER TABLE films ADD year int")
+
+
+def test_the_newest_backup_is_restored(database: Postgres, tmp_path: Path) -> None:
+    backups = tmp_path / "backups"
+    assert run(BACK_UP, database, backups).returncode == 0
+    (first,) = backups.glob("*.dump")
+    first.rename(backups / f"{IDENTITY}-2001-01-01T000000Z.dump")
+    database.act(f"{IDENTITY}_1", "INSERT INTO films VALUES ('Nosferatu')")
+    assert run(BACK_UP, database, backups).returncode == 0
+    database.act(f"{IDENTITY}_1", "DELETE FROM films")
+    assert run(RESTORE, database, backups).returncode == 0
+    assert films(database) == ["M", "Metropolis", "Nosferatu"]
+
+
+def test_a_broken_backup_changes_nothing(database: Postgres, tmp_path: Path) -> None:
+    backups = tmp_path / "backups"
+    assert run(BACK_UP, database, backups).returncode == 0
+    (dump,) = backups.glob("*.dump")
+    dump.write_bytes(dump.read_bytes()[:-200])
+    database.act(f"{IDENTITY}_1", "DELETE FROM films WHERE title = 'M'")
+    assert run(RESTORE, database, backups).returncode != 0
+    assert films(database) == ["Metropolis"]
+
+
+def test_a_backup_that_fails_deletes_no_older_one(database: Postgres, tmp_path: Path) -> None:
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    old = backups / f"{IDENTITY}-2001-01-01T000000Z.dump"
+    old.write_text("precious")
+    subprocess.run(["touch", "--date=2001-01-01", old], check=True)
+    assert run(BACK_UP, database, backups, databases=f"{IDENTITY} nothing").returncode != 0
+    assert old.exists()
+    assert run(BACK_UP, database, backups).returncode == 0
+    assert not old.exists()
+
+
+def test_a_restore_without_a_backup_says_so(database: Postgres, tmp_path: Path) -> None:
+    refused = run(RESTORE, database, tmp_path / "backups")
+    assert refused.returncode == 1
+    assert f"there is no dump of {IDENTITY}" in refused.stdout
