@@ -1,5 +1,7 @@
 """Checks that this machine can run the platform (or the named parts), and then speaks once: a sentence per problem.
 
+With the word `tools` it checks instead that this machine can build what `make tools` builds.
+
 Standard library only, and no syntax that an older Python would refuse: it must be able to say that Python is too old.
 """
 
@@ -43,8 +45,9 @@ def version(command: list[str], pattern: str) -> tuple[int, ...] | None:
     return tuple(int(number) for number in found.groups() if number) if found else None
 
 
-def installs_something() -> bool:
-    question = ["make", "--question", "--file", "local/install.mk"]
+def makes_something(verb: str) -> bool:
+    """Whether `make install` or `make tools` would install or build anything."""
+    question = ["make", "--question", "--file", f"local/{verb}.mk"]
     return subprocess.run(question, cwd=ROOT, capture_output=True, check=False).returncode != 0
 
 
@@ -67,8 +70,8 @@ def check_system() -> list[str]:
     return problems
 
 
-def check_tools() -> list[str]:
-    """What only building and installing needs."""
+def check_install() -> list[str]:
+    """What only `make install` needs."""
     problems = []
     go = version(["go", "version"], r"go(\d+)\.(\d+)")
     if go is None or go < (1, 25):
@@ -85,11 +88,21 @@ def check_tools() -> list[str]:
     return problems
 
 
-def check_disk(gigabytes_needed: int) -> list[str]:
-    free = shutil.disk_usage(ROOT).free / 1e9
+def check_tools() -> list[str]:
+    """What only `make tools` needs."""
+    problems = []
+    go = version(["go", "version"], r"go(\d+)\.(\d+)(?:\.(\d+))?")
+    if go is None or go < (1, 26, 3):
+        problems.append("Go 1.26.3 or newer is needed to build the tools; install it and put it on PATH.")
+    # The tools themselves take 0.5 GB, and what Go keeps of building them, below the home folder, 9 GB.
+    return [*problems, *check_disk(1), *check_disk(12, Path.home())]
+
+
+def check_disk(gigabytes_needed: int, folder: Path = ROOT) -> list[str]:
+    free = shutil.disk_usage(folder).free / 1e9
     if free >= gigabytes_needed:
         return []
-    return [f"{gigabytes_needed} GB of disk are needed below {ROOT}; {free:.1f} GB are free. Make room there."]
+    return [f"{gigabytes_needed} GB of disk are needed below {folder}; {free:.1f} GB are free. Make room there."]
 
 
 def check_ports(parts: list[Part]) -> list[str]:
@@ -148,18 +161,21 @@ def main() -> int:
     if words == ["--missing-packages"]:
         print(" ".join(missing_packages()))
         return 0
+    if words == ["tools"]:
+        return speak(check_tools() if makes_something("tools") else [], "This machine can build the tools.")
     wanted = [part for name, part in PARTS.items() if not words or name in words or (part.store and "stores" in words)]
-    incomplete = installs_something()
+    incomplete = makes_something("install")
     problems = [
         *check_system(),
-        *(check_tools() if incomplete else []),
+        *(check_install() if incomplete else []),
         *check_disk(6 if incomplete else 2),
         *check_ports(wanted),
     ]
-    for problem in problems:
-        print(f"- {problem}")
-    if not problems:
-        print("This machine can run the platform.")
+    return speak(problems, "This machine can run the platform.")
+
+
+def speak(problems: list[str], relief: str) -> int:
+    print("\n".join(f"- {problem}" for problem in problems) or relief)
     return 1 if problems else 0
 
 

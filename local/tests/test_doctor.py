@@ -1,12 +1,19 @@
 """What local/doctor.py says. Its checks are called one by one: what the whole says depends on the machine."""
 
+from __future__ import annotations
+
 import os
 import socket
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import doctor
 import pytest
 from parts import HOST, Part, Tcp
+
+if TYPE_CHECKING:
+    from conftest import Checkout
 
 
 def test_a_taken_port_is_named_with_its_purpose_and_its_process() -> None:
@@ -32,3 +39,34 @@ def test_versions_are_read_and_a_missing_program_is_told_apart() -> None:
 def test_missing_programs_are_named_by_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PACKAGES", {"a-package": "no-such-program", "python3": "python3"})
     assert doctor.missing_packages() == ["a-package"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "made"),
+    [
+        ("install", "venv/installed bin/mongo.jar bin/tusd bin/minio"),
+        (
+            "tools",
+            "upstream/istio upstream/argo-cd-3.5.7 bin/etcd bin/kubectl bin/helm bin/kube-apiserver bin/istioctl",
+        ),
+    ],
+)
+def test_what_is_there_is_not_made_again(verb: str, made: str, checkout: Checkout) -> None:
+    (checkout.root / "requirements.txt").touch()
+    question = f"import doctor; print(doctor.makes_something({verb!r}))"
+    for file in made.split():
+        assert checkout.run(sys.executable, "-c", question) == "True\n"
+        path = checkout.root / ".kinora" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert checkout.run(sys.executable, "-c", question) == "False\n"
+
+
+def test_building_the_tools_asks_for_its_own_go_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version", lambda *_: (1, 26))
+    monkeypatch.setattr(doctor, "check_disk", lambda gigabytes, folder=doctor.ROOT: [f"{gigabytes} {folder}"])
+    assert doctor.check_tools() == [
+        "Go 1.26.3 or newer is needed to build the tools; install it and put it on PATH.",
+        f"1 {doctor.ROOT}",
+        f"12 {Path.home()}",
+    ]

@@ -103,7 +103,11 @@ def istiod_values(args: MeshArgs) -> dict[str, Any]:
 
 
 def cni_values() -> dict[str, Any]:
-    return {"resources": {"requests": {"cpu": "10m", "memory": "100Mi"}}, "global": IMAGES}
+    return {
+        "resources": {"requests": {"cpu": "10m", "memory": "100Mi"}},
+        "useAppArmorAnnotation": False,  # for Kubernetes before 1.30
+        "global": IMAGES,
+    }
 
 
 def _spread() -> dict[str, Any]:
@@ -146,7 +150,10 @@ class Mesh(pulumi.ComponentResource):
     def _fit(self, manifest: dict[str, Any], opts: pulumi.ResourceOptions) -> None:
         """What the charts have no value for."""
         metadata = manifest["metadata"]
-        metadata["labels"] |= {"app.kubernetes.io/managed-by": "pulumi", "kinora.io/environment": self._place.environment}
+        metadata["labels"] |= {
+            "app.kubernetes.io/managed-by": "pulumi",
+            "kinora.io/environment": self._place.environment,
+        }
         if "namespace" in metadata:
             metadata["namespace"] = self._place.created
         else:

@@ -1,4 +1,4 @@
-"""Istio's own program for tests: what its webhook makes of a pod, and what its analysis says of objects in a cluster."""
+"""Istio's own program for tests: what its webhook makes of a pod, and what its analysis says of a cluster."""
 
 import json
 import os
@@ -31,7 +31,9 @@ def inject(objects: Iterable[Manifest], environment: str, deployment: Manifest) 
     """
     own = prefix(environment)
     maps = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
-    (istiod,) = (each for each in objects if (each["kind"], each["metadata"]["name"]) == ("Deployment", f"istiod-{own}"))
+    (istiod,) = (
+        each for each in objects if (each["kind"], each["metadata"]["name"]) == ("Deployment", f"istiod-{own}")
+    )
     variables = istiod["spec"]["template"]["spec"]["containers"][0]["env"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -55,7 +57,7 @@ def inject(objects: Iterable[Manifest], environment: str, deployment: Manifest) 
 
 
 def analyse(cluster: Cluster, environment: str) -> list[str]:
-    """What `istioctl analyze` says of all that is in a cluster: a sentence each, warnings and hints, too.
+    """What `istioctl analyze` warns of in all that is in a cluster: a sentence each.
 
     It looks at a cluster, as it passes over what refers to services, pods or namespaces when it is given files.
     """
@@ -65,6 +67,7 @@ def analyse(cluster: Cluster, environment: str) -> list[str]:
         f"--kubeconfig={cluster.kubeconfig}",
         f"--istioNamespace={namespace_name(environment, 'mesh')}",
         f"--revision={prefix(environment)}",
+        "--output-threshold=Warning",
         "--output=json",
     )
     return sorted(f"{each['level']} {each['code']} {each['origin']}: {each['message']}" for each in json.loads(printed))

@@ -1,32 +1,487 @@
-"""What istio/ lets pass, for how long and how often: as rendered for an environment, and as Istio's own analysis sees it."""
+"""What istio/ lets pass, for how long, and how often: compared with the code, and analysed by Istio in a cluster."""
 
 import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from cluster import Cluster, cluster
+from meshed import Manifest, analyse, inject, policies
 
-from kinora_environment import helm
+from kinora_environment import gitops, helm, mesh, needs, render, upstream
 from kinora_environment.place import namespace_name
+from kinora_environment.render import identity
 
 ROOT = Path(__file__).resolve().parents[2]
-VALUES: dict[str, Any] = yaml.safe_load((ROOT / "istio" / "values.yaml").read_text())
-SERVICES: dict[str, dict[str, Any]] = VALUES["services"]
+VALUES = ROOT / "istio" / "values.yaml"
+SERVICES: Mapping[str, Mapping[str, Any]] = yaml.safe_load(VALUES.read_text())["services"]
+RPC = (ROOT / "platform" / "src" / "kinora_kit" / "rpc.py").read_text()
+TUSD = (ROOT / "local" / "tusd").read_text()
+MESHED = [stack for stack in render.stacks() if render.configuration(stack).mesh.enabled]
 
-Manifest = dict[str, Any]
-
-
-# --- what there is ---------------------------------------------------------------------------------------------------
-
-
-def policies(environment: str = "test", **values: Any) -> list[Manifest]:
-    """What Argo CD rolls out from istio/."""
-    given = {"environment": environment, "publicUrl": f"https://{environment}.example", **values}
-    return helm.template(json.dumps({"chart": "istio", "release_name": "istio", "values": given}), ROOT)
+UPLOAD_HOOKS_SECONDS = 15
+"""tusd's own -hooks-http-timeout."""
 
 
-def stand_ins(environment: str = "test") -> list[Manifest]:
-    """The services as the gateway and each other see them, as long as there is no chart for them."""
-    apps, gateway = namespace_name(environment, "apps"), namespace_name(environment, "gateway")
-    found = [*_service(apps, name, SERVICES[name]) for name in ()]
-    return found
+@pytest.fixture(scope="module")
+def rendered_policies() -> list[Manifest]:
+    return policies()
+
+
+def of(objects: list[Manifest], kind: str, name: str) -> Any:
+    (found,) = (
+        each
+        for each in objects
+        if (each["kind"], each["metadata"]["namespace"], each["metadata"]["name"]) == (kind, "kinora-test-apps", name)
+    )
+    return found["spec"]
+
+
+# --- the code says who calls whom ------------------------------------------------------------------------------------
+
+
+def settings(service: str) -> dict[str, str]:
+    lines = (ROOT / "local" / "env" / f"{service}.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def listening() -> dict[str, tuple[str, str]]:
+    """The ports of the services, as they run natively: port -> (service, http or grpc)."""
+    found = {}
+    for service in needs.read():
+        given = settings(service)
+        for protocol in ("http", "grpc"):
+            if f"KINORA_{protocol.upper()}_PORT" in given:
+                found[given[f"KINORA_{protocol.upper()}_PORT"]] = (service, protocol)
+    (port,) = re.findall(r"-port=(\d+)", TUSD)
+    return {**found, port: ("tusd", "http")}
+
+
+def addresses() -> dict[str, str]:
+    """What each caller is told of others."""
+    dynamic = (file.read_text() for file in sorted((ROOT / "traefik" / "dynamic").glob("*.yml")))
+    return {
+        **{service: "\n".join(settings(service).values()) for service in needs.read()},
+        "tusd": TUSD,
+        "gateway": "\n".join(dynamic),
+    }
+
+
+def test_the_table_names_the_ports_that_services_listen_at() -> None:
+    table = {
+        str(service[protocol]): (name, protocol)
+        for name, service in SERVICES.items()
+        for protocol in ("http", "grpc")
+        if protocol in service
+    }
+    assert table == listening()
+    assert SERVICES.keys() >= needs.read().keys()
+
+
+def test_exactly_those_may_call_who_do() -> None:
+    ports = listening()
+    called = {
+        (caller, *ports[port])
+        for caller, text in addresses().items()
+        for port in re.findall(r"127\.0\.0\.1:(\d+)", text)
+        if port in ports and ports[port][0] != caller
+    }
+    table = {
+        (caller, name, rule["port"])
+        for name, service in SERVICES.items()
+        for rule in service["allow"]
+        for caller in rule["from"]
+    }
+    assert table == called
+
+
+def test_tokens_are_verified_before_those_who_verify_them_too() -> None:
+    assert {name for name, service in SERVICES.items() if service.get("verifiesTokens")} == {
+        name for name in needs.read() if "KINORA_JWKS_URL" in settings(name)
+    }
+
+
+# --- who may pass ----------------------------------------------------------------------------------------------------
+
+
+def permitted(objects: list[Manifest], caller: str, service: str, port: int, request: str) -> bool:
+    """Whether a request passes: by https://istio.io/latest/docs/reference/config/security/authorization-policy/"""
+    method, _, path = request.partition(" ")
+    role, account = ("gateway", "traefik") if caller == "gateway" else ("apps", caller)
+    principal = f"cluster.local/ns/kinora-test-{role}/sa/{account}"
+
+    def matches(path: str, patterns: list[str]) -> bool:
+        return any(path.startswith(each[:-1]) if each.endswith("*") else path == each for each in patterns)
+
+    found = [each["spec"] for each in objects if each["kind"] == "AuthorizationPolicy"]
+    selecting = [
+        each
+        for each in found
+        if each.get("selector", {}).get("matchLabels", {}).get("app.kubernetes.io/name", service) == service
+    ]
+    assert selecting, "without a policy, everybody may"
+    return any(
+        principal in rule["from"][0]["source"]["principals"]
+        and str(port) in operation["ports"]
+        and method in operation.get("methods", [method])
+        and matches(path, operation.get("paths", [path]))
+        and not matches(path, operation.get("notPaths", []))
+        for policy in selecting
+        for rule in policy.get("rules", [])
+        for operation in [rule["to"][0]["operation"]]
+    )
+
+
+def test_what_the_gateway_asks_is_answered(rendered_policies: list[Manifest]) -> None:
+    ports = listening()
+    middlewares = (ROOT / "traefik" / "dynamic" / "middlewares.yml").read_text()
+    asked = re.findall(r"127\.0\.0\.1:(\d+)(/[^?\"]+)", middlewares)
+    assert len(asked) >= 4
+    for port, path in asked:
+        assert permitted(rendered_policies, "gateway", ports[port][0], int(port), f"GET {path}"), path
+
+
+def test_what_tusd_asks_is_answered(rendered_policies: list[Manifest]) -> None:
+    (path,) = re.findall(r"-hooks-http=http://127\.0\.0\.1:8103(\S+)", TUSD)
+    assert permitted(rendered_policies, "tusd", "video", 8103, f"POST {path}")
+    assert not permitted(rendered_policies, "gateway", "video", 8103, f"POST {path}")
+    (base,) = re.findall(r"-base-path=(\S+)", TUSD)
+    assert permitted(rendered_policies, "video", "tusd", 8108, f"POST {base}")
+    assert not permitted(rendered_policies, "video", "tusd", 8108, f"DELETE {base}")
+
+
+@pytest.mark.parametrize("caller", ["graphql", "media", "video"])
+def test_key_sets_are_all_that_services_read_of_auth(rendered_policies: list[Manifest], caller: str) -> None:
+    assert permitted(rendered_policies, caller, "auth", 8101, "GET /auth/.well-known/jwks.json")
+    assert not permitted(rendered_policies, caller, "auth", 8101, "GET /user/profile")
+    assert not permitted(rendered_policies, caller, "auth", 8101, "POST /auth/login")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_metrics_and_what_nobody_named_stay_closed(rendered_policies: list[Manifest], service: str) -> None:
+    for protocol in ("http", "grpc"):
+        port = SERVICES[service].get(protocol, 0)
+        assert not permitted(rendered_policies, "gateway", service, port, "GET /metrics")
+        assert not permitted(rendered_policies, "stranger", service, port, "GET /")
+    assert not permitted(rendered_policies, "gateway", service, SERVICES[service].get("grpc", 0), "POST /")
+    assert not permitted(rendered_policies, "gateway", "video-worker", 8113, "GET /")
+
+
+def test_the_gateway_runs_as_who_it_is_taken_for(rendered: Callable[[str], render.Rendered]) -> None:
+    namespace = namespace_name(MESHED[0], "gateway")
+    (gateway,) = (
+        each
+        for each in rendered(MESHED[0]).objects
+        if (each["kind"], each["metadata"].get("namespace")) == ("Deployment", namespace)
+    )
+    account = gateway["spec"]["template"]["spec"]["serviceAccountName"]
+    assert f"cluster.local/ns/{namespace}/sa/{account}" in json.dumps(policies(MESHED[0]))
+
+
+def test_a_bad_token_is_refused_and_none_passes(rendered_policies: list[Manifest]) -> None:
+    kit = (ROOT / "platform" / "src" / "kinora_kit" / "identity.py").read_text()
+    for name, service in SERVICES.items():
+        found = [
+            each
+            for each in rendered_policies
+            if each["kind"] == "RequestAuthentication" and each["metadata"]["name"] == name
+        ]
+        assert len(found) == bool(service.get("verifiesTokens"))
+        for each in found:
+            (rule,) = each["spec"]["jwtRules"]
+            assert rule["issuer"] == "https://test.example"
+            assert f'AUDIENCE = "{rule["audiences"][0]}"' in kit
+            assert rule["jwksUri"] == ("http://auth.kinora-test-apps.svc.cluster.local:8101/auth/.well-known/jwks.json")
+            assert rule["forwardOriginalToken"]
+    assert "requestPrincipals" not in json.dumps(rendered_policies)
+
+
+def test_no_service_takes_or_sends_plain_text(rendered_policies: list[Manifest]) -> None:
+    assert of(rendered_policies, "PeerAuthentication", "default") == {"mtls": {"mode": "STRICT"}}
+    modes = {
+        each["spec"]["host"]: each["spec"]["trafficPolicy"]["tls"]["mode"]
+        for each in rendered_policies
+        if each["kind"] == "DestinationRule"
+    }
+    assert modes == {f"{name}.kinora-test-apps.svc.cluster.local": "ISTIO_MUTUAL" for name in SERVICES}
+
+
+def test_nothing_leaves_the_environment_unless_a_store_is_outside(rendered_policies: list[Manifest]) -> None:
+    sidecars = [each["spec"] for each in rendered_policies if each["kind"] == "Sidecar"]
+    for each in sidecars:
+        assert each["outboundTrafficPolicy"] == {"mode": "REGISTRY_ONLY"}
+        assert each["egress"] == [{"hosts": ["kinora-test-apps/*", "kinora-test-stores/*"]}]
+    assert len(sidecars) == 2
+    assert "ServiceEntry" not in {each["kind"] for each in rendered_policies}
+    outside = policies(external={"postgres": {"host": "db.example.com", "port": 5432, "protocol": "TCP"}})
+    entry = of(outside, "ServiceEntry", "external-postgres")
+    assert (entry["hosts"], entry["ports"][0]["number"]) == (["db.example.com"], 5432)
+
+
+# --- for how long ----------------------------------------------------------------------------------------------------
+
+
+def seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+def route(
+    objects: list[Manifest], service: str, port: int, request: str = "GET /", headers: Mapping[str, str] | None = None
+) -> Any:
+    """The route that a request takes: the first that matches."""
+    method, _, path = request.partition(" ")
+    for each in of(objects, "VirtualService", service)["http"]:
+        (match,) = each["match"]
+        patterns = match.get("headers", {})
+        if (
+            match["port"] == port
+            and re.fullmatch(match.get("method", {}).get("regex", ".*"), method)
+            and re.fullmatch(match.get("uri", {}).get("regex", ".*"), path)
+            and all(re.fullmatch(value["regex"], (headers or {}).get(name, "")) for name, value in patterns.items())
+        ):
+            assert each["route"][0]["destination"]["port"]["number"] == port
+            return each
+    raise AssertionError("no route")
+
+
+def number(pattern: str, text: str) -> float:
+    (value,) = re.findall(pattern, text)
+    return float(value)
+
+
+def test_each_waits_longer_than_what_it_waits_for(rendered_policies: list[Manifest]) -> None:
+    """The table in istio/values.yaml."""
+    transport = yaml.safe_load((ROOT / "traefik" / "traefik.yml").read_text())["serversTransport"]
+    gateway = seconds(transport["forwardingTimeouts"]["responseHeaderTimeout"])
+    deadline = number(r"DEADLINE_SECONDS = ([\d.]+)", RPC)
+    keys = number(r"AsyncClient\(timeout=(\d+)", (ROOT / "platform/src/kinora_kit/identity.py").read_text())
+    waits: dict[str, float] = {}
+    for name, service in SERVICES.items():
+        for method in ("GET", "POST", "DELETE"):
+            timeout = route(rendered_policies, name, service["http"], f"{method} /").get("timeout")
+            waits[name] = seconds(timeout) if timeout else math.inf
+            assert timeout is None or seconds(timeout) < gateway, name
+        if "grpc" in service:
+            assert seconds(route(rendered_policies, name, service["grpc"], "POST /")["timeout"]) > deadline
+    behind = [name for name in settings("graphql") if name.endswith("_GRPC")]
+    assert waits["graphql"] >= keys + len(behind) * deadline
+    assert "-hooks-http-timeout" not in TUSD
+    assert waits["video"] < UPLOAD_HOOKS_SECONDS
+    assert min(waits["auth"], waits["media"], waits["video"]) > keys + deadline
+    for name in ("media", "video", "graphql"):
+        assert of(rendered_policies, "RequestAuthentication", name)["jwtRules"][0]["timeout"] == f"{keys:.0f}s"
+
+
+def test_what_has_no_end_has_no_timeout(rendered_policies: list[Manifest]) -> None:
+    video, graphql, tusd = (SERVICES[name]["http"] for name in ("video", "graphql", "tusd"))
+    progress = "/video/019a0000-0000-7000-8000-000000000000/progress"
+    assert "timeout" not in route(rendered_policies, "video", video, f"GET {progress}")
+    assert "timeout" in route(rendered_policies, "video", video, f"GET {progress.removesuffix('/progress')}")
+    assert "timeout" not in route(rendered_policies, "graphql", graphql, headers={"upgrade": "WebSocket"})
+    assert "timeout" in route(rendered_policies, "graphql", graphql)
+    for method in ("POST", "PATCH", "HEAD"):
+        assert "timeout" not in route(rendered_policies, "tusd", tusd, f"{method} /")
+
+
+def test_connections_rest_shorter_than_services_keep_them(rendered_policies: list[Manifest]) -> None:
+    transport = yaml.safe_load((ROOT / "traefik" / "traefik.yml").read_text())["serversTransport"]
+    for name in SERVICES:
+        pool = of(rendered_policies, "DestinationRule", name)["trafficPolicy"]["connectionPool"]
+        assert pool["http"]["idleTimeout"] == transport["forwardingTimeouts"]["idleConnTimeout"]
+        assert pool["tcp"]["connectTimeout"] == transport["forwardingTimeouts"]["dialTimeout"]
+
+
+# --- how often -------------------------------------------------------------------------------------------------------
+
+
+def test_only_reading_is_repeated_and_never_because_of_a_status(rendered_policies: list[Manifest]) -> None:
+    for name, service in SERVICES.items():
+        for method in ("POST", "PUT", "PATCH", "DELETE"):
+            assert route(rendered_policies, name, service["http"], f"{method} /")["retries"] == {"attempts": 0}
+        if name != "tusd":
+            for method in ("GET", "HEAD"):
+                retries = route(rendered_policies, name, service["http"], f"{method} /")["retries"]
+                assert retries == {"attempts": 1, "retryOn": "connect-failure,refused-stream,reset"}
+        if "grpc" in service:
+            assert route(rendered_policies, name, service["grpc"], "POST /")["retries"] == {"attempts": 0}
+
+
+def test_retries_multiply_to_what_is_written_down(rendered_policies: list[Manifest]) -> None:
+    assert "retry" not in (ROOT / "traefik" / "dynamic" / "middlewares.yml").read_text()
+    outer = 1 + route(rendered_policies, "graphql", 8105)["retries"]["attempts"]
+    inner = int(number(r'"maxAttempts": (\d+)', RPC))
+    assert f"{outer} x {inner} = {outer * inner} only" in VALUES.read_text()
+
+
+# --- the chart -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"publicUrl": ""}, "/publicUrl"),
+        ({"publicUrl": "https://x.example/"}, "/publicUrl"),
+        ({"environment": "kinora-dev-"}, "/environment"),
+        ({"enviroment": "dev"}, "additional properties 'enviroment' not allowed"),
+        ({"services": {"auth": {"prot": 1}}}, "additional properties 'prot' not allowed"),
+        ({"services": {"auth": {"allow": [{"from": ["gateway"], "port": "amqp"}]}}}, "/services/auth/allow/0/port"),
+        (
+            {"services": {"auth": {"allow": [{"from": ["medai"], "port": "http"}]}}},
+            "services.auth.allow: nobody is named medai; write gateway, or one of the services: auth, graphql, media",
+        ),
+        (
+            {"services": {"graphql": {"allow": [{"from": ["gateway"], "port": "grpc"}]}}},
+            "services.graphql.allow: it has no port grpc",
+        ),
+        ({"external": {"postgres": {"host": "db", "port": 5432, "protocol": "HTTP"}}}, "/external/postgres/protocol"),
+    ],
+)
+def test_what_is_wrong_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        policies(**{"environment": "test", **values})
+
+
+def test_each_environment_is_given_by_its_name_alone() -> None:
+    first, second = policies("dev"), policies("dev-2")
+    assert not {identity(each) for each in first} & {identity(each) for each in second}
+    expected = json.dumps(first).replace("kinora-dev", "kinora-dev-2").replace("https://dev.", "https://dev-2.")
+    expected = expected.replace('"kinora.io/environment": "dev"', '"kinora.io/environment": "dev-2"')
+    assert json.loads(expected) == second
+
+
+def test_all_of_it_is_the_environments_own_and_argocd_may_put_it_there(rendered_policies: list[Manifest]) -> None:
+    allowed = {(group, kind) for group, *kinds in gitops.DEPLOYED for kind in kinds}
+    for each in rendered_policies:
+        group = each["apiVersion"].partition("/")[0]
+        kind = each["kind"].lower()
+        assert (group, f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s") in allowed
+        assert each["metadata"]["namespace"] in ("kinora-test-apps", "kinora-test-gateway")
+        assert each["metadata"]["labels"]["istio.io/rev"] == mesh.revision("test")
+
+
+# --- in a cluster ----------------------------------------------------------------------------------------------------
+
+
+def stand_ins(environment: str) -> Iterator[Manifest]:
+    """The services, as long as nothing else describes them."""
+    for name, service in SERVICES.items():
+        metadata = {"name": name, "namespace": namespace_name(environment, "apps")}
+        labels = {"app.kubernetes.io/name": name}
+        ports = {protocol: service[protocol] for protocol in ("http", "grpc") if protocol in service}
+        security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        container = {
+            "name": name,
+            "image": f"registry.example.org/{name}:1",
+            "ports": [{"name": protocol, "containerPort": port} for protocol, port in ports.items()],
+            "securityContext": security,
+        }
+        pod = {
+            "serviceAccountName": name,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [container],
+        }
+        yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+        yield {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata,
+            "spec": {"selector": labels, "ports": [{"name": each, "port": port} for each, port in ports.items()]},
+        }
+        yield {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata,
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        }
+
+
+def pods(objects: list[Manifest], environment: str, deployments: list[Manifest]) -> Iterator[Manifest]:
+    """A pod for each meshed Deployment, with its proxy: what the controllers and istiod of a cluster would make."""
+    for each in deployments:
+        template = inject(objects, environment, each)
+        metadata = {"namespace": each["metadata"]["namespace"], "name": f"{each['metadata']['name']}-0"}
+        yield {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**template["metadata"], **metadata},
+            "spec": template["spec"],
+        }
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, rendered: Callable[[str], render.Rendered]) -> Iterator[Cluster]:
+    """All environments that have a mesh, with their services and policies, in one cluster."""
+    with cluster(tmp_path_factory.mktemp("istio")) as started:
+        sets = [name for name in upstream.names() if name.endswith("crds")]
+        started.kubectl("apply", "--server-side", *(f"-f={file}" for name in sets for file in upstream.files(name)))
+        started.await_definitions()
+        hooks = []
+        for stack in MESHED:
+            # A quota is counted by a controller, and admits nothing before.
+            objects = [each for each in rendered(stack).objects if each["kind"] != "ResourceQuota"]
+            hooks += [each for each in objects if each["kind"].endswith("WebhookConfiguration")]
+            started.apply([each for each in objects if each not in hooks])
+            services = list(stand_ins(stack))
+            started.apply(services)
+            gateway = namespace_name(stack, "gateway")
+            deployments = [
+                each
+                for each in [*objects, *services]
+                if each["kind"] == "Deployment"
+                and each["metadata"]["namespace"] in (gateway, namespace_name(stack, "apps"))
+            ]
+            started.apply(list(pods(objects, stack, deployments)))
+            started.apply(policies(stack))
+        # Last, for istiod is not there to answer.
+        started.apply(hooks)
+        yield started
+
+
+@pytest.mark.parametrize("stack", MESHED)
+def test_istio_finds_nothing_wrong(server: Cluster, stack: str) -> None:
+    assert not analyse(server, stack)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "said"),
+    [
+        (
+            "networking.istio.io/v1 VirtualService",
+            {"hosts": ["nobody"], "http": [{"route": [{"destination": {"host": "nobody"}}]}]},
+            'Error IST0101 VirtualService kinora-{}-apps/wrong: Referenced host not found: "nobody"',
+        ),
+        (
+            "networking.istio.io/v1 VirtualService",
+            {"hosts": ["x"], "http": [{"route": [{"destination": {"host": "auth", "port": {"number": 1}}}]}]},
+            'Error IST0101 VirtualService kinora-{}-apps/wrong: Referenced host:port not found: "auth:1"',
+        ),
+        (
+            "security.istio.io/v1 AuthorizationPolicy",
+            {"selector": {"matchLabels": {"app.kubernetes.io/name": "nobody"}}},
+            "Warning IST0127 AuthorizationPolicy kinora-{}-apps/wrong: No matching workloads",
+        ),
+    ],
+)
+def test_istio_would_find_what_is_wrong(server: Cluster, kind: str, spec: dict[str, Any], said: str) -> None:
+    version, _, kind = kind.partition(" ")
+    metadata = {"name": "wrong", "namespace": namespace_name(MESHED[0], "apps")}
+    wrong = {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
+    server.apply([wrong])
+    try:
+        assert any(each.startswith(said.format(MESHED[0])) for each in analyse(server, MESHED[0]))
+    finally:
+        server.kubectl("delete", "-f", "-", given=[wrong])
+
+
+def test_without_the_program_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(helm, "BIN", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(upstream.Unavailable, match="istioctl is missing: `make tools`"):
+        helm.program("istioctl")

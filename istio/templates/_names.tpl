@@ -1,0 +1,31 @@
+{{- /* Names that every template needs. An environment's are those of pulumi/kinora_environment/place.py. */}}
+
+{{- define "namespace" -}}
+kinora-{{ .root.Values.environment }}-{{ .role }}
+{{- end }}
+
+{{- define "host" -}}
+{{ .name }}.{{ include "namespace" (dict "root" .root "role" "apps") }}.svc.cluster.local
+{{- end }}
+
+{{- /* Of an object in the namespace of a role. The revision is the environment's: only its istiod checks and obeys it. */}}
+{{- define "metadata" -}}
+name: {{ .name }}
+namespace: {{ include "namespace" . }}
+labels:
+  app.kubernetes.io/name: {{ .name }}
+  app.kubernetes.io/part-of: kinora
+  kinora.io/environment: {{ .root.Values.environment }}
+  istio.io/rev: kinora-{{ .root.Values.environment }}
+{{- end }}
+
+{{- /* Who a caller is: the identity in its certificate, which names its namespace and service account. */}}
+{{- define "principal" -}}
+{{- if eq .name "gateway" -}}
+cluster.local/ns/{{ include "namespace" (dict "root" .root "role" "gateway") }}/sa/traefik
+{{- else if hasKey .root.Values.services .name -}}
+cluster.local/ns/{{ include "namespace" (dict "root" .root "role" "apps") }}/sa/{{ .name }}
+{{- else -}}
+{{- fail (printf "services.%s.allow: nobody is named %s; write gateway, or one of the services: %s" .of .name (keys .root.Values.services | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- end }}

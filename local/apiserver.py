@@ -1,0 +1,185 @@
+"""A real Kubernetes API server, with nothing behind it: etcd and kube-apiserver of `make tools`, on loopback.
+
+In a test, `with api_server(tmp_path) as kubeconfig:`. By hand, `python local/apiserver.py` prints the path of a
+kubeconfig and serves until Ctrl-C; in another terminal, `kubectl --kubeconfig PATH get namespaces`.
+
+It validates, admits and stores as a cluster does: schemas, RBAC, quotas, Pod Security, admission policies, custom
+resources. Nothing acts on what it stores, for there are no controllers: a Deployment makes no pods, a namespace that is
+deleted stays Terminating, and a namespace gets no service account `default`, so that a pod is refused until the account
+that it names has been created.
+
+Standard library only: it is used from more than one virtual environment.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+BIN = Path(__file__).resolve().parent.parent / ".kinora" / "bin"
+HOST = "127.0.0.1"
+START_LIMIT_SECONDS = 60
+
+
+class Failure(Exception):
+    """What went wrong, in sentences for the person at the terminal."""
+
+
+@contextlib.contextmanager
+def api_server(folder: Path) -> Iterator[Path]:
+    """An API server whose state is below the folder; yields the path of an administrator's kubeconfig.
+
+    Ctrl-C and SIGTERM end it as leaving the context does; both processes also end when this one is killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    token = secrets.token_urlsafe()
+    write_private(folder / "tokens.csv", f"{token},admin,admin,system:masters\n")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sigterm_interrupts())
+        # Sockets instead of ports: etcd asks nobody who they are, and every user of the machine can reach a port.
+        stack.enter_context(
+            running(
+                folder,
+                "etcd",
+                "--data-dir=etcd",
+                "--listen-client-urls=unix://etcd.sock",
+                "--advertise-client-urls=unix://etcd.sock",
+                "--listen-peer-urls=unix://peer.sock",
+                "--initial-advertise-peer-urls=unix://peer.sock",
+                "--initial-cluster=default=unix://peer.sock",
+                "--unsafe-no-fsync",  # what it holds need not outlive the machine
+            )
+        )
+        server = stack.enter_context(
+            running(
+                folder,
+                "kube-apiserver",
+                "--etcd-servers=unix://etcd.sock",
+                f"--bind-address={HOST}",
+                f"--secure-port={port}",
+                # It makes its own certificate there, and does so before it reads the keys for service accounts.
+                "--cert-dir=certificates",
+                "--service-account-key-file=certificates/apiserver.key",
+                "--service-account-signing-key-file=certificates/apiserver.key",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                "--token-auth-file=tokens.csv",
+                "--authorization-mode=RBAC",
+                "--allow-privileged",  # as in every cluster: it is Pod Security that refuses
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--endpoint-reconciler-type=none",  # a loopback address cannot be an endpoint
+            )
+        )
+        certificate = folder / "certificates" / "apiserver.crt"
+        wait_until_ready(server, port, certificate, folder / "kube-apiserver.log")
+        kubeconfig = folder / "kubeconfig"
+        write_private(kubeconfig, json.dumps(kubeconfig_for(port, token, certificate)))
+        yield kubeconfig
+
+
+@contextlib.contextmanager
+def running(folder: Path, program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    if not (BIN / program).exists():
+        raise Failure(f"{BIN / program} is missing; build it with `make tools`.")
+    with (folder / f"{program}.log").open("wb") as log:
+        process = subprocess.Popen(
+            # Killed with this process, however that ends.
+            ["setpriv", "--pdeathsig", "KILL", BIN / program, *arguments],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for this process, which stops both
+        )
+    try:
+        yield process
+    finally:
+        # What they hold is not missed, and politely the API server would wait a minute for whoever watches it.
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM unwinds the stack as Ctrl-C does, where it would end Python at once. Only the main thread may ask so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], port: int, certificate: Path, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_SECONDS
+    while not is_ready(port, certificate):
+        if server.poll() is not None or time.monotonic() > deadline:
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+            raise Failure(f"kube-apiserver did not become ready. The last it said, in {log}:\n{last}")
+        time.sleep(0.1)
+
+
+def is_ready(port: int, certificate: Path) -> bool:
+    try:
+        context = ssl.create_default_context(cafile=certificate)
+        with urllib.request.urlopen(f"https://{HOST}:{port}/readyz", context=context, timeout=5):
+            return True
+    except OSError:  # no certificate yet, nobody listening yet, an answer of 500
+        return False
+
+
+def kubeconfig_for(port: int, token: str, certificate: Path) -> dict[str, object]:
+    """In JSON, which is YAML, too."""
+    authority = base64.b64encode(certificate.read_bytes()).decode()
+    cluster = {"server": f"https://{HOST}:{port}", "certificate-authority-data": authority}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "local", "cluster": cluster}],
+        "users": [{"name": "admin", "user": {"token": token}}],
+        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "admin"}}],
+        "current-context": "local",
+    }
+
+
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def write_private(file: Path, text: str) -> None:
+    file.touch(mode=0o600)
+    file.write_text(text)
+
+
+def main() -> int:
+    try:
+        with tempfile.TemporaryDirectory(prefix="kinora-apiserver-") as folder, api_server(Path(folder)) as kubeconfig:
+            print(kubeconfig, flush=True)
+            signal.pause()
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
