@@ -32,7 +32,7 @@ install: ## Install or build what is missing, into .kinora
 	@$(MAKE) --silent --jobs=2 --file=local/install.mk PYTHON=$(PYTHON)
 tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, istioctl, an API server
 	@$(PYTHON) local/doctor.py tools
-	@$(MAKE) --silent --jobs=2 --file=local/tools.mk
+	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON)
 clean: down ## Remove everything that was made here, data included
 	rm -rf .kinora .mypy_cache .ruff_cache .pytest_cache .hypothesis
 

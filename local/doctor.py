@@ -92,10 +92,13 @@ def check_tools() -> list[str]:
     """What only `make tools` needs."""
     problems = []
     go = version(["go", "version"], r"go(\d+)\.(\d+)(?:\.(\d+))?")
-    if go is None or go < (1, 26, 3):
-        problems.append("Go 1.26.3 or newer is needed to build the tools; install it and put it on PATH.")
-    # The tools themselves take 0.5 GB, and what Go keeps of building them, below the home folder, 9 GB.
-    return [*problems, *check_disk(1), *check_disk(12, Path.home())]
+    if go is None or go < (1, 26, 6):
+        problems.append("Go 1.26.6 or newer is needed to build the tools; install it and put it on PATH.")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if memory < 6:
+        problems.append(f"6 GB of memory are needed to build the tools; this machine has {memory:.1f} GB.")
+    # The tools themselves take 1 GB; what Go keeps of building them, below the home folder, 16 GB.
+    return [*problems, *check_disk(2), *check_disk(20, Path.home())]
 
 
 def check_disk(gigabytes_needed: int, folder: Path = ROOT) -> list[str]:

@@ -34,7 +34,7 @@ $(BIN)/mongo.jar: local/mongo/pom.xml $(wildcard local/mongo/src/main/java/*.jav
 
 $(BIN)/tusd: local/go/tusd/go.mod local/go/tusd/go.sum
 	$(call step,tusd,building tusd $(call version,tusd,github.com/tus/tusd/v2) (about 90 s),\
-	    $(call build-go,tusd,github.com/tus/tusd/v2/cmd/tusd))
+	    $(call build-go,local/go/tusd,github.com/tus/tusd/v2/cmd/tusd))
 
 $(BIN)/minio: local/go/minio/go.mod local/go/minio/go.sum
-	$(call step,minio,building MinIO (about 3 min),$(call build-go,minio,github.com/minio/minio))
+	$(call step,minio,building MinIO (about 3 min),$(call build-go,local/go/minio,github.com/minio/minio))

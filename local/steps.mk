@@ -13,7 +13,8 @@ define step
 	@echo '$(place) $(2)'
 	@{ $(3); } >$(LOGS)/install-$(1).log 2>&1 || { \
 	    tail -n 20 $(LOGS)/install-$(1).log; \
-	    echo '$(place) failed; all it said is in $(LOGS)/install-$(1).log. Mend the cause and run `make $(VERB)` again.'; \
+	    echo '$(place) failed; all it said is in $(LOGS)/install-$(1).log.' \
+	        'Mend the cause and run `make $(VERB)` again.'; \
 	    exit 1; }
 	@echo '$(place) done'
 endef
@@ -23,11 +24,14 @@ place = [$(shell printf '%s\n' $(STEPS) | grep -nx $(1) | cut -d: -f1)/$(words $
 version = $(shell sed -nE 's|^(require)?\s*$(2) v(\S+).*|\2|p' local/go/$(1)/go.mod)
 
 # Each Go tool is built from a module of its own, so that the dependencies of two tools never meet.
-# $(call build-go,folder of local/go,package,linker flags) makes the target.
-build-go = (cd local/go/$(1) && go build -trimpath -ldflags '-s -w $(3)' -o $(abspath $(BUILD)/$(@F)) $(2)) && \
+# $(call build-go,folder,package,linker flags) makes the target.
+build-go = (cd $(1) && go build -trimpath -ldflags '-s -w $(3)' -o $(abspath $(BUILD)/$(@F)) $(2)) && \
     mv $(BUILD)/$(@F) $@
 
-# $(call copy-module,folder of local/go,module,commands that copy from $$from to $$to) makes the target, a folder. What Go
-# keeps of a module is read-only; the copy is not.
-copy-module = from=$$(cd local/go/$(1) && go mod download $(2) && go list -m -f '{{.Dir}}' $(2)) && \
-    to=$(BUILD)/$(@F) && rm -rf $$to && mkdir -p $$to $(@D) && $(3) && chmod -R u+w $$to && rm -rf $@ && mv $$to $@
+# $(call find-module,folder of local/go,module) downloads what its go.mod pins, checked by its go.sum; $$from is where.
+find-module = from=$$(cd local/go/$(1) && go mod download $(2) && go list -m -f '{{.Dir}}' $(2))
+
+# $(call copy-module,folder of local/go,module,commands that copy from $$from to $$to) makes the target, a folder.
+# What Go keeps of a module is read-only; the copy is not.
+copy-module = $(find-module) && to=$(BUILD)/$(@F) && rm -rf $$to && mkdir -p $$to $(@D) && $(3) && \
+    chmod -R u+w $$to && rm -rf $@ && mv $$to $@

@@ -2,18 +2,30 @@
 # a Go module into .kinora/upstream: `make tools`. Nothing missing, nothing done.
 
 VERB := tools
-STEPS = $(COPIES) $(TOOLS)
+STEPS = $(COPIES) python-pulumi $(TOOLS) $(CLI)
 include local/steps.mk
 
+# Each go.mod is the only place that says a version.
 KUBERNETES := $(call version,kubernetes,k8s.io/kubernetes)
 ARGO_CD := argo-cd-$(call version,argo-cd,github.com/argoproj/argo-cd/v3)
+PULUMI := $(call version,pulumi,github.com/pulumi/pulumi/pkg/v3)
 
 # One more of Kubernetes (kubelet, kube-proxy, kube-scheduler, kube-controller-manager) is one more word here.
-TOOLS := etcd kubectl helm kube-apiserver istioctl
+TOOLS := etcd kubectl helm mc kube-apiserver istioctl
+# For a real `pulumi up`, and a quarter of an hour to build: only where asked for, by `make --file=local/tools.mk cli`.
+CLI := pulumi pulumi-resource-kubernetes
 COPIES := istio $(ARGO_CD)
 
-all: $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
-.PHONY: all
+all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
+cli: $(CLI:%=$(BIN)/%)
+.PHONY: all cli
+
+PYTHON ?= python3
+$(MADE)/pulumi/installed: pulumi/requirements.txt
+	$(call step,python-pulumi,installing the Python environment of pulumi/ (about 30 s),\
+	    $(PYTHON) -m venv $(MADE)/pulumi && \
+	    $(MADE)/pulumi/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes --requirement $< && \
+	    touch $@)
 
 CHARTS = $$from/manifests/charts
 $(MADE)/upstream/istio: local/go/istioctl/go.mod local/go/istioctl/go.sum
@@ -27,15 +39,35 @@ $(MADE)/upstream/$(ARGO_CD): local/go/argo-cd/go.mod local/go/argo-cd/go.sum
 	    cp -r $$from/manifests/namespace-install.yaml $$from/manifests/crds $$to))
 
 $(BIN)/etcd: local/go/etcd/go.mod local/go/etcd/go.sum
-	$(call step,etcd,building etcd (about 30 s),$(call build-go,etcd,go.etcd.io/etcd/server/v3))
+	$(call step,etcd,building etcd (about 30 s),$(call build-go,local/go/etcd,go.etcd.io/etcd/server/v3))
 
 $(BIN)/helm: local/go/helm/go.mod local/go/helm/go.sum
-	$(call step,helm,building Helm (about 90 s),$(call build-go,helm,helm.sh/helm/v3/cmd/helm,\
+	$(call step,helm,building Helm (about 90 s),$(call build-go,local/go/helm,helm.sh/helm/v3/cmd/helm,\
 	    -X helm.sh/helm/v3/internal/version.version=v$(call version,helm,helm.sh/helm/v3)))
 
+# MinIO's client, of the version that its server is tested with.
+$(BIN)/mc: local/go/minio/go.mod local/go/minio/go.sum
+	$(call step,mc,building the client of MinIO (about 60 s),$(call build-go,local/go/minio,github.com/minio/mc))
+
 $(filter $(BIN)/kube%,$(TOOLS:%=$(BIN)/%)): $(BIN)/%: local/go/kubernetes/go.mod local/go/kubernetes/go.sum
-	$(call step,$*,building $* $(KUBERNETES) (up to 7 min),$(call build-go,kubernetes,k8s.io/kubernetes/cmd/$*,\
-	    -X k8s.io/component-base/version.gitVersion=v$(KUBERNETES)))
+	$(call step,$*,building $* $(KUBERNETES) (up to 7 min),\
+	    $(call build-go,local/go/kubernetes,k8s.io/kubernetes/cmd/$*,\
+	        -X k8s.io/component-base/version.gitVersion=v$(KUBERNETES)))
 
 $(BIN)/istioctl: local/go/istioctl/go.mod local/go/istioctl/go.sum
-	$(call step,istioctl,building istioctl (about 5 min),$(call build-go,istioctl,istio.io/istio/istioctl/cmd/istioctl))
+	$(call step,istioctl,building istioctl (about 5 min),\
+	    $(call build-go,local/go/istioctl,istio.io/istio/istioctl/cmd/istioctl))
+
+$(BIN)/pulumi: local/go/pulumi/go.mod local/go/pulumi/go.sum
+	$(call step,pulumi,building Pulumi $(PULUMI) (about 5 min),\
+	    $(call build-go,local/go/pulumi,github.com/pulumi/pulumi/pkg/v3/cmd/pulumi,\
+	        -X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v$(PULUMI)))
+
+PROVIDER := github.com/pulumi/pulumi-kubernetes/provider/v4
+$(BIN)/pulumi-resource-kubernetes: $(addprefix local/go/pulumi-kubernetes/,main.go go.mod go.sum)
+	$(call step,$(@F),building the Kubernetes provider of Pulumi (about 8 min),\
+	    $(call find-module,pulumi-kubernetes,$(PROVIDER)) && \
+	    rm -rf $(BUILD)/pulumi-kubernetes && cp -r local/go/pulumi-kubernetes $(BUILD) && \
+	    cp $$from/cmd/pulumi-resource-kubernetes/schema.json $(BUILD)/pulumi-kubernetes && \
+	    $(call build-go,$(BUILD)/pulumi-kubernetes,.,\
+	        -X $(PROVIDER)/pkg/version.Version=$(call version,pulumi-kubernetes,$(PROVIDER))))

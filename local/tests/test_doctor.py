@@ -47,7 +47,8 @@ def test_missing_programs_are_named_by_their_package(monkeypatch: pytest.MonkeyP
         ("install", "venv/installed bin/mongo.jar bin/tusd bin/minio"),
         (
             "tools",
-            "upstream/istio upstream/argo-cd-3.5.7 bin/etcd bin/kubectl bin/helm bin/kube-apiserver bin/istioctl",
+            "pulumi/installed upstream/istio upstream/argo-cd-3.5.7 bin/etcd bin/kubectl bin/helm bin/mc"
+            " bin/kube-apiserver bin/istioctl",
         ),
     ],
 )
@@ -62,11 +63,13 @@ def test_what_is_there_is_not_made_again(verb: str, made: str, checkout: Checkou
     assert checkout.run(sys.executable, "-c", question) == "False\n"
 
 
-def test_building_the_tools_asks_for_its_own_go_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_building_the_tools_asks_for_its_own_go_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version", lambda *_: (1, 26))
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
     monkeypatch.setattr(doctor, "check_disk", lambda gigabytes, folder=doctor.ROOT: [f"{gigabytes} {folder}"])
     assert doctor.check_tools() == [
-        "Go 1.26.3 or newer is needed to build the tools; install it and put it on PATH.",
-        f"1 {doctor.ROOT}",
-        f"12 {Path.home()}",
+        "Go 1.26.6 or newer is needed to build the tools; install it and put it on PATH.",
+        "6 GB of memory are needed to build the tools; this machine has 4.1 GB.",
+        f"2 {doctor.ROOT}",
+        f"20 {Path.home()}",
     ]

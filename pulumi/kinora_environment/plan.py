@@ -145,7 +145,7 @@ def brought(stack: str, given: config.EnvironmentConfig) -> list[str]:
     sentences = []
     if given.gateway.certificate:
         sentences.append(
-            f"Secret {given.gateway.certificate} (tls.crt, tls.key) in {namespace_name(stack, 'gateway')}: the certificate"
+            f"Secret {given.gateway.certificate} (a certificate) in {namespace_name(stack, 'gateway')}: the gateway's"
         )
     if given.postgres.backups and given.postgres.backups.storage:
         sentences.append(

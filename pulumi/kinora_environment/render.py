@@ -121,13 +121,13 @@ def stacks() -> list[str]:
     return sorted(file.name.split(".")[1] for file in PROJECT.glob("Pulumi.*.yaml"))
 
 
-def configuration(stack: str) -> config.EnvironmentConfig:
+def configuration(stack: str, project: Path = PROJECT) -> config.EnvironmentConfig:
     """The configuration of a committed stack; encrypted values are references, too.
 
     Raises:
         ConfigError: with a sentence for each thing that is wrong.
     """
-    file = PROJECT / f"Pulumi.{stack}.yaml"
+    file = project / f"Pulumi.{stack}.yaml"
     if not file.exists():
         raise config.ConfigError(f"There is no stack {stack}. There are: {', '.join(stacks())}.")
     given = (yaml.safe_load(file.read_text()).get("config") or {}).get(config.KEY)

@@ -1,0 +1,42 @@
+"""`make rotate`: one number in the stack's file, and sentences for what cannot be."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from kinora_environment import config, render
+from kinora_environment.rotate import rotate
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for stack in render.stacks():
+        shutil.copy(render.PROJECT / f"Pulumi.{stack}.yaml", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_a_rotation_changes_nothing_but_the_generation(project: Path, stack: str) -> None:
+    file = project / f"Pulumi.{stack}.yaml"
+    before, given = file.read_text().splitlines(), render.configuration(stack, project)
+    assert rotate(stack, "auth-postgres", project) == 2
+    assert rotate(stack, "auth-postgres", project) == 3
+    assert rotate(stack, "video-s3", project) == 2
+    generations = {"auth-postgres": 3, "video-s3": 2}
+    assert render.configuration(stack, project) == given.model_copy(update={"generations": generations})
+    after = file.read_text().splitlines()
+    assert [line for line in after if "#" in line] == [line for line in before if "#" in line]
+    assert len(after) == len(before) + 3
+
+
+@pytest.mark.parametrize(
+    ("stack", "secret", "sentence"),
+    [
+        ("production", "auth-postgres", "There is no stack production"),
+        ("dev", "media-postgres", "media-postgres does not rotate. These rotate: auth-postgres, auth-redis"),
+        ("dev", "auth-keys", "auth-keys signs or encrypts: what it was used for would break"),
+    ],
+)
+def test_what_cannot_be_rotated_is_refused(project: Path, stack: str, secret: str, sentence: str) -> None:
+    with pytest.raises(config.ConfigError, match=sentence):
+        rotate(stack, secret, project)
