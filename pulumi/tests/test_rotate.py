@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from kinora_environment import config, render
 from kinora_environment.rotate import rotate
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from kinora_environment.render import PROJECT
 
 ROOT = PROJECT.parent
