@@ -55,6 +55,8 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
         cluster,
     )
     stores = _stores(config, chosen, credentials, namespaces["stores"], cluster)
+    for store in stores.values():
+        store.let_out(namespaces["apps"])
     for identity, need in needs.items():
         _hand_over(identity, need, stores, credentials, namespaces["apps"])
     if config.mesh.enabled:

@@ -9,7 +9,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from kinora_environment import grants
-from kinora_environment.stores import StoreArgs, StoreComponent, address
+from kinora_environment.stores import StoreArgs, StoreComponent
 from kinora_environment.workload import (
     Container,
     Secret,
@@ -42,6 +42,7 @@ mongosh --norc --quiet --username "$ROOT_USER" --password "$ROOT_PASSWORD" --aut
 
 class MongoCluster(StoreComponent):
     store = "mongo"
+    usual_ports = (PORT, PORT)
 
     def __init__(self, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("MongoCluster", name, args, opts)
@@ -59,7 +60,7 @@ class MongoCluster(StoreComponent):
         # The users stand in the database admin; which database a service uses is its own setting.
         options = "authSource=admin"
         if config.external is not None:
-            where = address(config.external, PORT)
+            where = self.address(config.external)
             options += "&tls=true" if config.external.tls else ""
         elif config.mode == "operator":
             where = ",".join(self._members(self.args))

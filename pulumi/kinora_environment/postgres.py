@@ -10,7 +10,7 @@ import pulumi_kubernetes as k8s
 
 from kinora_environment import grants
 from kinora_environment.config import Backups, Postgres
-from kinora_environment.stores import StoreArgs, StoreComponent, address
+from kinora_environment.stores import StoreArgs, StoreComponent
 from kinora_environment.workload import (
     Container,
     Secret,
@@ -82,6 +82,7 @@ class PostgresClusterArgs(StoreArgs):
 
 class PostgresCluster(StoreComponent):
     store = "postgres"
+    usual_ports = (PORT, PORT)
 
     def __init__(self, name: str, args: PostgresClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("PostgresCluster", name, args, opts)
@@ -97,7 +98,7 @@ class PostgresCluster(StoreComponent):
     def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
         login, config = self.login(identity), self._config
         if config.external is not None:
-            where = f"{address(config.external, PORT)}/{identity}"
+            where = f"{self.address(config.external)}/{identity}"
             end = "?sslmode=require" if config.external.tls else ""
         else:
             host = self.args.place.host("postgres-rw" if config.mode == "operator" else "postgres")

@@ -11,7 +11,7 @@ import pulumi_kubernetes as k8s
 
 from kinora_environment import grants
 from kinora_environment.place import selector
-from kinora_environment.stores import StoreArgs, StoreComponent, address
+from kinora_environment.stores import StoreArgs, StoreComponent
 from kinora_environment.workload import (
     Container,
     Input,
@@ -73,6 +73,7 @@ done
 
 class MessageBroker(StoreComponent):
     store = "rabbitmq"
+    usual_ports = (TLS_PORT, PORT)
 
     def __init__(self, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("MessageBroker", name, args, opts)
@@ -88,9 +89,9 @@ class MessageBroker(StoreComponent):
         if external is None:
             scheme, where = "amqp", f"{self.args.place.host('rabbitmq')}:{PORT}"
         elif external.tls:
-            scheme, where = "amqps", address(external, TLS_PORT)
+            scheme, where = "amqps", self.address(external)
         else:
-            scheme, where = "amqp", address(external, PORT)
+            scheme, where = "amqp", self.address(external)
         url = pulumi.Output.concat(scheme, "://", login.name, ":", login.password, "@", where, "/", VHOST)
         return {"KINORA_RABBITMQ_URL": url}
 

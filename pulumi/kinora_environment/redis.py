@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pulumi
 
 from kinora_environment import grants
-from kinora_environment.stores import StoreArgs, StoreComponent, address
+from kinora_environment.stores import StoreArgs, StoreComponent
 from kinora_environment.workload import (
     Container,
     Input,
@@ -180,6 +180,7 @@ frontend health
 
 class RedisCache(StoreComponent):
     store = "redis"
+    usual_ports = (PORT, PORT)
 
     def __init__(self, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("RedisCache", name, args, opts)
@@ -193,7 +194,7 @@ class RedisCache(StoreComponent):
     def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
         login, config = self.login(identity), self.args.config
         if config.external is not None:
-            scheme, where = "rediss" if config.external.tls else "redis", address(config.external, PORT)
+            scheme, where = "rediss" if config.external.tls else "redis", self.address(config.external)
         else:
             service = "redis-proxy" if config.mode == "operator" else "redis"
             scheme, where = "redis", f"{self.args.place.host(service)}:{PORT}"

@@ -39,6 +39,7 @@ SETTINGS = {
 
 class ObjectStore(StoreComponent):
     store = "s3"
+    usual_ports = (443, 80)
 
     def __init__(self, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("ObjectStore", name, args, opts)

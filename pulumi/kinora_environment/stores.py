@@ -8,6 +8,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 import pulumi
+import pulumi_kubernetes as k8s
 
 from kinora_environment.config import ConfigError, External, Store
 from kinora_environment.credentials import Credentials, Login
@@ -31,6 +32,8 @@ class StoreComponent(pulumi.ComponentResource):
     """A store in one of its three modes. A service knows its variables, and never which mode it is."""
 
     store: ClassVar[str]
+    usual_ports: ClassVar[tuple[int, int]]
+    """Where somebody else's listens: with TLS, and without."""
 
     def __init__(self, kind: str, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None) -> None:
         super().__init__(f"kinora:environment:{kind}", name, None, opts)
@@ -57,6 +60,33 @@ class StoreComponent(pulumi.ComponentResource):
         password = pulumi.Output.secret(quote(given.password.get_secret_value(), safe=""))
         return Login(identity, quote(given.username, safe=""), password)
 
+    def address(self, external: External) -> str:
+        """Host and port of an external store, with the store's usual port unless it names another."""
+        if ":" in external.address:
+            return external.address
+        return f"{external.address}:{self.usual_ports[0 if external.tls else 1]}"
+
+    def let_out(self, apps: Place) -> None:
+        """Where the store is external, let the services out to its port: to all else the network stays closed.
+
+        A NetworkPolicy knows no names of hosts. The mesh does: istio/values.yaml, `external`.
+        """
+        external = self.args.config.external
+        if external is None:
+            return
+        port = int(self.address(external).rpartition(":")[2])
+        name = f"external-{self.store}"
+        k8s.networking.v1.NetworkPolicy(
+            name,
+            metadata={"name": name, "namespace": apps.created, "labels": apps.labels(name)},
+            spec={
+                "pod_selector": {},
+                "policy_types": ["Egress"],
+                "egress": [{"ports": [{"port": port, "protocol": "TCP"}]}],
+            },
+            opts=self.child,
+        )
+
     def _all_have_credentials(self, external: External) -> None:
         needed = {login.identity for login in self.logins()}
         if missing := sorted(needed - external.credentials.keys()):
@@ -73,8 +103,3 @@ class StoreComponent(pulumi.ComponentResource):
     def passwords(self, logins: Sequence[Login]) -> dict[str, pulumi.Output[str]]:
         """For a task that makes the users: PASSWORD_<LOGIN> -> password."""
         return {f"PASSWORD_{login.name.upper()}": login.password for login in logins}
-
-
-def address(external: External, port: int) -> str:
-    """Host and port of an external store, with the store's usual port unless it names another."""
-    return external.address if ":" in external.address else f"{external.address}:{port}"

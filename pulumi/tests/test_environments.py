@@ -10,7 +10,7 @@ import pulumi
 import pytest
 from references import Key, hosts, named, services
 
-from kinora_environment import needs, plan, render
+from kinora_environment import config, needs, plan, render
 from kinora_environment.place import namespace_name, prefix
 from kinora_environment.policies import containers, pod_of
 from kinora_environment.render import Rendered, identity
@@ -254,3 +254,31 @@ def test_a_store_knows_two_generations_and_the_service_the_newer(generation: int
     assert f"auth_{generation}:${{auth-postgres-{generation}}}@" in secrets["auth-postgres"]["KINORA_POSTGRES_URL"]
     known = {name for name in secrets["postgres-provision"] if name.startswith("PASSWORD_AUTH_")}
     assert known == {f"PASSWORD_AUTH_{each}" for each in (generation - 1, generation) if each}
+
+
+@pytest.mark.parametrize(
+    ("store", "tls", "address", "port", "begins"),
+    [
+        ("postgres", True, "db.example", 5432, "postgresql://him:p%40ss@db.example:5432/"),
+        ("mongo", True, "mongo.example:27018", 27018, "mongodb://him:p%40ss@mongo.example:27018/"),
+        ("redis", False, "cache.example", 6379, "redis://him:p%40ss@cache.example:6379/"),
+        ("rabbitmq", True, "broker.example", 5671, "amqps://him:p%40ss@broker.example:5671/"),
+        ("s3", True, "s3.example", 443, "https://s3.example"),
+    ],
+)
+def test_services_are_led_and_let_out_to_a_store_of_somebody_else(
+    store: str, tls: bool, address: str, port: int, begins: str
+) -> None:
+    users = [name for name, need in needs.read().items() if store in need.stores()]
+    credentials = {name: {"username": "him", "password": "p@ss"} for name in users}
+    external = {"address": address, "tls": tls, "credentials": credentials}
+    given = render.configuration("dev").model_copy(update={"postgres": config.Postgres()})
+    changed = type(getattr(given, store)).model_validate({"mode": "external", "external": external})
+    rendered = render.render("test", given.model_copy(update={store: changed}))
+    objects = {key(each)[::2]: each for each in rendered.objects}
+    urls = [value for name in users for value in objects["Secret", f"{name}-{store}"]["stringData"].values()]
+    assert any(url.startswith(begins) for url in urls), urls
+    egress = objects["NetworkPolicy", f"external-{store}"]["spec"]["egress"]
+    assert egress == [{"ports": [{"port": port, "protocol": "TCP"}]}]
+    stores = {each["metadata"]["name"] for each in rendered.objects if each["kind"] == "StatefulSet"}
+    assert store not in stores
