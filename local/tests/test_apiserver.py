@@ -101,7 +101,8 @@ def test_leaving_stops_what_was_started_and_frees_the_port(tmp_path: Path) -> No
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_command_ends_with_all_it_started(number: signal.Signals, tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, apiserver.__file__],
+        # Where the tests themselves run in the background, the interrupt is ignored, and a child would inherit that.
+        ["env", "--default-signal=INT", sys.executable, apiserver.__file__],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,

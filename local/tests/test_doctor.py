@@ -54,6 +54,8 @@ def test_missing_programs_are_named_by_their_package(monkeypatch: pytest.MonkeyP
 )
 def test_what_is_there_is_not_made_again(verb: str, made: str, checkout: Checkout) -> None:
     (checkout.root / "requirements.txt").touch()
+    (checkout.root / "pulumi").mkdir()
+    (checkout.root / "pulumi" / "requirements.txt").touch()
     question = f"import doctor; print(doctor.makes_something({verb!r}))"
     for file in made.split():
         assert checkout.run(sys.executable, "-c", question) == "True\n"

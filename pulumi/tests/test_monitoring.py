@@ -43,7 +43,7 @@ def test_promtool_accepts_the_configuration_and_its_rules(single: Rendered, tmp_
     told = yaml.safe_load(data(single, "ConfigMap", "prometheus")["data"]["prometheus.yml"])
     told["rule_files"] = [str(tmp_path / Path(each).name) for each in told["rule_files"]]
     for job in told["scrape_configs"]:
-        # Debian builds its promtool without Kubernetes' discovery, so that part stays unread; the test below looks at it.
+        # Debian builds its promtool without Kubernetes' discovery: the test below looks at that part.
         assert job.pop("kubernetes_sd_configs")
     (tmp_path / "prometheus.yaml").write_text(json.dumps(told))
     check("promtool", "check", "config", str(tmp_path / "prometheus.yaml"))
