@@ -111,7 +111,7 @@ class StoredSegment:
 
 
 def segment_key(rendition: str, part_index: int, sequence: int) -> str:
-    """Below the video's prefix. The same work done again gives the same key, and the same bytes."""
+    """Below the video's prefix. The same work done again gives the same key, and the same frames."""
     return f"{rendition}/{part_index:05}-{sequence:05}.m4s"
 
 
