@@ -98,7 +98,10 @@ def obtain(chosen: Upstream, file: str, into: Path, copies: Sequence[Path]) -> t
 
 
 def _matches(file: Path, expected: str) -> bool:
-    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == expected
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest() == expected
+    except FileNotFoundError:
+        return False
 
 
 def _fetch(url: str, target: Path) -> bytes:
