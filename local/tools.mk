@@ -2,7 +2,7 @@
 # a Go module into .kinora/upstream: `make tools`. Nothing missing, nothing done.
 
 VERB := tools
-STEPS = $(COPIES) python-pulumi $(TOOLS) $(CLI)
+STEPS = $(COPIES) python-pulumi $(TOOLS) $(CLI) $(SANDBOX)
 include local/steps.mk
 
 # Each go.mod is the only place that says a version.
@@ -14,11 +14,14 @@ PULUMI := $(call version,pulumi,github.com/pulumi/pulumi/pkg/v3)
 TOOLS := etcd kubectl helm mc kube-apiserver istioctl
 # For a real `pulumi up`, and a quarter of an hour to build: only where asked for, by `make --file=local/tools.mk cli`.
 CLI := pulumi pulumi-resource-kubernetes
+# What the sandbox runs of itself: `make --file=local/tools.mk sandbox`.
+SANDBOX := argocd
 COPIES := istio $(ARGO_CD)
 
 all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
 cli: $(CLI:%=$(BIN)/%)
-.PHONY: all cli
+sandbox: $(SANDBOX:%=$(BIN)/%)
+.PHONY: all cli sandbox
 
 PYTHON ?= python3
 $(MADE)/pulumi/installed: pulumi/requirements.txt
@@ -71,3 +74,10 @@ $(BIN)/pulumi-resource-kubernetes: $(addprefix local/go/pulumi-kubernetes/,main.
 	    cp $$from/cmd/pulumi-resource-kubernetes/schema.json $(BUILD)/pulumi-kubernetes && \
 	    $(call build-go,$(BUILD)/pulumi-kubernetes,.,\
 	        -X $(PROVIDER)/pkg/version.Version=$(call version,pulumi-kubernetes,$(PROVIDER))))
+
+# One binary: repo server, application controller and the rest by the name that it is called by. Without its web pages,
+# which upstream builds apart.
+ARGO_CD_MODULE := github.com/argoproj/argo-cd/v3
+$(BIN)/argocd: local/go/argo-cd/go.mod local/go/argo-cd/go.sum
+	$(call step,argocd,building Argo CD $(call version,argo-cd,$(ARGO_CD_MODULE)) (about 4 min),$(call build-go,local/go/argo-cd,$(ARGO_CD_MODULE)/cmd,\
+	    -X $(ARGO_CD_MODULE)/common.version=$(call version,argo-cd,$(ARGO_CD_MODULE))))
