@@ -39,7 +39,8 @@ $(MADE)/upstream/istio: local/go/istioctl/go.mod local/go/istioctl/go.sum
 
 $(MADE)/upstream/$(ARGO_CD): local/go/argo-cd/go.mod local/go/argo-cd/go.sum
 	$(call step,$(ARGO_CD),copying the manifests of Argo CD,$(call copy-module,argo-cd,github.com/argoproj/argo-cd/v3,\
-	    cp -r $$from/manifests/namespace-install.yaml $$from/manifests/crds $$to))
+	    cp -r $$from/manifests/namespace-install.yaml $$from/manifests/crds $$from/entrypoint.sh \
+	        $$from/hack/gpg-wrapper.sh $$from/hack/git-verify-wrapper.sh $$to))
 
 $(BIN)/etcd: local/go/etcd/go.mod local/go/etcd/go.sum
 	$(call step,etcd,building etcd (about 30 s),$(call build-go,local/go/etcd,go.etcd.io/etcd/server/v3))

@@ -1,0 +1,45 @@
+# Builds the images of all that the sandbox's cluster runs beside the services, under references that no registry has:
+# `make --file=local/sandbox/images.mk`. pulumi/Pulumi.sandbox.yaml puts them in the place of the published ones.
+
+VERB := cluster-up
+STEPS = base $(NAMES:%=image-%)
+include local/steps.mk
+include local/buildah.mk
+
+IMAGES := localhost/kinora-sandbox/postgres:17
+IMAGES += localhost/kinora-sandbox/mongo:stand-in
+IMAGES += localhost/kinora-sandbox/redis:8
+IMAGES += localhost/kinora-sandbox/rabbitmq:4
+IMAGES += localhost/kinora-sandbox/minio:2026
+IMAGES += localhost/kinora-sandbox/mc:2025
+IMAGES += localhost/kinora-sandbox/traefik:3
+IMAGES += localhost/kinora-sandbox/prometheus:2
+IMAGES += localhost/kinora-sandbox/alertmanager:0.28
+IMAGES += localhost/kinora-sandbox/argocd:3.5.7
+IMAGES += localhost/kinora-sandbox/git:2
+IMAGES += localhost/kinora-sandbox/pause:1
+# Of the very version that the environments run, so under its own reference.
+IMAGES += docker.io/tusproject/tusd:v$(call version,tusd,github.com/tus/tusd/v2)
+
+# An image's folder below local/sandbox/images has its name.
+NAMES := $(foreach image,$(IMAGES),$(notdir $(firstword $(subst :, ,$(image)))))
+reference = $(filter localhost/kinora-sandbox/$(1):% docker.io/tusproject/$(1):%,$(IMAGES))
+
+all: $(NAMES:%=$(BUILT)/sandbox-%)
+references: ; @printf '%s\n' $(IMAGES)
+.PHONY: all references
+
+# What is made here already; `--file=local/install.mk` or tools.mk makes it where it is missing.
+$(BUILT)/sandbox-mongo: $(BIN)/mongo.jar
+$(BUILT)/sandbox-minio: $(BIN)/minio
+$(BUILT)/sandbox-mc: $(BIN)/mc
+$(BUILT)/sandbox-tusd: $(BIN)/tusd
+$(BUILT)/sandbox-traefik: $(MADE)/venv/installed
+UPSTREAM := $(MADE)/upstream/argo-cd-$(call version,argo-cd,github.com/argoproj/argo-cd/v3)
+$(BUILT)/sandbox-argocd: $(BIN)/argocd $(BIN)/helm $(UPSTREAM)
+
+.SECONDEXPANSION:
+$(NAMES:%=$(BUILT)/sandbox-%): $(BUILT)/sandbox-%: $(BUILT)/base $$(wildcard local/sandbox/images/%/*)
+	$(call step,image-$*,building the image $(call reference,$*),\
+	    $(call build-image,$(call reference,$*),local/sandbox/images/$*,\
+	        --build-context bin=$(BIN) --build-context venv=$(MADE)/venv --build-context upstream=$(UPSTREAM)))
