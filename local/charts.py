@@ -1,0 +1,78 @@
+"""What Helm makes of our charts for a committed environment: the same values that Argo CD hands over.
+
+For tests and for tools in either virtual environment.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+HELM = ROOT / ".kinora" / "bin" / "helm"
+
+Manifest = dict[str, Any]
+
+GATEWAY_FILES = [ROOT / "traefik" / "dynamic" / f"{name}.yml" for name in ("middlewares", "services", "routes")]
+
+
+class Refused(Exception):
+    """With what Helm said."""
+
+
+def apps() -> list[str]:
+    return sorted(file.parents[1].name for file in ROOT.glob("apps/*/deploy/values.yaml"))
+
+
+def environments(app: str) -> list[str]:
+    return sorted(file.parent.name for file in (ROOT / "apps" / app / "deploy" / "envs").glob("*/version.yaml"))
+
+
+def facts(environment: str) -> dict[str, Any]:
+    """What Pulumi knows of a committed stack, as it tells Argo CD."""
+    given = yaml.safe_load((ROOT / "pulumi" / f"Pulumi.{environment}.yaml").read_text())["config"]["kinora:environment"]
+    return {
+        "name": environment,
+        "publicUrl": given["public_url"],
+        "mesh": given.get("mesh", {}).get("enabled", True),
+        "monitoring": given.get("monitoring", {}).get("mode", "single"),
+        "keda": given.get("keda", False),
+    }
+
+
+def values(app: str, environment: str) -> list[Path]:
+    """The value files of a release, each over the ones before it."""
+    folder = ROOT / "apps" / app / "deploy"
+    own = folder / "envs" / environment
+    files = [folder / "values.yaml", own / "values.yaml", own / "version.yaml"]
+    return [file for file in files if file.exists()]
+
+
+def service(app: str, environment: str) -> list[Manifest]:
+    """The objects of an app in an environment."""
+    return template("service", app, values(app, environment), {"environment": facts(environment)})
+
+
+def gateway(environment: str) -> list[Manifest]:
+    """What the routes of all apps share."""
+    return template("gateway", "gateway", GATEWAY_FILES, {"environment": facts(environment)})
+
+
+def template(chart: str, release: str, files: list[Path], given: Mapping[str, Any]) -> list[Manifest]:
+    """The objects that a chart renders from files of values, and from ``given`` over them.
+
+    Raises:
+        Refused: when the values are not what the chart takes.
+    """
+    command = [str(HELM), "template", release, str(ROOT / "charts" / chart), *(f"--values={file}" for file in files)]
+    done = subprocess.run(
+        [*command, "--values=-"], input=json.dumps(given), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Refused(done.stderr.strip())
+    return [each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each]
