@@ -9,7 +9,7 @@ S ?=
 ENV ?= dev
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
 .PHONY: help demo up down restart status logs doctor install tools plan render diff rotate test test-pulumi lint format \
-    types generate lock bench clean
+    images types generate lock bench clean
 
 ##@ Use
 demo: doctor install ## Upload a video (FILE=...) and watch it become playable
@@ -33,6 +33,9 @@ install: ## Install or build what is missing, into .kinora
 tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, istioctl, an API server
 	@$(PYTHON) local/doctor.py tools
 	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON)
+images: ## Build the services' images without Docker (APP=...: only this app's), into .kinora/containers
+	@$(PYTHON) local/doctor.py images
+	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) APP=$(APP)
 clean: down ## Remove everything that was made here, data included
 	rm -rf .kinora .mypy_cache .ruff_cache .pytest_cache .hypothesis
 

@@ -1,6 +1,6 @@
 """Checks that this machine can run the platform (or the named parts), and then speaks once: a sentence per problem.
 
-With the word `tools` it checks instead that this machine can build what `make tools` builds.
+With the word `tools` or `images` it checks instead that this machine can build what that verb of make builds.
 
 Standard library only, and no syntax that an older Python would refuse: it must be able to say that Python is too old.
 """
@@ -27,12 +27,14 @@ PACKAGES = {
     "ffmpeg": "ffmpeg",
     "prometheus": "prometheus",
 }
+# What building images takes, likewise.
+IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
 # A path to a unix socket has 108 bytes, and supervisord binds it under a longer name first.
 LONGEST_ROOT = 108 - len("/.kinora/run/supervisor.sock.1234567") - 1
 
 
-def missing_packages() -> list[str]:
-    return [package for package, program in PACKAGES.items() if shutil.which(program) is None]
+def missing_packages(packages: dict[str, str]) -> list[str]:
+    return [package for package, program in packages.items() if shutil.which(program) is None]
 
 
 def version(command: list[str], pattern: str) -> tuple[int, ...] | None:
@@ -80,12 +82,16 @@ def check_install() -> list[str]:
         problems.append("Maven is needed to build the stand-in for MongoDB; on Debian, install maven.")
     if not (MADE / "venv").exists() and version([sys.executable, "-m", "ensurepip", "--version"], r"pip (\d+)") is None:
         problems.append(f"{sys.executable} cannot make virtual environments; on Debian, install python3-venv.")
-    packages = " ".join(missing_packages())
+    return [*problems, *check_packages(PACKAGES)]
+
+
+def check_packages(wanted: dict[str, str]) -> list[str]:
+    packages = " ".join(missing_packages(wanted))
     if packages and shutil.which("apt-get") is None:
-        problems.append(f"There is no apt-get; install by other means what Debian 12 calls {packages}.")
-    elif packages and os.geteuid() != 0 and shutil.which("sudo") is None:
-        problems.append(f"Debian packages are missing; run as root: apt-get install {packages}")
-    return problems
+        return [f"There is no apt-get; install by other means what Debian 12 calls {packages}."]
+    if packages and os.geteuid() != 0 and shutil.which("sudo") is None:
+        return [f"Debian packages are missing; run as root: apt-get install {packages}"]
+    return []
 
 
 def check_tools() -> list[str]:
@@ -99,6 +105,14 @@ def check_tools() -> list[str]:
         problems.append(f"6 GB of memory are needed to build the tools; this machine has {memory:.1f} GB.")
     # The tools themselves take 1 GB; what Go keeps of building them, below the home folder, 16 GB.
     return [*problems, *check_disk(2), *check_disk(20, Path.home())]
+
+
+def check_images() -> list[str]:
+    """What only `make images` needs."""
+    problems = []
+    if sys.platform != "linux" or os.geteuid() != 0:
+        problems.append("Images are built by root on Linux; elsewhere, Docker builds them: docker compose build")
+    return [*problems, *check_packages(IMAGE_PACKAGES), *check_disk(4)]
 
 
 def check_disk(gigabytes_needed: int, folder: Path = ROOT) -> list[str]:
@@ -161,11 +175,13 @@ def command(process: int) -> str:
 
 def main() -> int:
     words = sys.argv[1:]
-    if words == ["--missing-packages"]:
-        print(" ".join(missing_packages()))
+    if words[:1] == ["--missing-packages"]:
+        print(" ".join(missing_packages(IMAGE_PACKAGES if words[1:] == ["images"] else PACKAGES)))
         return 0
     if words == ["tools"]:
         return speak(check_tools() if makes_something("tools") else [], "This machine can build the tools.")
+    if words == ["images"]:
+        return speak(check_images(), "This machine can build the images.")
     wanted = [part for name, part in PARTS.items() if not words or name in words or (part.store and "stores" in words)]
     incomplete = makes_something("install")
     problems = [

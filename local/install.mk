@@ -8,15 +8,13 @@ PYTHON ?= python3
 PIP := $(MADE)/venv/bin/python -m pip --quiet --disable-pip-version-check install
 PROJECTS := $(wildcard platform/pyproject.toml apps/*/pyproject.toml)
 PACKAGES := $(shell $(PYTHON) local/doctor.py --missing-packages)
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 all: $(if $(PACKAGES),packages) $(MADE)/venv/installed $(BIN)/mongo.jar $(BIN)/tusd $(BIN)/minio
 
 .PHONY: all packages
 packages:
 	$(call step,packages,installing the Debian packages $(PACKAGES) (about 60 s),\
-	    $(SUDO) apt-get update && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(PACKAGES))
+	    $(call install-packages,$(PACKAGES)))
 
 # The projects' own dependencies are in the lock, and so is hatchling, which builds them.
 $(MADE)/venv/installed: requirements.txt $(PROJECTS)

@@ -1,4 +1,4 @@
-# What local/install.mk and local/tools.mk share. Each of them names its VERB and, in order, its STEPS.
+# What local/install.mk, local/tools.mk and local/images.mk share. Each of them names its VERB and, in order, its STEPS.
 # A step writes to a log, makes its result beside its place and moves it there last, so that an interruption leaves
 # nothing that looks finished.
 
@@ -19,6 +19,11 @@ define step
 	@echo '$(place) done'
 endef
 place = [$(shell printf '%s\n' $(STEPS) | grep -nx $(1) | cut -d: -f1)/$(words $(STEPS))]
+
+# $(call install-packages,Debian packages)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+install-packages = $(SUDO) apt-get update && \
+    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(1)
 
 # $(call version,folder of local/go,module): the version that its go.mod pins, without the v.
 version = $(shell sed -nE 's|^(require)?\s*$(2) v(\S+).*|\2|p' local/go/$(1)/go.mod)

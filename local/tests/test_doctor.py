@@ -36,9 +36,8 @@ def test_versions_are_read_and_a_missing_program_is_told_apart() -> None:
     assert doctor.version(["no-such-program"], r"(\d+)") is None
 
 
-def test_missing_programs_are_named_by_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", {"a-package": "no-such-program", "python3": "python3"})
-    assert doctor.missing_packages() == ["a-package"]
+def test_missing_programs_are_named_by_their_package() -> None:
+    assert doctor.missing_packages({"a-package": "no-such-program", "python3": "python3"}) == ["a-package"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+# The image of a service: docker build --build-arg APP=auth .
+# Of an app's worker, with ffmpeg: docker build --build-arg APP=video --target worker .
+#
+# An app that needs Debian packages names them in apps/<app>/packages, and its Python then sees theirs: torch for CPUs,
+# for one, is python3-torch there, and is not in the app's pyproject.toml.
+ARG BASE=docker.io/library/debian:trixie-slim
+
+FROM ${BASE} AS python
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*
+
+# --- what the code needs: from the lock, and no more than this app ----------------------------------------------------
+FROM python AS needs
+ARG APP
+# The last is a pattern, because that file need not be there.
+COPY requirements.txt local/images/requirements.py apps/${APP}/package[s] /needs/
+RUN cd /needs && touch packages \
+    && python3 requirements.py kinora-kit "kinora-${APP}" <requirements.txt >app.txt
+
+FROM python AS venv
+RUN apt-get update && apt-get install --yes --no-install-recommends python3-pip
+COPY --from=needs /needs/packages /needs/app.txt /needs/
+# Wheels only: there is no compiler. What is compiled does not carry the time of its source, to be the same each time.
+# How this machine reaches a package index, where that takes more than the network, is given as a secret: `pip.conf`,
+# which may name the other one, `certificates`, as /run/secrets/certificates.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=certificates \
+    python3 -m venv --without-pip $([ ! -s /needs/packages ] || echo --system-site-packages) /venv \
+    && pip --python /venv install --no-cache-dir --no-compile --ignore-installed --only-binary :all: \
+        --require-hashes --requirement /needs/app.txt \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /venv
+
+# --- the code ---------------------------------------------------------------------------------------------------------
+FROM python AS code
+ARG APP
+COPY platform/src apps/${APP}/src /app/
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
+
+# --- what runs: what changes least, first -----------------------------------------------------------------------------
+FROM python AS runtime
+COPY --from=needs /needs/packages /app/packages
+RUN [ ! -s /app/packages ] || { \
+        apt-get update \
+        && xargs apt-get install --yes --no-install-recommends </app/packages \
+        && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*; }
+ARG APP
+ENV APP=${APP} \
+    PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONPATH=/app \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+LABEL org.opencontainers.image.title="kinora-${APP}" \
+    org.opencontainers.image.source="https://github.com/kinora-platform/kinora" \
+    org.opencontainers.image.base.name="docker.io/library/debian:trixie-slim"
+# No user of the base: nothing in the image is this one's, and its root may be read-only.
+USER 10001:10001
+# Not urllib, which would ask a proxy that the environment names.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-c", "\
+import http.client, os, sys; \
+service = http.client.HTTPConnection('127.0.0.1', int(os.environ['KINORA_HTTP_PORT']), timeout=4); \
+service.request('GET', '/readyz'); \
+sys.exit(service.getresponse().status != 200)"]
+
+FROM runtime AS service
+COPY --from=venv /venv /venv
+COPY --from=code /app /app
+CMD exec python -m kinora_${APP}.main
+
+FROM runtime AS worker-runtime
+USER 0
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ffmpeg \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*
+USER 10001:10001
+
+FROM worker-runtime AS worker
+COPY --from=venv /venv /venv
+COPY --from=code /app /app
+CMD exec python -m kinora_${APP}.worker
+
+# What is built where no target is named.
+FROM service

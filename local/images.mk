@@ -1,0 +1,48 @@
+# Builds the images of the services, under the names that every environment has for them: `make images`. The folders of
+# apps/ say which there are: one for each service, and one for its worker where it has one.
+
+VERB := images
+.DEFAULT_GOAL := all
+APP ?=
+APPS := $(or $(APP),$(patsubst apps/%/src,%,$(wildcard apps/*/src)))
+WORKERS := $(foreach app,$(APPS),$(if $(wildcard apps/$(app)/src/kinora_$(app)/worker.py),$(app)-worker))
+STEPS = $(if $(PACKAGES),packages) base $(sort $(APPS) $(WORKERS))
+include local/steps.mk
+include local/buildah.mk
+
+PYTHON ?= python3
+PACKAGES := $(shell $(PYTHON) local/doctor.py --missing-packages images)
+
+all: $(if $(PACKAGES),packages)
+
+.PHONY: all packages
+packages:
+	$(call step,packages,installing the Debian packages $(PACKAGES) (about 60 s),\
+	    $(call install-packages,$(PACKAGES)))
+$(BUILT)/base: $(if $(PACKAGES),packages)
+
+# Where pip finds packages on this machine may hold a password, and the image is none of its business.
+PIP_CONF := $(CONTAINERS)/pip.conf
+CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
+define write-pip-conf
+{ echo '[global]' && \
+    $(PYTHON) -m pip config list | sed -nE "s/^[^=]*\.(index-url|extra-index-url|trusted-host)='(.*)'$$/\1 = \2/p" | \
+        awk '!seen[$$1]++' && \
+    $(if $(CERTIFICATES),echo 'cert = /run/secrets/certificates',true); } >$(PIP_CONF)
+endef
+
+# $(call image,name,app,target of the Dockerfile)
+define image
+$(1)-version := $$(or $$(VERSION),$$(shell sed -n 's/^version = "\(.*\)"/\1/p' apps/$(2)/pyproject.toml))
+all: $$(BUILT)/$(1)-$$($(1)-version)
+$$(BUILT)/$(1)-$$($(1)-version): Dockerfile requirements.txt local/images/requirements.py $$(BUILT)/base \
+        $$(wildcard apps/$(2)/packages) $$(shell find platform/src apps/$(2)/src ! -path '*__pycache__*')
+	$$(call step,$(1),building the image of $(1) $$($(1)-version) (up to 60 s),$$(write-pip-conf) && \
+	    $$(call build-image,ghcr.io/kinora-platform/kinora-$(1):$$($(1)-version),.,--format docker --timestamp 0 \
+	        --build-arg APP=$(2) --target $(3) --label org.opencontainers.image.version=$$($(1)-version) \
+	        --secret id=pip.conf$$(,)src=$$(PIP_CONF) \
+	        $$(if $$(CERTIFICATES),--secret id=certificates$$(,)src=$$(CERTIFICATES))))
+endef
+, := ,
+$(foreach app,$(APPS),$(eval $(call image,$(app),$(app),service)))
+$(foreach worker,$(WORKERS),$(eval $(call image,$(worker),$(worker:-worker=),worker)))

@@ -1,0 +1,28 @@
+"""The lines of the lock (standard input) that the named distributions need: their images hold no more than that.
+
+The lock says below each requirement whose it is ("# via"), so nothing has to be resolved anew.
+
+Standard library only: it runs in an image that has nothing else.
+"""
+
+import re
+import sys
+
+
+def needed(lock: str, by: set[str]) -> list[str]:
+    """The requirements, each with its hashes, that these distributions need themselves or by way of others."""
+    texts, users = {}, {}
+    for text in re.findall(r"^\w.*\n(?:\s.*\n)*", lock, flags=re.MULTILINE):
+        name, via = text.partition("==")[0], text.partition("# via")[2]
+        texts[name] = text
+        users[name] = set(re.findall(r"([\w.-]+)(?: \(.*\))?$", via, flags=re.MULTILINE))
+        if not users[name]:
+            raise SystemExit(f"requirements: the lock does not say whose {name} is")
+    found: set[str] = set()
+    while new := {name for name in texts if users[name] & (by | found)} - found:
+        found |= new
+    return [texts[name] for name in sorted(found)]
+
+
+if __name__ == "__main__":
+    print("".join(needed(sys.stdin.read(), set(sys.argv[1:]))))
