@@ -94,7 +94,7 @@ def mongo_script(logins: Mapping[str, str]) -> str:
         ]
     lines += [
         f"const known = {sorted(logins)};",
-        "for (const {user} of admin.getUsers().users)",
+        "for (let {user} of admin.getUsers().users)",
         "  if (/_[0-9]+$/.test(user) && !known.includes(user)) admin.dropUser(user);",
     ]
     return "\n".join(lines) + "\n"
