@@ -134,10 +134,10 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int, certificate: Pa
         time.sleep(0.1)
 
 
-def is_ready(port: int, certificate: Path) -> bool:
+def is_ready(port: int, certificate: Path, host: str = HOST) -> bool:
     try:
         context = ssl.create_default_context(cafile=certificate)
-        with urllib.request.urlopen(f"https://{HOST}:{port}/readyz", context=context, timeout=5):
+        with urllib.request.urlopen(f"https://{host}:{port}/readyz", context=context, timeout=5):
             return True
     except OSError:  # no certificate yet, nobody listening yet, an answer of 500
         return False

@@ -10,12 +10,11 @@ KUBERNETES := $(call version,kubernetes,k8s.io/kubernetes)
 ARGO_CD := argo-cd-$(call version,argo-cd,github.com/argoproj/argo-cd/v3)
 PULUMI := $(call version,pulumi,github.com/pulumi/pulumi/pkg/v3)
 
-# One more of Kubernetes (kubelet, kube-proxy, kube-scheduler, kube-controller-manager) is one more word here.
 TOOLS := etcd kubectl helm mc kube-apiserver istioctl
 # For a real `pulumi up`, and a quarter of an hour to build: only where asked for, by `make --file=local/tools.mk cli`.
 CLI := pulumi pulumi-resource-kubernetes
 # What the sandbox runs of itself: `make --file=local/tools.mk sandbox`.
-SANDBOX := argocd
+SANDBOX := kube-controller-manager kube-scheduler kubelet kube-proxy kube-router coredns argocd
 COPIES := istio $(ARGO_CD)
 
 all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
@@ -53,7 +52,8 @@ $(BIN)/helm: local/go/helm/go.mod local/go/helm/go.sum
 $(BIN)/mc: local/go/minio/go.mod local/go/minio/go.sum
 	$(call step,mc,building the client of MinIO (about 60 s),$(call build-go,local/go/minio,github.com/minio/mc))
 
-$(filter $(BIN)/kube%,$(TOOLS:%=$(BIN)/%)): $(BIN)/%: local/go/kubernetes/go.mod local/go/kubernetes/go.sum
+KUBERNETES_PROGRAMS := kubectl kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy
+$(KUBERNETES_PROGRAMS:%=$(BIN)/%): $(BIN)/%: local/go/kubernetes/go.mod local/go/kubernetes/go.sum
 	$(call step,$*,building $* $(KUBERNETES) (up to 7 min),\
 	    $(call build-go,local/go/kubernetes,k8s.io/kubernetes/cmd/$*,\
 	        -X k8s.io/component-base/version.gitVersion=v$(KUBERNETES)))
@@ -82,3 +82,10 @@ ARGO_CD_MODULE := github.com/argoproj/argo-cd/v3
 $(BIN)/argocd: local/go/argo-cd/go.mod local/go/argo-cd/go.sum
 	$(call step,argocd,building Argo CD $(call version,argo-cd,$(ARGO_CD_MODULE)) (about 4 min),$(call build-go,local/go/argo-cd,$(ARGO_CD_MODULE)/cmd,\
 	    -X $(ARGO_CD_MODULE)/common.version=$(call version,argo-cd,$(ARGO_CD_MODULE))))
+
+$(BIN)/kube-router: local/go/kube-router/go.mod local/go/kube-router/go.sum
+	$(call step,kube-router,building kube-router (about 60 s),\
+	    $(call build-go,local/go/kube-router,github.com/cloudnativelabs/kube-router/v2/cmd/kube-router))
+
+$(BIN)/coredns: local/go/coredns/go.mod local/go/coredns/go.sum
+	$(call step,coredns,building CoreDNS (about 2 min),$(call build-go,local/go/coredns,github.com/coredns/coredns))

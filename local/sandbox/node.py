@@ -1,0 +1,563 @@
+"""One real Kubernetes node on this machine: API server, controllers, scheduler, kubelet, containerd, network and DNS.
+
+Every process runs in a network namespace of its own that has no route out: nothing in it can reach, or be reached from,
+anything but this machine. All state is below one folder. A process is known by its id and the moment it began, so that
+nothing is ever ended that merely has the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import yaml
+from apiserver import is_ready, write_private
+from environment import MADE
+
+STATE = MADE / "sandbox"
+BIN = MADE / "bin"
+LOGS = STATE / "logs"
+KUBECONFIG = STATE / "kubeconfig"
+
+NAMESPACE = "kinora-sandbox"
+"""Of the network; also of the machine's end of the cable that leads into it."""
+CABLE, INNER = "kinora0", "kinora1"
+HOST_ADDRESS, NODE_ADDRESS = "10.231.0.1", "10.231.0.2"
+PODS, SERVICES = "10.232.0.0/16", "10.96.0.0/16"
+API_PORT = 6443
+NODE = "sandbox"
+
+START_LIMIT_SECONDS = 90
+STOP_LIMIT_SECONDS = 30
+
+ACCOUNTS = {
+    "admin": "system:masters",
+    "system:kube-controller-manager": "",
+    "system:kube-scheduler": "",
+    "system:kube-proxy": "",
+    f"system:node:{NODE}": "system:nodes",
+    "kube-router": "",
+    "coredns": "",
+}
+"""Who speaks to the API server, each by a token of its own -> group."""
+
+
+class Failure(Exception):
+    """What went wrong, in sentences for the person at the terminal."""
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Process:
+    name: str
+    command: list[str]
+
+
+def start(process: Process) -> None:
+    """Start what does not run yet; it lives on when this process ends."""
+    if running(process.name):
+        return
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with (LOGS / f"{process.name}.log").open("ab") as log:
+        # Not `ip netns exec`: it mounts /sys anew, without the control groups.
+        child = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{NAMESPACE}", *process.command],
+            cwd=STATE,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={"PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(STATE)},
+        )
+    file = STATE / "pids" / process.name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"{child.pid} {psutil.Process(child.pid).create_time()}")
+
+
+def running(name: str) -> psutil.Process | None:
+    with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        pid, began = (STATE / "pids" / name).read_text().split()
+        process = psutil.Process(int(pid))
+        if process.create_time() == float(began) and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
+
+
+def stop(name: str) -> None:
+    process = running(name)
+    if process is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+            try:
+                process.wait(STOP_LIMIT_SECONDS)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(STOP_LIMIT_SECONDS)
+    (STATE / "pids" / name).unlink(missing_ok=True)
+
+
+def wait(condition: Callable[[], bool], *, what: str, log: str, seconds: float = START_LIMIT_SECONDS) -> None:
+    """Raises Failure with the name of the log to read when the condition is not met in time, or its process ended."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if running(log) is None or time.monotonic() > deadline:
+            file = LOGS / f"{log}.log"
+            last = "\n".join(file.read_text(errors="replace").splitlines()[-10:])
+            raise Failure(f"{what} did not come. The last that was said, in {file}:\n{last}")
+        time.sleep(0.2)
+
+
+def run(*command: str | Path, check: bool = True, given: str | None = None, timeout: float = 120) -> str:
+    """What a command prints. Raises Failure with what it said when it fails."""
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False, input=given, timeout=timeout
+    )
+    if check and done.returncode:
+        raise Failure(f"{' '.join(map(str, command))[:200]} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout
+
+
+def inside(*command: str | Path, check: bool = True) -> str:
+    """Run a command in the network namespace."""
+    return run("nsenter", f"--net=/run/netns/{NAMESPACE}", *command, check=check)
+
+
+def kubectl(*arguments: str | Path, given: str | None = None, check: bool = True, timeout: float = 120) -> str:
+    return run(BIN / "kubectl", f"--kubeconfig={KUBECONFIG}", *arguments, given=given, check=check, timeout=timeout)
+
+
+# --- bringing it up ------------------------------------------------------------------------------------------------
+
+
+def up() -> Iterator[str]:
+    """Bring the node up; yields a word for each thing that stands. What stands already is left as it is."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    STATE.chmod(0o700)
+    _network()
+    yield "network"
+    _credentials()
+    start(_etcd())
+    start(_api_server())
+    certificate = STATE / "certificates" / "apiserver.crt"
+    wait(
+        lambda: is_ready(API_PORT, certificate, host=NODE_ADDRESS),
+        what="The API server",
+        log="kube-apiserver",
+    )
+    yield "API server"
+    _rights()
+    for controller in ("kube-controller-manager", "kube-scheduler"):
+        start(_controller(controller))
+    _containerd_configuration()
+    start(Process("containerd", ["containerd", f"--config={STATE}/containerd.toml"]))
+    wait(lambda: _containerd_answers(), what="containerd", log="containerd")
+    yield "containerd"
+    _kubelet_configuration()
+    start(_kubelet())
+    start(_kube_proxy())
+    start(_kube_router())
+    _dns_configuration()
+    start(Process("coredns", ["coredns", f"-conf={STATE}/Corefile"]))
+    wait(_node_is_ready, what="The node", log="kubelet")
+    _volumes()
+    yield "node"
+
+
+def _network() -> None:
+    if not Path(f"/run/netns/{NAMESPACE}").exists():
+        run("ip", "netns", "add", NAMESPACE)
+    if not Path(f"/sys/class/net/{CABLE}").exists():
+        run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", INNER)
+        run("ip", "link", "set", INNER, "netns", NAMESPACE)
+        run("ip", "address", "add", f"{HOST_ADDRESS}/30", "dev", CABLE)
+        run("ip", "link", "set", CABLE, "up")
+        inside("ip", "address", "add", f"{NODE_ADDRESS}/30", "dev", INNER)
+        for device in ("lo", INNER):
+            inside("ip", "link", "set", device, "up")
+        # There is no default route, yet what runs on the node itself has to find services' addresses.
+        inside("ip", "route", "add", SERVICES, "dev", INNER)
+        inside("sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1")
+
+
+def _credentials() -> None:
+    """Tokens, and the certificate by which the API server is known to the kubelet: its own authority."""
+    tokens = STATE / "tokens.csv"
+    if not tokens.exists():
+        lines = [f'{secrets.token_urlsafe()},{name},{name},"{group}"' for name, group in ACCOUNTS.items()]
+        write_private(tokens, "\n".join(lines) + "\n")
+    if not (STATE / "kubelet-client.crt").exists():
+        run(
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", STATE / "kubelet-client.key", "-out", STATE / "kubelet-client.crt", "-days", "365"),
+            *("-subj", "/O=system:masters/CN=kube-apiserver-kubelet-client", "-addext", "extendedKeyUsage=clientAuth"),
+        )
+
+
+def _etcd() -> Process:
+    return Process(
+        "etcd",
+        [
+            "etcd",
+            "--data-dir=etcd",
+            "--listen-client-urls=unix://etcd.sock",
+            "--advertise-client-urls=unix://etcd.sock",
+            "--listen-peer-urls=unix://peer.sock",
+            "--initial-advertise-peer-urls=unix://peer.sock",
+            "--initial-cluster=default=unix://peer.sock",
+            "--unsafe-no-fsync",  # what it holds need not outlive the machine
+        ],
+    )
+
+
+def _api_server() -> Process:
+    return Process(
+        "kube-apiserver",
+        [
+            "kube-apiserver",
+            "--etcd-servers=unix://etcd.sock",
+            f"--bind-address={NODE_ADDRESS}",
+            f"--advertise-address={NODE_ADDRESS}",
+            f"--secure-port={API_PORT}",
+            # It makes its own certificate there, and does so before it reads the keys for service accounts.
+            "--cert-dir=certificates",
+            "--service-account-key-file=certificates/apiserver.key",
+            "--service-account-signing-key-file=certificates/apiserver.key",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            "--token-auth-file=tokens.csv",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--allow-privileged",  # as in every cluster: it is Pod Security that refuses
+            f"--service-cluster-ip-range={SERVICES}",
+            "--kubelet-client-certificate=kubelet-client.crt",
+            "--kubelet-client-key=kubelet-client.key",
+            "--kubelet-preferred-address-types=InternalIP",
+        ],
+    )
+
+
+def _kubeconfig(account: str) -> Path:
+    """The file by which an account reaches the API server."""
+    file = KUBECONFIG if account == "admin" else STATE / f"{account.replace(':', '-')}.kubeconfig"
+    if not file.exists():
+        tokens = dict(reversed(line.split(",")[:2]) for line in (STATE / "tokens.csv").read_text().splitlines())
+        cluster = {
+            "server": f"https://{NODE_ADDRESS}:{API_PORT}",
+            "certificate-authority": str(STATE / "certificates" / "apiserver.crt"),
+        }
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "sandbox", "cluster": cluster}],
+            "users": [{"name": account, "user": {"token": tokens[account]}}],
+            "contexts": [{"name": "sandbox", "context": {"cluster": "sandbox", "user": account}}],
+            "current-context": "sandbox",
+        }
+        write_private(file, yaml.safe_dump(content))
+    return file
+
+
+READERS = {
+    "kube-router": {"": ["namespaces", "pods", "services", "nodes", "endpoints"], "networking.k8s.io": ["networkpolicies"],
+                    "discovery.k8s.io": ["endpointslices"]},
+    "coredns": {"": ["namespaces", "pods", "services", "endpoints"], "discovery.k8s.io": ["endpointslices"]},
+}
+"""What the parts that are not Kubernetes' own may list and watch."""
+
+
+def _rights() -> None:
+    _kubeconfig("admin")
+    manifests = []
+    for name, groups in READERS.items():
+        rules = [{"apiGroups": [group], "resources": kinds, "verbs": ["get", "list", "watch"]} for group, kinds in groups.items()]
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": f"sandbox:{name}"}
+        manifests += [
+            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": role["name"]}, "rules": rules},
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": role["name"]},
+                "roleRef": role,
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}],
+            },
+        ]
+    apply(manifests)
+
+
+def apply(manifests: list[dict[str, object]], timeout: float = 120) -> None:
+    kubectl(
+        *("apply", "--server-side", "--force-conflicts", "--field-manager=sandbox", "--filename=-"),
+        given=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}),
+        timeout=timeout,
+    )
+
+
+def _controller(name: str) -> Process:
+    more = [
+        "--use-service-account-credentials",
+        "--service-account-private-key-file=certificates/apiserver.key",
+        "--root-ca-file=certificates/apiserver.crt",
+    ]
+    return Process(
+        name,
+        [
+            name,
+            f"--kubeconfig={_kubeconfig(f'system:{name}')}",
+            "--leader-elect=false",
+            f"--bind-address={NODE_ADDRESS}",
+            *(more if name == "kube-controller-manager" else []),
+        ],
+    )
+
+
+def _containerd_configuration() -> None:
+    cri = "io.containerd.grpc.v1.cri"
+    (STATE / "containerd.toml").write_text(f"""\
+version = 2
+root = "{STATE}/containerd"
+state = "{STATE}/containerd-run"
+[grpc]
+  address = "{STATE}/containerd.sock"
+[ttrpc]
+  address = "{STATE}/containerd.sock.ttrpc"
+[plugins."{cri}"]
+  sandbox_image = "{PAUSE}"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  [plugins."{cri}".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{STATE}/cni"
+  [plugins."{cri}".containerd]
+    snapshotter = "overlayfs"
+    [plugins."{cri}".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+""")
+    # Each pod has a cable of its own to the node, and no switch: so all that it sends passes the node's firewall.
+    ptp = {
+        "type": "ptp",
+        "ipMasq": False,
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": PODS}]], "routes": [{"dst": "0.0.0.0/0"}],
+                 "dataDir": str(STATE / "addresses")},
+    }
+    folder = STATE / "cni"
+    folder.mkdir(exist_ok=True)
+    network = {"cniVersion": "0.4.0", "name": "pods", "plugins": [ptp, {"type": "portmap", "capabilities": {"portMappings": True}}]}
+    (folder / "10-pods.conflist").write_text(json.dumps(network))
+
+
+PAUSE = "localhost/kinora-sandbox/pause:1"
+
+
+def ctr(*arguments: str | Path, check: bool = True, timeout: float = 300) -> str:
+    return run("ctr", f"--address={STATE}/containerd.sock", "--namespace=k8s.io", *arguments, check=check, timeout=timeout)
+
+
+def _containerd_answers() -> bool:
+    return subprocess.run(
+        ["ctr", f"--address={STATE}/containerd.sock", "version"], capture_output=True, check=False
+    ).returncode == 0
+
+
+def _kubelet_configuration() -> None:
+    (STATE / "resolv.conf").write_text("")
+    configuration = {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": NODE_ADDRESS,
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": str(STATE / "kubelet-client.crt")},
+        },
+        "authorization": {"mode": "Webhook"},
+        "cgroupDriver": "cgroupfs",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "oomScoreAdj": 0,
+        "enforceNodeAllocatable": [],
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        # The images come from this machine only: none could be fetched again.
+        "imageGCHighThresholdPercent": 100,
+        "containerRuntimeEndpoint": f"unix://{STATE}/containerd.sock",
+        "clusterDNS": [NODE_ADDRESS],
+        "clusterDomain": "cluster.local",
+        "resolvConf": str(STATE / "resolv.conf"),
+        "maxPods": 110,
+        "serializeImagePulls": False,
+        "registerNode": True,
+        "podLogsDir": str(STATE / "pods-logs"),
+    }
+    (STATE / "kubelet.yaml").write_text(yaml.safe_dump(configuration))
+
+
+def _kubelet() -> Process:
+    return Process(
+        "kubelet",
+        [
+            "kubelet",
+            f"--config={STATE}/kubelet.yaml",
+            f"--kubeconfig={_kubeconfig(f'system:node:{NODE}')}",
+            f"--root-dir={STATE}/kubelet",
+            f"--cert-dir={STATE}/kubelet-certificates",
+            f"--hostname-override={NODE}",
+            f"--node-ip={NODE_ADDRESS}",
+        ],
+    )
+
+
+def _kube_proxy() -> Process:
+    return Process(
+        "kube-proxy",
+        [
+            "kube-proxy",
+            f"--kubeconfig={_kubeconfig('system:kube-proxy')}",
+            f"--hostname-override={NODE}",
+            f"--bind-address={NODE_ADDRESS}",
+            "--proxy-mode=iptables",
+            f"--cluster-cidr={PODS}",
+            # The kernel's own limits: they belong to the machine.
+            "--conntrack-max-per-core=0",
+            "--conntrack-tcp-timeout-established=0",
+            "--conntrack-tcp-timeout-close-wait=0",
+            "--iptables-min-sync-period=200ms",
+        ],
+    )
+
+
+def _kube_router() -> Process:
+    """Enforces the NetworkPolicies, and nothing else of what it could do."""
+    return Process(
+        "kube-router",
+        [
+            "kube-router",
+            f"--kubeconfig={_kubeconfig('kube-router')}",
+            f"--hostname-override={NODE}",
+            "--run-router=false",
+            "--run-service-proxy=false",
+            "--run-firewall=true",
+            f"--service-cluster-ip-range={SERVICES}",
+            "--metrics-port=0",
+            "--health-port=0",
+        ],
+    )
+
+
+def _dns_configuration() -> None:
+    (STATE / "Corefile").write_text(f"""\
+cluster.local:53 {{
+    bind {NODE_ADDRESS}
+    kubernetes cluster.local {{
+        kubeconfig {_kubeconfig('coredns')}
+        ttl 5
+    }}
+    cache 5
+}}
+.:53 {{
+    bind {NODE_ADDRESS}
+    template ANY ANY {{
+        rcode NXDOMAIN
+    }}
+}}
+""")
+
+
+def _node_is_ready() -> bool:
+    status = kubectl(
+        "get", "node", NODE, "--ignore-not-found",
+        "--output=jsonpath={.status.conditions[?(@.type=='Ready')].status}", check=False,
+    )
+    return status == "True"
+
+
+VOLUMES, VOLUME_SIZE = 16, "100Gi"
+
+
+def _volumes() -> None:
+    """Folders of this machine, for whoever claims one. A folder has no size: as much as there is."""
+    manifests: list[dict[str, object]] = [
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "folder", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+            "provisioner": "kubernetes.io/no-provisioner",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        }
+    ]
+    node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
+    for number in range(VOLUMES):
+        folder = STATE / "volumes" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        manifests.append(
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolume",
+                "metadata": {"name": f"folder-{number}"},
+                "spec": {
+                    "capacity": {"storage": VOLUME_SIZE},
+                    "accessModes": ["ReadWriteOnce"],
+                    "persistentVolumeReclaimPolicy": "Retain",
+                    "storageClassName": "folder",
+                    "local": {"path": str(folder)},
+                    "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [node]}]}},
+                },
+            }
+        )
+    apply(manifests)
+
+
+# --- taking it down ------------------------------------------------------------------------------------------------
+
+
+def down() -> None:
+    """End every process and pod, and remove every mount, control group, device and file of the sandbox."""
+    for name in ("coredns", "kube-router", "kube-proxy", "kubelet", "kube-scheduler", "kube-controller-manager"):
+        stop(name)
+    _end_containers()
+    for name in ("containerd", "kube-apiserver", "etcd"):
+        stop(name)
+    for mount in reversed(_mounts()):
+        run("umount", "--lazy", mount, check=False)
+    run("ip", "link", "delete", CABLE, check=False)
+    run("ip", "netns", "delete", NAMESPACE, check=False)
+    _control_groups()
+    if _mounts():
+        raise Failure(f"These are still mounted, so nothing was removed: {', '.join(_mounts())}")
+    shutil.rmtree(STATE, ignore_errors=True)
+
+
+def _end_containers() -> None:
+    """Whatever the kubelet started, by the shims that keep it: each is the parent of its pod's processes."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if words and words[0].endswith("containerd-shim-runc-v2") and f"{STATE}/containerd.sock" in words:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in process.children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.send_signal(signal.SIGKILL)
+                process.kill()
+
+
+def _mounts() -> list[str]:
+    """What is mounted below the state folder, and the network namespaces of pods, outermost first."""
+    return sorted(
+        line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1].startswith(f"{STATE}/")
+    )
+
+
+def _control_groups() -> None:
+    """The kubelet's, in each hierarchy, deepest first."""
+    for root in Path("/sys/fs/cgroup").glob("*/kubepods"):
+        for folder, _, _ in os.walk(root, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
