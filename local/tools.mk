@@ -14,7 +14,7 @@ TOOLS := etcd kubectl helm mc kube-apiserver istioctl
 # For a real `pulumi up`, and a quarter of an hour to build: only where asked for, by `make --file=local/tools.mk cli`.
 CLI := pulumi pulumi-resource-kubernetes
 # What the sandbox runs of itself: `make --file=local/tools.mk sandbox`.
-SANDBOX := kube-controller-manager kube-scheduler kubelet kube-proxy kube-router coredns argocd
+SANDBOX := kube-controller-manager kube-scheduler kubelet kube-proxy kube-router coredns argocd prometheus-kubernetes
 COPIES := istio $(ARGO_CD)
 
 all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
@@ -80,7 +80,7 @@ $(BIN)/pulumi-resource-kubernetes: $(addprefix local/go/pulumi-kubernetes/,main.
 # which upstream builds apart.
 ARGO_CD_MODULE := github.com/argoproj/argo-cd/v3
 $(BIN)/argocd: local/go/argo-cd/go.mod local/go/argo-cd/go.sum
-	$(call step,argocd,building Argo CD $(call version,argo-cd,$(ARGO_CD_MODULE)) (about 4 min),$(call build-go,local/go/argo-cd,$(ARGO_CD_MODULE)/cmd,\
+	$(call step,argocd,building Argo CD (about 4 min),$(call build-go,local/go/argo-cd,$(ARGO_CD_MODULE)/cmd,\
 	    -X $(ARGO_CD_MODULE)/common.version=$(call version,argo-cd,$(ARGO_CD_MODULE))))
 
 $(BIN)/kube-router: local/go/kube-router/go.mod local/go/kube-router/go.sum
@@ -89,3 +89,9 @@ $(BIN)/kube-router: local/go/kube-router/go.mod local/go/kube-router/go.sum
 
 $(BIN)/coredns: local/go/coredns/go.mod local/go/coredns/go.sum
 	$(call step,coredns,building CoreDNS (about 2 min),$(call build-go,local/go/coredns,github.com/coredns/coredns))
+
+# Debian builds its Prometheus without the discovery of Kubernetes. 0.308 is the library's version of 3.8.
+$(BIN)/prometheus-kubernetes: local/go/prometheus/go.mod local/go/prometheus/go.sum
+	$(call step,prometheus-kubernetes,building Prometheus (about 4 min),\
+	    $(call build-go,local/go/prometheus,github.com/prometheus/prometheus/cmd/prometheus,\
+	        -X github.com/prometheus/common/version.Version=$(call version,prometheus,github.com/prometheus/prometheus)))
