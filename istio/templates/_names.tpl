@@ -18,14 +18,3 @@ labels:
   kinora.io/environment: {{ .root.Values.environment }}
   istio.io/rev: kinora-{{ .root.Values.environment }}
 {{- end }}
-
-{{- /* Who a caller is: the identity in its certificate, which names its namespace and service account. */}}
-{{- define "principal" -}}
-{{- if eq .name "gateway" -}}
-cluster.local/ns/{{ include "namespace" (dict "root" .root "role" "gateway") }}/sa/traefik
-{{- else if hasKey .root.Values.services .name -}}
-cluster.local/ns/{{ include "namespace" (dict "root" .root "role" "apps") }}/sa/{{ .name }}
-{{- else -}}
-{{- fail (printf "services.%s.allow: nobody is named %s; write gateway, or one of the services: %s" .of .name (keys .root.Values.services | sortAlpha | join ", ")) -}}
-{{- end -}}
-{{- end }}

@@ -61,6 +61,9 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
         _hand_over(identity, need, stores, credentials, namespaces["apps"])
     if config.mesh.enabled:
         Mesh("mesh", MeshArgs(place=namespaces["mesh"], config=config.mesh, sizes=sizes), cluster)
+    object_store = stores["s3"]
+    assert isinstance(object_store, ObjectStore)  # noqa: S101 - for the type
+    object_store.let_out(namespaces["gateway"])
     gateway = Gateway(
         "gateway",
         GatewayArgs(
@@ -70,6 +73,7 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
             sizes=sizes,
             images=chosen,
             mesh=config.mesh.enabled,
+            streams=object_store.url,
         ),
         cluster,
     )

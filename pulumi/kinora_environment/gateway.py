@@ -25,6 +25,7 @@ NATIVE = Path(__file__).resolve().parents[2] / "traefik"
 NAME = "traefik"
 USER = 65532
 WEB, WEBSECURE, METRICS = 8080, 8443, 8081
+STREAMS = "streams.yml"
 
 TRAEFIK_KINDS = (
     "ingressroutes",
@@ -66,6 +67,8 @@ class GatewayArgs:
     sizes: Sizes
     images: Mapping[str, str]
     mesh: bool
+    streams: str
+    """Where the object store is, without a slash at the end: it answers for segments itself."""
 
 
 def native(file: str) -> dict[str, Any]:
@@ -98,6 +101,7 @@ def static_configuration(args: GatewayArgs) -> dict[str, Any]:
         # The port that clients see, not Traefik's own.
         web["http"]["redirections"] = {"entryPoint": {"to": ":443", "scheme": "https", "permanent": True}}
     configuration["providers"] = {
+        "file": {"filename": f"/config/{STREAMS}", "watch": False},
         "kubernetesCRD": {
             "namespaces": [args.place.namespace, args.apps.namespace],
             "allowCrossNamespace": False,
@@ -107,9 +111,19 @@ def static_configuration(args: GatewayArgs) -> dict[str, Any]:
             "defaultTLSResourcesNamespace": args.place.namespace,
             # The sidecar knows services by their address, not by those of their pods, and balances better.
             "nativeLBByDefault": args.mesh,
-        }
+        },
     }
     return configuration
+
+
+def streams(args: GatewayArgs) -> dict[str, Any]:
+    """The service `streams` of traefik/dynamic/services.yml, where the object store of the environment is.
+
+    A file, as routes of the services' namespace may name no Service of another one.
+    """
+    service = native("dynamic/services.yml")["http"]["services"]["streams"]
+    service["loadBalancer"]["servers"] = [{"url": args.streams}]
+    return {"http": {"services": {"streams": service}}}
 
 
 class Gateway(pulumi.ComponentResource):
@@ -165,8 +179,11 @@ class Gateway(pulumi.ComponentResource):
 
     def _workload(self, opts: pulumi.ResourceOptions) -> Workload:
         args = self._args
-        text = yaml.safe_dump(static_configuration(args), sort_keys=False)
-        file = config_map(NAME, args.place, {"traefik.yml": text}, opts)
+        texts = {
+            file: yaml.safe_dump(content, sort_keys=False)
+            for file, content in (("traefik.yml", static_configuration(args)), (STREAMS, streams(args)))
+        }
+        file = config_map(NAME, args.place, texts, opts)
         ports = {"web": WEB, **({"websecure": WEBSECURE} if args.config.certificate else {}), "metrics": METRICS}
         return Workload(
             NAME,
@@ -189,7 +206,7 @@ class Gateway(pulumi.ComponentResource):
                 stateful=False,
                 token=True,
                 annotations=MESH_ANNOTATIONS if args.mesh else {},
-                configuration=text,
+                configuration="".join(texts.values()),
                 service=self._service(),
                 # 10 s of taking requests and 20 s of answering them, as traefik.yml says, and some for the rest.
                 grace_seconds=40,

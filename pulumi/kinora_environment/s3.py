@@ -47,18 +47,25 @@ class ObjectStore(StoreComponent):
             self._server(args, replicas=REPLICAS if args.config.mode == "operator" else 1)
         self.register_outputs({})
 
+    @property
+    def url(self) -> str:
+        """Where it is, without a slash at the end. Requests are signed for this very host."""
+        external = self.args.config.external
+        if external is None:
+            return f"http://{self.args.place.host('s3')}:{PORT}"
+        return f"{'https' if external.tls else 'http'}://{external.address}"
+
     def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
         external = self.args.config.external
         if external is None:
             login = self.login(identity)
-            url, access_key, secret_key = f"http://{self.args.place.host('s3')}:{PORT}", login.name, login.password
+            access_key, secret_key = login.name, login.password
         else:
             given = external.credentials[identity]
-            url = f"{'https' if external.tls else 'http'}://{external.address}"
             # As they are: unlike those of other stores, these two do not stand in an address.
             access_key, secret_key = given.username, pulumi.Output.secret(given.password.get_secret_value())
         return {
-            "KINORA_S3_URL": pulumi.Output.from_input(url),
+            "KINORA_S3_URL": pulumi.Output.from_input(self.url),
             "KINORA_S3_ACCESS_KEY": pulumi.Output.from_input(access_key),
             "KINORA_S3_SECRET_KEY": secret_key,
         }

@@ -66,8 +66,8 @@ class StoreComponent(pulumi.ComponentResource):
             return external.address
         return f"{external.address}:{self.usual_ports[0 if external.tls else 1]}"
 
-    def let_out(self, apps: Place) -> None:
-        """Where the store is external, let the services out to its port: to all else the network stays closed.
+    def let_out(self, place: Place) -> None:
+        """Where the store is external, let the pods of a namespace out to its port: to all else it stays closed.
 
         A NetworkPolicy knows no names of hosts. The mesh does: istio/values.yaml, `external`.
         """
@@ -77,8 +77,8 @@ class StoreComponent(pulumi.ComponentResource):
         port = int(self.address(external).rpartition(":")[2])
         name = f"external-{self.store}"
         k8s.networking.v1.NetworkPolicy(
-            name,
-            metadata={"name": name, "namespace": apps.created, "labels": apps.labels(name)},
+            f"{name}-{place.role}",
+            metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
             spec={
                 "pod_selector": {},
                 "policy_types": ["Egress"],

@@ -280,5 +280,12 @@ def test_services_are_led_and_let_out_to_a_store_of_somebody_else(
     assert any(url.startswith(begins) for url in urls), urls
     egress = objects["NetworkPolicy", f"external-{store}"]["spec"]["egress"]
     assert egress == [{"ports": [{"port": port, "protocol": "TCP"}]}]
+    let_out = {
+        each["metadata"]["namespace"]
+        for each in rendered.objects
+        if key(each)[::2] == ("NetworkPolicy", f"external-{store}")
+    }
+    # The gateway fetches segments itself.
+    assert let_out == {"kinora-test-apps", *(["kinora-test-gateway"] if store == "s3" else [])}
     stores = {each["metadata"]["name"] for each in rendered.objects if each["kind"] == "StatefulSet"}
     assert store not in stores

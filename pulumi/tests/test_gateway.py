@@ -40,6 +40,7 @@ def arguments(places: Places, given: config.Gateway, mesh: bool = False) -> Gate
         sizes=SMALL,
         images=images.choose({}),
         mesh=mesh,
+        streams="http://s3.kinora-test-stores.svc.cluster.local:9000",
     )
 
 
@@ -65,6 +66,10 @@ def configuration(rendered: Rendered) -> dict[str, Any]:
     return loaded
 
 
+def streams(rendered: Rendered) -> Any:
+    return yaml.safe_load(find(rendered, "ConfigMap")["data"]["streams.yml"])
+
+
 def flat(given: Any, path: str = "") -> dict[str, Any]:
     if isinstance(given, Mapping):
         return {key: each for name in given for key, each in flat(given[name], f"{path}.{name}").items()}
@@ -80,6 +85,7 @@ def test_nothing_differs_from_the_native_configuration_but_what_a_cluster_change
         "entryPoints.web.transport.lifeCycle.requestAcceptGraceTimeout",
         "ping.manualRouting",
         "providers.file.directory",
+        "providers.file.filename",
         "providers.file.watch",
         *(
             f"providers.kubernetesCRD.{option}"
@@ -125,6 +131,16 @@ def test_without_a_certificate_there_is_no_tls() -> None:
     rendered, _ = made(config.Gateway())
     assert configuration(rendered)["entryPoints"].keys() == {"web", "admin"}
     assert [port["port"] for port in find(rendered, "Service")["spec"]["ports"]] == [80]
+
+
+def test_segments_are_fetched_from_the_object_store_under_the_name_that_their_requests_are_signed_for() -> None:
+    rendered, _ = made(config.Gateway())
+    assert configuration(rendered)["providers"]["file"]["filename"] == "/config/streams.yml"
+    service = streams(rendered)["http"]["services"]["streams"]["loadBalancer"]
+    assert service == {
+        "servers": [{"url": "http://s3.kinora-test-stores.svc.cluster.local:9000"}],
+        "passHostHeader": False,
+    }
 
 
 def test_forwarded_headers_are_believed_only_of_those_that_are_named() -> None:
@@ -223,6 +239,8 @@ def traefik(
     addresses = {name: f"127.0.0.1:{apiserver.free_port()}" for name in given["entryPoints"]}
     for name, address in addresses.items():
         given["entryPoints"][name]["address"] = address
+    given["providers"]["file"]["filename"] = str(folder / "streams.yml")
+    (folder / "streams.yml").write_text(json.dumps(streams(made(config.Gateway())[0])))
     file = folder / "traefik.yml"
     file.write_text(yaml.safe_dump(given))
     with (folder / "traefik.log").open("w") as log:

@@ -12,6 +12,7 @@ import yaml
 from cluster import Cluster, cluster
 from meshed import Manifest, analyse, inject, policies
 
+import charts
 from kinora_environment import gitops, helm, mesh, needs, render, upstream
 from kinora_environment.place import namespace_name
 from kinora_environment.render import identity
@@ -27,9 +28,30 @@ UPLOAD_HOOKS_SECONDS = 15
 """tusd's own -hooks-http-timeout."""
 
 
+ALLOWED: Mapping[str, list[dict[str, Any]]] = {
+    name: workload.get("allowFrom", [])
+    for app in charts.apps()
+    for name, workload in yaml.safe_load((ROOT / "apps" / app / "deploy" / "values.yaml").read_text())[
+        "workloads"
+    ].items()
+}
+"""Who may call each workload, as its app says."""
+
+
+def authorization(environment: str = "test") -> list[Manifest]:
+    """What comes of it in a mesh."""
+    given = {"environment": {"name": environment, "publicUrl": "https://test.example", "mesh": True}}
+    return [
+        each
+        for app in charts.apps()
+        for each in charts.template("service", app, charts.values(app, "dev"), given)
+        if each["kind"] == "AuthorizationPolicy"
+    ]
+
+
 @pytest.fixture(scope="module")
 def rendered_policies() -> list[Manifest]:
-    return policies()
+    return [*policies(), *authorization()]
 
 
 def of(objects: list[Manifest], kind: str, name: str) -> Any:
@@ -91,10 +113,7 @@ def test_exactly_those_may_call_who_do() -> None:
         if port in ports and ports[port][0] != caller
     }
     table = {
-        (caller, name, rule["port"])
-        for name, service in SERVICES.items()
-        for rule in service["allow"]
-        for caller in rule["from"]
+        (caller, name, rule["port"]) for name, rules in ALLOWED.items() for rule in rules for caller in rule["from"]
     }
     assert table == called
 
@@ -179,7 +198,7 @@ def test_the_gateway_runs_as_who_it_is_taken_for(rendered: Callable[[str], rende
         if (each["kind"], each["metadata"].get("namespace")) == ("Deployment", namespace)
     )
     account = gateway["spec"]["template"]["spec"]["serviceAccountName"]
-    assert f"cluster.local/ns/{namespace}/sa/{account}" in json.dumps(policies(MESHED[0]))
+    assert f"cluster.local/ns/{namespace}/sa/{account}" in json.dumps(authorization(MESHED[0]))
 
 
 def test_a_bad_token_is_refused_and_none_passes(rendered_policies: list[Manifest]) -> None:
@@ -198,6 +217,12 @@ def test_a_bad_token_is_refused_and_none_passes(rendered_policies: list[Manifest
             assert rule["jwksUri"] == ("http://auth.kinora-test-apps.svc.cluster.local:8101/auth/.well-known/jwks.json")
             assert rule["forwardOriginalToken"]
     assert "requestPrincipals" not in json.dumps(rendered_policies)
+
+
+def test_a_client_meets_the_pod_that_holds_the_lock_of_its_upload(rendered_policies: list[Manifest]) -> None:
+    policies = {name: of(rendered_policies, "DestinationRule", name)["trafficPolicy"] for name in SERVICES}
+    assert policies["tusd"]["loadBalancer"] == {"consistentHash": {"httpHeaderName": "X-Real-Ip"}}
+    assert {name for name, policy in policies.items() if "loadBalancer" in policy} == {"tusd"}
 
 
 def test_no_service_takes_or_sends_plain_text(rendered_policies: list[Manifest]) -> None:
@@ -328,15 +353,6 @@ def test_retries_multiply_to_what_is_written_down(rendered_policies: list[Manife
         ({"environment": "kinora-dev-"}, "/environment"),
         ({"enviroment": "dev"}, "additional properties 'enviroment' not allowed"),
         ({"services": {"auth": {"prot": 1}}}, "additional properties 'prot' not allowed"),
-        ({"services": {"auth": {"allow": [{"from": ["gateway"], "port": "amqp"}]}}}, "/services/auth/allow/0/port"),
-        (
-            {"services": {"auth": {"allow": [{"from": ["medai"], "port": "http"}]}}},
-            "services.auth.allow: nobody is named medai; write gateway, or one of the services: auth, graphql, media",
-        ),
-        (
-            {"services": {"graphql": {"allow": [{"from": ["gateway"], "port": "grpc"}]}}},
-            "services.graphql.allow: it has no port grpc",
-        ),
         ({"external": {"postgres": {"host": "db", "port": 5432, "protocol": "HTTP"}}}, "/external/postgres/protocol"),
     ],
 )
@@ -366,42 +382,6 @@ def test_all_of_it_is_the_environments_own_and_argocd_may_put_it_there(rendered_
 # --- in a cluster ----------------------------------------------------------------------------------------------------
 
 
-def stand_ins(environment: str) -> Iterator[Manifest]:
-    """The services, as long as nothing else describes them."""
-    for name, service in SERVICES.items():
-        metadata = {"name": name, "namespace": namespace_name(environment, "apps")}
-        labels = {"app.kubernetes.io/name": name}
-        ports = {protocol: service[protocol] for protocol in ("http", "grpc") if protocol in service}
-        security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-        container = {
-            "name": name,
-            "image": f"registry.example.org/{name}:1",
-            "ports": [{"name": protocol, "containerPort": port} for protocol, port in ports.items()],
-            "securityContext": security,
-        }
-        pod = {
-            "serviceAccountName": name,
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [container],
-        }
-        yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
-        yield {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": metadata,
-            "spec": {"selector": labels, "ports": [{"name": each, "port": port} for each, port in ports.items()]},
-        }
-        yield {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": metadata,
-            "spec": {
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": pod},
-            },
-        }
-
-
 def pods(objects: list[Manifest], environment: str, deployments: list[Manifest]) -> Iterator[Manifest]:
     """A pod for each meshed Deployment, with its proxy: what the controllers and istiod of a cluster would make."""
     for each in deployments:
@@ -428,7 +408,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, rendered: Callable[[str], r
             objects = [each for each in rendered(stack).objects if each["kind"] != "ResourceQuota"]
             hooks += [each for each in objects if each["kind"].endswith("WebhookConfiguration")]
             started.apply([each for each in objects if each not in hooks])
-            services = list(stand_ins(stack))
+            services = [each for app in charts.apps() for each in charts.service(app, stack)]
             started.apply(services)
             gateway = namespace_name(stack, "gateway")
             deployments = [
