@@ -13,14 +13,13 @@ include local/buildah.mk
 PYTHON ?= python3
 PACKAGES := $(shell $(PYTHON) local/doctor.py --missing-packages images)
 
-all: $(if $(PACKAGES),packages)
-
 .PHONY: all packages
 packages:
 	$(call step,packages,installing the Debian packages $(PACKAGES) (about 60 s),\
 	    $(call install-packages,$(PACKAGES)))
 $(BUILT)/base: $(if $(PACKAGES),packages)
 
+REGISTRY := ghcr.io/kinora-platform/kinora
 # Where pip finds packages on this machine may hold a password, and the image is none of its business.
 PIP_CONF := $(CONTAINERS)/pip.conf
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
@@ -31,18 +30,26 @@ define write-pip-conf
     $(if $(CERTIFICATES),echo 'cert = /run/secrets/certificates',true); } >$(PIP_CONF)
 endef
 
-# $(call image,name,app,target of the Dockerfile)
+# $(call image,name,app,target of the Dockerfile). What was built, how large it is and how long it took stands in its file.
 define image
 $(1)-version := $$(or $$(VERSION),$$(shell sed -n 's/^version = "\(.*\)"/\1/p' apps/$(2)/pyproject.toml))
-all: $$(BUILT)/$(1)-$$($(1)-version)
-$$(BUILT)/$(1)-$$($(1)-version): Dockerfile requirements.txt local/images/requirements.py $$(BUILT)/base \
+$(1)-file := $$(BUILT)/$(1)-$$($(1)-version)
+FILES += $$($(1)-file)
+$$($(1)-file): Dockerfile requirements.txt local/images/requirements.py $$(BUILT)/base \
         $$(wildcard apps/$(2)/packages) $$(shell find platform/src apps/$(2)/src ! -path '*__pycache__*')
-	$$(call step,$(1),building the image of $(1) $$($(1)-version) (up to 60 s),$$(write-pip-conf) && \
-	    $$(call build-image,ghcr.io/kinora-platform/kinora-$(1):$$($(1)-version),.,--format docker --timestamp 0 \
-	        --build-arg APP=$(2) --target $(3) --label org.opencontainers.image.version=$$($(1)-version) \
+	$$(call step,$(1),building the image of $(1) $$($(1)-version) (up to 60 s),\
+	    begun=$$$$(date +%s) && \
+	    $$(write-pip-conf) && \
+	    $$(call build-image,$$(REGISTRY)-$(1):$$($(1)-version),.,--format docker --timestamp 0 --build-arg APP=$(2) \
+	        --target $(3) --label org.opencontainers.image.version=$$($(1)-version) \
 	        --secret id=pip.conf$$(,)src=$$(PIP_CONF) \
-	        $$(if $$(CERTIFICATES),--secret id=certificates$$(,)src=$$(CERTIFICATES))))
+	        $$(if $$(CERTIFICATES),--secret id=certificates$$(,)src=$$(CERTIFICATES))) && \
+	    size=$$$$($$(BUILDAH) images --noheading --format '{{.Size}}' $$(REGISTRY)-$(1):$$($(1)-version)) && \
+	    echo "$$(REGISTRY)-$(1):$$($(1)-version): $$$$size, built in $$$$(($$$$(date +%s) - begun)) s" >$$@)
 endef
 , := ,
 $(foreach app,$(APPS),$(eval $(call image,$(app),$(app),service)))
 $(foreach worker,$(WORKERS),$(eval $(call image,$(worker),$(worker:-worker=),worker)))
+
+all: $(if $(PACKAGES),packages) $(FILES)
+	@cat $(FILES)
