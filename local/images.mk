@@ -45,7 +45,7 @@ $$($(1)-file): Dockerfile requirements.txt local/images/requirements.py $$(BUILT
 	        --secret id=pip.conf$$(,)src=$$(PIP_CONF) \
 	        $$(if $$(CERTIFICATES),--secret id=certificates$$(,)src=$$(CERTIFICATES))) && \
 	    size=$$$$($$(BUILDAH) images --noheading --format '{{.Size}}' $$(REGISTRY)-$(1):$$($(1)-version)) && \
-	    echo "$$(REGISTRY)-$(1):$$($(1)-version): $$$$size, built in $$$$(($$$$(date +%s) - begun)) s" >$$@)
+	    echo "$$(REGISTRY)-$(1):$$($(1)-version): $$$$size$$(,) built in $$$$(($$$$(date +%s) - begun)) s" >$$@)
 endef
 , := ,
 $(foreach app,$(APPS),$(eval $(call image,$(app),$(app),service)))
