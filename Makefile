@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .kinora/venv/bin
 CTL := $(VENV)/python local/ctl.py
+CLUSTER := PYTHONPATH=local $(VENV)/python local/sandbox/cluster.py
 # `make up S="redis auth"`, `make logs S=video`: only these processes. `stores` names all stores.
 S ?=
 .DEFAULT_GOAL := help
@@ -9,7 +10,7 @@ S ?=
 ENV ?= dev
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
 .PHONY: help demo up down restart status logs doctor install tools plan render diff rotate test test-pulumi lint format \
-    images types generate lock bench clean
+    images types generate lock bench clean cluster-up cluster-demo cluster-push cluster-status cluster-down
 
 ##@ Use
 demo: doctor install ## Upload a video (FILE=...) and watch it become playable
@@ -36,8 +37,24 @@ tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, ist
 images: ## Build the services' images without Docker (APP=...: only this app's), into .kinora/containers
 	@$(PYTHON) local/doctor.py images
 	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) APP=$(APP)
-clean: down ## Remove everything that was made here, data included
+clean: down cluster-down ## Remove everything that was made here, data included
 	rm -rf .kinora .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+##@ Sandbox
+cluster-up: install tools ## Run the whole platform on a real Kubernetes on this machine, rolled out by Argo CD
+	@$(PYTHON) local/doctor.py cluster
+	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON) sandbox
+	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
+	@$(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON)
+	@$(CLUSTER) up
+cluster-demo: ## Upload a video to it (FILE=...) and watch it become playable
+	@KINORA_GATEWAY="$$($(CLUSTER) url)" $(VENV)/python local/demo.py $(if $(FILE),"$(FILE)")
+cluster-push: ## Push what is committed here to its git server; Argo CD rolls it out
+	@$(CLUSTER) push
+cluster-status: ## Show its applications, and what is not ready
+	@$(CLUSTER) status
+cluster-down: ## End it; nothing of it is left
+	@if [ -x $(VENV)/python ]; then $(CLUSTER) down; fi
 
 ##@ Environments
 plan: tools ## Say what an environment (ENV=dev) consists of, what it needs, and what to bring
@@ -77,4 +94,4 @@ bench: doctor install ## Measure, beside the machine's own limits
 	@$(CTL) run python tests/bench/run.py
 
 help: ## List the verbs
-	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile

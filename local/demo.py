@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import secrets
 import shutil
 import subprocess
@@ -26,10 +27,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
 
-GATEWAY = "http://localhost:8080"
+# The platform that runs natively, unless another one is named (make cluster-demo).
+GATEWAY = os.environ.get("KINORA_GATEWAY", "http://localhost:8080")
 CHUNK_BYTES = 8 << 20
 CLIP = MADE / "demo" / "clip.mp4"
-DELETE = ".kinora/venv/bin/python local/demo.py --delete"
+DELETE = f"KINORA_GATEWAY={GATEWAY} .kinora/venv/bin/python local/demo.py --delete"
 
 console = Console(highlight=False)
 

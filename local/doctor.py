@@ -29,6 +29,18 @@ PACKAGES = {
 }
 # What building images takes, likewise.
 IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
+# What the sandbox's node takes, likewise; the network plugins are no programs to call.
+CLUSTER_PACKAGES = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "containernetworking-plugins": "/usr/lib/cni/ptp",
+    "iptables": "iptables",
+    "ipset": "ipset",
+    "conntrack": "conntrack",
+    "iproute2": "ip",
+    "openssl": "openssl",
+}
+PACKAGES_FOR = {"install": PACKAGES, "images": IMAGE_PACKAGES, "cluster": CLUSTER_PACKAGES}
 # A path to a unix socket has 108 bytes, and supervisord binds it under a longer name first.
 LONGEST_ROOT = 108 - len("/.kinora/run/supervisor.sock.1234567") - 1
 
@@ -115,6 +127,27 @@ def check_images() -> list[str]:
     return [*problems, *check_packages(IMAGE_PACKAGES), *check_disk(4)]
 
 
+def check_cluster() -> list[str]:
+    """What only the sandbox needs: to be a node of Kubernetes."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return ["The sandbox is a node of Kubernetes, which only root on Linux can run: sudo make cluster-up"]
+    problems = []
+    for needed, question in (
+        ("make network namespaces", ["unshare", "--net", "true"]),
+        ("mount file systems", ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]),
+    ):
+        if subprocess.run(question, capture_output=True, check=False).returncode != 0:
+            problems.append(f"The sandbox must {needed}, and here it may not: run it outside of this container.")
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+        problems.append("This kernel has no overlay file system, which containers are made of: modprobe overlay")
+    if not os.access("/sys/fs/cgroup", os.W_OK):
+        problems.append("The control groups cannot be written to (/sys/fs/cgroup): run it outside of this container.")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if memory < 10:
+        problems.append(f"10 GB of memory are needed for the sandbox; this machine has {memory:.1f} GB.")
+    return [*problems, *check_packages(CLUSTER_PACKAGES), *check_disk(15)]
+
+
 def check_disk(gigabytes_needed: int, folder: Path = ROOT) -> list[str]:
     free = shutil.disk_usage(folder).free / 1e9
     if free >= gigabytes_needed:
@@ -176,12 +209,14 @@ def command(process: int) -> str:
 def main() -> int:
     words = sys.argv[1:]
     if words[:1] == ["--missing-packages"]:
-        print(" ".join(missing_packages(IMAGE_PACKAGES if words[1:] == ["images"] else PACKAGES)))
+        print(" ".join(missing_packages(PACKAGES_FOR[words[1] if len(words) > 1 else "install"])))
         return 0
     if words == ["tools"]:
         return speak(check_tools() if makes_something("tools") else [], "This machine can build the tools.")
     if words == ["images"]:
         return speak(check_images(), "This machine can build the images.")
+    if words == ["cluster"]:
+        return speak(check_cluster(), "This machine can be the sandbox.")
     wanted = [part for name, part in PARTS.items() if not words or name in words or (part.store and "stores" in words)]
     incomplete = makes_something("install")
     problems = [

@@ -2,7 +2,7 @@
 # a Go module into .kinora/upstream: `make tools`. Nothing missing, nothing done.
 
 VERB := tools
-STEPS = $(COPIES) python-pulumi $(TOOLS) $(CLI) $(SANDBOX)
+STEPS = $(COPIES) python-pulumi $(TOOLS) $(CLI) $(if $(PACKAGES),packages) $(SANDBOX)
 include local/steps.mk
 
 # Each go.mod is the only place that says a version.
@@ -19,8 +19,8 @@ COPIES := istio $(ARGO_CD)
 
 all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
 cli: $(CLI:%=$(BIN)/%)
-sandbox: $(SANDBOX:%=$(BIN)/%)
-.PHONY: all cli sandbox
+sandbox: $(if $(PACKAGES),packages) $(SANDBOX:%=$(BIN)/%)
+.PHONY: all cli sandbox packages
 
 PYTHON ?= python3
 $(MADE)/pulumi/installed: pulumi/requirements.txt
@@ -28,6 +28,10 @@ $(MADE)/pulumi/installed: pulumi/requirements.txt
 	    $(PYTHON) -m venv $(MADE)/pulumi && \
 	    $(MADE)/pulumi/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes --requirement $< && \
 	    touch $@)
+
+PACKAGES = $(shell $(PYTHON) local/doctor.py --missing-packages cluster)
+packages:
+	$(call step,packages,installing the Debian packages $(PACKAGES) (about 60 s),$(call install-packages,$(PACKAGES)))
 
 CHARTS = $$from/manifests/charts
 $(MADE)/upstream/istio: local/go/istioctl/go.mod local/go/istioctl/go.sum

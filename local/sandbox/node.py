@@ -28,6 +28,8 @@ STATE = MADE / "sandbox"
 BIN = MADE / "bin"
 LOGS = STATE / "logs"
 KUBECONFIG = STATE / "kubeconfig"
+IMAGES = MADE / "containers" / "node"
+"""containerd's own folder. It outlives the sandbox, as all that was built does: to bring images there takes minutes."""
 
 NAMESPACE = "kinora-sandbox"
 """Of the network; also of the machine's end of the cable that leads into it."""
@@ -156,13 +158,15 @@ def up() -> Iterator[str]:
         what="The API server",
         log="kube-apiserver",
     )
+    # Its certificate, and behind it the one that signed it.
+    (STATE / "authority.crt").write_text(certificate.read_text()[certificate.read_text().rindex("-----BEGIN") :])
     yield "API server"
     _rights()
     for controller in ("kube-controller-manager", "kube-scheduler"):
         start(_controller(controller))
     _containerd_configuration()
     start(Process("containerd", ["containerd", f"--config={STATE}/containerd.toml"]))
-    wait(lambda: _containerd_answers(), what="containerd", log="containerd")
+    wait(_containerd_answers, what="containerd", log="containerd")
     yield "containerd"
     _kubelet_configuration()
     start(_kubelet())
@@ -268,31 +272,33 @@ def _kubeconfig(account: str) -> Path:
     return file
 
 
-READERS = {
-    "kube-router": {"": ["namespaces", "pods", "services", "nodes", "endpoints"], "networking.k8s.io": ["networkpolicies"],
-                    "discovery.k8s.io": ["endpointslices"]},
+READS = {
+    "kube-router": {
+        "": ["namespaces", "pods", "services", "nodes", "endpoints"],
+        "networking.k8s.io": ["networkpolicies"],
+        "discovery.k8s.io": ["endpointslices"],
+    },
     "coredns": {"": ["namespaces", "pods", "services", "endpoints"], "discovery.k8s.io": ["endpointslices"]},
 }
-"""What the parts that are not Kubernetes' own may list and watch."""
+"""What the parts that are not Kubernetes' own may read."""
 
 
 def _rights() -> None:
     _kubeconfig("admin")
-    manifests = []
-    for name, groups in READERS.items():
-        rules = [{"apiGroups": [group], "resources": kinds, "verbs": ["get", "list", "watch"]} for group, kinds in groups.items()]
-        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": f"sandbox:{name}"}
-        manifests += [
-            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": role["name"]}, "rules": rules},
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRoleBinding",
-                "metadata": {"name": role["name"]},
-                "roleRef": role,
-                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}],
-            },
+    group = "rbac.authorization.k8s.io"
+    for name, kinds in READS.items():
+        rules = [
+            {"apiGroups": [of], "resources": names, "verbs": ["get", "list", "watch"]} for of, names in kinds.items()
         ]
-    apply(manifests)
+        about = {"apiVersion": f"{group}/v1", "metadata": {"name": f"sandbox:{name}"}}
+        role = {"apiGroup": group, "kind": "ClusterRole", "name": f"sandbox:{name}"}
+        user = {"apiGroup": group, "kind": "User", "name": name}
+        apply(
+            [
+                {**about, "kind": "ClusterRole", "rules": rules},
+                {**about, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [user]},
+            ]
+        )
 
 
 def apply(manifests: list[dict[str, object]], timeout: float = 120) -> None:
@@ -307,7 +313,7 @@ def _controller(name: str) -> Process:
     more = [
         "--use-service-account-credentials",
         "--service-account-private-key-file=certificates/apiserver.key",
-        "--root-ca-file=certificates/apiserver.crt",
+        "--root-ca-file=authority.crt",
     ]
     return Process(
         name,
@@ -325,7 +331,7 @@ def _containerd_configuration() -> None:
     cri = "io.containerd.grpc.v1.cri"
     (STATE / "containerd.toml").write_text(f"""\
 version = 2
-root = "{STATE}/containerd"
+root = "{IMAGES}"
 state = "{STATE}/containerd-run"
 [grpc]
   address = "{STATE}/containerd.sock"
@@ -347,12 +353,20 @@ state = "{STATE}/containerd-run"
     ptp = {
         "type": "ptp",
         "ipMasq": False,
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": PODS}]], "routes": [{"dst": "0.0.0.0/0"}],
-                 "dataDir": str(STATE / "addresses")},
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{"subnet": PODS}]],
+            "routes": [{"dst": "0.0.0.0/0"}],
+            "dataDir": str(STATE / "addresses"),
+        },
     }
     folder = STATE / "cni"
     folder.mkdir(exist_ok=True)
-    network = {"cniVersion": "0.4.0", "name": "pods", "plugins": [ptp, {"type": "portmap", "capabilities": {"portMappings": True}}]}
+    network = {
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [ptp, {"type": "portmap", "capabilities": {"portMappings": True}}],
+    }
     (folder / "10-pods.conflist").write_text(json.dumps(network))
 
 
@@ -360,13 +374,18 @@ PAUSE = "localhost/kinora-sandbox/pause:1"
 
 
 def ctr(*arguments: str | Path, check: bool = True, timeout: float = 300) -> str:
-    return run("ctr", f"--address={STATE}/containerd.sock", "--namespace=k8s.io", *arguments, check=check, timeout=timeout)
+    return run(
+        "ctr", f"--address={STATE}/containerd.sock", "--namespace=k8s.io", *arguments, check=check, timeout=timeout
+    )
 
 
 def _containerd_answers() -> bool:
-    return subprocess.run(
-        ["ctr", f"--address={STATE}/containerd.sock", "version"], capture_output=True, check=False
-    ).returncode == 0
+    return (
+        subprocess.run(
+            ["ctr", f"--address={STATE}/containerd.sock", "version"], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 def _kubelet_configuration() -> None:
@@ -458,7 +477,7 @@ def _dns_configuration() -> None:
 cluster.local:53 {{
     bind {NODE_ADDRESS}
     kubernetes cluster.local {{
-        kubeconfig {_kubeconfig('coredns')}
+        kubeconfig {_kubeconfig("coredns")}
         ttl 5
     }}
     cache 5
@@ -474,8 +493,12 @@ cluster.local:53 {{
 
 def _node_is_ready() -> bool:
     status = kubectl(
-        "get", "node", NODE, "--ignore-not-found",
-        "--output=jsonpath={.status.conditions[?(@.type=='Ready')].status}", check=False,
+        "get",
+        "node",
+        NODE,
+        "--ignore-not-found",
+        "--output=jsonpath={.status.conditions[?(@.type=='Ready')].status}",
+        check=False,
     )
     return status == "True"
 
@@ -537,7 +560,11 @@ def down() -> None:
 
 
 def _end_containers() -> None:
-    """Whatever the kubelet started, by the shims that keep it: each is the parent of its pod's processes."""
+    """Whatever the kubelet started: the processes, by the shims that keep them, then what containerd knows of them."""
+    if running("containerd") is None:
+        return
+    containers = ctr("containers", "list", "--quiet").split()
+    networks = {path for name in containers if (path := _network_of(name))}
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if words and words[0].endswith("containerd-shim-runc-v2") and f"{STATE}/containerd.sock" in words:
@@ -546,12 +573,27 @@ def _end_containers() -> None:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         child.send_signal(signal.SIGKILL)
                 process.kill()
+    deadline = time.monotonic() + STOP_LIMIT_SECONDS
+    while containers and time.monotonic() < deadline:
+        ctr("containers", "remove", *containers, check=False)  # it refuses those whose end it has not heard of yet
+        containers = ctr("containers", "list", "--quiet").split()
+        time.sleep(0.2)
+    for path in networks:
+        run("ip", "netns", "delete", Path(path).name, check=False)
+
+
+def _network_of(container: str) -> str:
+    """The network namespace of a pod, by the container that stands for it; nothing for other containers."""
+    spec = json.loads(ctr("containers", "info", "--spec", container))
+    return next((each["path"] for each in spec["linux"]["namespaces"] if "/netns/" in each.get("path", "")), "")
 
 
 def _mounts() -> list[str]:
     """What is mounted below the state folder, and the network namespaces of pods, outermost first."""
     return sorted(
-        line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1].startswith(f"{STATE}/")
+        line.split()[1]
+        for line in Path("/proc/mounts").read_text().splitlines()
+        if line.split()[1].startswith(f"{STATE}/")
     )
 
 

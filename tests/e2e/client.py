@@ -117,10 +117,10 @@ def video_id(location: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def register() -> AsyncIterator[Person]:
+async def register(gateway: str = GATEWAY) -> AsyncIterator[Person]:
     """A new account, signed in; deleted in the end with all that it owns."""
     name, password = f"e2e-{secrets.token_hex(6)}", secrets.token_urlsafe(16)
-    async with httpx.AsyncClient(base_url=GATEWAY, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=gateway, timeout=60) as http:
         account = {"username": name, "email": f"{name}@example.org", "password": password}
         profile = await http.post("/auth/register", json=account)
         assert profile.status_code == 201, profile.text

@@ -1,0 +1,307 @@
+"""The sandbox: the whole platform on a real Kubernetes on this machine, as Argo CD rolls it out. `make cluster-up`.
+
+What is in it is Pulumi's stack `sandbox` and what git says; made here is only what a cloud would have: the node, and a
+git server that holds this repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import images
+import node
+from apiserver import sigterm_interrupts, write_private
+from environment import MADE, ROOT
+from node import Failure, kubectl
+from rich.console import Console
+
+STACK = "sandbox"
+APPS, GATEWAY, GITOPS, MONITORING, STORES = (
+    f"kinora-{STACK}-{role}" for role in ("apps", "gateway", "gitops", "monitoring", "stores")
+)
+PUBLIC_URL = f"http://{node.NODE_ADDRESS}:30080"
+"""As pulumi/Pulumi.sandbox.yaml says: the gateway's port of the node, which this machine alone can reach."""
+GIT_NAMESPACE, GIT_PORT, BRANCH = "kinora-sandbox", 30081, "main"
+GIT_IMAGE = "localhost/kinora-sandbox/git"
+LIMIT_SECONDS = 600
+
+console = Console(highlight=False)
+
+
+def kubernetes(kind: str, name: str, namespace: str, spec: dict[str, Any], *, version: str = "v1") -> dict[str, Any]:
+    labels = {"app.kubernetes.io/name": name}
+    metadata = {"name": name, "namespace": namespace, "labels": labels}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+# --- what a cloud would have ----------------------------------------------------------------------------------------
+
+
+def push_address() -> str:
+    """Where this machine pushes to; with the password, so not to be shown."""
+    password = (node.STATE / "git-password").read_text()
+    return f"http://push:{quote(password)}@{node.NODE_ADDRESS}:{GIT_PORT}/kinora.git"
+
+
+def git_server() -> None:
+    password = node.STATE / "git-password"
+    if not password.exists():
+        write_private(password, secrets.token_urlsafe())
+    (image,) = (name for name in images.built() if name.startswith(f"{GIT_IMAGE}:"))
+    selector = {"app.kubernetes.io/name": "git"}
+    container = {
+        "name": "git",
+        "image": image,
+        "env": [{"name": "PUSH_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "git", "key": "password"}}}],
+        "ports": [{"name": "http", "containerPort": 8080}],
+        "readinessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 2},
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "repositories", "mountPath": "/repositories"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - of the pod alone
+    }
+    pod = {
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "fsGroup": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "repositories", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+    }
+    port = {"name": "http", "port": 80, "targetPort": "http", "nodePort": GIT_PORT}
+    node.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": GIT_NAMESPACE}}])
+    node.apply(
+        [
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "git", "namespace": GIT_NAMESPACE},
+                "stringData": {"password": password.read_text()},
+            },
+            kubernetes("Service", "git", GIT_NAMESPACE, {"type": "NodePort", "selector": selector, "ports": [port]}),
+            kubernetes(
+                "Deployment",
+                "git",
+                GIT_NAMESPACE,
+                {
+                    "selector": {"matchLabels": selector},
+                    "strategy": {"type": "Recreate"},
+                    "template": {"metadata": {"labels": selector}, "spec": pod},
+                },
+                version="apps/v1",
+            ),
+        ]
+    )
+
+
+def push() -> None:
+    """Push what is committed here, unless the cluster's repository has gone on by itself since."""
+    wait(
+        lambda: (
+            httpx.get(f"http://{node.NODE_ADDRESS}:{GIT_PORT}/kinora.git/info/refs?service=git-upload-pack").is_success
+        ),
+        what="the git server",
+    )
+    if node.run("git", "-C", ROOT, "status", "--porcelain"):
+        console.print("There are changes here that are not committed: the sandbox runs without them.")
+    # Over what a test may have left: here, this checkout is the truth.
+    node.run("git", "-C", ROOT, "push", "--quiet", "--force", push_address(), f"HEAD:refs/heads/{BRANCH}")
+
+
+# --- what Pulumi makes ----------------------------------------------------------------------------------------------
+
+NEEDED_BY_OTHERS = ("ConfigMap", "Role", "RoleBinding", "Secret", "ServiceAccount")
+
+
+def environment() -> None:
+    """Apply the objects of the stack, in the order that `pulumi up` would find by itself."""
+    done = subprocess.run(
+        [MADE / "pulumi" / "bin" / "python", ROOT / "local" / "sandbox" / "objects.py", node.STATE / "secrets.json"],
+        cwd=ROOT / "pulumi",
+        env={"PYTHONPATH": str(ROOT / "pulumi"), "PATH": f"{MADE / 'bin'}:/usr/bin:/bin", "HOME": str(Path.home())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Failure(f"The stack {STACK} could not be rendered:\n{done.stderr[-2000:]}")
+    objects = json.loads(done.stdout)["items"]
+    definitions = [each for each in objects if each["kind"] in ("CustomResourceDefinition", "Namespace")]
+    node.apply(definitions)
+    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    needed = [each for each in objects if each["kind"] in NEEDED_BY_OTHERS]
+    node.apply(needed)
+    node.apply([each for each in objects if each not in definitions and each not in needed])
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+def wait(condition: Callable[[], bool], *, what: str, seconds: float = LIMIT_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    last = ""
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except (Failure, httpx.HTTPError) as error:
+            last = f" The last thing that was said: {error}"
+        time.sleep(0.5)
+    raise Failure(f"Waited {seconds:.0f} s for {what}.{last}\n{complaints()}")
+
+
+def listed(kind: str, namespace: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = json.loads(kubectl("get", kind, f"--namespace={namespace}", "--output=json"))["items"]
+    return items
+
+
+def unready(namespace: str) -> list[str]:
+    """The pods of a namespace that are neither ready nor done, and jobs that are not complete."""
+    waiting = []
+    for pod in listed("pods", namespace):
+        conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", [])}
+        if conditions.get("Ready") != "True" and pod["status"]["phase"] not in ("Succeeded", "Failed"):
+            waiting.append(pod["metadata"]["name"])
+    waiting += [each["metadata"]["name"] for each in listed("jobs", namespace) if not each["status"].get("succeeded")]
+    return waiting
+
+
+def applications() -> dict[str, str]:
+    """Each application of Argo CD -> how it is."""
+    found = {}
+    for each in listed("applications", GITOPS):
+        status = each.get("status", {})
+        states = status.get("sync", {}).get("status", "Unknown"), status.get("health", {}).get("status", "Unknown")
+        found[each["metadata"]["name"]] = " ".join(states)
+    return found
+
+
+def complaints() -> str:
+    """What Kubernetes warned of last, and what Argo CD says: where to look first."""
+    events = kubectl("get", "events", "--all-namespaces", "--field-selector=type=Warning", check=False).splitlines()
+    wrong = [
+        f"{each['metadata']['name']}: {condition['message']}"
+        for each in listed("applications", GITOPS)
+        for condition in each.get("status", {}).get("conditions", [])
+    ]
+    return "\n".join([*events[-10:], *wrong])[:4000]
+
+
+# --- verbs ----------------------------------------------------------------------------------------------------------
+
+
+def up() -> None:
+    began = time.monotonic()
+
+    def say(words: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:4.0f} s[/dim]  {words}")
+
+    for stands in node.up():
+        say(f"{stands} up")
+    say(f"images: {images.bring()} brought into the node")
+    environment()
+    git_server()
+    say("environment applied: waiting for its pods")
+    push()
+    for namespace in (STORES, GATEWAY, GITOPS):
+        wait(lambda namespace=namespace: not unready(namespace), what=f"the pods of {namespace}")  # type: ignore[misc]
+        say(f"{namespace.rpartition('-')[2]} ready")
+    for words in _rolled_out():
+        say(words)
+    wait(lambda: httpx.get(f"{PUBLIC_URL}/auth/.well-known/jwks.json").is_success, what="the gateway to answer")
+    console.print(addresses())
+
+
+def _rolled_out() -> Iterator[str]:
+    """Wait until all applications are synced and healthy; a sentence for each that becomes so."""
+    kubectl(
+        *("annotate", "application", "root", f"--namespace={GITOPS}"),
+        *("argocd.argoproj.io/refresh=normal", "--overwrite"),
+    )
+    well: set[str] = set()
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while time.monotonic() < deadline:
+        states = applications()
+        for name in sorted(states.keys() - well):
+            if states[name] == "Synced Healthy":
+                well.add(name)
+                yield f"{name} rolled out"
+        if states.keys() > {"root"} and states.keys() == well and expected() <= well:
+            return
+        time.sleep(0.5)
+    waiting = [f"{name} ({state})" for name, state in applications().items() if name not in well]
+    raise Failure(f"Not rolled out after {LIMIT_SECONDS} s: {', '.join(waiting)}.\n{complaints()}")
+
+
+def expected() -> set[str]:
+    """The services that git names for the sandbox."""
+    return {file.parts[-5] for file in ROOT.glob(f"apps/*/deploy/envs/{STACK}/version.yaml")}
+
+
+def addresses() -> str:
+    kube = f"KUBECONFIG={node.KUBECONFIG.relative_to(ROOT)}"
+    return f"""
+Kinora is at {PUBLIC_URL} (GraphQL at /graphql); only this machine can reach it.
+  make cluster-demo                        uploads a video and shows that it plays
+  {kube} kubectl get pods -A
+  Argo CD     {kube} kubectl -n {GITOPS} get applications
+  Prometheus  {kube} kubectl -n {MONITORING} port-forward svc/prometheus 9090
+  make cluster-push                        rolls out what you committed
+  make cluster-down                        ends it, and leaves nothing"""
+
+
+def status() -> None:
+    if node.running("kube-apiserver") is None:
+        console.print("The sandbox is down.")
+        return
+    for name, state in sorted(applications().items()):
+        console.print(f"{name:12} {state}")
+    for namespace in (STORES, GATEWAY, GITOPS, MONITORING, APPS):
+        console.print(f"{namespace}: {', '.join(unready(namespace)) or 'all ready'}")
+
+
+def down() -> None:
+    node.down()
+    console.print("The sandbox is down, and nothing of it is left.")
+
+
+def main() -> int:
+    verbs: dict[str, Callable[[], None]] = {
+        "up": up,
+        "down": down,
+        "status": status,
+        "url": lambda: print(PUBLIC_URL),
+        "push": push,
+    }
+    parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
+    parser.add_argument("verb", choices=verbs)
+    try:
+        with sigterm_interrupts():
+            verbs[parser.parse_args().verb]()
+    except Failure as failure:
+        console.print(str(failure), markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nStopped. `make cluster-up` goes on from here; `make cluster-down` takes it away.")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
