@@ -21,6 +21,16 @@ Manifest = dict[str, Any]
 GATEWAY_FILES = [ROOT / "traefik" / "dynamic" / f"{name}.yml" for name in ("middlewares", "services", "routes")]
 
 
+VARIABLES = {
+    "postgres": ["KINORA_POSTGRES_URL"],
+    "mongo": ["KINORA_MONGO_URL"],
+    "redis": ["KINORA_REDIS_URL"],
+    "rabbitmq": ["KINORA_RABBITMQ_URL"],
+    "s3": ["KINORA_S3_URL", "KINORA_S3_ACCESS_KEY", "KINORA_S3_SECRET_KEY"],
+}
+"""What a service is told of each store: the keys of the Secret <identity>-<store>, which Pulumi makes."""
+
+
 class Refused(Exception):
     """With what Helm said."""
 

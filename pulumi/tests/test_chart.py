@@ -1,0 +1,646 @@
+"""charts/service: what it makes of a workload, what it refuses, and that all committed releases are taken and fit."""
+
+import re
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import yaml
+from cluster import Cluster, cluster
+from references import named
+
+import charts
+from kinora_environment import gitops, needs, render, upstream
+from kinora_environment.gateway import default_middlewares
+from kinora_environment.place import namespace_name
+from kinora_environment.policies import containers, pod_of, violations
+from kinora_environment.render import Rendered, identity
+from kinora_environment.sizes import SIZES
+
+Manifest = dict[str, Any]
+Values = dict[str, Any]
+
+SMALL: Values = {
+    "ports": {"http": 8000},
+    "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
+}
+FACTS: Values = {
+    "name": "test",
+    "publicUrl": "https://test.example",
+    "mesh": False,
+    "monitoring": "single",
+    "keda": False,
+}
+GATEWAY: Values = {"from": ["gateway"], "port": "http"}
+
+
+def chart(workload: Values | None = None, environment: Values | None = None, **values: Any) -> list[Manifest]:
+    """A release with one workload, `one`, with what is given beside the least it needs."""
+    given = {
+        "app": "some",
+        "version": "1.2.3",
+        "environment": {**FACTS, **(environment or {})},
+        "workloads": {"one": {**SMALL, **(workload or {})}},
+        **values,
+    }
+    return charts.template("service", "some", [], given)
+
+
+def kinds(objects: list[Manifest]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for each in objects:
+        found.setdefault(each["kind"], []).append(each)
+    return found
+
+
+def of(objects: list[Manifest], kind: str, name: str = "one") -> Any:
+    (found,) = (each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name))
+    return found["spec"]
+
+
+def container(objects: list[Manifest], kind: str = "Deployment", name: str = "one") -> Any:
+    (found,) = of(objects, kind, name)["template"]["spec"]["containers"]
+    return found
+
+
+def variables(objects: list[Manifest]) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container(objects)["env"]}
+
+
+# --- each kind -------------------------------------------------------------------------------------------------------
+
+
+def test_the_least_that_one_can_write_makes_a_whole_workload() -> None:
+    objects = chart()
+    assert kinds(objects).keys() == {
+        "Deployment",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Service",
+        "ServiceAccount",
+    }
+    for each in objects:
+        assert (each["metadata"]["name"], each["metadata"]["namespace"]) == ("one", "kinora-test-apps")
+        assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == "some"
+        assert not list(violations(each))
+
+
+def test_a_pod_may_do_nothing_that_it_was_not_given() -> None:
+    pod = of(chart(), "Deployment")["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["serviceAccountName"] == "one"
+    assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 10001
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (only,) = pod["containers"]
+    assert only["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_an_image_by_name_is_ours_and_told_what_every_service_is_told() -> None:
+    given = {"image": "other", "ports": {"http": 8000, "grpc": 9000}, "publicUrl": True, "env": {"KINORA_X": "true"}}
+    objects = chart(given)
+    assert container(objects)["image"] == "ghcr.io/kinora-platform/kinora-other:1.2.3"
+    assert container(chart(registry="registry.example:5000/k"))["image"] == "registry.example:5000/k/kinora-one:1.2.3"
+    told = variables(objects)
+    assert told.pop("KINORA_TRUSTED_PROXIES").startswith("127.0.0.0/8,10.0.0.0/8,")
+    assert told == {
+        "KINORA_HTTP_HOST": "0.0.0.0",  # noqa: S104
+        "KINORA_HTTP_PORT": "8000",
+        "KINORA_GRPC_PORT": "9000",
+        "KINORA_DRAIN_TIMEOUT_SECONDS": "20",
+        "KINORA_PUBLIC_URL": "https://test.example",
+        "KINORA_X": "true",
+    }
+
+
+def test_somebody_elses_image_is_told_only_what_is_written() -> None:
+    objects = chart(
+        {"image": "docker.io/some/thing:v1", "command": ["thing", "-s3=$(KINORA_S3_URL)"], "env": {"A": "b"}}
+    )
+    assert container(objects)["image"] == "docker.io/some/thing:v1"
+    assert container(objects)["command"] == ["thing", "-s3=$(KINORA_S3_URL)"]
+    assert variables(objects) == {"A": "b"}
+
+
+def test_secrets_are_those_of_the_identity() -> None:
+    given = {"secrets": ["postgres", "keys"]}
+    assert container(chart(given))["envFrom"] == [{"secretRef": {"name": f"one-{each}"}} for each in given["secrets"]]
+    assert container(chart({**given, "identity": "other"}))["envFrom"][0] == {"secretRef": {"name": "other-postgres"}}
+    assert "envFrom" not in container(chart())
+
+
+def test_it_is_asked_whether_it_can_answer_and_whether_it_is_stuck() -> None:
+    only = container(chart())
+    assert only["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert only["livenessProbe"]["httpGet"] == only["startupProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+    other = container(chart({"probes": {"ready": "/metrics", "alive": "/alive"}}))
+    assert other["readinessProbe"]["httpGet"]["path"] == "/metrics"
+    assert other["livenessProbe"]["httpGet"]["path"] == "/alive"
+
+
+@pytest.mark.parametrize(("delay", "timeout"), [(10, 20), (3, 50)])
+def test_a_pod_that_goes_has_the_time_for_all_that_it_does_then(delay: int, timeout: int) -> None:
+    objects = chart({"drain": {"delaySeconds": delay, "timeoutSeconds": timeout}})
+    assert container(objects)["lifecycle"] == {"preStop": {"sleep": {"seconds": delay}}}
+    assert variables(objects)["KINORA_DRAIN_TIMEOUT_SECONDS"] == str(timeout)
+    assert of(objects, "Deployment")["template"]["spec"]["terminationGracePeriodSeconds"] == delay + timeout + 15
+
+
+def test_whom_nobody_calls_goes_at_once() -> None:
+    assert "lifecycle" not in container(chart({"drain": {"delaySeconds": 0}}))
+
+
+def test_an_old_pod_goes_when_a_new_one_is_ready() -> None:
+    strategy = of(chart(), "Deployment")["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
+def test_pods_are_spread_over_nodes_and_zones() -> None:
+    spread = of(chart(), "Deployment")["template"]["spec"]["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for each in spread:
+        assert each["labelSelector"] == {"matchLabels": {"app.kubernetes.io/name": "one"}}
+        # One node must do, as in the sandbox.
+        assert each["whenUnsatisfiable"] == "ScheduleAnyway"
+
+
+def test_what_can_be_written_to_is_bounded_and_accounted_for() -> None:
+    objects = chart({"scratch": {"/work/parts": 100}})
+    pod = of(objects, "Deployment")["template"]["spec"]
+    assert {each["name"]: each["emptyDir"]["sizeLimit"] for each in pod["volumes"]} == {
+        "scratch-tmp": "16Mi",
+        "scratch-work-parts": "100Mi",
+    }
+    assert {each["mountPath"]: each["name"] for each in container(objects)["volumeMounts"]} == {
+        "/tmp": "scratch-tmp",  # noqa: S108
+        "/work/parts": "scratch-work-parts",
+    }
+    resources = container(objects)["resources"]
+    assert resources["requests"] == {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "180Mi"}
+    assert resources["limits"] == {"memory": "128Mi", "ephemeral-storage": "180Mi"}
+
+
+def test_a_service_has_the_ports_of_its_workload() -> None:
+    service = of(chart({"ports": {"http": 8000, "grpc": 9000}}), "Service")
+    assert {each["name"]: (each["port"], each["targetPort"]) for each in service["ports"]} == {
+        "http": (8000, "http"),
+        "grpc": (9000, "grpc"),
+    }
+    assert service["selector"] == {"app.kubernetes.io/name": "one"}
+    assert "type" not in service
+
+
+def test_a_migration_runs_before_everything_else_and_needs_nothing_of_it() -> None:
+    objects = chart({"migrations": True, "secrets": ["postgres", "redis"], "identity": "other"})
+    (job,) = kinds(objects)["Job"]
+    hook = {
+        "argocd.argoproj.io/hook": "PreSync",
+        "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
+    }
+    assert job["metadata"]["annotations"] == hook
+    (account,) = (each for each in kinds(objects)["ServiceAccount"] if each["metadata"]["name"] == "one-migrate")
+    assert account["metadata"]["annotations"] == {**hook, "argocd.argoproj.io/sync-wave": "-1"}
+    only = container(objects, "Job", "one-migrate")
+    assert only["image"] == container(objects)["image"]
+    assert only["command"] == ["python", "-m", "kinora_kit.migrate", "kinora_some"]
+    assert only["envFrom"] == [{"secretRef": {"name": "other-postgres"}}]
+    pod = job["spec"]["template"]
+    assert pod["spec"]["serviceAccountName"] == "one-migrate"
+    assert pod["spec"]["restartPolicy"] == "Never"
+    # With a proxy beside it, it would have to wait for it; and the Service must not find it.
+    assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+    assert pod["metadata"]["labels"]["app.kubernetes.io/name"] != "one"
+    assert not list(violations(job))
+    assert "Job" not in kinds(chart({"secrets": ["postgres"]}))
+
+
+def test_cpu_scales_by_an_autoscaler_that_alone_says_how_many() -> None:
+    objects = chart({"autoscale": {"min": 2, "max": 5, "cpu": 70}})
+    assert "replicas" not in of(objects, "Deployment")
+    scaler = of(objects, "HorizontalPodAutoscaler")
+    assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "one"}
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 5)
+    (metric,) = scaler["metrics"]
+    assert metric["resource"] == {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}
+
+
+QUEUES: Values = {
+    "secrets": ["rabbitmq"],
+    "replicas": 3,
+    "autoscale": {"min": 1, "max": 8, "queues": ["some.first", "some.bulk"], "messages": 4},
+}
+
+
+def test_messages_that_wait_scale_where_keda_counts_them() -> None:
+    objects = chart(QUEUES, {"keda": True})
+    assert "replicas" not in of(objects, "Deployment")
+    scaled = of(objects, "ScaledObject")
+    assert scaled["scaleTargetRef"] == {"name": "one"}
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (1, 8)
+    assert scaled["fallback"]["replicas"] == 3
+    assert [each["metadata"]["queueName"] for each in scaled["triggers"]] == ["some.first", "some.bulk"]
+    for each in scaled["triggers"]:
+        assert each["metadata"]["mode"] == "QueueLength"
+        assert each["metadata"]["value"] == "4"
+        # KEDA reads it where the workload does.
+        assert each["metadata"]["hostFromEnv"] in charts.VARIABLES["rabbitmq"]
+
+
+def test_without_keda_there_are_as_many_as_is_written() -> None:
+    objects = chart(QUEUES)
+    assert of(objects, "Deployment")["replicas"] == 3
+    assert "ScaledObject" not in kinds(objects)
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "protected"),
+    [
+        ({"replicas": 1}, {}, False),
+        ({"replicas": 2}, {}, True),
+        ({"replicas": 2, "autoscale": {"min": 1, "max": 5, "cpu": 70}}, {}, False),
+        ({"replicas": 1, "autoscale": {"min": 2, "max": 5, "cpu": 70}}, {}, True),
+        (QUEUES, {}, True),
+        (QUEUES, {"keda": True}, False),
+    ],
+)
+def test_one_of_several_may_be_away_at_a_time(given: Values, environment: Values, protected: bool) -> None:
+    objects = chart(given, environment)
+    assert ("PodDisruptionBudget" in kinds(objects)) == protected
+    if protected:
+        assert of(objects, "PodDisruptionBudget") == {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": {"app.kubernetes.io/name": "one"}},
+        }
+
+
+def role(name: str) -> Values:
+    return {"namespaceSelector": {"matchLabels": {"kinora.io/environment": "test", "kinora.io/role": name}}}
+
+
+def test_the_network_lets_in_who_is_named_and_who_watches() -> None:
+    allowed = [
+        {**GATEWAY, "paths": ["/some"]},
+        {"from": ["gateway", "two"], "port": "http"},
+        {"from": ["three"], "port": "grpc"},
+    ]
+    given = {"ports": {"http": 8000, "grpc": 9000}, "allowFrom": allowed}
+    gateway = {**role("gateway"), "podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}}}
+    pods = {name: {"podSelector": {"matchLabels": {"app.kubernetes.io/name": name}}} for name in ("two", "three")}
+    for mesh, metrics in ((False, "http"), (True, 15020)):
+        policy = of(chart(given, {"mesh": mesh}), "NetworkPolicy")
+        assert policy["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "one"}}
+        assert policy["policyTypes"] == ["Ingress"]
+        assert policy["ingress"] == [
+            {"from": [pods["three"]], "ports": [{"port": "grpc", "protocol": "TCP"}]},
+            {"from": [gateway, pods["two"]], "ports": [{"port": "http", "protocol": "TCP"}]},
+            {"from": [role("monitoring")], "ports": [{"port": metrics, "protocol": "TCP"}]},
+        ]
+
+
+def test_nobody_else_is_let_in() -> None:
+    (only,) = of(chart(), "NetworkPolicy")["ingress"]
+    assert only["from"] == [role("monitoring")]
+    assert "AuthorizationPolicy" not in kinds(chart(environment={"mesh": True}))
+
+
+def test_the_mesh_lets_in_who_is_named_for_what_is_named() -> None:
+    allowed = [{**GATEWAY, "notPaths": ["/metrics"]}, {"from": ["two"], "port": "grpc", "methods": ["POST"]}]
+    given = {"ports": {"http": 8000, "grpc": 9000}, "allowFrom": allowed}
+    assert "AuthorizationPolicy" not in kinds(chart(given))
+    objects = chart(given, {"mesh": True})
+    policy = of(objects, "AuthorizationPolicy")
+    assert kinds(objects)["AuthorizationPolicy"][0]["metadata"]["labels"]["istio.io/rev"] == "kinora-test"
+    assert policy["action"] == "ALLOW"
+    assert policy["selector"] == {"matchLabels": {"app.kubernetes.io/name": "one"}}
+    assert policy["rules"] == [
+        {
+            "from": [{"source": {"principals": ["cluster.local/ns/kinora-test-gateway/sa/traefik"]}}],
+            "to": [{"operation": {"ports": ["8000"], "notPaths": ["/metrics"]}}],
+        },
+        {
+            "from": [{"source": {"principals": ["cluster.local/ns/kinora-test-apps/sa/two"]}}],
+            "to": [{"operation": {"ports": ["9000"], "methods": ["POST"]}}],
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("monitoring", "mesh", "monitored"),
+    [("single", False, False), ("single", True, False), ("operator", True, False), ("operator", False, True)],
+)
+def test_its_metrics_are_collected_once(monitoring: str, mesh: bool, monitored: bool) -> None:
+    """By a ServiceMonitor or by annotations, which Prometheus reads in every mode."""
+    objects = chart(environment={"monitoring": monitoring, "mesh": mesh})
+    annotations = of(objects, "Deployment")["template"]["metadata"].get("annotations")
+    if monitored:
+        assert annotations is None
+        monitor = of(objects, "ServiceMonitor")
+        assert monitor["endpoints"][0]["port"] == "http"
+        # What Prometheus is told to look for (kinora_environment/monitoring.py).
+        assert kinds(objects)["ServiceMonitor"][0]["metadata"]["labels"]["kinora.io/environment"] == "test"
+        assert kinds(objects)["Service"][0]["metadata"]["labels"].items() >= monitor["selector"]["matchLabels"].items()
+    else:
+        assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": "8000"}
+        assert "ServiceMonitor" not in kinds(objects)
+
+
+def test_a_route_is_as_it_is_written() -> None:
+    given = {
+        "allowFrom": [GATEWAY],
+        "routes": {
+            "all": {"match": "PathPrefix(`/`)", "priority": 1, "middlewares": ["a", "b"]},
+            "bytes": {"match": "Path(`/x`)", "service": "streams@file"},
+        },
+    }
+    objects = chart(given)
+    assert of(objects, "IngressRoute", "all") == {
+        "routes": [
+            {
+                "kind": "Rule",
+                "match": "PathPrefix(`/`)",
+                "priority": 1,
+                "middlewares": [{"name": "a"}, {"name": "b"}],
+                "services": [{"name": "one", "port": "http"}],
+            }
+        ]
+    }
+    (bytes_,) = of(objects, "IngressRoute", "bytes")["routes"]
+    assert bytes_["services"] == [{"kind": "TraefikService", "name": "streams@file"}]
+    assert "middlewares" not in bytes_
+
+
+@pytest.mark.parametrize(
+    ("given", "mesh", "expected"),
+    [
+        ({}, True, {"passHostHeader": False}),
+        ({"transport": "uploads"}, False, {"serversTransport": "uploads"}),
+        ({"sticky": True}, False, {"strategy": "hrw"}),
+        ({"sticky": True}, True, {"passHostHeader": False}),
+    ],
+)
+def test_how_the_gateway_reaches_it(given: Values, mesh: bool, expected: Values) -> None:
+    objects = chart({**given, "allowFrom": [GATEWAY], "routes": {"r": {"match": "Path(`/`)"}}}, {"mesh": mesh})
+    (service,) = of(objects, "IngressRoute", "r")["routes"][0]["services"]
+    assert service == {"name": "one", "port": "http", **expected}
+
+
+# --- each refusal ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("workload", "said"),
+    [
+        ({"replica": 2}, "at '/workloads/one': additional properties 'replica' not allowed"),
+        ({"replicas": 0}, "/workloads/one/replicas"),
+        ({"user": 0}, "/workloads/one/user"),
+        ({"ports": {"grpc": 9000}}, "at '/workloads/one/ports': missing property 'http'"),
+        ({"ports": {"http": 80}}, "/workloads/one/ports/http"),
+        ({"ports": {"http": 8000, "amqp": 5672}}, "additional properties 'amqp' not allowed"),
+        ({"resources": {}}, "at '/workloads/one/resources': missing properties 'requests', 'limits'"),
+        ({"resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}, "missing property 'limits'"),
+        ({"resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}}}, "missing property 'memory'"),
+        ({"resources": {**SMALL["resources"], "limits": {"memory": "128M"}}}, "/workloads/one/resources/limits/memory"),
+        ({"env": {"A": 1}}, "at '/workloads/one/env/A': got number, want string"),
+        ({"env": {"a": "1"}}, "at '/workloads/one/env': additional properties 'a' not allowed"),
+        ({"secrets": ["postgress"]}, "/workloads/one/secrets/0"),
+        ({"secrets": ["redis", "redis"]}, "/workloads/one/secrets"),
+        ({"scratch": {"tmp": 1}}, "at '/workloads/one/scratch': additional properties 'tmp' not allowed"),
+        ({"scratch": {"/work": "1Gi"}}, "/workloads/one/scratch/~1work"),
+        ({"image": "docker.io/some/thing"}, "workloads.one.image: docker.io/some/thing names no version"),
+        ({"image": "registry:5000/thing"}, "workloads.one.image: registry:5000/thing names no version"),
+        ({"image": "docker.io/some/thing:latest"}, "/workloads/one/image"),
+        ({"migrations": True}, "workloads.one.migrations: they need the database; add postgres to its secrets"),
+        (
+            {"migrations": True, "image": "docker.io/some/thing:1", "secrets": ["postgres"]},
+            "workloads.one.migrations: only an image of ours can have them, and docker.io/some/thing:1 is none",
+        ),
+        ({"autoscale": {"min": 1, "max": 2}}, "workloads.one.autoscale: write either cpu or queues"),
+        (
+            {**QUEUES, "autoscale": {**QUEUES["autoscale"], "cpu": 70}},
+            "workloads.one.autoscale: write either cpu or queues",
+        ),
+        (
+            {"autoscale": {"min": 1, "max": 2, "queues": ["a"]}},
+            "workloads.one.autoscale: messages and queues go together",
+        ),
+        (
+            {**QUEUES, "secrets": []},
+            "workloads.one.autoscale: the messages are counted with its own credentials; add rabbitmq to its secrets",
+        ),
+        ({"autoscale": {"min": 3, "max": 2, "cpu": 70}}, "workloads.one.autoscale: min is more than max"),
+        ({"autoscale": {"max": 2, "cpu": 70}}, "missing property 'min'"),
+        ({"allowFrom": []}, "/workloads/one/allowFrom"),
+        ({"allowFrom": [{"from": ["gateway"], "port": "amqp"}]}, "/workloads/one/allowFrom/0/port"),
+        ({"allowFrom": [{**GATEWAY, "path": ["/"]}]}, "additional properties 'path' not allowed"),
+        ({"allowFrom": [{**GATEWAY, "methods": ["get"]}]}, "/workloads/one/allowFrom/0/methods/0"),
+        ({"allowFrom": [{"from": ["two"], "port": "grpc"}]}, "workloads.one.allowFrom: it has no port grpc"),
+        ({"allowFrom": [{"from": ["one"], "port": "http"}]}, "workloads.one.allowFrom: it names itself"),
+        (
+            {"routes": {"r": {"match": "Path(`/`)"}}},
+            "workloads.one.routes: the gateway may not call it; add {from: [gateway], port: http} to its allowFrom",
+        ),
+        (
+            {"allowFrom": [GATEWAY], "routes": {"r": {"rule": "Path(`/`)"}}},
+            "additional properties 'rule' not allowed",
+        ),
+        (
+            {"allowFrom": [GATEWAY], "routes": {"r": {"match": "Path(`/`)", "service": "streams"}}},
+            "/workloads/one/routes/r/service",
+        ),
+        ({"drain": {"delaySeconds": -1}}, "/workloads/one/drain/delaySeconds"),
+        ({"probes": {"ready": "readyz"}}, "/workloads/one/probes/ready"),
+    ],
+)
+def test_a_workload_that_is_wrong_is_refused(workload: Values, said: str) -> None:
+    with pytest.raises(charts.Refused, match=re.escape(said)):
+        chart(workload)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"app": ""}, "app is not given: write `app: <name of its folder>` into apps/<app>/deploy/values.yaml"),
+        (
+            {"version": ""},
+            "version is not given: write `version: 0.1.0` into apps/some/deploy/envs/<environment>/version.yaml",
+        ),
+        ({"version": 0.1}, "at '/version': got number, want string"),
+        ({"version": "latest"}, "/version"),
+        ({"environment": {"name": ""}}, "environment is not given: it needs {name, publicUrl} at least"),
+        ({"environment": {**FACTS, "publicUrl": "https://x/"}}, "/environment/publicUrl"),
+        ({"environment": {**FACTS, "meshed": True}}, "additional properties 'meshed' not allowed"),
+        ({"environment": {**FACTS, "monitoring": "none"}}, "/environment/monitoring"),
+        ({"replicas": 2}, "additional properties 'replicas' not allowed"),
+        ({"workloads": {}}, "/workloads"),
+        ({"workloads": {"One": SMALL}}, "at '/workloads': additional properties 'One' not allowed"),
+        ({"workloads": {"one": {"ports": {"http": 8000}}}}, "at '/workloads/one': missing property 'resources'"),
+        ({"defaults": {"replica": 1}}, "at '/defaults': additional properties 'replica' not allowed"),
+    ],
+)
+def test_a_release_that_is_wrong_is_refused(values: Values, said: str) -> None:
+    with pytest.raises(charts.Refused, match=re.escape(said)):
+        chart(**values)
+
+
+# --- what is committed -----------------------------------------------------------------------------------------------
+
+RELEASES = [(app, environment) for app in charts.apps() for environment in charts.environments(app)]
+
+
+def released(stack: str) -> list[Manifest]:
+    """All that Argo CD rolls out into the namespace of the services from our two charts."""
+    objects = [each for app, environment in RELEASES if environment == stack for each in charts.service(app, stack)]
+    return [*objects, *charts.gateway(stack)]
+
+
+def test_every_app_is_in_every_environment() -> None:
+    apps = {file.parents[1].name for file in needs.APPS.glob("*/deploy/needs.yaml")}
+    assert set(RELEASES) == {(app, stack) for app in apps for stack in render.stacks()}
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_no_policy_is_broken(stack: str) -> None:
+    assert not [each for manifest in released(stack) for each in violations(manifest)]
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_all_of_it_has_a_name_of_its_own_where_argocd_may_put_it(
+    stack: str, rendered: Callable[[str], Rendered]
+) -> None:
+    objects = released(stack)
+    names = [identity(each) for each in [*objects, *rendered(stack).objects]]
+    assert len(set(names)) == len(names)
+    allowed = {(group, kind) for group, *found in gitops.DEPLOYED for kind in found}
+    for each in objects:
+        group = each["apiVersion"].rpartition("/")[0]
+        kind = each["kind"].lower()
+        assert (group, f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s") in allowed
+        assert each["metadata"]["namespace"] == namespace_name(stack, "apps")
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_what_is_referred_to_is_there(stack: str, rendered: Callable[[str], Rendered]) -> None:
+    objects = released(stack)
+    there = {
+        (each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"])
+        for each in [*objects, *rendered(stack).objects]
+    }
+    assert {reference for each in objects for reference in named(each)} <= there
+    middlewares = {name for kind, _, name in there if kind == "Middleware"}
+    for each in objects:
+        if each["kind"] == "IngressRoute":
+            for route in each["spec"]["routes"]:
+                assert {middleware["name"] for middleware in route.get("middlewares", [])} <= middlewares
+                for service in route["services"]:
+                    transport = service.get("serversTransport")
+                    namespace = namespace_name(stack, "apps")
+                    assert transport is None or ("ServersTransport", namespace, transport) in there
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_secrets_hold_the_variables_that_are_expected_of_them(stack: str, rendered: Callable[[str], Rendered]) -> None:
+    namespace = namespace_name(stack, "apps")
+    made = {
+        each["metadata"]["name"]: set(each["stringData"])
+        for each in rendered(stack).objects
+        if each["kind"] == "Secret" and each["metadata"]["namespace"] == namespace
+    }
+    for name, need in needs.read().items():
+        for store in need.stores():
+            assert made[f"{name}-{store}"] == set(charts.VARIABLES[store])
+        if need.keys:
+            assert made[f"{name}-keys"] == {f"KINORA_{key.upper()}" for key in need.keys}
+
+
+def quantity(text: str) -> Decimal:
+    """In cores, or bytes."""
+    units = {"m": Decimal("0.001"), "Mi": Decimal(2**20), "Gi": Decimal(2**30)}
+    number, unit = re.fullmatch(r"(\d+)(m|Mi|Gi|)", text).groups()  # type: ignore[union-attr]
+    return Decimal(number) * units.get(unit, Decimal(1))
+
+
+SIDECAR = {"cpu": "20m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_all_of_it_fits_into_the_environment_while_one_workload_is_replaced(stack: str) -> None:
+    """At the most that autoscalers may make of it. Memory counts as it is limited."""
+    objects = released(stack)
+    facts = charts.facts(stack)
+    most = {
+        each["metadata"]["name"]: each["spec"].get("maxReplicas", each["spec"].get("maxReplicaCount"))
+        for each in objects
+        if each["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")
+    }
+    quota = SIZES[render.configuration(stack).size].apps
+    allowed = {
+        "cpu": Decimal(quota.cpu) / 1000,
+        "memory": Decimal(quota.memory * 2**20),
+        "ephemeral-storage": Decimal(quota.disk * 2**20),
+    }
+    for resource, limit in allowed.items():
+        used, largest = Decimal(0), Decimal(0)
+        for each in objects:
+            if each["kind"] != "Deployment":
+                continue
+            (only,) = containers(each)
+            given = only["resources"]["limits" if resource == "memory" else "requests"][resource]
+            one = quantity(given) + (quantity(SIDECAR[resource]) if facts["mesh"] else 0)
+            used += one * (most.get(each["metadata"]["name"]) or each["spec"]["replicas"])
+            largest = max(largest, one)
+        assert used + largest <= limit, resource
+
+
+def test_the_gateways_own_middlewares_are_not_brought_twice() -> None:
+    values = yaml.safe_load((charts.ROOT / "charts" / "gateway" / "values.yaml").read_text())
+    assert values["everywhere"] == default_middlewares()
+    brought = {each["metadata"]["name"] for each in charts.gateway("dev") if each["kind"] == "Middleware"}
+    assert not brought & set(default_middlewares())
+
+
+def test_an_address_that_no_service_has_is_refused() -> None:
+    strange = {"strange": {"forwardAuth": {"address": "http://127.0.0.1:9999/x"}}}
+    given = {"environment": {"name": "test"}, "http": {"middlewares": strange}}
+    with pytest.raises(charts.Refused, match=re.escape("no service that services.yml names: http://127.0.0.1:9999/x")):
+        charts.template("gateway", "gateway", charts.GATEWAY_FILES, given)
+
+
+# --- a real API server -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("chart")) as started:
+        sets = [name for name in upstream.names() if name.endswith("crds")]
+        started.kubectl("apply", "--server-side", *(f"-f={file}" for name in sets for file in upstream.files(name)))
+        started.await_definitions()
+        yield started
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_a_server_takes_all_of_it_without_a_warning_and_then_without_a_change(
+    server: Cluster, rendered: Callable[[str], Rendered], stack: str
+) -> None:
+    # With the namespaces come their Pod Security profiles.
+    server.apply([each for each in rendered(stack).objects if each["kind"] == "Namespace"])
+    objects = released(stack)
+    first = server.apply(objects)
+    assert len(first) == len(objects)
+    assert server.apply(objects) == first
+
+
+def test_a_server_takes_every_kind_there_is(server: Cluster, rendered: Callable[[str], Rendered]) -> None:
+    """No committed environment has KEDA, or Prometheus Operator without a mesh."""
+    server.apply([each for each in rendered("dev").objects if each["kind"] == "Namespace"])
+    objects = chart(
+        {**QUEUES, "migrations": True, "secrets": ["postgres", "rabbitmq"], "allowFrom": [GATEWAY], "sticky": True},
+        {"name": "dev", "keda": True, "monitoring": "operator"},
+    )
+    assert {"ScaledObject", "ServiceMonitor", "Job"} <= kinds(objects).keys()
+    assert all(pod_of(each) is None or not list(violations(each)) for each in objects)
+    assert server.apply(objects) == server.apply(objects)
