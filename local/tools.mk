@@ -10,7 +10,7 @@ KUBERNETES := $(call version,kubernetes,k8s.io/kubernetes)
 ARGO_CD := argo-cd-$(call version,argo-cd,github.com/argoproj/argo-cd/v3)
 PULUMI := $(call version,pulumi,github.com/pulumi/pulumi/pkg/v3)
 
-TOOLS := etcd kubectl helm mc kube-apiserver istioctl
+TOOLS := compose-config etcd kubectl helm mc kube-apiserver istioctl
 # For a real `pulumi up`, and a quarter of an hour to build: only where asked for, by `make --file=local/tools.mk cli`.
 CLI := pulumi pulumi-resource-kubernetes
 # What the sandbox runs of itself: `make --file=local/tools.mk sandbox`.
@@ -44,6 +44,10 @@ $(MADE)/upstream/$(ARGO_CD): local/go/argo-cd/go.mod local/go/argo-cd/go.sum
 	$(call step,$(ARGO_CD),copying the manifests of Argo CD,$(call copy-module,argo-cd,github.com/argoproj/argo-cd/v3,\
 	    cp -r $$from/manifests/namespace-install.yaml $$from/manifests/crds $$from/entrypoint.sh \
 	        $$from/hack/gpg-wrapper.sh $$from/hack/git-verify-wrapper.sh $$to))
+
+$(BIN)/compose-config: $(addprefix local/go/compose-config/,main.go go.mod go.sum)
+	$(call step,compose-config,building the reader of docker-compose.yml (about 20 s),\
+	    $(call build-go,local/go/compose-config,.))
 
 $(BIN)/etcd: local/go/etcd/go.mod local/go/etcd/go.sum
 	$(call step,etcd,building etcd (about 30 s),$(call build-go,local/go/etcd,go.etcd.io/etcd/server/v3))
