@@ -9,7 +9,7 @@ S ?=
 # `make plan ENV=prod`: the environments are the files pulumi/Pulumi.<name>.yaml.
 ENV ?= dev
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
-.PHONY: help demo up down restart status logs doctor install tools plan render diff rotate test test-pulumi lint format \
+.PHONY: help demo up down restart status logs doctor install tools plan render diff rotate test test-cluster test-pulumi lint format \
     images types generate lock bench clean cluster-up cluster-demo cluster-push cluster-status cluster-down
 
 ##@ Use
@@ -68,7 +68,12 @@ rotate: tools ## Rotate a secret (SECRET=auth-postgres) of an environment (ENV=d
 
 ##@ Work
 test: doctor install tools lint types test-pulumi ## All checks and all tests, beside the running platform
-	@$(CTL) run python -m pytest
+	@$(CTL) run python -m pytest --ignore=tests/cluster
+	@$(MAKE) --no-print-directory test-cluster
+test-cluster: install tools ## The tests of the sandbox, which is brought up for them and taken down again
+	@if $(PYTHON) local/doctor.py cluster >/dev/null; then $(MAKE) --no-print-directory cluster-up; fi
+	@PATH="$(CURDIR)/$(VENV):$(CURDIR)/.kinora/bin:$$PATH" $(VENV)/python -m pytest tests/cluster; result=$$?; \
+	    $(MAKE) --no-print-directory cluster-down; exit $$result
 test-pulumi: install tools ## The tests of the environments, before a real API server
 	@cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m pytest
 lint: ## Refuse what ruff finds

@@ -1,0 +1,85 @@
+"""The sandbox, which `make cluster-up` brought up, with people who use it and videos that play."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import httpx
+import images
+import node
+import pytest
+from client import Person, register
+from clips import Clip, make
+from cluster import BRANCH, PUBLIC_URL, push_address
+from environment import ROOT
+from live import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    able = subprocess.run(
+        [sys.executable, ROOT / "local" / "doctor.py", "cluster"], capture_output=True, text=True, check=False
+    )
+    if able.returncode:
+        pytest.skip(f"the sandbox cannot run on this machine: {able.stdout.strip()}")
+    try:
+        httpx.get(f"{PUBLIC_URL}/auth/.well-known/jwks.json", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        pytest.fail(f"The sandbox does not answer at {PUBLIC_URL} ({error}). Start it: make cluster-up", pytrace=False)
+    clone = tmp_path_factory.mktemp("clone") / "kinora"
+    subprocess.run(["git", "clone", "--quiet", "--branch", BRANCH, push_address(), clone], check=True)
+    here = Cluster(PUBLIC_URL, [str(node.BIN / "kubectl"), f"--kubeconfig={node.KUBECONFIG}"], clone)
+    here.git("config", "user.name", "tests")
+    here.git("config", "user.email", "tests@example.org")
+    return here
+
+
+@pytest.fixture
+async def person(cluster: Cluster) -> AsyncIterator[Person]:
+    """Someone new, whose account and videos are deleted in the end."""
+    async with register(cluster.gateway) as someone:
+        yield someone
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Clip]]:
+    """``clip("vertical")``: a clip by its name in ``clips.CLIPS``, made once."""
+    folder = tmp_path_factory.mktemp("clips")
+    made: dict[str, Clip] = {}
+
+    def of(name: str) -> Clip:
+        if name not in made:
+            made[name] = make(name, folder)
+        return made[name]
+
+    yield of
+    for item in made.values():
+        item.path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+async def video(person: Person, clip: Callable[[str], Clip]) -> str:
+    """A video of ``person`` that plays."""
+    made = await person.upload(clip("short").path)
+    outcome = await person.outcome(made)
+    assert outcome["state"] == "ready", outcome
+    return made
+
+
+@pytest.fixture(scope="session")
+def version(cluster: Cluster) -> Callable[..., str]:
+    """``version("auth")``: a new version of an app, which the node has; ``of``: with the code of another app."""
+    numbers = itertools.count(1)
+
+    def make_version(app: str, *, of: str | None = None) -> str:
+        new = f"{cluster.version(app)}-test.{next(numbers)}"
+        for reference in images.built():
+            name = reference.rpartition("/")[2].partition(":")[0]
+            if name == f"kinora-{of or app}" or (of is None and name == f"kinora-{app}-worker"):
+                images.retag(reference, f"{reference.rpartition('/')[0]}/{name.replace(of or app, app)}:{new}")
+        return new
+
+    return make_version

@@ -1,0 +1,180 @@
+"""The sandbox as its tests see it: kubectl, the repository that Argo CD follows, and waiting for what has to come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ENVIRONMENT = "sandbox"
+APPS, GITOPS, STORES = (f"kinora-{ENVIRONMENT}-{role}" for role in ("apps", "gitops", "stores"))
+# Longer than anything takes on a slow machine that does much else; who waits in vain waits so long.
+PATIENCE_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """``clone``: a clone of the repository in the cluster, for the tests alone; what it pushes is rolled out."""
+
+    gateway: str
+    kubectl_command: Sequence[str]
+    clone: Path
+
+    # --- objects ------------------------------------------------------------------------------------------------------
+
+    def kubectl(self, *arguments: str, timeout: float = 60) -> str:
+        """What kubectl prints. Raises CalledProcessError, with what it said, when it fails."""
+        done = subprocess.run(
+            [*self.kubectl_command, *arguments], capture_output=True, text=True, check=False, timeout=timeout
+        )
+        if done.returncode:
+            raise subprocess.CalledProcessError(done.returncode, arguments, done.stdout, done.stderr)
+        return done.stdout
+
+    def get(self, kind: str, name: str, namespace: str = APPS) -> dict[str, Any] | None:
+        """An object, or None."""
+        found = self.kubectl("get", kind, name, "--namespace", namespace, "--output=json", "--ignore-not-found")
+        return json.loads(found) if found else None
+
+    def all(self, kind: str, namespace: str = APPS, selector: str = "") -> list[dict[str, Any]]:
+        found = self.kubectl("get", kind, "--namespace", namespace, "--output=json", f"--selector={selector}")
+        items: list[dict[str, Any]] = json.loads(found)["items"]
+        return items
+
+    def deployments(self) -> list[str]:
+        return [each["metadata"]["name"] for each in self.all("deployment")]
+
+    def pods(self, workload: str) -> list[dict[str, Any]]:
+        """Those that are not on their way out."""
+        found = self.all("pod", selector=f"app.kubernetes.io/name={workload}")
+        return [
+            pod
+            for pod in found
+            if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] in ("Pending", "Running")
+        ]
+
+    def images(self, workload: str) -> set[str]:
+        """The versions that the workload's pods run, the ready ones only."""
+        return {
+            container["image"].rpartition(":")[2]
+            for pod in self.pods(workload)
+            if is_ready(pod)
+            for container in pod["spec"]["containers"]
+        }
+
+    def is_rolled_out(self, workload: str) -> bool:
+        """Whether all pods that it should have are there, new and ready, and none besides."""
+        deployment = self.get("deployment", workload)
+        if deployment is None:
+            return False
+        wanted, status = deployment["spec"]["replicas"], deployment["status"]
+        return bool(
+            status.get("observedGeneration") == deployment["metadata"]["generation"]
+            and status.get("updatedReplicas") == wanted
+            and status.get("readyReplicas") == wanted
+            and status.get("replicas") == wanted
+        )
+
+    def run_in(self, workload: str, program: str) -> str:
+        """What a Python program prints in a pod of a workload."""
+        return self.kubectl("exec", f"deployment/{workload}", "--namespace", APPS, "--", "python", "-c", program)
+
+    # --- git ----------------------------------------------------------------------------------------------------------
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(["git", "-C", self.clone, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise subprocess.CalledProcessError(done.returncode, arguments, done.stdout, done.stderr)
+        return done.stdout.strip()
+
+    def push(self, message: str) -> str:
+        """Commit what the clone holds, and push it; the commit."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", f"--message={message}")
+        self.git("push", "--quiet", "origin", "HEAD")
+        return self.head()
+
+    @contextlib.contextmanager
+    def pushed(self, files: Mapping[str, str | None], message: str) -> Iterator[str]:
+        """Within the block these files (None: gone) are what was pushed last; afterwards, what was there before."""
+        for name, text in files.items():
+            file = self.clone / name
+            if text is None:
+                file.unlink()
+            else:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+        commit = self.push(message)
+        try:
+            yield commit
+        finally:
+            self.git("revert", "--no-edit", commit)
+            self.git("push", "--quiet", "origin", "HEAD")
+
+    def head(self) -> str:
+        return self.git("rev-parse", "HEAD")
+
+    def apps(self) -> list[str]:
+        """Those that git names for the sandbox."""
+        return sorted(file.parts[-5] for file in self.clone.glob(f"apps/*/deploy/envs/{ENVIRONMENT}/version.yaml"))
+
+    def workloads(self, app: str) -> list[str]:
+        given = yaml.safe_load((self.clone / f"apps/{app}/deploy/values.yaml").read_text())
+        return list(given["workloads"])
+
+    def version(self, app: str) -> str:
+        """The version that git names."""
+        given = yaml.safe_load((self.clone / version_file(app)).read_text())
+        return str(given["version"])
+
+    # --- Argo CD ------------------------------------------------------------------------------------------------------
+
+    def application(self, app: str) -> dict[str, Any]:
+        """The status of the application of an app."""
+        found = self.get("application", app, GITOPS)
+        return {} if found is None else found.get("status", {})
+
+    def is_synced(self, app: str, commit: str) -> bool:
+        """Whether what git says at a commit is deployed, and well."""
+        status = self.application(app)
+        sync = status.get("sync", {})
+        return bool(
+            sync.get("status") == "Synced"
+            and commit in (sync.get("revision"), *sync.get("revisions", []))
+            and status.get("health", {}).get("status") == "Healthy"
+        )
+
+
+def version_file(app: str) -> str:
+    return f"apps/{app}/deploy/envs/{ENVIRONMENT}/version.yaml"
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", [])}
+    return conditions.get("Ready") == "True"
+
+
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], *, what: str, seconds: float = PATIENCE_SECONDS
+) -> float:
+    """Wait for a condition; the seconds that it took. Fails with ``what`` was awaited."""
+    started = time.monotonic()
+    last: Exception | None = None
+    while time.monotonic() < started + seconds:
+        try:
+            met = await asyncio.to_thread(condition)
+            if met is True or (not isinstance(met, bool) and await met):
+                return time.monotonic() - started
+        except (OSError, subprocess.SubprocessError) as error:  # such as an API server that is busy
+            last = error
+        await asyncio.sleep(0.5)
+    pytest.fail(f"waited {seconds:.0f} s for {what}" + (f"; the last error was {last}" if last else ""))

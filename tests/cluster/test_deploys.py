@@ -1,0 +1,201 @@
+"""From a push to a running pod, and all that must not get so far."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+
+import httpx
+import yaml
+from client import Person
+from live import APPS, ENVIRONMENT, GITOPS, STORES, Cluster, is_ready, until, version_file
+from load import load
+
+VALUES = f"apps/graphql/deploy/envs/{ENVIRONMENT}/values.yaml"
+
+
+async def test_a_pushed_version_answers(cluster: Cluster, version: Callable[[str], str], person: Person) -> None:
+    new = version("graphql")
+    with cluster.pushed({version_file("graphql"): f"version: {new}\n"}, f"Roll out graphql {new}") as commit:
+        seconds = await until(
+            lambda: cluster.is_synced("graphql", commit) and cluster.images("graphql") == {new},
+            what=f"graphql {new} to be rolled out",
+        )
+        print(f"\nA pushed version answered after {seconds:.0f} s.")
+        assert (await person.graphql("{ me { user { id } } }"))["me"]["user"]["id"] == person.id
+    await back(cluster, "graphql")
+
+
+async def test_a_promotion_is_a_push_of_one_file(cluster: Cluster, version: Callable[[str], str]) -> None:
+    new = version("media")
+    tried = cluster.clone / "apps/media/deploy/envs/dev/version.yaml"
+    tried.write_text(f"version: {new}\n")
+    cluster.push(f"Try media {new} in dev")
+    promote(cluster, "media", "dev", ENVIRONMENT)
+    assert cluster.git("status", "--porcelain") == f"M {version_file('media')}"
+    commit = cluster.push(f"Promote media {new}")
+    seconds = await until(
+        lambda: cluster.is_synced("media", commit) and cluster.images("media") == {new}, what=f"media {new}"
+    )
+    print(f"\nA promoted version answered after {seconds:.0f} s.")
+    for revert in (commit, f"{commit}~1"):
+        cluster.git("revert", "--no-edit", revert)
+    cluster.git("push", "--quiet", "origin", "HEAD")
+    await back(cluster, "media")
+
+
+async def test_a_version_that_never_becomes_ready_gets_no_traffic_until_a_push_takes_it_back(
+    cluster: Cluster, version: Callable[..., str], person: Person, video: str
+) -> None:
+    old = cluster.images("graphql")
+    broken = version("graphql", of="auth")  # an image that has no such program
+    async with load(person, video, once=True) as running:
+        with cluster.pushed({version_file("graphql"): f"version: {broken}\n"}, "Roll out what cannot start"):
+            await until(lambda: restarts(cluster, "graphql", broken) > 0, what="the new version to fail")
+            endpoints = addresses(cluster, "graphql")
+            assert endpoints
+            assert not endpoints & {pod["status"].get("podIP") for pod in cluster.pods("graphql") if not is_ready(pod)}
+            assert cluster.images("graphql") == old
+            assert cluster.application("graphql")["health"]["status"] != "Healthy"
+        await back(cluster, "graphql")
+    assert running.failures == []
+    assert running.answers["graphql"] > 20
+
+
+async def test_a_migration_that_fails_stops_its_rollout_and_the_old_version_goes_on(
+    cluster: Cluster, version: Callable[..., str], person: Person, video: str
+) -> None:
+    old = cluster.get("deployment", "auth")
+    assert old is not None
+    broken = version("auth", of="media")  # an image that knows no migrations of auth
+    async with load(person, video, once=True) as running:
+        with cluster.pushed(
+            {version_file("auth"): f"version: {broken}\n"}, "Roll out a migration that fails"
+        ) as commit:
+            await until(lambda: migration_failed(cluster, "auth", commit), what="the migration to fail")
+            now = cluster.get("deployment", "auth")
+            assert now is not None
+            assert now["spec"]["template"] == old["spec"]["template"]
+        await back(cluster, "auth")
+    assert running.failures == []
+
+
+async def test_values_that_are_wrong_never_reach_the_cluster(cluster: Cluster) -> None:
+    before = cluster.get("deployment", "graphql")
+    assert before is not None
+    values = cluster.clone / VALUES
+    wrong = {**(yaml.safe_load(values.read_text()) if values.exists() else {}), "workload": {"graphql": {}}}
+    with cluster.pushed({VALUES: yaml.safe_dump(wrong)}, "Misspell a key"):
+        await until(
+            lambda: any("workload" in sentence for sentence in complaints(cluster, "graphql")),
+            what="Argo CD to refuse the values, and say which key",
+        )
+        after = cluster.get("deployment", "graphql")
+        assert after is not None
+        assert after["metadata"]["generation"] == before["metadata"]["generation"]
+    await back(cluster, "graphql")
+
+
+async def test_what_is_changed_by_hand_is_put_back(cluster: Cluster) -> None:
+    cluster.kubectl("set", "env", "deployment/graphql", "KINORA_LOG_LEVEL=debug", "--namespace", APPS)
+
+    def is_put_back() -> bool:
+        deployment = cluster.get("deployment", "graphql")
+        assert deployment is not None
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        return all(each.get("value") != "debug" for each in container["env"])
+
+    await until(is_put_back, what="the variable to be put back")
+    await until(lambda: cluster.is_rolled_out("graphql"), what="graphql to run")
+
+
+async def test_a_deployment_that_was_deleted_comes_back(cluster: Cluster) -> None:
+    before = cluster.get("deployment", "media")
+    assert before is not None
+    cluster.kubectl("delete", "deployment", "media", "--namespace", APPS)
+
+    def is_back() -> bool:
+        now = cluster.get("deployment", "media")
+        return now is not None and now["metadata"]["uid"] != before["metadata"]["uid"]
+
+    await until(is_back, what="the deployment to come back")
+    await until(lambda: cluster.is_rolled_out("media"), what="media to run")
+
+
+async def test_a_removed_service_is_pruned_and_a_store_never(cluster: Cluster) -> None:
+    stores = {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("statefulset", STORES)}
+    claims = {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("pvc", STORES)}
+    assert {"postgres", "mongo", "redis", "rabbitmq", "s3"} <= stores.keys()
+    with cluster.pushed({version_file("graphql"): None}, "Remove graphql"):
+        await until(lambda: cluster.get("application", "graphql", GITOPS) is None, what="the application to go")
+        for kind in ("deployment", "service", "networkpolicy", "ingressroute", "serviceaccount"):
+            await until(lambda kind=kind: cluster.get(kind, "graphql") is None, what=f"its {kind} to go")  # type: ignore[misc]
+        assert (await gateway_status(cluster, "/graphql")) == 404
+    await back(cluster, "graphql")
+    assert {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("statefulset", STORES)} == stores
+    assert {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("pvc", STORES)} == claims
+
+
+def test_argo_cd_may_not_touch_a_store(cluster: Cluster) -> None:
+    controller = f"--as=system:serviceaccount:{GITOPS}:argocd-application-controller"
+    for verb in ("create", "delete", "patch", "update"):
+        for kind in ("statefulset", "persistentvolumeclaim", "secret", "pod"):
+            with_no = subprocess.run(
+                [*cluster.kubectl_command, "auth", "can-i", verb, kind, "--namespace", STORES, controller],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert with_no.stdout.strip() == "no", f"{verb} {kind}: {with_no.stdout}{with_no.stderr}"
+
+
+async def back(cluster: Cluster, app: str) -> None:
+    """Wait until an app is what the head of the branch says."""
+    await until(lambda: cluster.is_synced(app, cluster.head()), what=f"{app} to be rolled back")
+    await until(lambda: all(map(cluster.is_rolled_out, cluster.workloads(app))), what=f"{app} to run")
+
+
+def promote(cluster: Cluster, app: str, source: str, target: str) -> None:
+    subprocess.run(
+        [sys.executable, "local/promote.py", app, source, target], cwd=cluster.clone, check=True, capture_output=True
+    )
+
+
+def restarts(cluster: Cluster, workload: str, version: str) -> int:
+    return sum(
+        status["restartCount"]
+        for pod in cluster.pods(workload)
+        if any(each["image"].endswith(f":{version}") for each in pod["spec"]["containers"])
+        for status in pod["status"].get("containerStatuses", [])
+    )
+
+
+def addresses(cluster: Cluster, service: str) -> set[str]:
+    """Where a service's requests go."""
+    slices = cluster.all("endpointslice", selector=f"kubernetes.io/service-name={service}")
+    return {
+        address
+        for each in slices
+        for endpoint in each["endpoints"] or []
+        if endpoint["conditions"].get("ready")
+        for address in endpoint["addresses"]
+    }
+
+
+def migration_failed(cluster: Cluster, app: str, commit: str) -> bool:
+    operation = cluster.application(app).get("operationState", {})
+    return operation.get("phase") in ("Failed", "Error") or (
+        operation.get("phase") == "Running"
+        and operation.get("retryCount", 0) > 0
+        and operation.get("operation", {}).get("sync", {}).get("revision") == commit
+    )
+
+
+def complaints(cluster: Cluster, app: str) -> list[str]:
+    return [each["message"] for each in cluster.application(app).get("conditions", [])]
+
+
+async def gateway_status(cluster: Cluster, path: str) -> int:
+    return (await asyncio.to_thread(httpx.get, f"{cluster.gateway}{path}")).status_code

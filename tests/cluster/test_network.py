@@ -1,0 +1,53 @@
+"""Calls that ``allowFrom`` does not name do not get through, as far as NetworkPolicies reach: to a port, or not.
+
+Methods and paths are the mesh's to enforce, and the sandbox has none.
+"""
+
+from __future__ import annotations
+
+import pytest
+from live import GITOPS, STORES, Cluster
+
+CONNECT = """\
+import socket
+try:
+    socket.create_connection(({host!r}, {port}), timeout=4).close()
+except (TimeoutError, ConnectionRefusedError) as error:
+    print(type(error).__name__)
+else:
+    print("connected")
+"""
+
+
+def connects(cluster: Cluster, workload: str, host: str, port: int) -> bool:
+    """Whether a pod of a workload can; that it knows the name, and runs the program, goes without saying."""
+    return cluster.run_in(workload, CONNECT.format(host=host, port=port)).strip() == "connected"
+
+
+@pytest.mark.parametrize(
+    ("caller", "service", "port"),
+    [("graphql", "auth", 8201), ("graphql", "media", 8202), ("graphql", "video", 8203), ("media", "auth", 8101)],
+)
+def test_who_is_named_gets_through(cluster: Cluster, caller: str, service: str, port: int) -> None:
+    assert connects(cluster, caller, service, port)
+
+
+@pytest.mark.parametrize(
+    ("caller", "service", "port"),
+    [
+        ("media", "auth", 8201),
+        ("auth", "video", 8203),
+        ("media", "graphql", 8105),
+        ("graphql", "tusd", 8108),
+        ("video-worker", "auth", 8101),
+        ("video-worker", "video", 8203),
+    ],
+)
+def test_who_is_not_named_does_not(cluster: Cluster, caller: str, service: str, port: int) -> None:
+    assert not connects(cluster, caller, service, port)
+
+
+def test_services_reach_stores_and_nothing_else(cluster: Cluster) -> None:
+    assert connects(cluster, "auth", f"postgres.{STORES}.svc.cluster.local", 5432)
+    assert not connects(cluster, "auth", f"argocd-server.{GITOPS}.svc.cluster.local", 443)
+    assert not connects(cluster, "auth", "kubernetes.default.svc.cluster.local", 443)

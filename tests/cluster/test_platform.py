@@ -1,0 +1,32 @@
+"""The whole journey through the gateway of the cluster: register, upload, progress, play; and what it costs who runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from client import Person
+from clips import Clip
+from live import APPS, Cluster
+from test_journey import assert_never_falls, assert_plays
+
+
+@pytest.mark.parametrize("name", ["vertical", "short"])
+async def test_a_clip_goes_from_upload_to_adaptive_playback(
+    name: str, person: Person, clip: Callable[[str], Clip]
+) -> None:
+    video = await person.upload(clip(name).path)
+    seen = [progress async for progress in person.follow(video)]
+    assert seen[-1]["state"] == "ready", seen[-1]
+    assert_never_falls(seen)
+    await assert_plays((await person.get(f"/video/{video}")).json()["stream_url"], clip(name))
+    listed = await person.graphql("query ($id: ID!) { media(id: $id) { title } }", {"id": video})
+    assert listed["media"]["title"]
+
+
+def test_no_pod_of_the_services_was_ever_restarted_or_ended_for_its_memory(cluster: Cluster) -> None:
+    for pod in cluster.all("pod"):
+        for status in pod["status"].get("containerStatuses", []):
+            last = status.get("lastState", {}).get("terminated", {})
+            assert last.get("reason") != "OOMKilled", pod["metadata"]["name"]
+    assert {"auth", "media", "video", "graphql", "tusd", "video-worker"} <= set(cluster.deployments()), APPS
