@@ -1,4 +1,4 @@
-"""The whole journey through the gateway of the cluster: register, upload, progress, play; and what it costs who runs."""
+"""The whole journey through the gateway of the cluster: register, upload, progress, play; and what it costs."""
 
 from __future__ import annotations
 
