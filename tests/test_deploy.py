@@ -1,0 +1,277 @@
+"""What is committed for each environment, against the code: settings, addresses, routes, flags; and nothing twice."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+from string import Template
+from typing import Any
+
+import pytest
+import yaml
+from environment import FILES, parse
+
+import charts
+from kinora_kit.settings import PREFIX, Settings, load
+from kinora_video import wiring
+
+ROOT = charts.ROOT
+RELEASES = [(app, environment) for app in charts.apps() for environment in charts.environments(app)]
+SECRET = "x" * 40
+NAMES = re.compile(r"(?:^|//)([a-z][a-z0-9-]*):(\d+)")
+
+
+def base(app: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "apps" / app / "deploy" / "values.yaml").read_text())
+    return loaded
+
+
+WORKLOADS: dict[str, dict[str, Any]] = {
+    name: workload for app in charts.apps() for name, workload in base(app)["workloads"].items()
+}
+NEEDS: dict[str, dict[str, Any]] = {
+    identity: needs
+    for app in charts.apps()
+    for identity, needs in yaml.safe_load((ROOT / "apps" / app / "deploy" / "needs.yaml").read_text()).items()
+}
+
+
+def settings_of(app: str, service: str) -> type[Settings]:
+    module = importlib.import_module(f"kinora_{app}.settings")
+    (found,) = (
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, Settings) and getattr(each, "service", None) == service
+    )
+    return found
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, settings: type[Settings], variables: dict[str, str]) -> Any:
+    """The settings of a process that has these variables; what is wrong with them fails the test."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return load(settings)
+
+
+# --- the services read what they are given ---------------------------------------------------------------------------
+
+
+def deployments(app: str, environment: str) -> dict[str, Any]:
+    return {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]
+        for each in charts.service(app, environment)
+        if each["kind"] == "Deployment"
+    }
+
+
+def given(pod: Any) -> dict[str, str]:
+    """The variables of a pod, those that Pulumi makes with a value like theirs."""
+    (container,) = pod["containers"]
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        identity, _, secret = source["secretRef"]["name"].rpartition("-")
+        needed = NEEDS[identity]
+        assert secret in needed, f"needs.yaml of {identity} does not name {secret}"
+        keys = [f"KINORA_{key.upper()}" for key in needed["keys"]] if secret == "keys" else charts.VARIABLES[secret]
+        found |= {key: f"http://{SECRET}" if key.endswith("_URL") else SECRET for key in keys}
+    return {**found, **{each["name"]: each["value"] for each in container["env"]}}
+
+
+OURS = [
+    (app, environment, name)
+    for app, environment in RELEASES
+    for name, workload in base(app)["workloads"].items()
+    if "image" not in workload
+]
+
+
+@pytest.mark.parametrize(("app", "environment", "name"), OURS)
+def test_a_service_takes_the_variables_of_its_pod(
+    monkeypatch: pytest.MonkeyPatch, app: str, environment: str, name: str
+) -> None:
+    pod = deployments(app, environment)[name]
+    settings = loaded(monkeypatch, settings_of(app, name), given(pod))
+    (container,) = pod["containers"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    # Where the pod's own address is not listened at, nobody reaches it.
+    assert settings.http_host == "0.0.0.0"  # noqa: S104
+    assert settings.http_port == ports["http"]
+    if "grpc" in ports:
+        assert settings.grpc_port == ports["grpc"]
+        assert getattr(settings, "grpc_host", settings.http_host) == "0.0.0.0"  # noqa: S104
+    assert hasattr(settings, "grpc_port") == ("grpc" in ports)
+    if hasattr(settings, "public_url"):
+        assert settings.public_url == charts.facts(environment)["publicUrl"]
+    delay = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    # 10 s for gRPC: kinora_kit/rpc.py.
+    assert delay + settings.drain_timeout_seconds + 10 < pod["terminationGracePeriodSeconds"]
+    if getattr(settings, "work_dir", None):
+        assert str(settings.work_dir) in {each["mountPath"] for each in container["volumeMounts"]}
+    assert importlib.util.find_spec(container["command"][-1])
+
+
+PROCESSES = re.findall(
+    r"^([a-z-]+): local/with-env (\S+) -- python -m (kinora_([a-z]+)\.(?:main|worker))$",
+    (ROOT / "Procfile").read_text(),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("process", "file", "module", "app"), PROCESSES)
+def test_a_service_takes_the_variables_of_its_process(
+    monkeypatch: pytest.MonkeyPatch, process: str, file: str, module: str, app: str
+) -> None:
+    variables = parse((FILES / f"{file}.env").read_text())
+    filled = {
+        name: Template(value).safe_substitute(dict.fromkeys(Template(value).get_identifiers(), SECRET))
+        for name, value in variables.items()
+    }
+    settings = loaded(monkeypatch, settings_of(app, process), filled)
+    assert settings.http_port == WORKLOADS[process]["ports"]["http"]
+    assert module == WORKLOADS[process]["command"][-1]
+
+
+def test_every_service_of_ours_is_a_process_and_a_workload() -> None:
+    assert {process for process, *_ in PROCESSES} == {name for _, _, name in OURS}
+
+
+# --- they find each other --------------------------------------------------------------------------------------------
+
+
+def test_whom_a_workload_is_told_of_is_there_and_lets_it_in() -> None:
+    called = {
+        (caller, name, int(port))
+        for caller, workload in WORKLOADS.items()
+        for text in [*workload.get("env", {}).values(), *(each.partition("=")[2] for each in workload["command"])]
+        for name, port in NAMES.findall(text)
+    }
+    assert ("graphql", "auth", 8201) in called
+    assert ("tusd", "video", 8103) in called
+    for caller, name, port in called:
+        ports = {number: protocol for protocol, number in WORKLOADS[name]["ports"].items()}
+        allowed = [rule for rule in WORKLOADS[name]["allowFrom"] if caller in rule["from"]]
+        assert ports[port] in {rule["port"] for rule in allowed}, f"{caller} may not call {name}"
+
+
+def test_the_queues_that_scale_the_worker_are_those_that_it_works_off() -> None:
+    queues = [each.name for each in (wiring.FIRST, wiring.SOUND, wiring.BULK)]
+    assert WORKLOADS["video-worker"]["autoscale"]["queues"] == queues
+
+
+def test_whose_database_has_migrations_applies_them() -> None:
+    have = {file.parents[1].name.removeprefix("kinora_") for file in ROOT.glob("apps/*/src/*/migrations/0001_*.sql")}
+    assert {name for name, workload in WORKLOADS.items() if workload.get("migrations")} == have
+
+
+# --- as natively -----------------------------------------------------------------------------------------------------
+
+
+def flags(words: list[str]) -> dict[str, str]:
+    return dict(word.split("=", 1) if "=" in word else (word, "") for word in words if word.startswith("-"))
+
+
+def test_tusd_runs_as_it_does_natively_but_for_addresses() -> None:
+    script = (ROOT / "local" / "tusd").read_text()
+    (hooks,) = re.findall(r"^hooks=(.+)$", script, re.MULTILINE)
+    native = flags(shlex.split(script.partition("exec tusd")[2].replace("$hooks", hooks)))
+    ours = flags(WORKLOADS["tusd"]["command"])
+    assert {name for name in native.keys() | ours.keys() if native.get(name) != ours.get(name)} == {
+        "-host",
+        "-s3-endpoint",
+        "-hooks-http",
+        "-s3-max-buffered-parts",
+    }
+    path = "/internal/tusd/hooks"
+    assert native["-hooks-http"].partition(path)[1] == ours["-hooks-http"].partition(path)[1] == path
+    # A part of an upload waits in a file.
+    buffered = int(ours["-s3-max-buffered-parts"]) * int(ours["-s3-part-size"])
+    assert WORKLOADS["tusd"]["scratch"]["/tmp"] * 2**20 >= 10 * buffered  # noqa: S108
+    # It is given as long as it takes.
+    assert ours["-shutdown-timeout"] == f"{charts_defaults()['drain']['timeoutSeconds']}s"
+
+
+def test_the_gateway_routes_as_it_does_natively() -> None:
+    native = yaml.safe_load((ROOT / "traefik" / "dynamic" / "routes.yml").read_text())["http"]["routers"]
+    services = yaml.safe_load((ROOT / "traefik" / "dynamic" / "services.yml").read_text())["http"]["services"]
+    objects = [each for app in charts.apps() for each in charts.service(app, "sandbox")] + charts.gateway("sandbox")
+    found = {}
+    for each in objects:
+        if each["kind"] != "IngressRoute":
+            continue
+        (route,) = each["spec"]["routes"]
+        (service,) = route["services"]
+        assert "entryPoints" not in each["spec"]
+        found[each["metadata"]["name"]] = {
+            "rule": route["match"],
+            "priority": route.get("priority"),
+            "middlewares": [middleware["name"] for middleware in route.get("middlewares", [])],
+            "service": service["name"].removesuffix("@file"),
+            "transport": service.get("serversTransport"),
+        }
+    assert found == {
+        name: {
+            "rule": router["rule"],
+            "priority": router.get("priority"),
+            "middlewares": router.get("middlewares", []),
+            "service": router["service"],
+            "transport": services.get(router["service"], {}).get("loadBalancer", {}).get("serversTransport"),
+        }
+        for name, router in native.items()
+    }
+
+
+# --- nothing is said twice -------------------------------------------------------------------------------------------
+
+
+def charts_defaults() -> dict[str, Any]:
+    defaults: dict[str, Any] = yaml.safe_load((ROOT / "charts" / "service" / "values.yaml").read_text())["defaults"]
+    return defaults
+
+
+def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = under.keys() & over.keys()
+    nested = {key: merged(under[key], over[key]) for key in both if isinstance(under[key], dict)}
+    return {**under, **over, **nested}
+
+
+def repeated(under: Any, over: Any, path: str = "") -> list[str]:
+    """The keys in ``over`` that say what is so without them."""
+    if isinstance(under, dict) and isinstance(over, dict):
+        return [each for key in over for each in repeated(under.get(key, ...), over[key], f"{path}.{key}")]
+    return [path.removeprefix(".")] if under == over else []
+
+
+def test_what_is_repeated_is_found() -> None:
+    under = {"a": 1, "b": {"c": [1, 2], "d": {"e": "f"}}, "g": None}
+    assert repeated(under, {"a": 2, "b": {"c": [1], "d": {"e": "x", "new": 1}}}) == []
+    assert repeated(under, {"a": 1, "b": {"c": [1, 2], "d": {"e": "f"}}}) == ["a", "b.c", "b.d.e"]
+
+
+@pytest.mark.parametrize("app", charts.apps())
+def test_an_app_does_not_say_what_holds_anyway(app: str) -> None:
+    for name, workload in base(app)["workloads"].items():
+        assert not repeated(charts_defaults(), workload), name
+        assert workload.get("image") != name
+        assert workload.get("identity") != name
+
+
+@pytest.mark.parametrize(("app", "environment"), RELEASES)
+def test_an_environment_says_only_what_differs(app: str, environment: str) -> None:
+    file = ROOT / "apps" / app / "deploy" / "envs" / environment / "values.yaml"
+    over = yaml.safe_load(file.read_text()) if file.exists() else {"workloads": {}}
+    defaults = charts_defaults()
+    under = {name: merged(defaults, workload) for name, workload in base(app)["workloads"].items()}
+    # What belongs to all environments stands with the app.
+    assert over.keys() == {"workloads"}
+    assert over["workloads"].keys() <= under.keys()
+    assert not repeated(under, over["workloads"])
+
+
+@pytest.mark.parametrize(("app", "environment"), RELEASES)
+def test_a_promotion_touches_one_line(app: str, environment: str) -> None:
+    text = (ROOT / "apps" / app / "deploy" / "envs" / environment / "version.yaml").read_text()
+    assert re.fullmatch(r"version: [0-9a-zA-Z][0-9a-zA-Z_.-]*\n", text)
