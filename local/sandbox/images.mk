@@ -13,7 +13,7 @@ IMAGES += localhost/kinora-sandbox/rabbitmq:4
 IMAGES += localhost/kinora-sandbox/minio:2026
 IMAGES += localhost/kinora-sandbox/mc:2025
 IMAGES += localhost/kinora-sandbox/traefik:3
-IMAGES += localhost/kinora-sandbox/prometheus:2
+IMAGES += localhost/kinora-sandbox/prometheus:3.8
 IMAGES += localhost/kinora-sandbox/alertmanager:0.28
 IMAGES += localhost/kinora-sandbox/argocd:3.5.7
 IMAGES += localhost/kinora-sandbox/git:2
@@ -32,6 +32,7 @@ references: ; @printf '%s\n' $(IMAGES)
 # What is made here already; `--file=local/install.mk` or tools.mk makes it where it is missing.
 $(BUILT)/sandbox-mongo: $(BIN)/mongo.jar
 $(BUILT)/sandbox-minio: $(BIN)/minio
+$(BUILT)/sandbox-prometheus: $(BIN)/prometheus-kubernetes
 $(BUILT)/sandbox-mc: $(BIN)/mc
 $(BUILT)/sandbox-tusd: $(BIN)/tusd
 $(BUILT)/sandbox-traefik: $(MADE)/venv/installed

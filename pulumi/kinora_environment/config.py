@@ -127,6 +127,8 @@ class Monitoring(Model):
     retention_days: int = Field(default=7, ge=1, le=730)
     alert_webhook: SecretStr | None = None
     """Where Alertmanager sends alerts to; without it they are only shown."""
+    grafana: bool = True
+    """False where its image is not to be had: then nothing shows the dashboards."""
 
 
 class Repository(Model):

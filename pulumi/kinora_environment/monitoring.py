@@ -230,15 +230,18 @@ class Monitoring(pulumi.ComponentResource):
                 self._operator()
         for place in args.watched:
             self._rights(place)
-        self._grafana(f"http://{args.place.host(service)}:{PROMETHEUS_PORT}")
         namespace = args.place.namespace
         forward = f"kubectl --namespace {namespace} port-forward service"
         self.prometheus = f"http://localhost:{PROMETHEUS_PORT}, while this runs: {forward}/{service} {PROMETHEUS_PORT}"
-        self.grafana = (
-            f"http://localhost:{GRAFANA_PORT} (as admin), while this runs: {forward}/{GRAFANA} {GRAFANA_PORT}."
-            f" The password: kubectl --namespace {namespace} get secret grafana-admin"
-            f" --output jsonpath='{{.data.password}}' | base64 --decode"
-        )
+        if args.config.grafana:
+            self._grafana(f"http://{args.place.host(service)}:{PROMETHEUS_PORT}")
+            self.grafana = (
+                f"http://localhost:{GRAFANA_PORT} (as admin), while this runs: {forward}/{GRAFANA} {GRAFANA_PORT}."
+                f" The password: kubectl --namespace {namespace} get secret grafana-admin"
+                f" --output jsonpath='{{.data.password}}' | base64 --decode"
+            )
+        else:
+            self.grafana = "none here: `monitoring.grafana` is false"
         self.register_outputs({"grafana": self.grafana, "prometheus": self.prometheus})
 
     def _metadata(self, name: str, part: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ PURPOSES: Mapping[str, str] = {
     "stores": "what they keep their data in",
     "gateway": "Traefik: the one way in",
     "mesh": "Istio: mutual TLS, and who may call whom",
-    "monitoring": "Prometheus, Alertmanager, Grafana",
+    "monitoring": "what is watched, alerted on and shown",
     "gitops": "Argo CD: what is in git is what runs",
 }
 
@@ -185,6 +185,8 @@ def picture(stack: str, given: config.EnvironmentConfig, rendered: Rendered) -> 
             for identity, need in needs.read().items():
                 secrets = [*need.stores(), *(["keys"] if need.keys else [])]
                 branch.add(f"{identity}  [dim]is given[/] {', '.join(f'{identity}-{each}' for each in secrets)}")
+        if role == "monitoring" and not given.monitoring.grafana:
+            branch.add("no grafana  [dim]monitoring.grafana is false: nothing shows the dashboards[/]")
     return tree
 
 

@@ -70,6 +70,17 @@ def test_alerts_go_to_the_webhook_whose_address_stays_secret() -> None:
             assert (resource.type, "stringData" in resource.secret) == ("kubernetes:core/v1:Secret", True)
 
 
+def test_without_grafana_all_else_is_there_and_the_output_says_so(single: Rendered) -> None:
+    given = render.configuration("dev")
+    without = given.model_copy(update={"monitoring": config.Monitoring(grafana=False)})
+    rendered = render.render("dev", without)
+    missing = {render.identity(each) for each in single.objects} - {render.identity(each) for each in rendered.objects}
+    assert (
+        missing == {render.identity(each) for each in single.objects if "grafana" in each["metadata"]["name"]} != set()
+    )
+    assert rendered.outputs["grafana"] == "none here: `monitoring.grafana` is false"
+
+
 def test_an_operator_is_given_the_same_rules(rendered: Callable[[str], Rendered], single: Rendered) -> None:
     ours = {
         rule["alert"]
