@@ -85,7 +85,8 @@ format: ## Format, and mend what ruff can
 types: ## Check the types
 	@$(VENV)/mypy platform/src apps/*/src
 	@$(VENV)/mypy local
-	@cd pulumi && ../.kinora/pulumi/bin/mypy kinora_environment
+	@cd pulumi && MYPYPATH=../local ../.kinora/pulumi/bin/mypy kinora_environment \
+	    ../local/sandbox/objects.py ../local/compose/configure.py
 generate: ## Make what is generated: gRPC code, event schemas, the GraphQL schema
 	@PATH="$(CURDIR)/$(VENV):$$PATH" $(VENV)/python platform/generate.py
 	@$(VENV)/python -m kinora_graphql.schema >apps/graphql/schema.graphql
