@@ -124,6 +124,8 @@ def check_images() -> list[str]:
     problems = []
     if sys.platform != "linux" or os.geteuid() != 0:
         problems.append("Images are built by root on Linux; elsewhere, Docker builds them: docker compose build")
+    elif subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode != 0:
+        problems.append("Root may not mount anything here, as in most containers; images cannot be built.")
     return [*problems, *check_packages(IMAGE_PACKAGES), *check_disk(4)]
 
 

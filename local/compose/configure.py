@@ -52,8 +52,7 @@ def of(store: str) -> list[str]:
 
 
 def rehosted(text: str) -> str:
-    """The same with the containers' names for hosts. Traefik's own port for us is also asked by others."""
-    text = text.replace("127.0.0.1:8081", ":8081") if "entryPoints:" in text else text
+    """The same with the containers' names for hosts."""
     return re.sub(r"127\.0\.0\.1:(\d+)", lambda match: f"{HOSTS[int(match[1])]}:{match[1]}", text)
 
 
@@ -106,7 +105,9 @@ def minio() -> Iterator[tuple[str, str]]:
 
 def traefik() -> Iterator[tuple[str, str]]:
     for file in (ROOT / "traefik").rglob("*.yml"):
-        yield str(file.relative_to(ROOT / "traefik")), rehosted(file.read_text())
+        # What it listens on for us alone, it listens on for Prometheus here.
+        text = file.read_text().replace('"127.0.0.1:8081"', '":8081"')
+        yield str(file.relative_to(ROOT / "traefik")), rehosted(text)
 
 
 def prometheus() -> Iterator[tuple[str, str]]:

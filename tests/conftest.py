@@ -1,0 +1,51 @@
+"""docker-compose.yml as Docker Compose itself reads it (local/go/compose-config), for every test that asks it."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Services = dict[str, dict[str, Any]]
+Read = Callable[[Path], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def compose_config() -> Read:
+    """Reads the docker-compose.yml of a folder, and nothing of this process's environment."""
+    program = ROOT / ".kinora" / "bin" / "compose-config"
+
+    def read(folder: Path) -> subprocess.CompletedProcess[str]:
+        if not program.exists():
+            pytest.fail("compose-config is not built: make tools", pytrace=False)
+        return subprocess.run([program], cwd=folder, env={}, capture_output=True, text=True, check=False)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with nothing but docker-compose.yml, and the secrets for it."""
+    made = tmp_path_factory.mktemp("compose")
+    shutil.copy(ROOT / "docker-compose.yml", made)
+    subprocess.run([ROOT / "local" / "dotenv"], cwd=made, check=True)
+    return made
+
+
+@pytest.fixture(scope="session")
+def secrets(folder: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in (folder / ".env").read_text().splitlines())
+
+
+@pytest.fixture(scope="session")
+def services(folder: Path, compose_config: Read) -> Services:
+    """The services of docker-compose.yml, those of its profiles, too."""
+    done = compose_config(folder)
+    assert done.returncode == 0, done.stderr
+    resolved: Services = json.loads(done.stdout)["services"]
+    return resolved
