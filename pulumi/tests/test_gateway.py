@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import ssl
 import subprocess
 import time
@@ -18,8 +20,9 @@ import yaml
 from alone import SMALL, register, value
 from cluster import Cluster, cluster
 
+import charts
 from kinora_environment import config, images
-from kinora_environment.gateway import Gateway, GatewayArgs, default_middlewares, native
+from kinora_environment.gateway import NATIVE, Gateway, GatewayArgs, default_middlewares, native
 from kinora_environment.place import Place
 from kinora_environment.render import PROJECT, Rendered
 
@@ -233,14 +236,19 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
 
 @contextmanager
 def traefik(
-    folder: Path, given: dict[str, Any], **environment: str
+    folder: Path, given: dict[str, Any], more: dict[str, Any] | None = None, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """Traefik with a configuration of ours, on ports of its own; with the address of each entry point."""
+    """Traefik with a configuration of ours, on ports of its own; with the address of each entry point.
+
+    ``more``: beside what it reads from streams.yml.
+    """
     addresses = {name: f"127.0.0.1:{apiserver.free_port()}" for name in given["entryPoints"]}
     for name, address in addresses.items():
         given["entryPoints"][name]["address"] = address
-    given["providers"]["file"]["filename"] = str(folder / "streams.yml")
-    (folder / "streams.yml").write_text(json.dumps(streams(made(config.Gateway())[0])))
+    if "filename" in given["providers"]["file"]:
+        given["providers"]["file"]["filename"] = str(folder / "streams.yml")
+        content = streams(made(config.Gateway())[0])["http"]
+        (folder / "streams.yml").write_text(json.dumps({"http": {**content, **(more or {})}}))
     file = folder / "traefik.yml"
     file.write_text(yaml.safe_dump(given))
     with (folder / "traefik.log").open("w") as log:
@@ -305,6 +313,16 @@ def tls_secret(certificate: str, key: str) -> dict[str, Any]:
     }
 
 
+def access(cluster: Cluster, folder: Path) -> str:
+    """A kubeconfig with what the pod has: the token of its service account."""
+    content = json.loads(cluster.kubeconfig.read_text())
+    token = cluster.kubectl("create", "token", "traefik", "--namespace=kinora-test-gateway").strip()
+    content["users"][0]["user"] = {"token": token}
+    file = folder / "kubeconfig"
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster(tmp_path_factory.mktemp("cluster")) as given:
@@ -321,13 +339,8 @@ def test_with_its_rights_it_serves_a_route_of_the_apps_through_the_default_middl
     folder = running.kubeconfig.parent / "certificates"
     certificate, key = ((folder / name).read_text() for name in ("apiserver.crt", "apiserver.key"))
     running.kubectl("apply", "--server-side", "-f", "-", given=[tls_secret(certificate, key)])
-    # As the pod would: with the token of its service account.
-    access = json.loads(running.kubeconfig.read_text())
-    token = running.kubectl("create", "token", "traefik", "--namespace=kinora-test-gateway").strip()
-    access["users"][0]["user"] = {"token": token}
-    (tmp_path / "kubeconfig").write_text(json.dumps(access))
-
-    with traefik(tmp_path, configuration(rendered), KUBECONFIG=str(tmp_path / "kubeconfig")) as (process, addresses):
+    kubeconfig = access(running, tmp_path)
+    with traefik(tmp_path, configuration(rendered), KUBECONFIG=kubeconfig) as (process, addresses):
         ready = f"http://{addresses['admin']}/ping"
         assert until(lambda: ask(ready)[0] == 200), (tmp_path / "traefik.log").read_text()
         preflight = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
@@ -349,3 +362,126 @@ def test_with_its_rights_it_serves_a_route_of_the_apps_through_the_default_middl
         process.terminate()
         assert until(lambda: ask(ready)[0] == 503, 5)
         assert ask(f"{client}/media", "OPTIONS", preflight)[0] == 200
+
+
+API = {"entryPoints": ["admin"], "rule": "PathPrefix(`/api`)", "service": "api@internal"}
+
+
+def with_api(given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "api": {}}
+
+
+def short(name: str) -> str:
+    """What something is called natively: both forms add where it comes from."""
+    return re.sub(r"^kinora-test-(apps|gateway)_|@(file|kubernetescrd)$", "", name)
+
+
+def known(admin: str, kind: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"http://{admin}/api/http/{kind}?per_page=1000", timeout=5) as answer:
+        loaded: list[dict[str, Any]] = json.load(answer)
+    return loaded
+
+
+def routes(admin: str) -> dict[str, dict[str, Any]]:
+    """What Traefik has made of the routes for clients, by their rules, with the servers that answer."""
+    services = {each["name"]: each.get("loadBalancer", {}) for each in known(admin, "services")}
+    found = {}
+    for each in known(admin, "routers"):
+        if each["entryPoints"] == ["admin"]:
+            continue
+        service = each["service"] if "@" in each["service"] else f"{each['service']}@{each['provider']}"
+        balancer = services[service]
+        found[each["rule"]] = {
+            "status": each["status"],
+            "priority": each["priority"],
+            "entryPoints": each["entryPoints"],
+            "middlewares": [short(name) for name in each.get("middlewares", [])],
+            "servers": sorted(server["url"] for server in balancer.get("servers", [])),
+            "passHostHeader": balancer.get("passHostHeader"),
+            "strategy": balancer.get("strategy"),
+            "transport": short(balancer.get("serversTransport", "")),
+        }
+    return found
+
+
+@pytest.fixture
+def natively(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """The routes as Traefik has them from the files in traefik/."""
+    folder = tmp_path / "native"
+    shutil.copytree(NATIVE / "dynamic", folder / "dynamic")
+    (folder / "dynamic" / "api.yml").write_text(json.dumps({"http": {"routers": {"api": API}}}))
+    given = native("traefik.yml")
+    given["providers"]["file"] = {"directory": str(folder / "dynamic")}
+    with traefik(folder, with_api(given)) as (_, addresses):
+        admin = addresses["admin"]
+        assert until(lambda: ask(f"http://{admin}/api/http/routers")[0] == 200), (folder / "traefik.log").read_text()
+        return routes(admin)
+
+
+@needs_traefik
+@pytest.mark.parametrize("mesh", [False, True], ids=["alone", "mesh"])
+def test_it_makes_the_same_of_the_charts_as_of_the_native_files(
+    mesh: bool, natively: dict[str, dict[str, Any]], running: Cluster, tmp_path: Path
+) -> None:
+    rendered, _ = made(config.Gateway(), mesh=mesh)
+    facts = {"environment": {"name": "test", "publicUrl": "https://test.example", "mesh": mesh}}
+    released = charts.template("gateway", "gateway", charts.GATEWAY_FILES, facts)
+    for app in charts.apps():
+        released += charts.template("service", app, charts.values(app, "dev"), facts)
+    objects = [
+        each for each in released if each["kind"] in ("IngressRoute", "Middleware", "ServersTransport", "Service")
+    ]
+    running.install([each for each in rendered.objects if each["kind"] != "ResourceQuota"])
+    running.apply([*objects, *(endpoints(each) for each in objects if each["kind"] == "Service")])
+    services = running.kubectl(
+        "get",
+        "services",
+        "--namespace=kinora-test-apps",
+        "--output=jsonpath={range .items[*]}{.metadata.name} {.spec.clusterIP}\n{end}",
+    )
+    virtual = dict(line.split() for line in services.splitlines())
+    with traefik(
+        tmp_path, with_api(configuration(rendered)), {"routers": {"api": API}}, KUBECONFIG=access(running, tmp_path)
+    ) as (_, addresses):
+        admin = addresses["admin"]
+        assert until(lambda: ask(f"http://{admin}/ping")[0] == 200), (tmp_path / "traefik.log").read_text()
+        ours = routes(admin)
+
+    native_services = native("dynamic/services.yml")["http"]["services"]
+    names = {each["loadBalancer"]["servers"][0]["url"]: name for name, each in native_services.items()}
+    assert len(natively) == len(native("dynamic/routes.yml")["http"]["routers"])
+    expected = {}
+    for rule, route in natively.items():
+        expected[rule] = dict(route)
+        if not route["servers"]:
+            continue  # Traefik answers itself
+        (url,) = route["servers"]
+        name, port = names[url], url.rpartition(":")[2]
+        if name == "streams":
+            expected[rule]["servers"] = ["http://s3.kinora-test-stores.svc.cluster.local:9000"]
+            continue
+        pods = [virtual[name]] if mesh else ["10.0.0.1", "10.0.0.2"]
+        expected[rule]["servers"] = [f"http://{pod}:{port}" for pod in pods]
+        # The proxies of a mesh answer to the name of the service, and choose the pod.
+        expected[rule]["passHostHeader"] = not mesh
+        if name == "tusd" and not mesh:
+            expected[rule]["strategy"] = "hrw"
+    assert ours == expected
+    assert {each["status"] for each in ours.values()} == {"enabled"}
+
+
+def endpoints(service: dict[str, Any]) -> dict[str, Any]:
+    """Where the pods of a service are; a cluster has a controller that writes it down."""
+    metadata = service["metadata"]
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "labels": {"kubernetes.io/service-name": metadata["name"]},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [f"10.0.0.{last}"], "conditions": {"ready": True}} for last in (1, 2)],
+        "ports": [{"name": port["name"], "port": port["port"]} for port in service["spec"]["ports"]],
+    }
