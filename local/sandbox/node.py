@@ -1,8 +1,9 @@
 """One real Kubernetes node on this machine: API server, controllers, scheduler, kubelet, containerd, network and DNS.
 
 Every process runs in a network namespace of its own that has no route out: nothing in it can reach, or be reached from,
-anything but this machine. All state is below one folder. A process is known by its id and the moment it began, so that
-nothing is ever ended that merely has the same number.
+anything but this machine. It has its own mount namespace, too: what is mounted there for pods is seen nowhere else
+and is gone with the last process. All state is below one folder. A process is known by its id and the moment it began,
+so that nothing is ever ended that merely has the same number.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,15 +67,19 @@ class Process:
     command: list[str]
 
 
-def start(process: Process) -> None:
-    """Start what does not run yet; it lives on when this process ends."""
+def start(process: Process) -> bool:
+    """Start what does not run yet; it lives on when this process ends. Whether it was started now."""
     if running(process.name):
-        return
+        return False
+    entering = [f"--net=/run/netns/{NAMESPACE}"]
+    if holder := running(HOLDER):
+        # Its folder has to be entered anew there.
+        entering += [f"--mount=/proc/{holder.pid}/ns/mnt", "env", f"--chdir={STATE}"]
     LOGS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"{process.name}.log").open("ab") as log:
         # Not `ip netns exec`: it mounts /sys anew, without the control groups.
         child = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{NAMESPACE}", *process.command],
+            ["nsenter", *entering, *process.command],
             cwd=STATE,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -86,6 +90,7 @@ def start(process: Process) -> None:
     file = STATE / "pids" / process.name
     file.parent.mkdir(exist_ok=True)
     file.write_text(f"{child.pid} {psutil.Process(child.pid).create_time()}")
+    return True
 
 
 def running(name: str) -> psutil.Process | None:
@@ -95,19 +100,6 @@ def running(name: str) -> psutil.Process | None:
         if process.create_time() == float(began) and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
-
-
-def stop(name: str) -> None:
-    process = running(name)
-    if process is not None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-            try:
-                process.wait(STOP_LIMIT_SECONDS)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait(STOP_LIMIT_SECONDS)
-    (STATE / "pids" / name).unlink(missing_ok=True)
 
 
 def wait(condition: Callable[[], bool], *, what: str, log: str, seconds: float = START_LIMIT_SECONDS) -> None:
@@ -147,7 +139,9 @@ def up() -> Iterator[str]:
     """Bring the node up; yields a word for each thing that stands. What stands already is left as it is."""
     STATE.mkdir(parents=True, exist_ok=True)
     STATE.chmod(0o700)
+    _remember_kernel_settings()
     _network()
+    _hold_mounts()
     yield "network"
     _credentials()
     start(_etcd())
@@ -165,8 +159,10 @@ def up() -> Iterator[str]:
     for controller in ("kube-controller-manager", "kube-scheduler"):
         start(_controller(controller))
     _containerd_configuration()
-    start(Process("containerd", ["containerd", f"--config={STATE}/containerd.toml"]))
+    started = start(Process("containerd", ["containerd", f"--config={STATE}/containerd.toml"]))
     wait(_containerd_answers, what="containerd", log="containerd")
+    if started:
+        _forget_containers()
     yield "containerd"
     _kubelet_configuration()
     start(_kubelet())
@@ -177,6 +173,36 @@ def up() -> Iterator[str]:
     wait(_node_is_ready, what="The node", log="kubelet")
     _volumes()
     yield "node"
+
+
+HOLDER = "namespaces"
+HIDDEN = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
+"""Folders that containerd, the network plugins and the kubelet write to and that cannot be set."""
+
+
+def _hold_mounts() -> None:
+    """The mount namespace, kept by a process that only waits: each other one enters it."""
+    for folder in HIDDEN:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    mounts = " && ".join(f"mount -t tmpfs tmpfs {folder}" for folder in HIDDEN)
+    # Slave: what is mounted on this machine later on is seen there, too, and never the other way round.
+    script = f"{mounts} && touch holding && exec sleep infinity"
+    if start(Process(HOLDER, ["unshare", "--mount", "--propagation=slave", "sh", "-c", script])):
+        (STATE / "holding").unlink(missing_ok=True)
+    wait((STATE / "holding").exists, what="The mount namespace", log=HOLDER)
+
+
+KERNEL_SETTINGS = (
+    *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
+    *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
+)
+"""Those of the whole machine that a kubelet changes."""
+
+
+def _remember_kernel_settings() -> None:
+    file = STATE / "kernel.json"
+    if not file.exists():
+        file.write_text(json.dumps({name: Path(f"/proc/sys/{name}").read_text() for name in KERNEL_SETTINGS}))
 
 
 def _network() -> None:
@@ -255,7 +281,8 @@ def _kubeconfig(account: str) -> Path:
     """The file by which an account reaches the API server."""
     file = KUBECONFIG if account == "admin" else STATE / f"{account.replace(':', '-')}.kubeconfig"
     if not file.exists():
-        tokens = dict(reversed(line.split(",")[:2]) for line in (STATE / "tokens.csv").read_text().splitlines())
+        lines = (line.split(",") for line in (STATE / "tokens.csv").read_text().splitlines())
+        tokens = {name: token for token, name, *_ in lines}
         cluster = {
             "server": f"https://{NODE_ADDRESS}:{API_PORT}",
             "certificate-authority": str(STATE / "certificates" / "apiserver.crt"),
@@ -362,11 +389,7 @@ state = "{STATE}/containerd-run"
     }
     folder = STATE / "cni"
     folder.mkdir(exist_ok=True)
-    network = {
-        "cniVersion": "0.4.0",
-        "name": "pods",
-        "plugins": [ptp, {"type": "portmap", "capabilities": {"portMappings": True}}],
-    }
+    network = {"cniVersion": "0.4.0", "name": "pods", "plugins": [ptp]}
     (folder / "10-pods.conflist").write_text(json.dumps(network))
 
 
@@ -416,6 +439,7 @@ def _kubelet_configuration() -> None:
         "serializeImagePulls": False,
         "registerNode": True,
         "podLogsDir": str(STATE / "pods-logs"),
+        "volumePluginDir": str(STATE / "volume-plugins"),
     }
     (STATE / "kubelet.yaml").write_text(yaml.safe_dump(configuration))
 
@@ -543,63 +567,70 @@ def _volumes() -> None:
 
 
 def down() -> None:
-    """End every process and pod, and remove every mount, control group, device and file of the sandbox."""
-    for name in ("coredns", "kube-router", "kube-proxy", "kubelet", "kube-scheduler", "kube-controller-manager"):
-        stop(name)
-    _end_containers()
-    for name in ("containerd", "kube-apiserver", "etcd"):
-        stop(name)
-    for mount in reversed(_mounts()):
-        run("umount", "--lazy", mount, check=False)
+    """End every process and pod, and remove every control group, device and file of the sandbox.
+
+    Nothing is asked to end: what it would save is removed anyway.
+    """
+    # The kubelet first, which would start again what ends; containerd last, which notes what has ended.
+    _kill(each for each in _processes() if each.name() not in ("containerd", "containerd-shim"))
+    _kill(child for shim in _processes() for child in _children(shim))
+    if running("containerd"):
+        _forget_containers()
+    _kill(_processes())
     run("ip", "link", "delete", CABLE, check=False)
     run("ip", "netns", "delete", NAMESPACE, check=False)
     _control_groups()
-    if _mounts():
-        raise Failure(f"These are still mounted, so nothing was removed: {', '.join(_mounts())}")
+    for name, value in json.loads((STATE / "kernel.json").read_text()).items() if STATE.exists() else ():
+        Path(f"/proc/sys/{name}").write_text(value)
+    if not any(Path("/run/netns").glob("*")):
+        run("umount", "/run/netns", check=False)  # `ip netns` mounted it
+    for folder in HIDDEN:
+        with contextlib.suppress(OSError):  # not there, or somebody else's
+            Path(folder).rmdir()
     shutil.rmtree(STATE, ignore_errors=True)
 
 
-def _end_containers() -> None:
-    """Whatever the kubelet started: the processes, by the shims that keep them, then what containerd knows of them."""
-    if running("containerd") is None:
-        return
-    containers = ctr("containers", "list", "--quiet").split()
-    networks = {path for name in containers if (path := _network_of(name))}
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if words and words[0].endswith("containerd-shim-runc-v2") and f"{STATE}/containerd.sock" in words:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for child in process.children(recursive=True):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        child.send_signal(signal.SIGKILL)
-                process.kill()
+def _processes() -> list[psutil.Process]:
+    """All that run in the network namespace, also those that nobody wrote down. Pods have namespaces of their own."""
+    file = Path(f"/run/netns/{NAMESPACE}")
+    return [each for each in psutil.process_iter() if file.exists() and _is_in(each, file)]
+
+
+def _is_in(process: psutil.Process, namespace: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process.pid}/ns/net").samefile(namespace)
+    return False
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    killed = list(processes)
+    for process in killed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _, alive = psutil.wait_procs(killed, timeout=STOP_LIMIT_SECONDS)
+    if alive:
+        raise Failure(f"These do not end, and nothing was removed: {', '.join(str(each.pid) for each in alive)}.")
+
+
+def _forget_containers() -> None:
+    """What containerd, whose folder outlives the sandbox, knows of containers: none of them runs any more."""
     deadline = time.monotonic() + STOP_LIMIT_SECONDS
-    while containers and time.monotonic() < deadline:
+    while containers := ctr("containers", "list", "--quiet").split():
+        if time.monotonic() > deadline:
+            raise Failure(f"containerd does not forget {', '.join(containers)}: {LOGS}/containerd.log may say why.")
         ctr("containers", "remove", *containers, check=False)  # it refuses those whose end it has not heard of yet
-        containers = ctr("containers", "list", "--quiet").split()
-        time.sleep(0.2)
-    for path in networks:
-        run("ip", "netns", "delete", Path(path).name, check=False)
-
-
-def _network_of(container: str) -> str:
-    """The network namespace of a pod, by the container that stands for it; nothing for other containers."""
-    spec = json.loads(ctr("containers", "info", "--spec", container))
-    return next((each["path"] for each in spec["linux"]["namespaces"] if "/netns/" in each.get("path", "")), "")
-
-
-def _mounts() -> list[str]:
-    """What is mounted below the state folder, and the network namespaces of pods, outermost first."""
-    return sorted(
-        line.split()[1]
-        for line in Path("/proc/mounts").read_text().splitlines()
-        if line.split()[1].startswith(f"{STATE}/")
-    )
 
 
 def _control_groups() -> None:
     """The kubelet's, in each hierarchy, deepest first."""
-    for root in Path("/sys/fs/cgroup").glob("*/kubepods"):
-        for folder, _, _ in os.walk(root, topdown=False):
+    root = Path("/sys/fs/cgroup")
+    for top in (root / "kubepods", *root.glob("*/kubepods")):
+        for folder, _, _ in os.walk(top, topdown=False):
             with contextlib.suppress(OSError):
                 Path(folder).rmdir()
