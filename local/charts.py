@@ -77,8 +77,10 @@ def template(chart: str, release: str, files: list[Path], given: Mapping[str, An
     """The objects that a chart renders from files of values, and from ``given`` over them.
 
     Raises:
-        Refused: when the values are not what the chart takes.
+        Refused: when the values are not what the chart takes, or Helm is not there.
     """
+    if not HELM.exists():
+        raise Refused("helm is missing: `make tools`")
     command = [str(HELM), "template", release, str(ROOT / "charts" / chart), *(f"--values={file}" for file in files)]
     done = subprocess.run(
         [*command, "--values=-"], input=json.dumps(given), capture_output=True, text=True, check=False

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from environment import FILES, parse
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import charts
 from kinora_kit.settings import PREFIX, Settings, load
@@ -112,6 +113,32 @@ def test_a_service_takes_the_variables_of_its_pod(
     if getattr(settings, "work_dir", None):
         assert str(settings.work_dir) in {each["mountPath"] for each in container["volumeMounts"]}
     assert importlib.util.find_spec(container["command"][-1])
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("10.42.0.7", "203.0.113.7", "203.0.113.7"),
+        # In the mesh, it is the pod's own proxy that connects.
+        ("127.0.0.6", "203.0.113.7, 10.42.0.7", "203.0.113.7"),
+        # Where clients have private addresses themselves, as in the sandbox.
+        ("10.42.0.7", "10.0.0.1", "10.0.0.1"),
+        # What a client wrote stands before what the gateway, or a balancer before it, saw.
+        ("10.42.0.7", "198.51.100.1, 203.0.113.7", "203.0.113.7"),
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
+    ],
+)
+async def test_only_the_gateway_is_believed_where_a_request_came_from(peer: str, forwarded: str, client: str) -> None:
+    pod = deployments("auth", "prod")["auth"]
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+
+    trusted = given(pod)["KINORA_TRUSTED_PROXIES"]
+    scope = {"type": "http", "client": (peer, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}
+    await ProxyHeadersMiddleware(app, trusted_hosts=trusted)(scope, None, None)  # type: ignore[arg-type]
+    assert seen == [client]
 
 
 PROCESSES = re.findall(

@@ -291,13 +291,13 @@ def test_the_network_lets_in_who_is_named_and_who_watches() -> None:
     given = {"ports": {"http": 8000, "grpc": 9000}, "allowFrom": allowed}
     gateway = {**role("gateway"), "podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}}}
     pods = {name: {"podSelector": {"matchLabels": {"app.kubernetes.io/name": name}}} for name in ("two", "three")}
-    for mesh, metrics in ((False, "http"), (True, 15020)):
+    for mesh, metrics in ((False, 8000), (True, 15020)):
         policy = of(chart(given, {"mesh": mesh}), "NetworkPolicy")
         assert policy["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "one"}}
         assert policy["policyTypes"] == ["Ingress"]
         assert policy["ingress"] == [
-            {"from": [pods["three"]], "ports": [{"port": "grpc", "protocol": "TCP"}]},
-            {"from": [gateway, pods["two"]], "ports": [{"port": "http", "protocol": "TCP"}]},
+            {"from": [pods["three"]], "ports": [{"port": 9000, "protocol": "TCP"}]},
+            {"from": [gateway, pods["two"]], "ports": [{"port": 8000, "protocol": "TCP"}]},
             {"from": [role("monitoring")], "ports": [{"port": metrics, "protocol": "TCP"}]},
         ]
 
