@@ -38,12 +38,13 @@ RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
 # --- what runs: what changes least, first -----------------------------------------------------------------------------
 FROM python AS runtime
+# Before RUN: of all instructions, buildah's cache tells only those apart by their arguments, and what comes after them.
+ARG APP
 COPY --from=needs /needs/packages /app/packages
 RUN [ ! -s /app/packages ] || { \
         apt-get update \
         && xargs apt-get install --yes --no-install-recommends </app/packages \
         && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*; }
-ARG APP
 ENV APP=${APP} \
     PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app \
