@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import pytest
 from client import Person
 from clips import Clip, count_frames
 from live import APPS, Cluster, is_ready, until, version_file
@@ -36,28 +35,18 @@ async def test_a_new_version_of_every_service_costs_no_request_and_no_upload(
         await until(lambda app=app: cluster.is_synced(app, cluster.head()), what=f"{app} to be rolled back")  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("workload", SERVING)
 async def test_the_end_of_any_one_pod_costs_no_request_and_no_upload(
-    workload: str, cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
+    cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
     """As a node that is drained ends it: with the time to finish what it does."""
-    async with load(person, video, once=True) as running, asyncio.TaskGroup() as group:
-        upload = group.create_task(upload_slowly(person, clip("short").path, 0.5))
-        await end_each_pod(cluster, workload)
-    assert running.failures == []
-    assert (await person.outcome(upload.result()))["state"] == "ready"
+    await assert_nothing_is_lost(cluster, person, video, clip("short"), once=True, how=())
 
 
-@pytest.mark.parametrize("workload", SERVING)
 async def test_the_kill_of_any_one_pod_costs_no_request_that_can_be_repeated_and_no_upload(
-    workload: str, cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
+    cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
     """Without any time: its connections break in the middle."""
-    async with load(person, video, once=False) as running, asyncio.TaskGroup() as group:
-        upload = group.create_task(upload_slowly(person, clip("short").path, 0.5))
-        await end_each_pod(cluster, workload, "--grace-period=0", "--force")
-    assert running.failures == []
-    assert (await person.outcome(upload.result()))["state"] == "ready"
+    await assert_nothing_is_lost(cluster, person, video, clip("short"), once=False, how=("--grace-period=0", "--force"))
 
 
 async def test_the_kill_of_a_worker_costs_no_video(
@@ -72,6 +61,21 @@ async def test_the_kill_of_a_worker_costs_no_video(
     assert killed
     assert progress["state"] == "ready", progress
     assert count_frames((await person.get(f"/video/{video}")).json()["stream_url"]) == clip("vertical").frames
+
+
+async def assert_nothing_is_lost(
+    cluster: Cluster, person: Person, video: str, source: Clip, *, once: bool, how: Sequence[str]
+) -> None:
+    """End each pod that the load goes through, one after another, while an upload is under way."""
+    async with load(person, video, once=once) as running, asyncio.TaskGroup() as group:
+        upload = group.create_task(upload_slowly(person, source.path, 2))
+        for workload in SERVING:
+            before = len(running.failures)
+            await end_each_pod(cluster, workload, *how)
+            running.failures[before:] = [f"while {workload} ended: {each}" for each in running.failures[before:]]
+    assert running.failures == []
+    assert min(running.answers.values()) > 20, running.answers
+    assert (await person.outcome(upload.result()))["state"] == "ready"
 
 
 async def end_each_pod(cluster: Cluster, workload: str, *how: str) -> None:
