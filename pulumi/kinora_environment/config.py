@@ -165,6 +165,8 @@ class EnvironmentConfig(Model):
     gateway: Gateway = Gateway()
     mesh: Mesh = Mesh()
     monitoring: Monitoring = Monitoring()
+    keda: bool = False
+    """Whether KEDA runs in the cluster: then there are as many workers as the queues ask for."""
     images: dict[str, Image] = {}
     """Other images than those of images.py, by the same names."""
     generations: dict[str, Annotated[int, Field(ge=1)]] = {}

@@ -95,7 +95,14 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
         "gitops",
         GitOpsArgs(
             place=namespaces["gitops"],
-            destinations=[namespaces[role] for role in ("apps", "gateway", "monitoring")],
+            destinations=[namespaces[role] for role in (("apps", "gateway") if config.mesh.enabled else ("apps",))],
+            facts={
+                "name": environment,
+                "publicUrl": config.public_url,
+                "mesh": config.mesh.enabled,
+                "monitoring": config.monitoring.mode,
+                "keda": config.keda,
+            },
             config=config.repository,
             sizes=sizes,
             images=chosen,

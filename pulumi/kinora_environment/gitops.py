@@ -1,14 +1,14 @@
 """Argo CD, which deploys what git says, and the one application of it that leads to all others.
 
-It is Argo CD's own manifest for one namespace, made fit for ours. What is deployed, and by which project, stands in
-argocd/ of the repository and is no business of Pulumi's.
+It is Argo CD's own manifest for one namespace, made fit for ours. What is deployed stands in argocd/ of the repository
+and is no business of Pulumi's; how far it may go stands here, where a push cannot move it: in projects and in roles.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import pulumi_kubernetes as k8s
 import pulumi_random
 
 from kinora_environment import config, upstream
+from kinora_environment.monitoring import scraped
 from kinora_environment.place import Place, prefix
 from kinora_environment.sizes import Sizes
 from kinora_environment.workload import checksum, named, quantities
@@ -44,26 +45,68 @@ CASCADE = "resources-finalizer.argocd.argoproj.io/foreground"
 """An application with this finalizer goes after all that it deployed."""
 IN_CLUSTER = "https://kubernetes.default.svc"
 CONTROLLER, SERVER = "argocd-application-controller", "argocd-server"
+METRICS_PORT = 8082
+"""Of the controller, which says of each application how it is (observability/rules/argocd.yml)."""
 
-# What a layer may consist of. Not Secrets: those are Pulumi's, and Argo CD sees none of the services'.
-DEPLOYED = (
-    ("", "configmaps", "persistentvolumeclaims", "serviceaccounts", "services"),
-    ("apps", "deployments", "statefulsets"),
-    ("argoproj.io", "applications", "applicationsets", "appprojects"),
-    ("autoscaling", "horizontalpodautoscalers"),
-    ("batch", "cronjobs", "jobs"),
-    ("keda.sh", "scaledjobs", "scaledobjects", "triggerauthentications"),
-    ("monitoring.coreos.com", "podmonitors", "prometheusrules", "servicemonitors"),
-    ("networking.istio.io", "destinationrules", "serviceentries", "sidecars", "virtualservices"),
-    ("networking.k8s.io", "networkpolicies"),
-    ("policy", "poddisruptionbudgets"),
-    ("security.istio.io", "authorizationpolicies", "peerauthentications", "requestauthentications"),
-    ("telemetry.istio.io", "telemetries"),
-    ("traefik.io", "ingressroutes", "middlewares", "serverstransports", "tlsoptions", "traefikservices"),
-)
+
+@dataclass(frozen=True)
+class Layer:
+    """What the applications of one project may consist of: these kinds, in the namespaces of these roles."""
+
+    purpose: str
+    roles: Sequence[str]
+    kinds: Mapping[str, Sequence[str]]
+    """By group. Never a Secret, a role or a volume: those are Pulumi's, and so are the stores."""
+
+
+LAYERS: Mapping[str, Layer] = {
+    "services": Layer(
+        "The services: charts/service for each app.",
+        ["apps"],
+        {
+            "": ["Service", "ServiceAccount"],
+            "apps": ["Deployment"],
+            "autoscaling": ["HorizontalPodAutoscaler"],
+            "batch": ["Job"],
+            "keda.sh": ["ScaledObject"],
+            "monitoring.coreos.com": ["ServiceMonitor"],
+            "networking.k8s.io": ["NetworkPolicy"],
+            "policy": ["PodDisruptionBudget"],
+            "security.istio.io": ["AuthorizationPolicy"],
+            "traefik.io": ["IngressRoute"],
+        },
+    ),
+    "gateway": Layer(
+        "What all routes share: charts/gateway.",
+        ["apps"],
+        {"traefik.io": ["IngressRoute", "Middleware", "ServersTransport"]},
+    ),
+    "mesh": Layer(
+        "What the mesh lets pass, and for how long it waits: istio/.",
+        ["apps", "gateway"],
+        {
+            "networking.istio.io": ["DestinationRule", "ServiceEntry", "Sidecar", "VirtualService"],
+            "security.istio.io": ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"],
+        },
+    ),
+}
+"""One project each. A test compares them with all that the charts render."""
+
+ROOT: Mapping[str, Sequence[str]] = {"argoproj.io": ["Application", "ApplicationSet"]}
+"""What the root application may consist of. Not projects: who can push could write another one."""
+
 # What comes of it, and is shown.
 WATCHED = (("", "events", "pods"), ("apps", "controllerrevisions", "replicasets"))
 READ, WRITE = ["get", "list", "watch"], ["create", "delete", "patch", "update"]
+
+
+def resources(*kinds: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    """Group and names of the resources of some kinds."""
+    named: dict[str, set[str]] = {}
+    for given in kinds:
+        for group, names in given.items():
+            named.setdefault(group, set()).update(re.sub("y$", "ie", name.lower()) + "s" for name in names)
+    return [(group, *sorted(names)) for group, names in sorted(named.items())]
 
 
 def rules(resources: Sequence[Sequence[str]], verbs: Sequence[str]) -> list[dict[str, Any]]:
@@ -82,6 +125,9 @@ def settings(environment: str) -> Mapping[str, Mapping[str, str]]:
             "installationID": prefix(environment),
             # It watches what its roles let it, and takes the rest for not being there.
             "resource.respectRBAC": "normal",
+            # How often it asks git whether there is something new. A webhook of the git server makes it at once.
+            "timeout.reconciliation": "15s",
+            "timeout.reconciliation.jitter": "0s",
         },
         "argocd-cmd-params-cm": {
             "server.insecure": "false",
@@ -98,7 +144,9 @@ def settings(environment: str) -> Mapping[str, Mapping[str, str]]:
 class GitOpsArgs:
     place: Place
     destinations: Sequence[Place]
-    """Where applications may put objects."""
+    """Where applications may put objects: the namespaces of the layers."""
+    facts: Mapping[str, Any]
+    """What the charts have to know of the environment (`environment` of charts/service/values.yaml)."""
     config: config.Repository
     sizes: Sizes
     images: Mapping[str, str]
@@ -114,7 +162,7 @@ class GitOps(pulumi.ComponentResource):
         )
         # Before the server, which otherwise makes a project `default` that may do everything.
         closed = self._resource("AppProject", "default", {"sourceRepos": [], "destinations": []}, defined)
-        projects = [closed, self._root_project(defined)]
+        projects = [closed, *self._projects(defined)]
         self._redis_password(child)
         parts = [
             self._cluster(child),
@@ -135,6 +183,11 @@ class GitOps(pulumi.ComponentResource):
             f" --output jsonpath='{{.data.password}}' | base64 --decode"
         )
         self.register_outputs({"console": self.console, "next_step": self.next_step})
+
+    @property
+    def _layers(self) -> Mapping[str, Layer]:
+        """Those of this environment: the mesh's only where there is one."""
+        return {name: layer for name, layer in LAYERS.items() if name != "mesh" or self._args.facts["mesh"]}
 
     def _metadata(self, name: str, **labels: str) -> dict[str, Any]:
         place = self._args.place
@@ -176,6 +229,7 @@ class GitOps(pulumi.ComponentResource):
         before = [self._container(each) for each in pod.get("initContainers", []) if each["name"] != "secret-init"]
         # Most settings are read only when it starts.
         restart = {"checksum/configuration": checksum(json.dumps(settings(self._args.place.environment)))}
+        watched = scraped(METRICS_PORT) if name == CONTROLLER else {}
         return {
             **spec,
             # One of each: what is deployed runs on when Argo CD does not.
@@ -183,7 +237,7 @@ class GitOps(pulumi.ComponentResource):
             # The one that it names does not exist.
             **({"serviceName": "argocd-metrics"} if "serviceName" in spec else {}),
             "template": {
-                "metadata": {**template["metadata"], "annotations": restart},
+                "metadata": {**template["metadata"], "annotations": {**restart, **watched}},
                 "spec": {
                     **{key: value for key, value in pod.items() if key != "initContainers"},
                     **({"initContainers": before} if before else {}),
@@ -213,10 +267,12 @@ class GitOps(pulumi.ComponentResource):
         The controller must be able to list the same kinds in each namespace: one that it cannot list in one of them, it
         takes for not being there at all. In its own it only lists; what it writes there, the published role names.
         """
-        verbs = READ if place.role == self._args.place.role else READ + WRITE
-        controller = [*rules(DEPLOYED, verbs), *rules(WATCHED, READ)]
+        layers = self._layers.values()
+        all_of_them = resources(*(layer.kinds for layer in layers), ROOT)
+        here = resources(*(layer.kinds for layer in layers if place.role in layer.roles))
+        controller = [*rules([*all_of_them, *WATCHED], READ), *rules(here, WRITE)]
         reader = [
-            *rules([*DEPLOYED, *WATCHED], ["get"]),
+            *rules([*all_of_them, *WATCHED], ["get"]),
             *rules([("", "pods/log")], ["get"]),
             *rules([("", "events")], ["list"]),
         ]
@@ -238,11 +294,22 @@ class GitOps(pulumi.ComponentResource):
     # --- what it deploys ---------------------------------------------------------------------------------------------
 
     def _cluster(self, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-        """The cluster as this environment sees it: its own namespaces, and nothing that is not in one."""
+        """The cluster as this environment sees it: its own namespaces, and nothing that is not in one.
+
+        The application sets fill their templates with what is noted at it, so argocd/ is the same for all environments.
+        """
+        given, facts = self._args.config, self._args.facts
         places = [self._args.place, *self._args.destinations]
+        metadata = self._metadata("cluster", **{"argocd.argoproj.io/secret-type": "cluster"})
+        metadata["labels"]["kinora.io/mesh"] = str(facts["mesh"]).lower()  # by which one is chosen
+        metadata["annotations"] = {
+            "kinora.io/facts": json.dumps(facts),
+            "kinora.io/repository": given.url,
+            "kinora.io/revision": given.revision,
+        }
         cluster: pulumi.Resource = k8s.core.v1.Secret(
             "argocd-cluster",
-            metadata=self._metadata("cluster", **{"argocd.argoproj.io/secret-type": "cluster"}),
+            metadata=metadata,
             string_data={
                 "name": "in-cluster",
                 "server": IN_CLUSTER,
@@ -285,16 +352,30 @@ class GitOps(pulumi.ComponentResource):
         )
         return resource
 
-    def _root_project(self, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+    def _projects(self, opts: pulumi.ResourceOptions) -> Iterator[pulumi.Resource]:
+        own = [self._args.place.namespace]
+        yield self._project("root", "Leads to all other applications, and deploys nothing itself.", own, ROOT, opts)
+        for name, layer in self._layers.items():
+            namespaces = [place.namespace for place in self._args.destinations if place.role in layer.roles]
+            yield self._project(name, layer.purpose, namespaces, layer.kinds, opts)
+
+    def _project(
+        self,
+        name: str,
+        purpose: str,
+        namespaces: Sequence[str],
+        kinds: Mapping[str, Sequence[str]],
+        opts: pulumi.ResourceOptions,
+    ) -> pulumi.Resource:
         spec = {
-            "description": "Leads to all other applications, and deploys nothing itself.",
+            "description": purpose,
             "sourceRepos": [self._args.config.url],
-            "destinations": [{"server": IN_CLUSTER, "namespace": self._args.place.namespace}],
+            "destinations": [{"server": IN_CLUSTER, "namespace": namespace} for namespace in namespaces],
             "namespaceResourceWhitelist": [
-                {"group": "argoproj.io", "kind": kind} for kind in ("Application", "ApplicationSet", "AppProject")
+                {"group": group, "kind": kind} for group, names in kinds.items() for kind in names
             ],
         }
-        return self._resource("AppProject", "root", spec, opts)
+        return self._resource("AppProject", name, spec, opts)
 
     def _root(self, opts: pulumi.ResourceOptions) -> None:
         given = self._args.config
@@ -310,14 +391,12 @@ class GitOps(pulumi.ComponentResource):
             "syncPolicy": {
                 "automated": {"prune": True, "selfHeal": True},
                 "syncOptions": ["ServerSideApply=true"],
-                # As often as it takes, each try of the newest commit.
+                # As often as it takes, each try of the newest commit. The same as in argocd/.
                 "retry": {
                     "limit": -1,
                     "refresh": True,
-                    "backoff": {"duration": "10s", "factor": 2, "maxDuration": "5m"},
+                    "backoff": {"duration": "5s", "factor": 2, "maxDuration": "30s"},
                 },
             },
         }
-        self._resource(
-            "Application", "root", spec, opts, finalizers=["resources-finalizer.argocd.argoproj.io/foreground"]
-        )
+        self._resource("Application", "root", spec, opts, finalizers=[CASCADE])

@@ -155,6 +155,8 @@ def brought(stack: str, given: config.EnvironmentConfig) -> list[str]:
         mode = given.monitoring.mode if name == "monitoring" else given.store(name).mode
         if mode == "operator" and operator:
             sentences.append(f"{operator} in the cluster")
+    if given.keda:
+        sentences.append("KEDA 2.20 in the cluster")
     return sentences
 
 

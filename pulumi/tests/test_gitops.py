@@ -17,16 +17,18 @@ PUBLIC = config.Repository(url=URL, revision="prod")
 PRIVATE = config.Repository.model_validate({"url": URL, "username": "reader", "password": "from-the-stack"})
 
 
-DESTINATIONS = ("apps", "gateway", "monitoring")
+DESTINATIONS = ("apps", "gateway")
+FACTS = {"publicUrl": "https://test.example", "mesh": True, "monitoring": "single", "keda": False}
 
 
-def made(given: config.Repository = PUBLIC, environment: str = "test") -> tuple[Rendered, GitOps]:
+def made(given: config.Repository = PUBLIC, environment: str = "test", *, mesh: bool = True) -> tuple[Rendered, GitOps]:
     return register(
         lambda places: GitOps(
             "gitops",
             GitOpsArgs(
                 place=places("gitops"),
-                destinations=[places(role) for role in DESTINATIONS],
+                destinations=[places(role) for role in (DESTINATIONS if mesh else ("apps",))],
+                facts={"name": environment, **FACTS, "mesh": mesh},
                 config=given,
                 sizes=SMALL,
                 images={
@@ -129,11 +131,7 @@ def test_the_root_leads_to_applications_of_this_repository_and_to_nothing_else(r
     destination = {"server": "https://kubernetes.default.svc", "namespace": "kinora-test-gitops"}
     assert project["sourceRepos"] == [URL]
     assert project["destinations"] == [destination]
-    assert {each["kind"] for each in project["namespaceResourceWhitelist"]} == {
-        "Application",
-        "ApplicationSet",
-        "AppProject",
-    }
+    assert [each["kind"] for each in project["namespaceResourceWhitelist"]] == ["Application", "ApplicationSet"]
     assert "clusterResourceWhitelist" not in project
     root = find(rendered, "Application", "root")["spec"]
     assert root["project"] == "root"
@@ -152,8 +150,35 @@ def test_it_sees_the_namespaces_of_the_environment_and_nothing_of_the_cluster(re
     assert cluster["metadata"]["labels"]["argocd.argoproj.io/secret-type"] == "cluster"
     assert cluster["stringData"]["clusterResources"] == "false"
     namespaces = cluster["stringData"]["namespaces"].split(",")
-    assert namespaces == [f"kinora-test-{role}" for role in ("gitops", "apps", "gateway", "monitoring")]
+    assert namespaces == [f"kinora-test-{role}" for role in ("gitops", "apps", "gateway")]
     assert not [each for each in rendered.objects if each["kind"].startswith("ClusterRole")]
+
+
+def test_the_facts_that_the_application_sets_read_stand_at_the_cluster() -> None:
+    for mesh in (True, False):
+        metadata = find(made(mesh=mesh)[0], "Secret", "cluster")["metadata"]
+        assert metadata["labels"]["kinora.io/environment"] == "test"
+        assert metadata["labels"]["kinora.io/mesh"] == str(mesh).lower()
+        noted = metadata["annotations"]
+        assert json.loads(noted["kinora.io/facts"]) == {"name": "test", **FACTS, "mesh": mesh}
+        assert (noted["kinora.io/repository"], noted["kinora.io/revision"]) == (URL, "prod")
+
+
+def test_without_a_mesh_nothing_may_be_deployed_of_it_or_into_the_gateways_namespace() -> None:
+    rendered, _ = made(mesh=False)
+    projects = {each["metadata"]["name"]: each["spec"] for each in rendered.objects if each["kind"] == "AppProject"}
+    assert projects.keys() == {"default", "root", "services", "gateway"}
+    granted = [each for each in rendered.objects if each["metadata"]["name"] == f"{CONTROLLER}-deployed"]
+    assert {each["metadata"]["namespace"] for each in granted} == {"kinora-test-gitops", "kinora-test-apps"}
+
+
+def test_prometheus_learns_how_each_application_is(rendered: Rendered) -> None:
+    template = find(rendered, "StatefulSet", CONTROLLER)["spec"]["template"]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == "8082"
+    (container,) = template["spec"]["containers"]
+    assert 8082 in [each["containerPort"] for each in container["ports"]]
+    policy = find(rendered, "NetworkPolicy", "argocd-application-controller-network-policy")["spec"]
+    assert policy["ingress"] == [{"from": [{"namespaceSelector": {}}], "ports": [{"port": 8082}]}]
 
 
 def test_credentials_of_a_repository_are_a_secret_of_argo_cd_and_of_the_stack(rendered: Rendered) -> None:
@@ -201,27 +226,51 @@ def may(installed: Cluster, account: str, asked: list[tuple[str, str, str, str]]
     return installed.may("kinora-test-gitops", account, asked)
 
 
+ALL = gitops.resources(*(layer.kinds for layer in gitops.LAYERS.values()), gitops.ROOT)
+
+
 def test_the_controller_lists_the_same_kinds_everywhere(installed: Cluster) -> None:
     asked = [
         (verb, group, resource, f"kinora-test-{role}")
-        for group, *resources in (*gitops.DEPLOYED, *gitops.WATCHED)
-        for resource in resources
+        for group, *names in (*ALL, *gitops.WATCHED)
+        for resource in names
         for role in ("gitops", *DESTINATIONS)
         for verb in ("list", "watch")
     ]
     assert all(may(installed, CONTROLLER, asked))
 
 
-def test_the_controller_deploys_into_its_destinations_only(installed: Cluster) -> None:
-    kinds = [(group, resource) for group, *resources in gitops.DEPLOYED for resource in resources]
-    into = [("create", *kind, f"kinora-test-{role}") for kind in kinds for role in DESTINATIONS]
-    assert all(may(installed, CONTROLLER, into))
-    applications = [kind for kind in kinds if kind[0] == "argoproj.io"]
-    assert all(may(installed, CONTROLLER, [("create", *kind, "kinora-test-gitops") for kind in applications]))
-    elsewhere = [("create", *kind, "kinora-test-gitops") for kind in kinds if kind not in applications]
-    elsewhere += [("create", *kind, f"kinora-test-{role}") for kind in kinds for role in ("stores", "mesh")]
-    elsewhere += [("create", *kind, f"kinora-other-{role}") for kind in kinds for role in (*DESTINATIONS, "gitops")]
-    assert not any(may(installed, CONTROLLER, elsewhere))
+def test_the_controller_deploys_what_a_layer_has_where_that_layer_is_and_nothing_else(installed: Cluster) -> None:
+    for role in (*DESTINATIONS, "gitops", "stores", "mesh", "monitoring"):
+        layers = [layer.kinds for layer in gitops.LAYERS.values() if role in layer.roles]
+        allowed = gitops.resources(*layers, *([gitops.ROOT] if role == "gitops" else []))
+        asked = [(verb, group, resource) for group, *names in ALL for resource in names for verb in gitops.WRITE]
+        answers = may(installed, CONTROLLER, [(*each, f"kinora-test-{role}") for each in asked])
+        expected = {(group, resource) for group, *names in allowed for resource in names}
+        assert {each[1:] for each, yes in zip(asked, answers, strict=True) if yes} == expected, role
+        assert all(yes == (each[1:] in expected) for each, yes in zip(asked, answers, strict=True)), role
+        assert not any(may(installed, CONTROLLER, [(*each, f"kinora-other-{role}") for each in asked]))
+
+
+def test_argo_cd_has_no_right_at_all_where_the_stores_are(installed: Cluster) -> None:
+    kinds = [
+        ("", "persistentvolumeclaims"),
+        ("", "pods"),
+        ("", "secrets"),
+        ("apps", "statefulsets"),
+        ("batch", "jobs"),
+        ("postgresql.cnpg.io", "clusters"),
+    ]
+    asked = [(verb, *kind, "kinora-test-stores") for kind in kinds for verb in (*gitops.READ, *gitops.WRITE)]
+    for account in (CONTROLLER, SERVER, "argocd-applicationset-controller", "argocd-repo-server"):
+        assert not any(may(installed, account, asked)), account
+
+
+def test_the_application_sets_controller_may_make_applications(installed: Cluster) -> None:
+    asked = [(verb, "argoproj.io", "applications", "kinora-test-gitops") for verb in gitops.WRITE]
+    asked += [("list", "argoproj.io", "applicationsets", "kinora-test-gitops")]
+    asked += [("list", "", "secrets", "kinora-test-gitops")]  # the facts stand at one
+    assert all(may(installed, "argocd-applicationset-controller", asked))
 
 
 def test_nobody_reads_the_secrets_of_the_services_or_gives_rights(installed: Cluster) -> None:
@@ -239,8 +288,8 @@ def test_the_server_shows_and_changes_nothing(installed: Cluster) -> None:
     assert all(may(installed, SERVER, shown))
     changes = [
         (verb, group, resource, "kinora-test-apps")
-        for group, *resources in gitops.DEPLOYED
-        for resource in resources
+        for group, *names in ALL
+        for resource in names
         for verb in gitops.WRITE
     ]
     assert not any(may(installed, SERVER, changes))

@@ -39,7 +39,14 @@ def test_the_plan_counts_every_replica(rendered: Callable[[str], Rendered]) -> N
 def test_the_plan_names_what_runs_what_is_needed_and_what_to_bring() -> None:
     shown = run("plan", "prod")
     assert shown.returncode == 0, shown.stderr
-    for words in ("kinora-prod-stores", "postgres x 3", "in all", "CloudNativePG 1.30 in the cluster", "kinora-tls"):
+    for words in (
+        "kinora-prod-stores",
+        "postgres x 3",
+        "in all",
+        "CloudNativePG 1.30 in the cluster",
+        "KEDA 2.20 in",
+        "kinora-tls",
+    ):
         assert words in shown.stdout
     assert "You bring" not in run("plan", "dev").stdout
 
