@@ -46,11 +46,11 @@ cluster-up: install tools ## Run the whole platform on a real Kubernetes on this
 	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON) sandbox
 	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
 	@$(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON)
-	@$(CLUSTER) up
+	@$(CLUSTER) up $(if $(UNCOMMITTED),--uncommitted)
 cluster-demo: ## Upload a video to it (FILE=...) and watch it become playable
 	@KINORA_GATEWAY="$$($(CLUSTER) url)" $(VENV)/python local/demo.py $(if $(FILE),"$(FILE)")
 cluster-push: ## Push what is committed here to its git server; Argo CD rolls it out
-	@$(CLUSTER) push
+	@$(CLUSTER) push $(if $(UNCOMMITTED),--uncommitted)
 cluster-status: ## Show its applications, and what is not ready
 	@$(CLUSTER) status
 cluster-down: ## End it; nothing of it is left

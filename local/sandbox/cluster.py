@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlsplit
 
 import httpx
 import images
@@ -47,16 +47,22 @@ def kubernetes(kind: str, name: str, namespace: str, spec: dict[str, Any], *, ve
 # --- what a cloud would have ----------------------------------------------------------------------------------------
 
 
-def push_address() -> str:
-    """Where this machine pushes to; with the password, so not to be shown."""
-    password = (node.STATE / "git-password").read_text()
-    return f"http://push:{quote(password)}@{node.NODE_ADDRESS}:{GIT_PORT}/kinora.git"
+REPOSITORY = f"http://push@{node.NODE_ADDRESS}:{GIT_PORT}/kinora.git"
+"""Where this machine pushes to; the pods know it as `repository.url` of the stack."""
+CREDENTIALS = node.STATE / "git-credentials"
+"""A file of git's credential helper `store`."""
+
+
+def git(*arguments: str, **variables: str) -> str:
+    """Run git in this checkout, as one that may push to the sandbox."""
+    options = ("-C", str(ROOT), "-c", f"credential.helper=store --file={CREDENTIALS}")
+    return node.run("env", *(f"{name}={value}" for name, value in variables.items()), "git", *options, *arguments)
 
 
 def git_server() -> None:
-    password = node.STATE / "git-password"
-    if not password.exists():
-        write_private(password, secrets.token_urlsafe())
+    if not CREDENTIALS.exists():
+        write_private(CREDENTIALS, f"http://push:{secrets.token_urlsafe()}@{node.NODE_ADDRESS}:{GIT_PORT}\n")
+    password = urlsplit(CREDENTIALS.read_text().strip()).password
     (image,) = (name for name in images.built() if name.startswith(f"{GIT_IMAGE}:"))
     selector = {"app.kubernetes.io/name": "git"}
     container = {
@@ -92,7 +98,7 @@ def git_server() -> None:
                 "apiVersion": "v1",
                 "kind": "Secret",
                 "metadata": {"name": "git", "namespace": GIT_NAMESPACE},
-                "stringData": {"password": password.read_text()},
+                "stringData": {"password": password},
             },
             kubernetes("Service", "git", GIT_NAMESPACE, {"type": "NodePort", "selector": selector, "ports": [port]}),
             kubernetes(
@@ -110,18 +116,35 @@ def git_server() -> None:
     )
 
 
-def push() -> None:
-    """Push what is committed here, unless the cluster's repository has gone on by itself since."""
+def push(*, uncommitted: bool = False) -> None:
+    """Push what is committed here, over whatever was pushed before: this checkout is the truth.
+
+    ``uncommitted``: as a commit that only the sandbox gets, all that is not ignored.
+    """
     wait(
-        lambda: (
-            httpx.get(f"http://{node.NODE_ADDRESS}:{GIT_PORT}/kinora.git/info/refs?service=git-upload-pack").is_success
-        ),
+        lambda: httpx.get(f"{REPOSITORY}/info/refs?service=git-upload-pack").is_success,
         what="the git server",
     )
-    if node.run("git", "-C", ROOT, "status", "--porcelain"):
-        console.print("There are changes here that are not committed: the sandbox runs without them.")
-    # Over what a test may have left: here, this checkout is the truth.
-    node.run("git", "-C", ROOT, "push", "--quiet", "--force", push_address(), f"HEAD:refs/heads/{BRANCH}")
+    commit = "HEAD"
+    if uncommitted:
+        commit = _commit_of_its_own()
+    elif git("status", "--porcelain"):
+        console.print(
+            "There are changes here that are not committed: the sandbox runs without them (UNCOMMITTED=1 with)."
+        )
+    git("push", "--quiet", "--force", REPOSITORY, f"{commit}:refs/heads/{BRANCH}")
+
+
+def _commit_of_its_own() -> str:
+    """A commit of the files as they are; it is on no branch, and what is staged stays as it is."""
+    index = node.STATE / "index"
+    index.unlink(missing_ok=True)
+    git("read-tree", "HEAD", GIT_INDEX_FILE=str(index))
+    git("add", "--all", GIT_INDEX_FILE=str(index))
+    tree = git("write-tree", GIT_INDEX_FILE=str(index)).strip()
+    name = {"GIT_AUTHOR_NAME": "sandbox", "GIT_COMMITTER_NAME": "sandbox"}
+    mail = {"GIT_AUTHOR_EMAIL": "sandbox@localhost", "GIT_COMMITTER_EMAIL": "sandbox@localhost"}
+    return git("commit-tree", "-p", "HEAD", "-m", "What is not committed yet", tree, **name, **mail).strip()
 
 
 # --- what Pulumi makes ----------------------------------------------------------------------------------------------
@@ -206,7 +229,7 @@ def complaints() -> str:
 # --- verbs ----------------------------------------------------------------------------------------------------------
 
 
-def up() -> None:
+def up(*, uncommitted: bool = False) -> None:
     began = time.monotonic()
 
     def say(words: str) -> None:
@@ -218,7 +241,7 @@ def up() -> None:
     environment()
     git_server()
     say("environment applied: waiting for its pods")
-    push()
+    push(uncommitted=uncommitted)
     for namespace in (STORES, GATEWAY, GITOPS):
         wait(lambda namespace=namespace: not unready(namespace), what=f"the pods of {namespace}")  # type: ignore[misc]
         say(f"{namespace.rpartition('-')[2]} ready")
@@ -283,17 +306,19 @@ def down() -> None:
 
 def main() -> int:
     verbs: dict[str, Callable[[], None]] = {
-        "up": up,
+        "up": lambda: up(uncommitted=arguments.uncommitted),
         "down": down,
         "status": status,
         "url": lambda: print(PUBLIC_URL),
-        "push": push,
+        "push": lambda: push(uncommitted=arguments.uncommitted),
     }
     parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
     parser.add_argument("verb", choices=verbs)
+    parser.add_argument("--uncommitted", action="store_true", help="push what is not committed, too")
+    arguments = parser.parse_args()
     try:
         with sigterm_interrupts():
-            verbs[parser.parse_args().verb]()
+            verbs[arguments.verb]()
     except Failure as failure:
         console.print(str(failure), markup=False)
         return 1
