@@ -492,10 +492,13 @@ def test_a_release_that_is_wrong_is_refused(values: Values, said: str) -> None:
 RELEASES = [(app, environment) for app in charts.apps() for environment in charts.environments(app)]
 
 
+def services(stack: str) -> list[Manifest]:
+    return [each for app, environment in RELEASES if environment == stack for each in charts.service(app, stack)]
+
+
 def released(stack: str) -> list[Manifest]:
     """All that Argo CD rolls out into the namespace of the services from our two charts."""
-    objects = [each for app, environment in RELEASES if environment == stack for each in charts.service(app, stack)]
-    return [*objects, *charts.gateway(stack)]
+    return [*services(stack), *charts.gateway(stack)]
 
 
 def test_every_app_is_in_every_environment() -> None:
@@ -515,12 +518,10 @@ def test_all_of_it_has_a_name_of_its_own_where_argocd_may_put_it(
     objects = released(stack)
     names = [identity(each) for each in [*objects, *rendered(stack).objects]]
     assert len(set(names)) == len(names)
-    allowed = {(group, kind) for group, *found in gitops.DEPLOYED for kind in found}
-    for each in objects:
-        group = each["apiVersion"].rpartition("/")[0]
-        kind = each["kind"].lower()
-        assert (group, f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s") in allowed
-        assert each["metadata"]["namespace"] == namespace_name(stack, "apps")
+    assert {each["metadata"]["namespace"] for each in objects} == {namespace_name(stack, "apps")}
+    for layer, found in (("services", services(stack)), ("gateway", charts.gateway(stack))):
+        kinds = gitops.LAYERS[layer].kinds
+        assert not [each for each in found if each["kind"] not in kinds[each["apiVersion"].rpartition("/")[0]]]
 
 
 @pytest.mark.parametrize("stack", render.stacks())
@@ -635,7 +636,7 @@ def test_a_server_takes_all_of_it_without_a_warning_and_then_without_a_change(
 
 
 def test_a_server_takes_every_kind_there_is(server: Cluster, rendered: Callable[[str], Rendered]) -> None:
-    """No committed environment has KEDA, or Prometheus Operator without a mesh."""
+    """Those, too, that no committed environment has: Prometheus Operator without a mesh."""
     server.apply([each for each in rendered("dev").objects if each["kind"] == "Namespace"])
     objects = chart(
         {**QUEUES, "migrations": True, "secrets": ["postgres", "rabbitmq"], "allowFrom": [GATEWAY], "sticky": True},

@@ -370,11 +370,8 @@ def test_each_environment_is_given_by_its_name_alone() -> None:
 
 
 def test_all_of_it_is_the_environments_own_and_argocd_may_put_it_there(rendered_policies: list[Manifest]) -> None:
-    allowed = {(group, kind) for group, *kinds in gitops.DEPLOYED for kind in kinds}
     for each in rendered_policies:
-        group = each["apiVersion"].partition("/")[0]
-        kind = each["kind"].lower()
-        assert (group, f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s") in allowed
+        assert each["kind"] in gitops.LAYERS["mesh"].kinds[each["apiVersion"].partition("/")[0]]
         assert each["metadata"]["namespace"] in ("kinora-test-apps", "kinora-test-gateway")
         assert each["metadata"]["labels"]["istio.io/rev"] == mesh.revision("test")
 
