@@ -9,7 +9,7 @@ S ?=
 # `make plan ENV=prod`: the environments are the files pulumi/Pulumi.<name>.yaml.
 ENV ?= dev
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
-.PHONY: help demo up down restart status logs doctor install tools plan render diff rotate test test-cluster test-pulumi lint format \
+.PHONY: help promote demo up down restart status logs doctor install tools plan render diff rotate test test-cluster test-pulumi lint format \
     images types generate lock bench clean cluster-up cluster-demo cluster-push cluster-status cluster-down
 
 ##@ Use
@@ -65,6 +65,10 @@ diff: tools ## Say what a change (FROM=HEAD TO=working tree) would change in an 
 	@$(ENVIRONMENT).diff $(ENV) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
 rotate: tools ## Rotate a secret (SECRET=auth-postgres) of an environment (ENV=dev)
 	@$(ENVIRONMENT).rotate $(ENV) $(SECRET)
+
+##@ Deploys
+promote: install ## Promote a version (SVC=auth FROM=dev TO=staging): changes one file, pushes nothing
+	@$(VENV)/python local/promote.py "$(SVC)" "$(FROM)" "$(TO)"
 
 ##@ Work
 test: doctor install tools lint types test-pulumi ## All checks and all tests, beside the running platform
