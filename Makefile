@@ -34,7 +34,7 @@ install: ## Install or build what is missing, into .kinora
 tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, istioctl, an API server
 	@$(PYTHON) local/doctor.py tools
 	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON)
-images: ## Build the services' images without Docker (APP=...: only this app's), into .kinora/containers
+images: ## Build the services' images without Docker (APP=..., VERSION=...), into .kinora/containers
 	@$(PYTHON) local/doctor.py images
 	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) APP=$(APP)
 clean: down cluster-down ## Remove everything that was made here, data included

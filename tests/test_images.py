@@ -1,0 +1,328 @@
+"""The services' images, built for real by `make images`, and run with a root that nobody may write to.
+
+Where this machine cannot build images, every test here is skipped, with what local/doctor.py says of it.
+"""
+
+import http.client
+import importlib.util
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTAINERS = ROOT / ".kinora" / "containers"
+BUILDAH = [
+    "buildah",
+    "--root",
+    f"{CONTAINERS}/storage",
+    "--runroot",
+    f"{CONTAINERS}/run",
+    "--storage-driver",
+    "overlay",
+]
+SERVICES = sorted(file.parts[-4] for file in ROOT.glob("apps/*/src/*/main.py"))
+WORKERS = sorted(f"{file.parts[-4]}-worker" for file in ROOT.glob("apps/*/src/*/worker.py"))
+
+# The first time, everything is built.
+pytestmark = pytest.mark.timeout(900)
+
+# A process in an image, as a container of it would be: as the image's user, who can get no more rights, with a root
+# that is read-only but for /tmp. Only the network is this machine's.
+ENTER = """\
+set -eu
+root=$1 user=$2
+shift 2
+mount --bind "$root" "$root"
+mount -o remount,bind,ro "$root"
+mount -t tmpfs tmpfs "$root/tmp"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+exec setpriv --no-new-privs chroot --userspec="$user" "$root" env -i "$@"
+"""
+
+
+def buildah(*command: str) -> str:
+    return subprocess.run([*BUILDAH, *command], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@dataclass(frozen=True)
+class Image:
+    name: str
+    reference: str
+    root: Path
+    """Where its files can be looked at."""
+    config: dict[str, Any]
+
+    @property
+    def app(self) -> str:
+        return self.name.removesuffix("-worker")
+
+    def command(self, *command: str, environment: dict[str, str] | None = None) -> list[str]:
+        variables = [*self.config["Env"], *(f"{name}={value}" for name, value in (environment or {}).items())]
+        enter = ["unshare", "--mount", "sh", "-c", ENTER, "sh", str(self.root), self.config["User"]]
+        return [*enter, *variables, *(command or self.config["Cmd"])]
+
+    def run(self, *command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Without a command, what the image is for."""
+        whole = self.command(*command, environment=environment)
+        return subprocess.run(whole, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def said() -> str:
+    """What `make images` says, having built whatever is missing or not up to date."""
+    able = subprocess.run(
+        [sys.executable, ROOT / "local" / "doctor.py", "images"], capture_output=True, text=True, check=False
+    )
+    if able.returncode != 0:
+        pytest.skip(able.stdout.strip())
+    made = subprocess.run(["make", "images"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return made.stdout
+
+
+@pytest.fixture(scope="session")
+def built(said: str) -> dict[str, str]:
+    """The reference of each image, by its name."""
+    lines = re.findall(r"^(ghcr.io/\S*/kinora-(\S+):[\d.]+): .* built in .*$", said, flags=re.MULTILINE)
+    return {name: reference for reference, name in lines}
+
+
+@pytest.fixture(scope="session")
+def images(built: dict[str, str]) -> Iterator[Callable[[str], Image]]:
+    opened: dict[str, Image] = {}
+    containers: list[str] = []
+
+    def get(name: str) -> Image:
+        if name not in opened:
+            reference = built[name]
+            containers.append(buildah("from", "--pull=never", reference))
+            config = json.loads(buildah("inspect", "--type", "image", reference))["Docker"]["config"]
+            opened[name] = Image(name, reference, Path(buildah("mount", containers[-1])), config)
+        return opened[name]
+
+    yield get
+    for container in containers:
+        buildah("umount", container)
+        buildah("rm", container)
+
+
+@pytest.fixture(params=[*SERVICES, *WORKERS])
+def image(request: pytest.FixtureRequest, images: Callable[[str], Image]) -> Image:
+    return images(request.param)
+
+
+def free_ports(count: int) -> list[int]:
+    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in with_ports]
+    for each in with_ports:
+        each.close()
+    return ports
+
+
+def test_every_service_and_every_worker_has_an_image(
+    said: str, built: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sorted(built) == sorted([*SERVICES, *WORKERS])
+    with capsys.disabled():
+        print("\n" + said)  # how large each is, and how long it took
+
+
+def test_nothing_but_tmp_can_be_written_to(image: Image) -> None:
+    script = "for place in / /app /venv /var/tmp /etc /tmp; do touch $place/x || echo $place; done; id -u"
+    assert image.run("sh", "-c", script).stdout.split() == ["/", "/app", "/venv", "/var/tmp", "/etc", "10001"]
+
+
+def test_it_says_what_it_is_and_nothing_in_it_belongs_to_its_user(image: Image) -> None:
+    labels = image.config["Labels"]
+    assert labels["org.opencontainers.image.title"] == f"kinora-{image.app}"
+    assert image.reference.endswith(f":{labels['org.opencontainers.image.version']}")
+    assert image.config["User"] == "10001:10001"
+    found = subprocess.run(["find", image.root, "-xdev", "-uid", "10001"], capture_output=True, text=True, check=True)
+    assert found.stdout == ""
+
+
+def test_without_settings_it_ends_and_says_which_are_missing(image: Image) -> None:
+    done = image.run()
+    assert done.returncode == 1, done.stderr
+    assert f"KINORA_HTTP_PORT is not set, and {image.name} cannot start without it" in done.stderr.splitlines()
+
+
+def test_it_starts_without_its_stores_says_that_it_is_not_ready_and_ends_when_told(
+    image: Image, services: dict[str, dict[str, Any]]
+) -> None:
+    http_port, grpc_port = free_ports(2)
+    environment = {**services[image.name]["environment"], "KINORA_HTTP_PORT": str(http_port)}
+    environment |= {name: str(grpc_port) for name in environment if name == "KINORA_GRPC_PORT"}
+    environment |= {name: "127.0.0.1" for name in environment if name in {"KINORA_HTTP_HOST", "KINORA_GRPC_HOST"}}
+    with subprocess.Popen(image.command(environment=environment), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            answered = {path: get(http_port, path, process) for path in ("/healthz", "/readyz", "/metrics")}
+            assert answered == {"/healthz": 200, "/readyz": 503, "/metrics": 200}
+            check = image.run(*health_check(image), environment={"KINORA_HTTP_PORT": str(http_port)})
+            assert check.returncode == 1, check.stderr
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) in {0, -signal.SIGTERM}
+
+
+def get(port: int, path: str, process: subprocess.Popen[str]) -> int:
+    """The status of what is answered, as soon as it listens."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except ConnectionRefusedError:
+            time.sleep(0.1)  # nobody tells when it listens
+        finally:
+            connection.close()
+    raise AssertionError(f"it does not listen, and ended with {process.poll()}")
+
+
+def health_check(image: Image) -> list[str]:
+    kind, *command = image.config["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    return command
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_its_health_check_asks_whether_it_is_ready(image: Image, status: int, code: int) -> None:
+    asked = []
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # A proxy would not know the container.
+        environment = {"KINORA_HTTP_PORT": str(server.server_port), "http_proxy": "http://127.0.0.1:9"}
+        assert image.run(*health_check(image), environment=environment).returncode == code
+        server.shutdown()
+    assert asked == ["/readyz"]
+
+
+def test_it_holds_what_its_app_needs_and_no_more(image: Image) -> None:
+    spec = importlib.util.spec_from_file_location("requirements", ROOT / "local" / "images" / "requirements.py")
+    assert spec
+    assert spec.loader
+    requirements = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(requirements)
+    lock = (ROOT / "requirements.txt").read_text()
+    needed = {text.partition("==")[0] for text in requirements.needed(lock, {"kinora-kit", f"kinora-{image.app}"})}
+    listing = "import importlib.metadata as m; print(*(d.metadata['Name'] for d in m.distributions()))"
+    installed = {re.sub(r"[-_.]+", "-", name).lower() for name in image.run("python", "-c", listing).stdout.split()}
+    assert {"fastapi", "asyncpg", "grpcio"} <= installed <= needed
+    assert not needed & {"pytest", "ruff", "mypy", "uv", "hatchling", "supervisor"}
+    assert {each.name for each in (image.root / "app").iterdir()} == {
+        "kinora",
+        "kinora_kit",
+        f"kinora_{image.app}",
+        "packages",
+    }
+
+
+def test_nothing_is_left_of_building_it(image: Image) -> None:
+    for pattern in (
+        "usr/bin/*gcc*",
+        "usr/bin/cc",
+        "usr/bin/pip*",
+        "venv/bin/pip*",
+        "usr/bin/curl",
+        "needs",
+        "root/.cache",
+    ):
+        assert list(image.root.glob(pattern)) == [], pattern
+    for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb", "run/secrets/*"):
+        assert list(image.root.glob(pattern)) == [], pattern
+    for file in ("etc/pip.conf", ".env", "app/.env", "etc/ssl/private"):
+        assert not (image.root / file).exists(), file
+    assert not re.search("password|secret|token", " ".join(image.config["Env"]), flags=re.IGNORECASE)
+
+
+def test_it_starts_from_compiled_code(image: Image) -> None:
+    """Nothing could be compiled later: its root is read-only."""
+    for folder in ("app", "venv"):
+        sources = [file for file in (image.root / folder).rglob("*.py") if "lib2to3" not in file.parts]
+        compiled = {file.name.split(".")[0] for file in (image.root / folder).rglob("*.pyc")}
+        assert {file.stem.split(".")[0] for file in sources} <= compiled
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_encodes_with_ffmpeg_7(name: str, images: Callable[[str], Image]) -> None:
+    image = images(name)
+    assert image.run("ffmpeg", "-version").stdout.startswith("ffmpeg version 7.")
+    encode = "ffmpeg -v error -f lavfi -i testsrc2=duration=1:size=320x180 -c:v libx264 -c:a aac -f mp4 /tmp/x.mp4"
+    done = image.run(*encode.split())
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_no_ffmpeg(name: str, images: Callable[[str], Image]) -> None:
+    assert not (images(name).root / "usr" / "bin" / "ffmpeg").exists()
+
+
+def test_configure_runs_in_the_image_that_docker_compose_gives_it(
+    images: Callable[[str], Image], services: dict[str, dict[str, Any]], built: dict[str, str]
+) -> None:
+    service = services["configure"]
+    assert service["image"] == built["auth"]
+    _, script, _ = service["command"]
+    given = [volume["target"] for volume in service["volumes"] if volume["type"] == "bind"]
+    with subprocess.Popen(
+        ["tar", "--create", *(folder.removeprefix("/kinora/") for folder in given)], cwd=ROOT, stdout=subprocess.PIPE
+    ) as repository:
+        configure = f"mkdir /tmp/kinora && tar x -C /tmp/kinora && python /tmp{script} /tmp/made && ls /tmp/made"
+        command = images("auth").command("sh", "-c", configure, environment=service["environment"])
+        done = subprocess.run(command, stdin=repository.stdout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"postgres", "redis", "traefik"} <= set(done.stdout.split())
+
+
+def test_a_change_of_code_makes_only_the_last_layer_anew(built: dict[str, str], tmp_path: Path) -> None:
+    app = "media"
+    for path in ("Dockerfile", ".dockerignore", "requirements.txt", "local", "platform", f"apps/{app}"):
+        if (ROOT / path).is_dir():
+            shutil.copytree(ROOT / path, tmp_path / path, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / path, tmp_path)
+    (tmp_path / "apps" / app / "src" / f"kinora_{app}" / "changed.py").write_text("CHANGED = True\n")
+    command = ["make", "--silent", "--file=local/images.mk", f"APP={app}", "VERSION=0.0.0", f"CONTAINERS={CONTAINERS}"]
+    try:
+        made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stdout + made.stderr
+        changed = built[app].rpartition(":")[0] + ":0.0.0"
+        before, after = layers(built[app]), layers(changed)
+        assert len(before) == len(after)
+        assert [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b] == [len(before) - 1]
+        said = (tmp_path / ".kinora" / "logs" / f"install-{app}.log").read_text()
+        assert "Collecting" not in said, "pip ran"
+    finally:
+        subprocess.run([*BUILDAH, "rmi", built[app].rpartition(":")[0] + ":0.0.0"], capture_output=True, check=False)
+        (CONTAINERS / "built" / f"{app}-0.0.0").unlink(missing_ok=True)
+
+
+def layers(reference: str) -> list[str]:
+    described = json.loads(buildah("inspect", "--type", "image", reference))
+    found: list[str] = described["Docker"]["rootfs"]["diff_ids"]
+    return found
