@@ -142,8 +142,9 @@ def test_every_service_and_every_worker_has_an_image(
 
 
 def test_nothing_but_tmp_can_be_written_to(image: Image) -> None:
-    script = "for place in / /app /venv /var/tmp /etc /tmp; do touch $place/x || echo $place; done; id -u"
-    assert image.run("sh", "-c", script).stdout.split() == ["/", "/app", "/venv", "/var/tmp", "/etc", "10001"]
+    # Were its root not read-only, anybody could write to the last but one.
+    script = "for place in /app /venv /var/tmp /tmp; do touch $place/x || echo $place; done; id -u"
+    assert image.run("sh", "-c", script).stdout.split() == ["/app", "/venv", "/var/tmp", "10001"]  # noqa: S108
 
 
 def test_it_says_what_it_is_and_nothing_in_it_belongs_to_its_user(image: Image) -> None:
