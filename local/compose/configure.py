@@ -81,7 +81,15 @@ def rabbitmq(passwords: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         if need.rabbitmq is not None:
             user = login(identity)
             hashed = rabbitmq_hash(passwords[f"{identity.upper()}_RABBITMQ_PASSWORD"])
-            users.append({"name": user, "password_hash": hashed, "tags": [], "limits": grants.RABBITMQ_LIMITS})
+            users.append(
+                {
+                    "name": user,
+                    "password_hash": hashed,
+                    "hashing_algorithm": "rabbit_password_hashing_sha256",
+                    "tags": [],
+                    "limits": grants.RABBITMQ_LIMITS,
+                }
+            )
             allowed = grants.rabbitmq_permissions(identity, consumes=need.rabbitmq.consumes)
             permissions.append({"user": user, "vhost": VHOST, **allowed})
     vhosts = [{"name": VHOST, "metadata": {"description": "", "tags": [], "default_queue_type": "quorum"}}]
