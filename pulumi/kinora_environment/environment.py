@@ -27,6 +27,9 @@ from kinora_environment.sizes import SIZES, Sizes
 from kinora_environment.stores import StoreArgs, StoreComponent
 from kinora_environment.workload import secret
 
+KEDA = "keda"
+"""The namespace that KEDA's own chart is for."""
+
 
 def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Needs]) -> dict[str, pulumi.Input[str]]:
     """Register everything that an environment has; returns the stack's outputs.
@@ -61,8 +64,11 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
         _hand_over(identity, need, stores, credentials, namespaces["apps"])
     if config.mesh.enabled:
         Mesh("mesh", MeshArgs(place=namespaces["mesh"], config=config.mesh, sizes=sizes), cluster)
-    object_store = stores["s3"]
+    object_store, broker = stores["s3"], stores["rabbitmq"]
     assert isinstance(object_store, ObjectStore)  # noqa: S101 - for the type
+    assert isinstance(broker, MessageBroker)  # noqa: S101 - for the type
+    if config.keda:
+        broker.let_count(KEDA)
     object_store.let_out(namespaces["gateway"])
     gateway = Gateway(
         "gateway",

@@ -110,6 +110,12 @@ class MessageBroker(StoreComponent):
         allow("rabbitmq", args.place, clients=["apps"], ports=[PORT], opts=self.child)
         allow("rabbitmq-metrics", args.place, clients=["monitoring"], ports=[METRICS_PORT], pods=pods, opts=self.child)
 
+    def let_count(self, namespace: str) -> None:
+        """Let KEDA, which runs in a namespace of the cluster, ask how many messages wait; each time as a service."""
+        if self.args.config.external is None:
+            pods = selector("rabbitmq")
+            allow("rabbitmq-keda", self.args.place, operators=[namespace], ports=[PORT], pods=pods, opts=self.child)
+
     # --- single -------------------------------------------------------------------------------------------------------
 
     def _single(self, args: StoreArgs) -> None:

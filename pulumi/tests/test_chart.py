@@ -558,6 +558,22 @@ def test_secrets_hold_the_variables_that_are_expected_of_them(stack: str, render
             assert made[f"{name}-keys"] == {f"KINORA_{key.upper()}" for key in need.keys}
 
 
+@pytest.mark.parametrize("stack", render.stacks())
+def test_keda_may_ask_the_broker_where_it_counts_what_waits(stack: str, rendered: Callable[[str], Rendered]) -> None:
+    counted = "ScaledObject" in kinds(services(stack))
+    assert counted == charts.facts(stack)["keda"]
+    found = [each["spec"] for each in rendered(stack).objects if each["metadata"]["name"] == "rabbitmq-keda"]
+    assert len(found) == counted
+    for each in found:
+        assert each["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "rabbitmq"}}
+        assert each["ingress"] == [
+            {
+                "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}],
+                "ports": [{"port": 5672, "protocol": "TCP"}],
+            }
+        ]
+
+
 def quantity(text: str) -> Decimal:
     """In cores, or bytes."""
     units = {"m": Decimal("0.001"), "Mi": Decimal(2**20), "Gi": Decimal(2**30)}
