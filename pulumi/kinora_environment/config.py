@@ -166,7 +166,7 @@ class EnvironmentConfig(Model):
     mesh: Mesh = Mesh()
     monitoring: Monitoring = Monitoring()
     keda: bool = False
-    """Whether KEDA runs in the cluster, in its usual namespace (keda): then there are as many workers as the queues ask for."""
+    """Whether KEDA runs in the cluster, in the namespace `keda`: then the queues say how many workers there are."""
     images: dict[str, Image] = {}
     """Other images than those of images.py, by the same names."""
     generations: dict[str, Annotated[int, Field(ge=1)]] = {}
