@@ -1,0 +1,257 @@
+"""argocd/: which applications come of it in each committed environment, and that no project lets more through.
+
+The application sets are evaluated as Argo CD does it, by Helm, whose templates are Go's with the same functions; that
+Argo CD itself reads them so is shown in tests/cluster.
+"""
+
+import functools
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster import Cluster, cluster
+
+import charts
+from kinora_environment import gitops, render, upstream
+from kinora_environment.helm import program
+from kinora_environment.place import namespace_name
+from kinora_environment.render import Rendered
+
+ROOT = charts.ROOT
+Values = dict[str, Any]
+SETS: dict[str, Values] = {
+    file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "argocd").glob("*.yaml"))
+}
+FILL = "{{ $filled := list }}{{ range .Values.texts }}{{ $filled = append $filled (tpl . $.Values.given) }}{{ end }}"
+
+
+@pytest.fixture(scope="session")
+def fill(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, Values], Any]:
+    """``fill(template, parameters)``: the template with all its texts evaluated."""
+    chart = tmp_path_factory.mktemp("fill")
+    (chart / "templates").mkdir()
+    (chart / "Chart.yaml").write_text("{apiVersion: v2, name: fill, version: 0.0.0}")
+    (chart / "templates" / "filled.yaml").write_text(FILL + "{{ dict `texts` $filled | toJson }}")
+
+    def filled(template: Any, given: Values) -> Any:
+        texts: list[str] = []
+        strings(template, lambda text: texts.append(text) or text)
+        done = subprocess.run(
+            [program("helm"), "template", "fill", chart, "--values=-"],
+            input=json.dumps({"texts": texts, "given": given}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        answers = iter(yaml.safe_load(done.stdout)["texts"])
+        return strings(template, lambda _: next(answers))
+
+    return filled
+
+
+def strings(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: strings(each, change) for key, each in value.items()}
+    if isinstance(value, list):
+        return [strings(each, change) for each in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def named(rendered: Rendered, kind: str) -> dict[str, Any]:
+    return {each["metadata"]["name"]: each for each in rendered.objects if each["kind"] == kind}
+
+
+def chosen(selector: Values, labels: Mapping[str, str]) -> bool:
+    """https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#resources-that-support-set-based-requirements"""
+    assert all(each["operator"] == "Exists" for each in selector.get("matchExpressions", []))
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        each["key"] in labels for each in selector.get("matchExpressions", [])
+    )
+
+
+def parameters(given: Values, fill: Callable[[Any, Values], Any], rendered: Rendered) -> Iterator[Values]:
+    """What a template is filled with, once for each application."""
+    (generator,) = given["spec"]["generators"]
+    parts = generator["matrix"]["generators"] if "matrix" in generator else [generator]
+    secret = named(rendered, "Secret")["cluster"]
+    if not chosen(parts[0]["clusters"]["selector"], secret["metadata"]["labels"]):
+        return
+    facts = {key: secret["metadata"][key] for key in ("labels", "annotations")}
+    one = {**{key: secret["stringData"][key] for key in ("name", "server")}, "metadata": facts}
+    if len(parts) == 1:
+        yield one
+        return
+    git = fill(parts[1]["git"], one)
+    assert {"url": git["repoURL"], "revision": git["revision"]}.items() <= repository(rendered).items()
+    (files,) = git["files"]
+    for file in sorted(ROOT.glob(files["path"])):
+        folder = file.parent.relative_to(ROOT)
+        path = {"path": str(folder), "basename": folder.name, "segments": list(folder.parts)}
+        yield {**one, **yaml.safe_load(file.read_text()), "path": path}
+
+
+def repository(rendered: Rendered) -> dict[str, str]:
+    source = named(rendered, "Application")["root"]["spec"]["source"]
+    return {"url": source["repoURL"], "revision": source["targetRevision"]}
+
+
+@pytest.fixture(scope="session")
+def applications(
+    fill: Callable[[Any, Values], Any], rendered: Callable[[str], Rendered]
+) -> Callable[[str], dict[str, Values]]:
+    """``applications("dev")``: by name, all that argocd/ makes in a committed environment."""
+
+    @functools.cache
+    def of(stack: str) -> dict[str, Values]:
+        made = [
+            fill(each["spec"]["template"], given)
+            for each in SETS.values()
+            for given in parameters(each, fill, rendered(stack))
+        ]
+        assert len({each["metadata"]["name"] for each in made}) == len(made)
+        return {each["metadata"]["name"]: each for each in made}
+
+    return of
+
+
+def objects(application: Values) -> list[Any]:
+    """What Helm renders from an application's own source."""
+    source = application["spec"]["source"]
+    helm = source["helm"]
+    files = [ROOT / file.removeprefix("/") for file in helm.get("valueFiles", [])]
+    missing = [file for file in files if not file.exists()]
+    assert not missing or helm.get("ignoreMissingValueFiles"), missing
+    chart = str(Path("..") / source["path"])
+    files = [file for file in files if file.exists()]
+    return charts.template(chart, helm["releaseName"], files, yaml.safe_load(helm["values"]))
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_an_environment_has_an_application_for_each_app_and_what_they_share(
+    applications: Callable[[str], dict[str, Values]], stack: str
+) -> None:
+    apps = {app for app in charts.apps() if stack in charts.environments(app)}
+    assert apps
+    shared = {"gateway", "mesh"} if charts.facts(stack)["mesh"] else {"gateway"}
+    assert applications(stack).keys() == apps | shared
+    for app in apps:
+        assert applications(stack)[app]["spec"]["project"] == "services"
+    for name in shared:
+        assert applications(stack)[name]["spec"]["project"] == name
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_it_hands_over_the_same_values_as_what_renders_without_argo_cd(
+    applications: Callable[[str], dict[str, Values]], stack: str
+) -> None:
+    for name, application in applications(stack).items():
+        if name == "mesh":
+            facts = charts.facts(stack)
+            handed = yaml.safe_load(application["spec"]["source"]["helm"]["values"])
+            assert handed == {"environment": facts["name"], "publicUrl": facts["publicUrl"]}
+        else:
+            assert objects(application) == (
+                charts.gateway(stack) if name == "gateway" else charts.service(name, stack)
+            ), name
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_everything_is_inside_its_project(
+    applications: Callable[[str], dict[str, Values]], rendered: Callable[[str], Rendered], stack: str
+) -> None:
+    projects = {name: each["spec"] for name, each in named(rendered(stack), "AppProject").items()}
+    for name, application in applications(stack).items():
+        spec = application["spec"]
+        project = projects[spec["project"]]
+        assert project["sourceRepos"] == [spec["source"]["repoURL"]] == [repository(rendered(stack))["url"]]
+        assert spec["source"]["targetRevision"] == repository(rendered(stack))["revision"]
+        allowed = {(each["group"], each["kind"]) for each in project["namespaceResourceWhitelist"]}
+        places = {(each["server"], each["namespace"]) for each in project["destinations"]}
+        assert tuple(spec["destination"].values()) in places
+        for each in objects(application):
+            assert (each["apiVersion"].rpartition("/")[0], each["kind"]) in allowed, name
+            assert (spec["destination"]["server"], each["metadata"]["namespace"]) in places, name
+
+
+def test_no_project_lets_through_what_no_chart_renders(applications: Callable[[str], dict[str, Values]]) -> None:
+    used: dict[str, set[tuple[str, str]]] = {name: set() for name in gitops.LAYERS}
+    for stack in render.stacks():
+        for application in applications(stack).values():
+            kinds = {(each["apiVersion"].rpartition("/")[0], each["kind"]) for each in objects(application)}
+            used[application["spec"]["project"]] |= kinds
+    # For stores of somebody else (istio/values.yaml, external), and where Prometheus' operator is without a mesh.
+    used["mesh"].add(("networking.istio.io", "ServiceEntry"))
+    used["services"].add(("monitoring.coreos.com", "ServiceMonitor"))
+    for name, layer in gitops.LAYERS.items():
+        assert used[name] == {(group, kind) for group, kinds in layer.kinds.items() for kind in kinds}, name
+
+
+@pytest.mark.parametrize("stack", render.stacks())
+def test_no_application_and_no_project_leads_to_a_store(
+    applications: Callable[[str], dict[str, Values]], rendered: Callable[[str], Rendered], stack: str
+) -> None:
+    stores = namespace_name(stack, "stores")
+    assert stores not in json.dumps([each["spec"]["destination"] for each in applications(stack).values()])
+    for project in named(rendered(stack), "AppProject").values():
+        assert stores not in [each["namespace"] for each in project["spec"]["destinations"]]
+    assert stores not in named(rendered(stack), "Secret")["cluster"]["stringData"]["namespaces"].split(",")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_is_deployed_is_what_git_says_and_a_lost_file_takes_nothing_down(name: str) -> None:
+    given = SETS[name]
+    assert given["kind"] in gitops.ROOT[given["apiVersion"].partition("/")[0]]
+    assert given["metadata"]["name"] == name
+    assert given["metadata"]["annotations"]["argocd.argoproj.io/sync-options"] == "Prune=false"
+    spec = given["spec"]
+    assert (spec["goTemplate"], spec["goTemplateOptions"]) == (True, ["missingkey=error"])
+    template = spec["template"]
+    assert template["metadata"]["finalizers"] == [gitops.CASCADE]
+    policy = template["spec"]["syncPolicy"]
+    assert policy["automated"] == {"prune": True, "selfHeal": True}
+    assert policy["syncOptions"] == ["ServerSideApply=true", "CreateNamespace=false", "FailOnSharedResource=true"]
+    assert policy["retry"] == SETS["services"]["spec"]["template"]["spec"]["syncPolicy"]["retry"]
+
+
+def test_all_try_as_often_as_the_root_does(rendered: Callable[[str], Rendered]) -> None:
+    root = named(rendered("dev"), "Application")["root"]["spec"]["syncPolicy"]["retry"]
+    assert SETS["services"]["spec"]["template"]["spec"]["syncPolicy"]["retry"] == root
+
+
+def test_without_facts_nothing_is_rendered_rather_than_something_wrong(fill: Callable[[Any, Values], Any]) -> None:
+    given = {"metadata": {"labels": {"kinora.io/environment": "dev"}, "annotations": {}}, "server": "s"}
+    with pytest.raises(AssertionError, match="mustFromJson"):
+        fill(SETS["gateway"]["spec"]["template"], given)
+
+
+def test_the_table_of_waves_in_the_documentation_is_true() -> None:
+    told = dict(
+        re.findall(r"^\| (-?\d+) \| `argocd/(\w+)\.yaml`", (ROOT / "docs/deploys.md").read_text(), re.MULTILINE)
+    )
+    wave = "argocd.argoproj.io/sync-wave"
+    assert told == {each["metadata"]["annotations"][wave]: name for name, each in SETS.items()}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as given:
+        given.apply(upstream.manifests("argocd-crds"))
+        given.await_definitions()
+        yield given
+
+
+def test_a_real_api_server_takes_all_of_it_and_the_second_time_nothing_changes(
+    installed: Cluster, applications: Callable[[str], dict[str, Values]]
+) -> None:
+    kind = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Application"}
+    installed.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gitops"}}])
+    made = [{**kind, **each} for stack in ("prod", "sandbox") for each in applications(stack).values()]
+    for given in (list(SETS.values()), made[: len(applications("prod"))], made[len(applications("prod")) :]):
+        placed = [{**each, "metadata": {**each["metadata"], "namespace": "gitops"}} for each in given]
+        assert installed.apply(placed) == installed.apply(placed)
