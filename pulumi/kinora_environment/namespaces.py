@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as k8s
 
-from kinora_environment.place import PART_OF, ROLES, Place, namespace_name
+from kinora_environment.place import PART_OF, ROLES, Place, namespace_name, role_selector
 from kinora_environment.sizes import Quota
 from kinora_environment.workload import named
 
@@ -32,7 +32,8 @@ class Namespaces(pulumi.ComponentResource):
     """One namespace for each role, each with the Pod Security profile *restricted* and closed to all but what is named.
 
     Within an environment pods may connect to whom lets them in (``allow``, and the chart's ``allowFrom``); outside of
-    it, only to name servers and the API server. Argo CD, which reads git, may go anywhere.
+    it, only to name servers and the API server. Services may connect to each other and to the stores, and to nothing
+    else; Argo CD, which reads git, may go anywhere.
     """
 
     def __init__(self, name: str, args: NamespacesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -74,21 +75,30 @@ class Namespaces(pulumi.ComponentResource):
         environment = {"namespace_selector": {"match_labels": {"kinora.io/environment": place.environment}}}
         egress: list[dict[str, Any]] = [{"ports": DNS}, {"to": [environment]}, {"ports": API_SERVER}]
         if place.role == "apps":
-            egress = egress[:2]
+            # Where services have something to ask: each other and the stores, and of the mesh its control plane.
+            asked = ["apps", "stores", *(["mesh"] if self._args.mesh else [])]
+            egress = [
+                {"ports": DNS},
+                {"to": [{"namespace_selector": role_selector(place.environment, role)} for role in asked]},
+            ]
         if place.role == "gitops":
             egress = [{}]
-        k8s.networking.v1.NetworkPolicy(
-            f"{place.role}-default",
-            metadata={"name": "default", "namespace": place.created, "labels": place.labels("default")},
-            spec={
-                "pod_selector": {},
-                "policy_types": ["Ingress", "Egress"],
-                # Replicas of a store talk to each other; services do not, unless the chart lets them.
-                **({} if place.role == "apps" else {"ingress": [{"from_": [{"pod_selector": {}}]}]}),
-                "egress": egress,
-            },
-            opts=opts,
-        )
+        # Replicas of a store talk to each other; services do not, unless the chart lets them.
+        ingress = [] if place.role == "apps" else [{"from_": [{"pod_selector": {}}]}]
+        # One for each direction: of one policy for both, some network plugins take what it lets out of a pod for leave
+        # to come into the next one.
+        for direction, allowed in (("Ingress", ingress), ("Egress", egress)):
+            name = f"default-{direction.lower()}"
+            k8s.networking.v1.NetworkPolicy(
+                f"{place.role}-{name}",
+                metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
+                spec={
+                    "pod_selector": {},
+                    "policy_types": [direction],
+                    **({direction.lower(): allowed} if allowed else {}),
+                },
+                opts=opts,
+            )
 
     def _quota(self, place: Place, opts: pulumi.ResourceOptions) -> None:
         quota = self._args.quota

@@ -138,12 +138,36 @@ def test_nothing_is_public_but_the_gateway(environment: Rendered) -> None:
 
 def test_every_namespace_is_closed_unless_something_is_named(environment: Rendered) -> None:
     namespaces = {each["metadata"]["name"] for each in environment.objects if each["kind"] == "Namespace"}
-    closed = {
-        each["metadata"]["namespace"]
+    for direction in ("Ingress", "Egress"):
+        closed = {
+            each["metadata"]["namespace"]
+            for each in environment.objects
+            if each["kind"] == "NetworkPolicy"
+            and each["spec"]["podSelector"] == {}
+            and each["spec"]["policyTypes"] == [direction]
+        }
+        assert closed == namespaces
+
+
+def test_no_network_policy_of_ours_is_for_both_directions(environment: Rendered) -> None:
+    """A plugin was seen to take what such a policy lets out of a pod for leave to come into the next one."""
+    for each in environment.objects:
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["labels"].get("app.kubernetes.io/part-of") == "kinora":
+            assert len(each["spec"]["policyTypes"]) == 1, each["metadata"]["name"]
+
+
+def test_a_service_can_ask_only_services_and_stores(environment: Rendered) -> None:
+    (policy,) = (
+        each
         for each in environment.objects
-        if each["kind"] == "NetworkPolicy" and each["spec"]["podSelector"] == {}
-    }
-    assert closed == namespaces
+        if each["kind"] == "NetworkPolicy"
+        and each["metadata"]["name"] == "default-egress"
+        and each["metadata"]["namespace"].endswith("-apps")
+    )
+    names, asked = policy["spec"]["egress"]
+    assert {each["port"] for each in names["ports"]} == {53}
+    roles = {each["namespaceSelector"]["matchLabels"]["kinora.io/role"] for each in asked["to"]}
+    assert roles - {"mesh"} == {"apps", "stores"}
 
 
 def test_every_namespace_has_the_strictest_profile(environment: Rendered) -> None:

@@ -13,7 +13,7 @@ import node
 import pytest
 from client import Person, register
 from clips import Clip, make
-from cluster import BRANCH, PUBLIC_URL, push_address
+from cluster import BRANCH, CREDENTIALS, PUBLIC_URL, REPOSITORY
 from environment import ROOT
 from live import Cluster
 
@@ -30,7 +30,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     except httpx.HTTPError as error:
         pytest.fail(f"The sandbox does not answer at {PUBLIC_URL} ({error}). Start it: make cluster-up", pytrace=False)
     clone = tmp_path_factory.mktemp("clone") / "kinora"
-    subprocess.run(["git", "clone", "--quiet", "--branch", BRANCH, push_address(), clone], check=True)
+    signed_in = f"credential.helper=store --file={CREDENTIALS}"
+    subprocess.run(["git", "clone", "--quiet", "--branch", BRANCH, "-c", signed_in, REPOSITORY, clone], check=True)
     here = Cluster(PUBLIC_URL, [str(node.BIN / "kubectl"), f"--kubeconfig={node.KUBECONFIG}"], clone)
     here.git("config", "user.name", "tests")
     here.git("config", "user.email", "tests@example.org")
