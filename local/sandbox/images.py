@@ -13,10 +13,14 @@ CONTAINERS = MADE / "containers"
 BUILDAH = ("buildah", f"--root={CONTAINERS}/storage", f"--runroot={CONTAINERS}/run", "--storage-driver=overlay")
 
 
+RUN = ("ghcr.io/kinora-platform/", "localhost/kinora-sandbox/", "docker.io/tusproject/")
+"""How the references of images begin that pods name."""
+
+
 def built() -> dict[str, str]:
     """The images that were built for the sandbox: reference -> id."""
     listed = json.loads(node.run(*BUILDAH, "images", "--json"))
-    return {name: each["id"] for each in listed for name in each.get("names") or [] if "debian" not in name}
+    return {name: each["id"] for each in listed for name in each.get("names") or [] if name.startswith(RUN)}
 
 
 def imported() -> dict[str, str]:

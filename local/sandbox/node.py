@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +37,7 @@ NAMESPACE = "kinora-sandbox"
 CABLE, INNER = "kinora0", "kinora1"
 HOST_ADDRESS, NODE_ADDRESS = "10.231.0.1", "10.231.0.2"
 PODS, SERVICES = "10.232.0.0/16", "10.96.0.0/16"
-API_PORT = 6443
+API_PORT, FIREWALL_HEALTH_PORT = 6443, 20244
 NODE = "sandbox"
 
 START_LIMIT_SECONDS = 90
@@ -167,11 +168,14 @@ def up() -> Iterator[str]:
     _kubelet_configuration()
     start(_kubelet())
     start(_kube_proxy())
-    start(_kube_router())
     _dns_configuration()
     start(Process("coredns", ["coredns", f"-conf={STATE}/Corefile"]))
     wait(_node_is_ready, what="The node", log="kubelet")
+    start(_kube_router())  # it ends where the node is not there yet
+    wait(_firewall_answers, what="The firewall", log="kube-router")
     _volumes()
+    if ended := [file.name for file in (STATE / "pids").iterdir() if running(file.name) is None]:
+        raise Failure(f"{', '.join(ended)} ended: what it said is in {LOGS}. `make cluster-up` starts it again.")
     yield "node"
 
 
@@ -491,9 +495,15 @@ def _kube_router() -> Process:
             "--run-firewall=true",
             f"--service-cluster-ip-range={SERVICES}",
             "--metrics-port=0",
-            "--health-port=0",
+            f"--health-port={FIREWALL_HEALTH_PORT}",
         ],
     )
+
+
+def _firewall_answers() -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((NODE_ADDRESS, FIREWALL_HEALTH_PORT), timeout=2):
+        return True
+    return False
 
 
 def _dns_configuration() -> None:
