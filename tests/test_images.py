@@ -4,7 +4,6 @@ Where this machine cannot build images, every test here is skipped, with what lo
 """
 
 import http.client
-import importlib.util
 import json
 import re
 import shutil
@@ -35,6 +34,9 @@ BUILDAH = [
 ]
 SERVICES = sorted(file.parts[-4] for file in ROOT.glob("apps/*/src/*/main.py"))
 WORKERS = sorted(f"{file.parts[-4]}-worker" for file in ROOT.glob("apps/*/src/*/worker.py"))
+
+sys.path.insert(0, str(ROOT / "local" / "images"))
+import requirements  # noqa: E402 - found only now
 
 # The first time, everything is built.
 pytestmark = pytest.mark.timeout(900)
@@ -224,11 +226,6 @@ def test_its_health_check_asks_whether_it_is_ready(image: Image, status: int, co
 
 
 def test_it_holds_what_its_app_needs_and_no_more(image: Image) -> None:
-    spec = importlib.util.spec_from_file_location("requirements", ROOT / "local" / "images" / "requirements.py")
-    assert spec
-    assert spec.loader
-    requirements = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(requirements)
     lock = (ROOT / "requirements.txt").read_text()
     needed = {text.partition("==")[0] for text in requirements.needed(lock, {"kinora-kit", f"kinora-{image.app}"})}
     listing = "import importlib.metadata as m; print(*(d.metadata['Name'] for d in m.distributions()))"
@@ -300,27 +297,64 @@ def test_configure_runs_in_the_image_that_docker_compose_gives_it(
     assert {"postgres", "redis", "traefik"} <= set(done.stdout.split())
 
 
-def test_a_change_of_code_makes_only_the_last_layer_anew(built: dict[str, str], tmp_path: Path) -> None:
-    app = "media"
-    for path in ("Dockerfile", ".dockerignore", "requirements.txt", "local", "platform", f"apps/{app}"):
-        if (ROOT / path).is_dir():
-            shutil.copytree(ROOT / path, tmp_path / path, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(ROOT / path, tmp_path)
-    (tmp_path / "apps" / app / "src" / f"kinora_{app}" / "changed.py").write_text("CHANGED = True\n")
-    command = ["make", "--silent", "--file=local/images.mk", f"APP={app}", "VERSION=0.0.0", f"CONTAINERS={CONTAINERS}"]
-    try:
-        made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert made.returncode == 0, made.stdout + made.stderr
-        changed = built[app].rpartition(":")[0] + ":0.0.0"
-        before, after = layers(built[app]), layers(changed)
-        assert len(before) == len(after)
-        assert [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b] == [len(before) - 1]
-        said = (tmp_path / ".kinora" / "logs" / f"install-{app}.log").read_text()
-        assert "Collecting" not in said, "pip ran"
-    finally:
-        subprocess.run([*BUILDAH, "rmi", built[app].rpartition(":")[0] + ":0.0.0"], capture_output=True, check=False)
+@pytest.fixture
+def build(built: dict[str, str], tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Builds an app's image, as version 0.0.0, from a checkout of its own in the temporary folder."""
+    references = []
+    for path in ("Dockerfile", ".dockerignore", "requirements.txt"):
+        shutil.copy2(ROOT / path, tmp_path)
+    for path in ("local", "platform", "apps"):
+        shutil.copytree(ROOT / path, tmp_path / path, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def make(app: str) -> str:
+        command = ["make", "--silent", "--file=local/images.mk", f"APP={app}", "VERSION=0.0.0"]
+        references.append(f"ghcr.io/kinora-platform/kinora-{app}:0.0.0")
         (CONTAINERS / "built" / f"{app}-0.0.0").unlink(missing_ok=True)
+        # What is kept of building is shared with this checkout's: that is what is tested.
+        done = subprocess.run(
+            [*command, f"CONTAINERS={CONTAINERS}"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return references[-1]
+
+    yield make
+    for reference in references:
+        (CONTAINERS / "built" / f"{reference.rpartition('-')[2].replace(':', '-')}").unlink(missing_ok=True)
+        subprocess.run([*BUILDAH, "rmi", reference], capture_output=True, check=False)
+
+
+def test_a_change_of_code_makes_only_the_last_layer_anew(
+    build: Callable[[str], str], built: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "apps" / "media" / "src" / "kinora_media" / "changed.py").write_text("CHANGED = True\n")
+    before, after = layers(built["media"]), layers(build("media"))
+    assert len(before) == len(after)
+    assert [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b] == [len(before) - 1]
+    assert "Collecting" not in (tmp_path / ".kinora" / "logs" / "install-media.log").read_text(), "pip ran"
+
+
+def test_an_app_gets_the_debian_packages_that_it_names(build: Callable[[str], str], tmp_path: Path) -> None:
+    app = tmp_path / "apps" / "heavy"
+    code = app / "src" / "kinora_heavy"
+    code.mkdir(parents=True)
+    (code / "__init__.py").touch()
+    (code / "main.py").write_text("import fastapi, six\nprint(fastapi.__file__, six.__file__)\n")
+    (app / "packages").write_text("python3-six\n")
+    container = buildah("from", "--pull=never", build("heavy"))
+    try:
+        said = buildah("run", "--isolation", "chroot", container, "python", "-m", "kinora_heavy.main").split()
+    finally:
+        buildah("rm", container)
+    assert said[0].startswith("/venv/"), "what is in the lock comes from there"
+    assert said[1].startswith("/usr/lib/python3/dist-packages/")
+
+
+def test_a_lock_has_to_say_whose_each_line_is() -> None:
+    lock = "a==1 \\\n    --hash=sha256:00\n    # via\n    #   kinora-auth (apps/auth/pyproject.toml)\n    #   c\n"
+    lock += "b==1 \\\n    --hash=sha256:00\n    # via a\nc==1 \\\n    --hash=sha256:00\n    # via pytest\n"
+    assert [text[0] for text in requirements.needed(lock, {"kinora-auth"})] == ["a", "b"]
+    with pytest.raises(SystemExit, match="does not say whose d is"):
+        requirements.needed(lock + "d==1 \\\n    --hash=sha256:00\n", {"kinora-auth"})
 
 
 def layers(reference: str) -> list[str]:
