@@ -144,10 +144,17 @@ def check_cluster() -> list[str]:
         problems.append("This kernel has no overlay file system, which containers are made of: modprobe overlay")
     if not os.access("/sys/fs/cgroup", os.W_OK):
         problems.append("The control groups cannot be written to (/sys/fs/cgroup): run it outside of this container.")
+    if not (MADE / "sandbox").exists() and (others := kubelets()):
+        problems.append(f"Another Kubernetes runs pods on this machine ({others[0]}): stop it first.")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if memory < 10:
         problems.append(f"10 GB of memory are needed for the sandbox; this machine has {memory:.1f} GB.")
     return [*problems, *check_packages(CLUSTER_PACKAGES), *check_disk(15)]
+
+
+def kubelets(groups: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+    """The control groups that a kubelet makes for its pods."""
+    return [*groups.glob("kubepods*"), *groups.glob("*/kubepods*")]
 
 
 def check_disk(gigabytes_needed: int, folder: Path = ROOT) -> list[str]:
