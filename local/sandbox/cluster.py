@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -152,8 +153,8 @@ def _commit_of_its_own() -> str:
 NEEDED_BY_OTHERS = ("ConfigMap", "Role", "RoleBinding", "Secret", "ServiceAccount")
 
 
-def environment() -> None:
-    """Apply the objects of the stack, in the order that `pulumi up` would find by itself."""
+def rendered() -> list[dict[str, Any]]:
+    """The objects of the stack."""
     done = subprocess.run(
         [MADE / "pulumi" / "bin" / "python", ROOT / "local" / "sandbox" / "objects.py", node.STATE / "secrets.json"],
         cwd=ROOT / "pulumi",
@@ -164,7 +165,12 @@ def environment() -> None:
     )
     if done.returncode:
         raise Failure(f"The stack {STACK} could not be rendered:\n{done.stderr[-2000:]}")
-    objects = json.loads(done.stdout)["items"]
+    objects: list[dict[str, Any]] = json.loads(done.stdout)["items"]
+    return objects
+
+
+def apply(objects: list[dict[str, Any]]) -> None:
+    """Apply the objects of the stack, in the order that `pulumi up` would find by itself."""
     definitions = [each for each in objects if each["kind"] in ("CustomResourceDefinition", "Namespace")]
     node.apply(definitions)
     kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
@@ -235,11 +241,14 @@ def up(*, uncommitted: bool = False) -> None:
     def say(words: str) -> None:
         console.print(f"[dim]{time.monotonic() - began:4.0f} s[/dim]  {words}")
 
-    for stands in node.up():
-        say(f"{stands} up")
-    say(f"images: {images.bring()} brought into the node")
-    environment()
-    git_server()
+    node.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with ThreadPoolExecutor() as beside:
+        objects = beside.submit(rendered)
+        for stands in node.up():
+            say(f"{stands} up")
+        say(f"images: {images.bring()} brought into the node")
+        git_server()
+        apply(objects.result())
     say("environment applied: waiting for its pods")
     push(uncommitted=uncommitted)
     for namespace in (STORES, GATEWAY, GITOPS):

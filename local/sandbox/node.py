@@ -581,6 +581,8 @@ def down() -> None:
 
     Nothing is asked to end: what it would save is removed anyway.
     """
+    if STATE.exists() and os.geteuid() != 0:
+        raise Failure("The sandbox is root's: sudo make cluster-down")
     # The kubelet first, which would start again what ends; containerd last, which notes what has ended.
     _kill(each for each in _processes() if each.name() not in ("containerd", "containerd-shim"))
     _kill(child for shim in _processes() for child in _children(shim))
@@ -590,14 +592,16 @@ def down() -> None:
     run("ip", "link", "delete", CABLE, check=False)
     run("ip", "netns", "delete", NAMESPACE, check=False)
     _control_groups()
-    for name, value in json.loads((STATE / "kernel.json").read_text()).items() if STATE.exists() else ():
-        Path(f"/proc/sys/{name}").write_text(value)
+    if (remembered := STATE / "kernel.json").exists():
+        for name, value in json.loads(remembered.read_text()).items():
+            Path(f"/proc/sys/{name}").write_text(value)
     if not any(Path("/run/netns").glob("*")):
         run("umount", "/run/netns", check=False)  # `ip netns` mounted it
     for folder in HIDDEN:
         with contextlib.suppress(OSError):  # not there, or somebody else's
             Path(folder).rmdir()
-    shutil.rmtree(STATE, ignore_errors=True)
+    if STATE.exists():
+        shutil.rmtree(STATE)
 
 
 def _processes() -> list[psutil.Process]:
