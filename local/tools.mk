@@ -8,6 +8,7 @@ include local/steps.mk
 # Each go.mod is the only place that says a version.
 KUBERNETES := $(call version,kubernetes,k8s.io/kubernetes)
 ARGO_CD := argo-cd-$(call version,argo-cd,github.com/argoproj/argo-cd/v3)
+KEDA := keda-$(call version,keda,github.com/kedacore/keda/v2)
 PULUMI := $(call version,pulumi,github.com/pulumi/pulumi/pkg/v3)
 
 TOOLS := compose-config etcd kubectl helm mc kube-apiserver istioctl
@@ -15,7 +16,7 @@ TOOLS := compose-config etcd kubectl helm mc kube-apiserver istioctl
 CLI := pulumi pulumi-resource-kubernetes
 # What the sandbox runs of itself: `make --file=local/tools.mk sandbox`.
 SANDBOX := kube-controller-manager kube-scheduler kubelet kube-proxy kube-router coredns argocd prometheus-kubernetes
-COPIES := istio $(ARGO_CD)
+COPIES := istio $(ARGO_CD) $(KEDA)
 
 all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
 cli: $(CLI:%=$(BIN)/%)
@@ -44,6 +45,10 @@ $(MADE)/upstream/$(ARGO_CD): local/go/argo-cd/go.mod local/go/argo-cd/go.sum
 	$(call step,$(ARGO_CD),copying the manifests of Argo CD,$(call copy-module,argo-cd,github.com/argoproj/argo-cd/v3,\
 	    cp -r $$from/manifests/namespace-install.yaml $$from/manifests/crds $$from/entrypoint.sh \
 	        $$from/hack/gpg-wrapper.sh $$from/hack/git-verify-wrapper.sh $$to))
+
+$(MADE)/upstream/$(KEDA): local/go/keda/go.mod local/go/keda/go.sum
+	$(call step,$(KEDA),copying the definitions of KEDA,$(call copy-module,keda,github.com/kedacore/keda/v2,\
+	    cp -r $$from/config/crd/bases/. $$to))
 
 $(BIN)/compose-config: $(addprefix local/go/compose-config/,main.go go.mod go.sum)
 	$(call step,compose-config,building the reader of docker-compose.yml (about 20 s),\

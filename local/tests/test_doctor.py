@@ -46,8 +46,8 @@ def test_missing_programs_are_named_by_their_package() -> None:
         ("install", "venv/installed bin/mongo.jar bin/tusd bin/minio"),
         (
             "tools",
-            "pulumi/installed upstream/istio upstream/argo-cd-3.5.7 bin/compose-config bin/etcd bin/kubectl bin/helm"
-            " bin/mc bin/kube-apiserver bin/istioctl",
+            "pulumi/installed upstream/istio upstream/argo-cd-3.5.7 upstream/keda-2.20.2 bin/compose-config bin/etcd"
+            " bin/kubectl bin/helm bin/mc bin/kube-apiserver bin/istioctl",
         ),
     ],
 )
