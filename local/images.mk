@@ -24,10 +24,10 @@ REGISTRY := ghcr.io/kinora-platform/kinora
 PIP_CONF := $(CONTAINERS)/pip.conf
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
 define write-pip-conf
-{ echo '[global]' && \
+(umask 077 && rm -f $(PIP_CONF) && { echo '[global]' && \
     $(PYTHON) -m pip config list | sed -nE "s/^[^=]*\.(index-url|extra-index-url|trusted-host)='(.*)'$$/\1 = \2/p" | \
         awk '!seen[$$1]++' && \
-    $(if $(CERTIFICATES),echo 'cert = /run/secrets/certificates',true); } >$(PIP_CONF)
+    $(if $(CERTIFICATES),echo 'cert = /run/secrets/certificates',true); } >$(PIP_CONF))
 endef
 
 # $(call image,name,app,target of the Dockerfile). What was built, how large it is and how long it took stands in its file.
