@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -153,19 +155,24 @@ def _commit_of_its_own() -> str:
 NEEDED_BY_OTHERS = ("ConfigMap", "Role", "RoleBinding", "Secret", "ServiceAccount")
 
 
-def rendered() -> list[dict[str, Any]]:
-    """The objects of the stack."""
+def stack(*options: str) -> str:
+    """What objects.py prints."""
+    path = os.pathsep.join([str(node.BIN), os.environ.get("PATH", os.defpath)])
     done = subprocess.run(
-        [MADE / "pulumi" / "bin" / "python", ROOT / "local" / "sandbox" / "objects.py", node.STATE / "secrets.json"],
+        [MADE / "pulumi" / "bin" / "python", ROOT / "local" / "sandbox" / "objects.py", node.STATE, *options],
         cwd=ROOT / "pulumi",
-        env={"PYTHONPATH": str(ROOT / "pulumi"), "PATH": f"{MADE / 'bin'}:/usr/bin:/bin", "HOME": str(Path.home())},
+        env={"PYTHONPATH": str(ROOT / "pulumi"), "PATH": path, "HOME": str(Path.home())},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise Failure(f"The stack {STACK} could not be rendered:\n{done.stderr[-2000:]}")
-    objects: list[dict[str, Any]] = json.loads(done.stdout)["items"]
+        raise Failure(f"The stack {STACK} could not be made:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def rendered() -> list[dict[str, Any]]:
+    objects: list[dict[str, Any]] = json.loads(stack())["items"]
     return objects
 
 
@@ -242,16 +249,20 @@ def up(*, uncommitted: bool = False) -> None:
         console.print(f"[dim]{time.monotonic() - began:4.0f} s[/dim]  {words}")
 
     node.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    by_pulumi = shutil.which("pulumi") is not None
     with ThreadPoolExecutor() as beside:
-        objects = beside.submit(rendered)
+        objects = None if by_pulumi else beside.submit(rendered)
         for stands in node.up():
             say(f"{stands} up")
         say(f"images: {images.bring()} brought into the node")
         git_server()
-        apply(objects.result())
+        if objects is not None:
+            apply(objects.result())
+    if by_pulumi:
+        stack("--up")
     say("environment applied: waiting for its pods")
     push(uncommitted=uncommitted)
-    for namespace in (STORES, GATEWAY, GITOPS):
+    for namespace in (STORES, GATEWAY, MONITORING, GITOPS):
         wait(lambda namespace=namespace: not unready(namespace), what=f"the pods of {namespace}")  # type: ignore[misc]
         say(f"{namespace.rpartition('-')[2]} ready")
     for words in _rolled_out():

@@ -1,37 +1,90 @@
-"""The objects of Pulumi's stack `sandbox`, with real secrets, as a List on standard output.
+"""What Pulumi's stack `sandbox` consists of, in the cluster: `objects.py FOLDER` keeps there what has to be kept.
 
-Where there is no Pulumi CLI: the program itself says what the environment consists of, as in `make render`; its random
-secrets are made here and kept in the file that is named, so that a second time nothing changes. Run by the Python of
-the environments (.kinora/pulumi).
+With the Pulumi CLI on PATH (`--up`), by a real `pulumi up`, whose state is files in the folder. Without it, the program
+itself says what the environment consists of, as in `make render`, and all of it is printed as a List to be applied; its
+random secrets are made here and kept in the folder, so that a second time nothing changes.
+
+Run by the environments' own Python (.kinora/pulumi).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import secrets
 import string
 import sys
 from pathlib import Path
 
-from kinora_environment import credentials, render
+import pulumi
+from pulumi import automation
+
+from kinora_environment import credentials, needs, render
+from kinora_environment.environment import create
 
 STACK = "sandbox"
 LETTERS = string.ascii_letters + string.digits
 
 
-def main() -> None:
-    file = Path(sys.argv[1])
+def random_value() -> str:
+    return "".join(secrets.choice(LETTERS) for _ in range(credentials.LENGTH))
+
+
+def write_private(file: Path, text: str) -> None:
+    file.touch(mode=0o600)
+    file.write_text(text)
+
+
+def print_objects(folder: Path) -> None:
+    file = folder / "secrets.json"
     known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
 
     def random(name: str) -> str:
-        if name not in known:
-            known[name] = "".join(secrets.choice(LETTERS) for _ in range(credentials.LENGTH))
-        return known[name]
+        return known.setdefault(name, random_value())
 
     rendered = render.render(STACK, random=random)
-    file.touch(mode=0o600)
-    file.write_text(json.dumps(known))
+    write_private(file, json.dumps(known))
     json.dump({"apiVersion": "v1", "kind": "List", "items": rendered.objects}, sys.stdout)
+
+
+def up(folder: Path) -> None:
+    state, passphrase = folder / "pulumi", folder / "pulumi-passphrase"
+    state.mkdir(exist_ok=True)
+    if not passphrase.exists():
+        write_private(passphrase, random_value())
+
+    def program() -> None:
+        for name, value in create(STACK, render.configuration(STACK), needs.read()).items():
+            pulumi.export(name, value)
+
+    # Asked for a stack that is not there yet, the CLI speaks of a login instead of saying so; so no create_or_select.
+    choose = automation.select_stack if any(state.rglob(f"{STACK}.json")) else automation.create_stack
+    stack = choose(
+        STACK,
+        "kinora",
+        program,
+        opts=automation.LocalWorkspaceOptions(
+            env_vars={
+                "KUBECONFIG": str(folder / "kubeconfig"),
+                "PULUMI_BACKEND_URL": f"file://{state}",
+                "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase),
+                "PULUMI_SKIP_UPDATE_CHECK": "true",
+            },
+            project_settings=automation.ProjectSettings("kinora", "python"),
+        ),
+    )
+    stack.up(on_output=lambda text: print(text, end="", file=sys.stderr))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--up", action="store_true", help="by the Pulumi CLI")
+    arguments = parser.parse_args()
+    if arguments.up:
+        up(arguments.folder)
+    else:
+        print_objects(arguments.folder)
 
 
 if __name__ == "__main__":
