@@ -254,7 +254,8 @@ def up(*, uncommitted: bool = False) -> None:
         objects = None if by_pulumi else beside.submit(rendered)
         for stands in node.up():
             say(f"{stands} up")
-        say(f"images: {images.bring()} brought into the node")
+        for words in images.bring():
+            say(words)
         git_server()
         if objects is not None:
             apply(objects.result())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
+from collections.abc import Iterator
 
 import node
 from environment import MADE
@@ -30,23 +30,25 @@ def imported() -> dict[str, str]:
     return known
 
 
-def bring() -> int:
-    """Import what is missing or was built anew; the number of images."""
+def bring() -> Iterator[str]:
+    """Import what is missing or was built anew; yields a word for each that is on its way."""
     wanted, there = built(), imported()
-    missing = {name: each for name, each in wanted.items() if there.get(name) != each}
+    missing = [name for name, each in wanted.items() if there.get(name) != each]
     if not missing:
-        return 0
-    layout, archive = node.STATE / "import", node.STATE / "import.tar"
+        return
+    layout = node.STATE / "import"
     shutil.rmtree(layout, ignore_errors=True)
-    for name in missing:
+    for number, name in enumerate(missing, start=1):
+        yield f"image {number} of {len(missing)}: {name}"
         # Into one folder, where layers that several share stand once. Without compression: it goes nowhere.
         node.run(*BUILDAH, "push", "--quiet", "--disable-compression", name, f"oci:{layout}:{name}", timeout=300)
-    subprocess.run(["tar", "--create", f"--file={archive}", "--directory", layout, "."], check=True)
+    yield "unpacking them"
+    archive = layout.with_suffix(".tar")
+    node.run("tar", "--create", f"--file={archive}", "--directory", layout, ".", timeout=300)
     shutil.rmtree(layout)
     node.ctr("images", "import", archive, timeout=600)
     archive.unlink()
     (node.IMAGES / "brought.json").write_text(json.dumps(wanted))
-    return len(missing)
 
 
 def retag(reference: str, new: str) -> None:

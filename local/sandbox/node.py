@@ -116,11 +116,14 @@ def wait(condition: Callable[[], bool], *, what: str, log: str, seconds: float =
 
 def run(*command: str | Path, check: bool = True, given: str | None = None, timeout: float = 120) -> str:
     """What a command prints. Raises Failure with what it said when it fails."""
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False, input=given, timeout=timeout
-    )
+    words = [str(word) for word in command]
+    named = " ".join(words)[:200]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, input=given, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{named} did not end within {timeout:.0f} s.") from None
     if check and done.returncode:
-        raise Failure(f"{' '.join(map(str, command))[:200]} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
+        raise Failure(f"{named} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout
 
 
