@@ -9,7 +9,7 @@ S ?=
 # `make plan ENV=prod`: the environments are the files pulumi/Pulumi.<name>.yaml.
 ENV ?= dev
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
-.PHONY: help promote demo up down restart status logs doctor install tools plan render diff rotate test test-cluster test-pulumi lint format \
+.PHONY: help new-service promote demo up down restart status logs doctor install tools plan render diff rotate test test-cluster test-pulumi lint format \
     images types generate lock bench clean cluster-up cluster-demo cluster-push cluster-status cluster-down
 
 ##@ Use
@@ -61,12 +61,14 @@ plan: tools ## Say what an environment (ENV=dev) consists of, what it needs, and
 	@$(ENVIRONMENT).plan $(ENV)
 render: tools ## Write every object of an environment (ENV=dev) as YAML
 	@$(ENVIRONMENT).render $(ENV) ../.kinora/rendered/$(ENV)
-diff: tools ## Say what a change (FROM=HEAD TO=working tree) would change in an environment (ENV=dev)
-	@$(ENVIRONMENT).diff $(ENV) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
+diff: tools ## Say what a change (FROM=HEAD TO=working tree) would change in each environment, or in one (ENV=)
+	@$(ENVIRONMENT).diff $(if $(filter-out file,$(origin ENV)),$(ENV)) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
 rotate: tools ## Rotate a secret (SECRET=auth-postgres) of an environment (ENV=dev)
 	@$(ENVIRONMENT).rotate $(ENV) $(SECRET)
 
 ##@ Deploys
+new-service: install ## Make a service (NAME=likes) that can be run, tested and rolled out; no list is to be edited
+	@$(VENV)/python local/new_service.py "$(NAME)"
 promote: install ## Promote a version (SVC=auth FROM=dev TO=staging): changes one file, pushes nothing
 	@$(VENV)/python local/promote.py "$(SVC)" "$(FROM)" "$(TO)"
 

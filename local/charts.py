@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,24 @@ def gateway(environment: str) -> list[Manifest]:
     return template("gateway", "gateway", GATEWAY_FILES, {"environment": facts(environment)})
 
 
+def mesh(environment: str) -> list[Manifest]:
+    """What the mesh lets pass; nothing where there is none."""
+    known = facts(environment)
+    given = {"environment": known["name"], "publicUrl": known["publicUrl"]}
+    return template("../istio", "mesh", [], given) if known["mesh"] else []
+
+
+def deployed(environment: str) -> dict[str, list[Manifest]]:
+    """All that Argo CD rolls out in an environment, by application."""
+    render: dict[str, Callable[[], list[Manifest]]] = {
+        **{app: partial(service, app, environment) for app in apps() if environment in environments(app)},
+        "gateway": partial(gateway, environment),
+        "mesh": partial(mesh, environment),
+    }
+    with ThreadPoolExecutor(4) as threads:  # Helm takes most of its time to start
+        return dict(zip(render, threads.map(lambda each: each(), render.values()), strict=True))
+
+
 def template(chart: str, release: str, files: list[Path], given: Mapping[str, Any]) -> list[Manifest]:
     """The objects that a chart renders from files of values, and from ``given`` over them.
 
@@ -88,3 +109,10 @@ def template(chart: str, release: str, files: list[Path], given: Mapping[str, An
     if done.returncode:
         raise Refused(done.stderr.strip())
     return [each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each]
+
+
+if __name__ == "__main__":  # for `make diff`, which asks the program of each side
+    try:
+        json.dump(deployed(sys.argv[1]), sys.stdout)
+    except Refused as refused:
+        sys.exit(str(refused))

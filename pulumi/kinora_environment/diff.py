@@ -1,16 +1,20 @@
-"""What a change would change in an environment: `python -m kinora_environment.diff STACK [--from REF] [--to REF]`.
+"""What a change would change in all environments: `python -m kinora_environment.diff [STACK] [--from REF] [--to REF]`.
 
-Both sides are rendered by their own program, from git; without --to, the second side is the working tree.
+First in words, a line for each environment, then every place. It is both what `pulumi up` would change and what Argo CD
+would. Both sides are rendered by their own program, from git; without --to, the second side is the working tree.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,9 @@ from kinora_environment.render import PROJECT, identity
 
 ROOT = PROJECT.parent
 Objects = Mapping[tuple[str, str, str], Mapping[str, Any]]
+
+DEPLOYED_ONLY = re.compile(r"apps/[^/]+/(?!deploy/needs\.yaml$)|argocd/|charts/|docs/|istio/|platform/|tests/")
+"""Files that are none of the program's business."""
 
 
 class NotRendered(Exception):
@@ -49,16 +56,38 @@ def render_tree(tree: Path, stack: str, folder: Path) -> Objects:
     return objects_of(folder)
 
 
-def render_commit(commit: str, stack: str, folder: Path) -> Objects:
+def deployed_tree(tree: Path, stack: str) -> Mapping[str, Objects]:
+    """What Argo CD deploys in a stack, by application, as the charts in a checkout render it."""
+    program = tree / "local" / "charts.py"
+    if not (tree / "pulumi" / f"Pulumi.{stack}.yaml").exists() or not program.exists():
+        return {}
+    run = subprocess.run([sys.executable, str(program), stack], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise NotRendered(f"{stack}: {run.stderr.strip()}")
+    if not run.stdout:  # of a commit at which it did not say it yet
+        raise NotRendered("What is deployed cannot be compared with a commit as old as that: write a later one.")
+    applications = json.loads(run.stdout)
+    return {name: {identity(each): each for each in objects} for name, objects in applications.items()}
+
+
+@contextmanager
+def checkout(commit: str, folder: Path) -> Iterator[Path]:
     tree = folder / "tree"
     _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
     try:
         made = ROOT / ".kinora"
         if made.exists():  # what other projects publish is the same for all commits
             (tree / ".kinora").symlink_to(made)
-        return render_tree(tree, stack, folder / "objects")
+        yield tree
     finally:
         _git("worktree", "remove", "--force", str(tree))
+
+
+def touches_environment(before: str, after: str | None) -> bool:
+    """Whether any file changed that the program of the environments could read. Rendering it takes its time."""
+    files = _git("diff", "--name-only", before, *([after] if after else [])).splitlines()
+    files += [] if after else _git("ls-files", "--others", "--exclude-standard").splitlines()
+    return any(not DEPLOYED_ONLY.match(file) for file in files)
 
 
 def _git(*words: str) -> str:
@@ -108,30 +137,159 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+# --- in words --------------------------------------------------------------------------------------------------------
+
+
+def sentences(before: Mapping[str, Objects], after: Mapping[str, Objects]) -> Iterator[str]:
+    """What changes of the applications of an environment, as one would say it."""
+    for app in sorted(before.keys() | after.keys()):
+        old, new = before.get(app, {}), after.get(app, {})
+        versions = version(old), version(new)
+        if not old or not new:
+            if old or new:
+                yield (
+                    f"{app} goes, with all that was deployed of it"
+                    if old
+                    else f"{app} {versions[1]} is new".replace(" None", "")
+                )
+            continue
+        if versions[0] != versions[1]:
+            yield f"{app} {versions[0]} -> {versions[1]}"
+        for key in sorted(old.keys() | new.keys()):
+            yield from _of_object(key, old.get(key), new.get(key), versions)
+
+
+def version(objects: Objects) -> str | None:
+    """Of the images that are ours; all those of one application have the same."""
+    for (_, kind, _), each in sorted(objects.items()):
+        if kind == "Deployment.apps":
+            for container in each["spec"]["template"]["spec"]["containers"]:
+                if "/kinora-" in container["image"]:
+                    return str(container["image"].rpartition(":")[2])
+    return None
+
+
+def _of_object(
+    key: tuple[str, str, str],
+    old: Mapping[str, Any] | None,
+    new: Mapping[str, Any] | None,
+    versions: tuple[str | None, str | None],
+) -> Iterator[str]:
+    _, kind, name = key
+    kind = kind.split(".")[0]
+    if old is None or new is None:
+        yield f"{name} {'gets' if old is None else 'loses'} its {kind}"
+        return
+    rest = False
+    for path, was, becomes in changes(old, new):
+        if path.endswith(".image") and [str(each).rpartition(":")[2] for each in (was, becomes)] == list(versions):
+            continue
+        said = _said(kind, path)
+        rest = rest or said is None
+        if said is not None:
+            yield f"{name} {said} {_short(_value(was))} -> {_short(_value(becomes))}"
+    if rest:
+        yield f"{name}: its {kind} changes otherwise"
+
+
+_SAID = (
+    (r"Deployment:.*\.resources\.(?P<which>limits|requests)\.(?P<what>[\w-]+)", "{what} {which}"),
+    (r"Deployment:.*\.containers\.[^.]+\.env\.(?P<what>\w+)(\.value)?", "{what}"),
+    (r"Deployment:.*\.containers\.[^.]+\.(?P<what>image)", "{what}"),
+    (r"Deployment:spec\.(?P<what>replicas)", "{what}"),
+    (r"HorizontalPodAutoscaler:spec\.min(?P<what>Replicas)", "at least"),
+    (r"HorizontalPodAutoscaler:spec\.max(?P<what>Replicas)", "at most"),
+    (r"ScaledObject:spec\.min(?P<what>ReplicaCount)", "at least"),
+    (r"ScaledObject:spec\.max(?P<what>ReplicaCount)", "at most"),
+)
+"""Which changes are said with their values, and how they are called; of others only where they are."""
+
+
+def _said(kind: str, path: str) -> str | None:
+    for pattern, words in _SAID:
+        if match := re.fullmatch(pattern, f"{kind}:{path}"):
+            said = words.format(**match.groupdict())
+            return said.replace(" limits", " limit").replace(" requests", " request")
+    return None
+
+
+def _value(value: Any) -> Any:
+    return value.get("value") if isinstance(value, Mapping) else value
+
+
+def _of_environment(before: Objects, after: Objects) -> list[str]:
+    """The names of what Pulumi would change, a few of them."""
+    names = [
+        f"{key[1].split('.')[0]} {key[2]}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+    more = [f"and {len(names) - 3} more"] if len(names) > 4 else []
+    return [f"`pulumi up` for {', '.join([*names[: 3 if more else 4], *more])}"] if names else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="diff", description=__doc__)
-    parser.add_argument("stack")
+    parser.add_argument("stack", nargs="?")
     parser.add_argument("--from", dest="before", default="HEAD", metavar="REF")
     parser.add_argument("--to", dest="after", metavar="REF")
     arguments = parser.parse_args()
+    try:
+        run(arguments.stack, arguments.before, arguments.after)
+    except NotRendered as error:
+        sys.exit(str(error))
+
+
+def run(only: str | None, before: str, after: str | None) -> None:
+    """Print the summary of all environments, and then every place that changes.
+
+    Raises:
+        NotRendered: with what one of the programs said.
+    """
     console = Console(highlight=False, soft_wrap=True)
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        try:
-            before = render_commit(arguments.before, arguments.stack, Path(one))
-            after = (
-                render_commit(arguments.after, arguments.stack, Path(other))
-                if arguments.after
-                else render_tree(ROOT, arguments.stack, Path(other))
+    for ref in (before, after):
+        if ref is not None:
+            try:
+                _git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+            except NotRendered:
+                raise NotRendered(f"There is no commit {ref}: write a branch, a tag or a commit.") from None
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "from").mkdir()
+        (folder / "to").mkdir()
+        trees = (
+            stack.enter_context(checkout(before, folder / "from")),
+            stack.enter_context(checkout(after, folder / "to")) if after else ROOT,
+        )
+        stacks = sorted({file.name.split(".")[1] for tree in trees for file in tree.glob("pulumi/Pulumi.*.yaml")})
+        if only is not None and only not in stacks:
+            raise NotRendered(f"There is no stack {only} on either side. There are: {', '.join(stacks)}.")
+        environment = touches_environment(before, after)
+        details: list[str] = []
+        for name in [only] if only else stacks:
+            old, new = (deployed_tree(tree, name) for tree in trees)
+            made_old, made_new = (
+                (
+                    render_tree(tree, name, folder / side / name)
+                    for side, tree in zip(("from", "to"), trees, strict=True)
+                )
+                if environment
+                else ({}, {})
             )
-        except NotRendered as error:
-            sys.exit(str(error))
-    if not before and not after:
-        sys.exit(f"There is no stack {arguments.stack} on either side.")
-    lines = list(report(before, after))
-    for line in lines or ["Nothing changes."]:
-        console.print(line)
-    counts = [sum(line.startswith(f"[{colour}]") for line in lines) for colour in ("green", "yellow", "red")]
-    console.print("\n{} objects more, {} changed, {} fewer.".format(*counts))
+            said = [*sentences(old, new), *_of_environment(made_old, made_new)]
+            console.print(f"[bold]{name}[/]: {'; '.join(said).replace('[', chr(92) + '[') or 'nothing changes'}")
+            everything = [{**pulumi, **_together(argo)} for pulumi, argo in ((made_old, old), (made_new, new))]
+            lines = list(report(*everything))
+            counts = [sum(line.startswith(f"[{colour}]") for line in lines) for colour in ("green", "yellow", "red")]
+            if lines:
+                total = "{} objects more, {} changed, {} fewer.".format(*counts)
+                details += ["", f"[bold]{name}[/]: {total}", *lines]
+        for line in details:
+            console.print(line)
+
+
+def _together(applications: Mapping[str, Objects]) -> Objects:
+    return {key: each for objects in applications.values() for key, each in objects.items()}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""A new service passes all that every other one has to pass, and nobody edited a list for it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "tags"
+VIOLATIONS = """
+import json, sys
+from kinora_environment.policies import violations
+print(json.dumps([sentence for each in json.load(sys.stdin) for sentence in violations(each)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This checkout as it is, in a place of its own, with one more service."""
+    root = tmp_path_factory.mktemp("checkout")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in filter(None, subprocess.check_output(listed, cwd=ROOT, text=True).split("\0")):
+        if (ROOT / name).exists():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    (root / ".kinora").symlink_to(ROOT / ".kinora")
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    said = run(root, sys.executable, "local/new_service.py", NAME)
+    assert f"apps/{NAME} is a service" in said
+    return root
+
+
+def run(root: Path, *command: str, given: str = "", code: int = 0, **variables: str) -> str:
+    """What a command says in a checkout."""
+    path = f"{ROOT}/.kinora/venv/bin:{ROOT}/.kinora/bin:/usr/bin:/bin"
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env={"PATH": path, "HOME": str(root), "PYTHONPATH": f"{root}/apps/{NAME}/src", **variables},
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_lint_and_types_find_nothing(checkout: Path) -> None:
+    run(checkout, "ruff", "check", f"apps/{NAME}", "local/parts.py")
+    run(checkout, "ruff", "format", "--check", f"apps/{NAME}", "local/parts.py")
+    run(checkout, "mypy", f"apps/{NAME}/src", f"apps/{NAME}/tests")
+
+
+def test_its_own_tests_pass_and_it_is_taken_for_a_process_and_a_workload(checkout: Path) -> None:
+    run(checkout, "python", "-m", "pytest", "-q", f"apps/{NAME}")
+    of_all = ["tests/test_deploy.py", "local/tests/test_processes.py"]
+    which = f"{NAME} or is_a_process or has_ports or share_a_port"
+    run(checkout, "python", "-m", "pytest", "-q", *of_all, "-k", which)
+
+
+def test_it_is_built_and_rolled_out_in_every_environment_and_keeps_the_policies(checkout: Path) -> None:
+    assert f" {NAME} " in run(checkout, "make", "--no-print-directory", "--dry-run", "images", f"APP={NAME}")
+    for stack in sorted((ROOT / "pulumi").glob("Pulumi.*.yaml")):
+        deployed = json.loads(run(checkout, "python", "local/charts.py", stack.name.split(".")[1]))
+        kinds = {each["kind"] for each in deployed[NAME]}
+        assert {"Deployment", "Service", "ServiceAccount", "NetworkPolicy"} <= kinds
+    python = str(ROOT / ".kinora" / "pulumi" / "bin" / "python")
+    given = json.dumps(deployed[NAME])
+    assert json.loads(run(checkout / "pulumi", python, "-c", VIOLATIONS, given=given, PYTHONPATH="")) == []
+
+
+@pytest.mark.parametrize("name", ["", "Tags", "my-tags", "t", "auth", "postgres", "kit", NAME])
+def test_a_name_that_cannot_be_is_refused_and_nothing_is_made(checkout: Path, name: str) -> None:
+    before = (checkout / "Procfile").read_text()
+    said = run(checkout, sys.executable, "local/new_service.py", name, code=1)
+    assert "Name it with" in said or "give it another name" in said
+    assert (checkout / "Procfile").read_text() == before
