@@ -9,7 +9,7 @@ S ?=
 # `make plan ENV=prod`: the environments are the files pulumi/Pulumi.<name>.yaml.
 ENV ?= dev
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
-.PHONY: help new-service promote demo up down restart status logs doctor install tools plan render diff rotate test test-cluster test-pulumi lint format \
+.PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools plan render diff rotate test test-cluster test-pulumi lint format \
     images types generate lock bench clean cluster-up cluster-demo cluster-push cluster-status cluster-down
 
 ##@ Use
@@ -34,6 +34,9 @@ install: ## Install or build what is missing, into .kinora
 tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, istioctl, an API server
 	@$(PYTHON) local/doctor.py tools
 	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON)
+pulumi: ## Build Pulumi and its Kubernetes provider (a quarter of an hour), into .kinora: the tests do a real `pulumi up`
+	@$(PYTHON) local/doctor.py tools
+	@$(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) cli
 images: ## Build the services' images without Docker (APP=..., VERSION=...), into .kinora/containers
 	@$(PYTHON) local/doctor.py images
 	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) APP=$(APP)

@@ -12,7 +12,7 @@ KEDA := keda-$(call version,keda,github.com/kedacore/keda/v2)
 PULUMI := $(call version,pulumi,github.com/pulumi/pulumi/pkg/v3)
 
 TOOLS := compose-config etcd kubectl helm mc kube-apiserver istioctl
-# For a real `pulumi up`, and a quarter of an hour to build: only where asked for, by `make --file=local/tools.mk cli`.
+# For a real `pulumi up`, and a quarter of an hour to build: only where asked for, by `make pulumi`.
 CLI := pulumi pulumi-resource-kubernetes
 # What the sandbox runs of itself: `make --file=local/tools.mk sandbox`.
 SANDBOX := kube-controller-manager kube-scheduler kubelet kube-proxy kube-router coredns argocd prometheus-kubernetes

@@ -90,7 +90,9 @@ def rabbitmq(passwords: Mapping[str, str]) -> Iterator[tuple[str, str]]:
                     "limits": grants.RABBITMQ_LIMITS,
                 }
             )
-            allowed = grants.rabbitmq_permissions(identity, consumes=need.rabbitmq.consumes)
+            allowed = grants.rabbitmq_permissions(
+                identity, consumes=need.rabbitmq.consumes, published=needs.exchanges(NEEDS)
+            )
             permissions.append({"user": user, "vhost": VHOST, **allowed})
     vhosts = [{"name": VHOST, "metadata": {"description": "", "tags": [], "default_queue_type": "quorum"}}]
     yield "enabled_plugins", "[rabbitmq_prometheus].\n"

@@ -5,13 +5,26 @@ What is unknown, missing or contradictory is refused with sentences that say wha
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 KEY = "kinora:environment"
+PLACED = ("context", "storage_class")
+"""What has to be written for an environment that may not be lost."""
 STORES = ("postgres", "mongo", "redis", "rabbitmq", "s3")
 
 Size = Literal["small", "medium", "large"]
@@ -81,11 +94,36 @@ class Backups(Model):
     """Where an operator's backups go; those of a single store go to a volume beside it."""
 
 
+class Restore(Model):
+    """Beside the operator's cluster a new one, with the data that the other had at a moment. Services use the new."""
+
+    cluster: Annotated[str, Field(pattern=r"^postgres-[a-z0-9-]{1,20}[a-z0-9]$|^postgres-[a-z0-9]$")]
+    """Its name, which none before it had."""
+    source: str = "postgres"
+    """Whose backups it is made from."""
+    until: AwareDatetime | None = None
+    """The moment, with its time zone; the latest there is unless given."""
+    keep_source: bool = True
+    """False once the other cluster may go."""
+
+    @model_validator(mode="after")
+    def _two_clusters(self) -> Restore:
+        if self.cluster == self.source:
+            raise wrong(f"would restore {self.source} onto itself: give `cluster` a name that none had before")
+        return self
+
+
 class Postgres(Store):
     backups: Backups | None = None
+    restore: Restore | None = None
 
     @model_validator(mode="after")
     def _backups_have_a_place(self) -> Postgres:
+        if self.restore is not None and (self.mode != "operator" or self.backups is None):
+            raise wrong(
+                "has `restore`, which makes a cluster of mode operator from its backups: write `mode: operator` and"
+                " `backups`, or remove it; docs/environments.md says how a dump of mode single is restored"
+            )
         if self.backups is None:
             return self
         if self.mode == "external":
@@ -108,6 +146,18 @@ class Gateway(Model):
     trusted_addresses: list[str] = []
     """CIDR ranges of balancers before the gateway whose X-Forwarded-For is believed."""
 
+    @field_validator("trusted_addresses")
+    @classmethod
+    def _ranges(cls, given: list[str]) -> list[str]:
+        for each in given:
+            try:
+                network = ip_network(each)
+            except ValueError:
+                raise wrong(f"names {each}, which is no range of addresses: write it as 10.0.0.0/8") from None
+            if network.prefixlen == 0:
+                raise wrong(f"names {each}, so anybody could say to be anybody: name the balancers' range")
+        return given
+
     @model_validator(mode="after")
     def _port_of_a_node(self) -> Gateway:
         if (self.service == "NodePort") != (self.node_port is not None):
@@ -120,6 +170,12 @@ class Mesh(Model):
     cni: bool = True
     """Whether this environment brings Istio's node agent. One for each cluster: false where it runs already."""
 
+    @model_validator(mode="after")
+    def _agent_of_a_mesh(self) -> Mesh:
+        if not self.enabled and "cni" in self.model_fields_set:
+            raise wrong("is not enabled, so it has no node agent: remove `cni`, or enable it")
+        return self
+
 
 class Monitoring(Model):
     mode: Literal["single", "operator"] = "single"
@@ -129,6 +185,13 @@ class Monitoring(Model):
     """Where Alertmanager sends alerts to; without it they are only shown."""
     grafana: bool = True
     """False where its image is not to be had: then nothing shows the dashboards."""
+
+    @field_validator("alert_webhook")
+    @classmethod
+    def _an_address(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not re.match(r"https?://.|\$\{", given.get_secret_value()):
+            raise wrong("is no address: it begins with https:// or http://")
+        return given
 
 
 class Repository(Model):
@@ -142,6 +205,13 @@ class Repository(Model):
     def _both_or_neither(self) -> Repository:
         if (self.username is None) != (self.password is None):
             raise wrong("`username` and `password` of the repository go together: write both or neither")
+        url = urlsplit(self.url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise wrong("`url` of the repository is not one that Argo CD can read here: write it as https://...")
+        if url.username is not None or url.password is not None:
+            raise wrong("`url` of the repository holds who reads it, in plain text: write `username` and `password`")
+        if self.password is not None and url.scheme == "http":
+            raise wrong("the repository's `password` would travel in plain text: write `url` as https://...")
         return self
 
 
@@ -151,12 +221,13 @@ class EnvironmentConfig(Model):
     """Where clients reach the platform, without a slash at the end; also the issuer of its tokens."""
     repository: Repository
     context: str | None = None
-    """The kubeconfig's context; the current one unless given."""
+    """The kubeconfig's context; the current one unless given. Needed with `deletion_protection`."""
     deletion_protection: bool = False
     """Volumes outlive their store, and Pulumi refuses to delete what holds data."""
     await_ready: bool = True
     """Whether `pulumi up` waits until what it made runs. False only where nothing can run, as in tests."""
     storage_class: str | None = None
+    """Of all volumes; the cluster's default unless given. Needed with `deletion_protection`."""
     postgres: Postgres = Postgres()
     mongo: Store = Store()
     redis: Store = Store()
@@ -177,6 +248,12 @@ class EnvironmentConfig(Model):
         url = urlsplit(self.public_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.path:
             raise wrong(f"public_url is {self.public_url}: write it as https://kinora.example.org, without a path")
+        if url.query or url.fragment or url.username is not None:
+            raise wrong("public_url is more than scheme, host and port: write it as https://kinora.example.org")
+        if url.scheme == "http" and self.gateway.certificate:
+            raise wrong(
+                "public_url is http, but with `gateway.certificate` the gateway leads all to https: write https"
+            )
         if url.scheme == "https" and not self.gateway.certificate and self.gateway.service == "NodePort":
             raise wrong("public_url is https, but a NodePort gateway has no `gateway.certificate`: name the TLS Secret")
         if self.deletion_protection and (lost := [name for name in STORES if self.store(name).mode == "single"]):
@@ -186,6 +263,19 @@ class EnvironmentConfig(Model):
             )
         if self.deletion_protection and self.postgres.mode == "operator" and self.postgres.backups is None:
             raise wrong("deletion_protection is on, but postgres has no backups: write `postgres: {backups: ...}`")
+        if self.deletion_protection and (missing := [each for each in PLACED if getattr(self, each) is None]):
+            raise wrong(
+                f"deletion_protection is on, but not {' and '.join(missing)}: write which, so that it does not depend"
+                " on who runs `pulumi up`, or on what a cluster takes for its default"
+            )
+        if self.deletion_protection and not self.await_ready:
+            raise wrong("deletion_protection is on, but await_ready off: nobody would hear of what does not start")
+        for secret in self.generations:
+            store = secret.rpartition("-")[2]
+            if store in STORES and self.store(store).mode == "external":
+                raise wrong(
+                    f"generations: {secret} is a password of {store}, which is external: its provider rotates it"
+                )
         return self
 
     def store(self, name: str) -> Store:
@@ -199,6 +289,8 @@ def parse(stack: str, given: Any) -> EnvironmentConfig:
     Raises:
         ConfigError: with a sentence for each thing that is wrong.
     """
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?", stack):
+        raise ConfigError(f"Stack {stack} cannot be the name of namespaces: write at most 30 of a-z, 0-9 and `-`.")
     if not isinstance(given, dict):
         raise ConfigError(f"Stack {stack} has no `{KEY}`: copy Pulumi.dev.yaml to Pulumi.{stack}.yaml and change it.")
     try:

@@ -14,7 +14,7 @@ import pulumi
 import pulumi_random
 
 from kinora_environment.config import ConfigError
-from kinora_environment.needs import Needs
+from kinora_environment.needs import Needs, exchanges
 
 LENGTH = 40
 
@@ -73,6 +73,19 @@ class Credentials(pulumi.ComponentResource):
 
     def current(self, identity: str, store: str) -> Login:
         return self._logins[store][identity][-1]
+
+    def retired(self, store: str) -> list[tuple[str, str]]:
+        """The users that a store may still know from earlier generations, and must not any more: identity, name."""
+        return [
+            (identity, f"{identity}_{generation}")
+            for identity, logins in self._logins.get(store, {}).items()
+            for generation in range(1, self._args.generations.get(f"{identity}-{store}", 1) - 1)
+        ]
+
+    @property
+    def exchanges(self) -> list[str]:
+        """All that identities publish to."""
+        return exchanges(self._args.needs)
 
     def needs(self, identity: str) -> Needs:
         return self._args.needs[identity]

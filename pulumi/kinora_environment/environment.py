@@ -40,7 +40,16 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
     sizes, chosen = SIZES[config.size], images.choose(config.images)
     # Every object goes to the cluster of the configuration, not to the one that kubectl happens to be set to.
     cluster = pulumi.ResourceOptions(
-        providers={"kubernetes": k8s.Provider("cluster", context=config.context, enable_server_side_apply=True)}
+        providers={
+            "kubernetes": k8s.Provider(
+                "cluster",
+                context=config.context,
+                enable_server_side_apply=True,
+                # Changed in place. Otherwise the provider deletes them first, and whoever starts meanwhile has none.
+                enable_config_map_mutable=True,
+                enable_secret_mutable=True,
+            )
+        }
     )
     if not config.await_ready:
         pulumi.runtime.register_resource_transform(_do_not_wait)
@@ -62,8 +71,10 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
         store.let_out(namespaces["apps"])
     for identity, need in needs.items():
         _hand_over(identity, need, stores, credentials, namespaces["apps"])
+    gateway_place = namespaces["gateway"]
     if config.mesh.enabled:
-        Mesh("mesh", MeshArgs(place=namespaces["mesh"], config=config.mesh, sizes=sizes), cluster)
+        mesh = Mesh("mesh", MeshArgs(place=namespaces["mesh"], config=config.mesh, sizes=sizes), cluster)
+        gateway_place = mesh.before(gateway_place)
     object_store, broker = stores["s3"], stores["rabbitmq"]
     assert isinstance(object_store, ObjectStore)  # noqa: S101 - for the type
     assert isinstance(broker, MessageBroker)  # noqa: S101 - for the type
@@ -73,7 +84,7 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
     gateway = Gateway(
         "gateway",
         GatewayArgs(
-            place=namespaces["gateway"],
+            place=gateway_place,
             apps=namespaces["apps"],
             config=config.gateway,
             sizes=sizes,
@@ -91,7 +102,7 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
             sizes=sizes,
             images=chosen,
             watched=list(namespaces.places.values()),
-            admin_password=credentials.random("grafana-admin"),
+            admin_password=credentials.random("grafana-admin") if config.monitoring.grafana else None,
             storage_class=config.storage_class,
             retain=config.deletion_protection,
         ),

@@ -19,12 +19,14 @@ import yaml
 from kinora_environment import config, upstream
 from kinora_environment.place import Place, role_selector, selector
 from kinora_environment.sizes import Sizes
-from kinora_environment.workload import Container, Volume, Workload, WorkloadArgs, config_map, named
+from kinora_environment.workload import Container, Volume, Workload, WorkloadArgs, config_map, named, scraped
 
 NATIVE = Path(__file__).resolve().parents[2] / "traefik"
 NAME = "traefik"
 USER = 65532
 WEB, WEBSECURE, METRICS = 8080, 8443, 8081
+MERGED_METRICS = 15020
+"""Where a sidecar shows its own metrics and Traefik's: the mesh makes Prometheus ask there."""
 STREAMS = "streams.yml"
 
 TRAEFIK_KINDS = (
@@ -205,7 +207,7 @@ class Gateway(pulumi.ComponentResource):
                 replicas=args.sizes.replicas,
                 stateful=False,
                 token=True,
-                annotations=MESH_ANNOTATIONS if args.mesh else {},
+                annotations={**MESH_ANNOTATIONS, **scraped(METRICS)} if args.mesh else {},
                 configuration="".join(texts.values()),
                 service=self._service(),
                 # 10 s of taking requests and 20 s of answering them, as traefik.yml says, and some for the rest.
@@ -238,7 +240,7 @@ class Gateway(pulumi.ComponentResource):
                     {"ports": [{"port": port, "protocol": "TCP"} for port in public]},
                     {
                         "from_": [{"namespace_selector": role_selector(args.place.environment, "monitoring")}],
-                        "ports": [{"port": METRICS, "protocol": "TCP"}],
+                        "ports": [{"port": MERGED_METRICS if args.mesh else METRICS, "protocol": "TCP"}],
                     },
                 ],
             },

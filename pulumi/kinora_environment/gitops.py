@@ -17,10 +17,9 @@ import pulumi_kubernetes as k8s
 import pulumi_random
 
 from kinora_environment import config, upstream
-from kinora_environment.monitoring import scraped
 from kinora_environment.place import Place, prefix
 from kinora_environment.sizes import Sizes
-from kinora_environment.workload import checksum, named, quantities
+from kinora_environment.workload import checksum, named, quantities, scraped
 
 Manifest = Mapping[str, Any]
 

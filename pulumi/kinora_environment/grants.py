@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # INFO counts as dangerous, yet clients and their health checks ask for it.
 REDIS_COMMANDS = "+@all -@admin -@dangerous +info"
-# Who publishes. Writing to amq.default is how a message is put straight into a queue, whose ever it is.
-_EXCHANGES = r"^(auth|media|video|recommendation|video\.progress)$"
 
 
 def redis_rules(identity: str, *, reads: Iterable[str] = ()) -> str:
@@ -17,11 +16,16 @@ def redis_rules(identity: str, *, reads: Iterable[str] = ()) -> str:
     return f"~{identity}:* &{identity}:*{others} {REDIS_COMMANDS}"
 
 
-def rabbitmq_permissions(identity: str, *, consumes: bool) -> dict[str, str]:
-    """Regular expressions for what a user may configure, write to and read from in its virtual host."""
+def rabbitmq_permissions(identity: str, *, consumes: bool, published: Iterable[str]) -> dict[str, str]:
+    """Regular expressions for what a user may configure, write to and read from in its virtual host.
+
+    ``published``: the exchanges of all identities, which each may bind its queues to.
+    """
     own = rf"^{identity}$|^{identity}\."
+    # Writing to amq.default is how a message is put straight into a queue, whose ever it is.
     write = rf"{own}|^amq\.default$" if consumes else own
-    return {"configure": own, "write": write, "read": rf"{own}|{_EXCHANGES}"}
+    exchanges = "|".join(re.escape(each) for each in sorted(published))
+    return {"configure": own, "write": write, "read": rf"{own}|^({exchanges})$" if exchanges else own}
 
 
 RABBITMQ_LIMITS = {"max-connections": 200, "max-channels": 2000}

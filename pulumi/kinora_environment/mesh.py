@@ -5,7 +5,7 @@ Whom it lets call whom, and for how long, comes with the services (Argo CD): ist
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pulumi
@@ -126,15 +126,23 @@ class Mesh(pulumi.ComponentResource):
         self._child = pulumi.ResourceOptions(parent=self)
         # All that the chart `base` would bring, as other definitions are registered.
         upstream.custom_resource_definitions("istio-crds", self._child)
-        self._chart("istiod", istiod_values(args))
+        istiod = self._chart("istiod", istiod_values(args))
+        self._ready = istiod.resources.apply(
+            lambda made: pulumi.Output.all(*(each.metadata for each in made.values())).apply(lambda _: True)
+        )
         self._network()
         if args.config.cni:
             self._chart("cni", cni_values())
             allow("istio-cni", args.place, clients=["monitoring"], ports=[MONITORING], opts=self._child)
         self.register_outputs({})
 
-    def _chart(self, chart: str, values: dict[str, Any]) -> None:
-        Chart(
+    def before(self, place: Place) -> Place:
+        """The place, for pods that need the mesh: they would start without a sidecar if istiod were not there."""
+        created = pulumi.Output.all(place.created, self._ready).apply(lambda both: str(both[0]))
+        return replace(place, created=created)
+
+    def _chart(self, chart: str, values: dict[str, Any]) -> Chart:
+        return Chart(
             chart,
             ChartOpts(
                 chart=chart,

@@ -11,12 +11,14 @@ import pulumi_kubernetes as k8s
 from kinora_environment import grants
 from kinora_environment.stores import StoreArgs, StoreComponent
 from kinora_environment.workload import (
+    CLAIMS,
     Container,
     Secret,
     Volume,
     Workload,
     WorkloadArgs,
     allow,
+    budget,
     checksum,
     config_map,
     job,
@@ -120,7 +122,7 @@ class MongoCluster(StoreComponent):
         )
         self._provision(args, root)
 
-    def _provision(self, args: StoreArgs, root: str) -> None:
+    def _provision(self, args: StoreArgs, root: pulumi.Input[str]) -> None:
         name, logins = "mongo-provision", self.logins()
         script = grants.mongo_script({login.name: login.identity for login in logins})
         scripts = config_map(name, args.place, {"provision.sh": PROVISION, "provision.js": script}, self.child)
@@ -188,8 +190,11 @@ class MongoCluster(StoreComponent):
                 },
                 "statefulSet": {"spec": self._stateful_set(args, account)},
             },
-            opts=pulumi.ResourceOptions(parent=self, protect=args.retain),
+            opts=pulumi.ResourceOptions(
+                parent=self, protect=args.retain, ignore_changes=[f"spec.statefulSet.{CLAIMS}"]
+            ),
         )
+        budget("mongo", args.place, {"app": "mongo-svc"}, self.child)
         allow(
             "mongo",
             args.place,

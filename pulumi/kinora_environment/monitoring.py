@@ -31,9 +31,11 @@ from kinora_environment.workload import (
     Volume,
     Workload,
     WorkloadArgs,
+    budget,
     config_map,
     named,
     quantities,
+    scraped,
     secret,
 )
 
@@ -144,8 +146,8 @@ class MonitoringArgs:
     images: Mapping[str, str]
     watched: list[Place]
     """The namespaces whose pods are scraped."""
-    admin_password: pulumi.Output[str]
-    """Grafana's."""
+    admin_password: pulumi.Output[str] | None
+    """Grafana's, where there is one."""
     storage_class: str | None
     retain: bool
     """Whether what was collected outlives Prometheus."""
@@ -233,8 +235,8 @@ class Monitoring(pulumi.ComponentResource):
         namespace = args.place.namespace
         forward = f"kubectl --namespace {namespace} port-forward service"
         self.prometheus = f"http://localhost:{PROMETHEUS_PORT}, while this runs: {forward}/{service} {PROMETHEUS_PORT}"
-        if args.config.grafana:
-            self._grafana(f"http://{args.place.host(service)}:{PROMETHEUS_PORT}")
+        if args.admin_password is not None:
+            self._grafana(f"http://{args.place.host(service)}:{PROMETHEUS_PORT}", args.admin_password)
             self.grafana = (
                 f"http://localhost:{GRAFANA_PORT} (as admin), while this runs: {forward}/{GRAFANA} {GRAFANA_PORT}."
                 f" The password: kubectl --namespace {namespace} get secret grafana-admin"
@@ -454,14 +456,9 @@ class Monitoring(pulumi.ComponentResource):
             },
             protect=args.retain,
         )
-        k8s.policy.v1.PodDisruptionBudget(
-            name,
-            metadata=self._metadata(name, name),
-            spec={"max_unavailable": 1, "selector": {"match_labels": selector(name)}},
-            opts=self._child,
-        )
+        budget(name, args.place, selector(name), self._child)
 
-    def _operated_configuration(self) -> str:
+    def _operated_configuration(self) -> pulumi.Output[str]:
         """The operator wants it in a Secret, although nothing in it is secret."""
         webhook = f"/etc/alertmanager/secrets/{WEBHOOK}/url" if self._args.config.alert_webhook else None
         text = _yaml(alertmanager_configuration(webhook))
@@ -500,15 +497,18 @@ class Monitoring(pulumi.ComponentResource):
             kind=kind,
             metadata=self._metadata(name, part),
             spec=spec,
-            opts=pulumi.ResourceOptions(parent=self, protect=protect),
+            # The operator would make the set anew for larger claims: see workload.CLAIMS.
+            opts=pulumi.ResourceOptions(
+                parent=self, protect=protect, ignore_changes=["spec.storage"] if "storage" in spec else None
+            ),
         )
 
     # --- both --------------------------------------------------------------------------------------------------------
 
-    def _grafana(self, prometheus: str) -> None:
+    def _grafana(self, prometheus: str, admin_password: pulumi.Output[str]) -> None:
         """Grafana keeps nothing: what it shows is provisioned, so a new pod is like the one before."""
         args, place = self._args, self._args.place
-        admin = secret("grafana-admin", place, {"password": args.admin_password}, self._child)
+        admin = secret("grafana-admin", place, {"password": admin_password}, self._child)
         provisioned = {
             kind: (OBSERVABILITY / "grafana" / f"{kind}.yaml").read_text() for kind in ("datasources", "dashboards")
         }
@@ -556,11 +556,6 @@ class Monitoring(pulumi.ComponentResource):
 def retention_size(resources: Resources) -> str:
     """Four fifths of the volume: the newest hours and what is being merged are not counted, and need room as well."""
     return f"{resources.disk * 4 // 5}MB"
-
-
-def scraped(port: int) -> dict[str, str]:
-    """The annotations of a pod that has its metrics at a port, at /metrics."""
-    return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port)}
 
 
 class _Dumper(yaml.SafeDumper):

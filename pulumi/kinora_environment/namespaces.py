@@ -84,7 +84,7 @@ class Namespaces(pulumi.ComponentResource):
         if place.role == "gitops":
             egress = [{}]
         # Replicas of a store talk to each other; services do not, unless the chart lets them.
-        ingress = [] if place.role == "apps" else [{"from_": [{"pod_selector": {}}]}]
+        ingress: list[dict[str, Any]] = [] if place.role == "apps" else [{"from_": [{"pod_selector": {}}]}]
         # One for each direction: of one policy for both, some network plugins take what it lets out of a pod for leave
         # to come into the next one.
         for direction, allowed in (("Ingress", ingress), ("Egress", egress)):

@@ -41,6 +41,8 @@ class Redis(Model):
 class Rabbitmq(Model):
     """The exchanges and queues of its name and below ``<identity>.``, and binding to what others publish."""
 
+    exchanges: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]*$")], ...] = ()
+    """Those that it publishes to: its name, or below it."""
     consumes: bool = False
     """Whether it puts messages straight into queues: those that consume, for their retries."""
 
@@ -64,6 +66,21 @@ class Needs(Model):
         return [store for store in STORES if getattr(self, store) is not None]
 
 
+def app(identity: str, apps: Path = APPS) -> str:
+    """The app that an identity belongs to: its Deployments are rolled out together."""
+    (found,) = (
+        file.parts[-3]
+        for file in apps.glob("*/deploy/needs.yaml")
+        if identity in (yaml.safe_load(file.read_text()) or {})
+    )
+    return found
+
+
+def exchanges(needs: Mapping[str, Needs]) -> list[str]:
+    """All that somebody publishes to."""
+    return sorted({each for need in needs.values() if need.rabbitmq is not None for each in need.rabbitmq.exchanges})
+
+
 def read(apps: Path = APPS) -> Mapping[str, Needs]:
     """The needs of every identity, by its name.
 
@@ -79,8 +96,11 @@ def read(apps: Path = APPS) -> Mapping[str, Needs]:
             if name in found:
                 raise ConfigError(f"{shown}: {name} stands in another app's needs already: choose another name.")
             try:
-                found[name] = Needs.model_validate(given)
+                found[name] = need = Needs.model_validate(given)
             except ValidationError as error:
                 places = (f"{name}.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
                 raise ConfigError("\n".join(f"{shown}: {place}." for place in places)) from None
+            for exchange in need.rabbitmq.exchanges if need.rabbitmq is not None else ():
+                if exchange != name and not exchange.startswith(f"{name}."):
+                    raise ConfigError(f"{shown}: {name} may not publish to {exchange}: call it {name}.{exchange}.")
     return found

@@ -140,16 +140,21 @@ def _mongo(spec: Mapping[str, Any]) -> Need:
 
 
 def brought(stack: str, given: config.EnvironmentConfig) -> list[str]:
-    """What has to be there before `pulumi up`, and who brings it."""
+    """What `pulumi up` does not make: a sentence each, with the command that makes it."""
     stores = namespace_name(stack, "stores")
+    kubectl = f"kubectl{f' --context {given.context}' if given.context else ''}"
     sentences = []
     if given.gateway.certificate:
         sentences.append(
-            f"Secret {given.gateway.certificate} (a certificate) in {namespace_name(stack, 'gateway')}: the gateway's"
+            f"Secret {given.gateway.certificate} (a certificate) in {namespace_name(stack, 'gateway')}: the gateway's."
+            f" Once the namespace is there:\n  {kubectl} -n {namespace_name(stack, 'gateway')}"
+            f" create secret tls {given.gateway.certificate} --cert=CERTIFICATE --key=KEY"
         )
     if given.postgres.backups and given.postgres.backups.storage:
         sentences.append(
-            f"Secret {given.postgres.backups.storage.secret} (access_key, secret_key) in {stores}: where backups go"
+            f"Secret {given.postgres.backups.storage.secret} (access_key, secret_key) in {stores}: where backups go."
+            f" Once the namespace is there, from files with one value each:\n  {kubectl} -n {stores} create secret"
+            f" generic {given.postgres.backups.storage.secret} --from-file=access_key --from-file=secret_key"
         )
     for name, operator in OPERATORS.items():
         mode = given.monitoring.mode if name == "monitoring" else given.store(name).mode
@@ -232,7 +237,7 @@ def main() -> None:
     if sentences := brought(stack, given):
         console.print("\nYou bring:")
         for sentence in sentences:
-            console.print(f"- {sentence}")
+            console.print(f"- {sentence}", soft_wrap=True)  # so that a command can be copied
 
 
 def _quota(rendered: Rendered) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
 
 from kinora_environment import grants
-from kinora_environment.config import Backups, Postgres
+from kinora_environment.config import Backups, Postgres, Restore
+from kinora_environment.place import Place
 from kinora_environment.stores import StoreArgs, StoreComponent
 from kinora_environment.workload import (
     Container,
@@ -27,8 +29,11 @@ from kinora_environment.workload import (
 )
 
 PORT = 5432
+ORIGINAL = "postgres"
+"""The operator's cluster that an environment begins with."""
 USER = 999
 """The user `postgres` of the image; its number must have a name there, or initdb refuses."""
+METRICS_PORT = 9187
 OPERATOR_NAMESPACE = "cnpg-system"
 
 INITIALISE = """\
@@ -87,6 +92,8 @@ class PostgresCluster(StoreComponent):
     def __init__(self, name: str, args: PostgresClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("PostgresCluster", name, args, opts)
         self._config = args.config
+        self._current = args.config.restore.cluster if args.config.restore else ORIGINAL
+        """Of the operator's clusters the one that services use."""
         self._owners = sorted({login.identity for login in self.logins()})
         match args.config.mode:
             case "single":
@@ -101,7 +108,7 @@ class PostgresCluster(StoreComponent):
             where = f"{self.address(config.external)}/{identity}"
             end = "?sslmode=require" if config.external.tls else ""
         else:
-            host = self.args.place.host("postgres-rw" if config.mode == "operator" else "postgres")
+            host = self.args.place.host(f"{self._current}-rw" if config.mode == "operator" else "postgres")
             # Every connection acts as the owner, whatever generation its login is.
             where, end = f"{host}:{PORT}/{identity}", f"?role={identity}"
         return {
@@ -178,11 +185,11 @@ class PostgresCluster(StoreComponent):
         if args.config.backups is not None:
             self._dumps(args, args.config.backups, root)
 
-    def _connection(self, root: str) -> dict[str, str | Secret]:
+    def _connection(self, root: pulumi.Input[str]) -> dict[str, str | Secret]:
         """The variables by which PostgreSQL's own programs find the server."""
         return {"PGHOST": "postgres", "PGUSER": "postgres", "PGPASSWORD": Secret(root, "password")}
 
-    def _provision(self, args: PostgresClusterArgs, root: str) -> None:
+    def _provision(self, args: PostgresClusterArgs, root: pulumi.Input[str]) -> None:
         logins = self.logins()
         sql = grants.postgres_sql({login.name: login.identity for login in logins}, extensions=self._extensions())
         name = "postgres-provision"
@@ -205,7 +212,7 @@ class PostgresCluster(StoreComponent):
             opts=self.child,
         )
 
-    def _dumps(self, args: PostgresClusterArgs, backups: Backups, root: str) -> None:
+    def _dumps(self, args: PostgresClusterArgs, backups: Backups, root: pulumi.Input[str]) -> None:
         """A nightly dump of each database to a volume beside the store."""
         name, place = "postgres-backup", args.place
         metadata = {"name": name, "namespace": place.created, "labels": place.labels(name)}
@@ -221,7 +228,8 @@ class PostgresCluster(StoreComponent):
                 "resources": {"requests": {"storage": f"{args.sizes.postgres.disk}Mi"}},
                 **({"storage_class_name": args.storage_class} if args.storage_class else {}),
             },
-            opts=pulumi.ResourceOptions(parent=self, protect=args.retain),
+            # As with workload.CLAIMS: it is grown by hand, and never made anew.
+            opts=pulumi.ResourceOptions(parent=self, protect=args.retain, ignore_changes=["spec"]),
         )
         scripts = config_map(name, place, {"back-up.sh": BACK_UP, "restore.sh": RESTORE}, self.child)
         template = pod(
@@ -267,10 +275,22 @@ class PostgresCluster(StoreComponent):
     # --- operator ----------------------------------------------------------------------------------------------------
 
     def _operator(self, args: PostgresClusterArgs) -> None:
-        """A cluster of CloudNativePG: a primary, replicas that take over, and backups with every change since."""
-        place, backups = args.place, args.config.backups
-        metadata = {"name": "postgres", "namespace": place.created, "labels": place.labels("postgres")}
-        roles = [{"name": owner, "ensure": "present", "login": False} for owner in self._owners]
+        """A cluster of CloudNativePG; while one is restored from its backups, the new one beside it."""
+        place, restore = args.place, args.config.restore
+        roles = self._roles(place)
+        if restore is None:
+            self._cluster(args, ORIGINAL, roles)
+        else:
+            if restore.keep_source:
+                self._cluster(args, restore.source, roles)
+            self._cluster(args, restore.cluster, roles, restore)
+
+    def _roles(self, place: Place) -> list[dict[str, Any]]:
+        """Owners, and logins that act as them. A retired login stays unless the operator is told that it is gone."""
+        roles: list[dict[str, Any]] = [
+            {"name": name, "ensure": "absent"} for _, name in self.args.credentials.retired(self.store)
+        ]
+        roles += [{"name": owner, "ensure": "present", "login": False} for owner in self._owners]
         for login in self.logins():
             password = k8s.core.v1.Secret(
                 f"postgres-{login.name}",
@@ -293,12 +313,21 @@ class PostgresCluster(StoreComponent):
                     "passwordSecret": {"name": named(password)},
                 }
             )
+        return roles
+
+    def _cluster(
+        self, args: PostgresClusterArgs, name: str, roles: list[dict[str, Any]], restore: Restore | None = None
+    ) -> None:
+        """A primary, replicas that take over, and backups with every change since."""
+        place, backups = args.place, args.config.backups
+        metadata = {"name": name, "namespace": place.created, "labels": place.labels("postgres")}
         cluster = k8s.apiextensions.CustomResource(
-            "postgres",
+            name,
             api_version="postgresql.cnpg.io/v1",
             kind="Cluster",
             metadata=metadata,
             spec={
+                **(self._recovery(restore, backups) if restore and backups else {}),
                 "instances": max(args.sizes.replicas, 2),
                 "imageName": args.images["postgres-operator"],
                 "enableSuperuserAccess": False,
@@ -321,16 +350,22 @@ class PostgresCluster(StoreComponent):
                 },
                 "managed": {"roles": roles},
                 "affinity": {"podAntiAffinityType": "preferred", "topologyKey": "kubernetes.io/hostname"},
-                **({"backup": self._barman(backups)} if backups else {}),
+                **(
+                    {"backup": {"retentionPolicy": f"{backups.keep_days}d", **self._barman(backups)}} if backups else {}
+                ),
             },
             opts=pulumi.ResourceOptions(parent=self, protect=args.retain),
         )
         for owner, extensions in self._extensions().items():
             k8s.apiextensions.CustomResource(
-                f"postgres-{owner}",
+                f"{name}-{owner}",
                 api_version="postgresql.cnpg.io/v1",
                 kind="Database",
-                metadata={"name": owner, "namespace": place.created, "labels": place.labels("postgres")},
+                metadata={
+                    "name": owner if name == ORIGINAL else f"{name}-{owner}",
+                    "namespace": place.created,
+                    "labels": place.labels("postgres"),
+                },
                 spec={
                     "name": owner,
                     "owner": owner,
@@ -342,29 +377,30 @@ class PostgresCluster(StoreComponent):
             )
         if backups:
             k8s.apiextensions.CustomResource(
-                "postgres-backup",
+                f"{name}-backup",
                 api_version="postgresql.cnpg.io/v1",
                 kind="ScheduledBackup",
-                metadata={**metadata, "name": "postgres-backup"},
+                metadata={**metadata, "name": f"{name}-backup"},
                 # The operator counts seconds, too.
                 spec={"schedule": f"0 {backups.schedule}", "cluster": {"name": named(cluster)}, "immediate": True},
                 opts=self.child,
             )
-        allow(
-            "postgres",
-            place,
-            clients=["apps"],
-            operators=[OPERATOR_NAMESPACE],
-            ports=[PORT, 8000],
-            pods={"cnpg.io/cluster": "postgres"},
-            opts=self.child,
-        )
+        pods, operators = {"cnpg.io/cluster": name}, [OPERATOR_NAMESPACE]
+        allow(name, place, clients=["apps"], operators=operators, ports=[PORT, 8000], pods=pods, opts=self.child)
+        allow(f"{name}-metrics", place, clients=["monitoring"], ports=[METRICS_PORT], pods=pods, opts=self.child)
 
-    def _barman(self, backups: Backups) -> dict[str, object]:
+    def _recovery(self, restore: Restore, backups: Backups) -> dict[str, Any]:
+        """Only read when a cluster is made: from the backups of another one, up to a moment."""
+        target = {"recoveryTarget": {"targetTime": restore.until.isoformat()}} if restore.until else {}
+        return {
+            "bootstrap": {"recovery": {"source": restore.source, **target}},
+            "externalClusters": [{"name": restore.source, **self._barman(backups)}],
+        }
+
+    def _barman(self, backups: Backups) -> dict[str, Any]:
         storage = backups.storage
         assert storage is not None  # noqa: S101 - the configuration is refused without it
         return {
-            "retentionPolicy": f"{backups.keep_days}d",
             "barmanObjectStore": {
                 "destinationPath": f"s3://{storage.bucket}/postgres",
                 "endpointURL": f"https://{storage.address}",

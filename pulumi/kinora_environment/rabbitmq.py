@@ -19,6 +19,7 @@ from kinora_environment.workload import (
     Workload,
     WorkloadArgs,
     allow,
+    budget,
     config_map,
     quantities,
     secret,
@@ -99,7 +100,9 @@ class MessageBroker(StoreComponent):
         """By identity."""
         needs = {login.identity: self.args.credentials.needs(login.identity).rabbitmq for login in self.logins()}
         return {
-            identity: grants.rabbitmq_permissions(identity, consumes=need.consumes)
+            identity: grants.rabbitmq_permissions(
+                identity, consumes=need.consumes, published=self.args.credentials.exchanges
+            )
             for identity, need in needs.items()
             if need is not None
         }
@@ -242,6 +245,7 @@ class MessageBroker(StoreComponent):
             self._resource("User", unique, {"importCredentialsSecret": {"name": credentials}, "limits": limits}, args)
             allowed = {"vhost": VHOST, "userReference": {"name": unique}, "permissions": permissions[login.identity]}
             self._resource("Permission", unique, allowed, args)
+        budget("rabbitmq", args.place, selector("rabbitmq"), self.child)
         self._open(args)
         # Separate from the services' rule: nobody but the operator reaches the management API.
         allow(

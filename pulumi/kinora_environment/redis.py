@@ -236,7 +236,7 @@ class RedisCache(StoreComponent):
             self.child,
         )
 
-    def _secrets(self, args: StoreArgs) -> tuple[pulumi.Output[str], Secret, str]:
+    def _secrets(self, args: StoreArgs) -> tuple[pulumi.Output[str], Secret, pulumi.Output[str]]:
         """The keeper's password, the Secret that holds it, and the one that holds the users."""
         password = args.credentials.random("redis-keeper")
         keeper = secret("redis-keeper", args.place, {"password": password}, self.child)

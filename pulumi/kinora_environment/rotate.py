@@ -57,12 +57,14 @@ def main() -> None:
         generation = rotate(stack, secret)
     except config.ConfigError as error:
         sys.exit(str(error))
-    identity = secret.rpartition("-")[0]
+    app = needs.app(secret.rpartition("-")[0])
+    context = configuration(stack).context
+    kubectl = f"kubectl --context {context}" if context else "kubectl"
     print(
         f"{secret} is in generation {generation} now, in pulumi/Pulumi.{stack}.yaml. Commit it, then:\n"
-        f"  pulumi up -s {stack}\n"
-        f"  kubectl -n {namespace_name(stack, 'apps')} rollout restart deployment"
-        f" -l app.kubernetes.io/name={identity}\n"
+        f"  pulumi -C pulumi up -s {stack}\n"
+        f"  {kubectl} -n {namespace_name(stack, 'apps')} rollout restart deployment"
+        f" -l app.kubernetes.io/instance={app}\n"
         "What still has the generation before goes on working until the next rotation."
     )
 

@@ -18,11 +18,13 @@ from kinora_environment.workload import (
     checksum,
     config_map,
     job,
+    scraped,
     secret,
 )
 
 PORT = 9000
 USER = 1000
+METRICS = "/minio/v2/metrics/cluster"
 ROOT = "kinora-root"
 REPLICAS = 4
 """The fewest among which one may be lost without an object becoming unreadable or unwritable."""
@@ -113,12 +115,13 @@ class ObjectStore(StoreComponent):
                 disk_mib=args.sizes.s3.disk // 2 if replicas > 1 else args.sizes.s3.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
+                annotations=scraped(PORT, METRICS),
             ),
             self.child,
         )
         self._provision(args, root)
 
-    def _provision(self, args: StoreArgs, root: str) -> None:
+    def _provision(self, args: StoreArgs, root: pulumi.Input[str]) -> None:
         name, logins, buckets = "s3-provision", self.logins(), self._buckets()
         script = grants.s3_script({login.name: buckets[login.identity] for login in logins})
         policies = {

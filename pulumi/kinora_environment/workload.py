@@ -15,12 +15,16 @@ from kinora_environment.sizes import Resources
 
 Input = pulumi.Input[str]
 
+CLAIMS = "spec.volumeClaimTemplates"
+"""Never changed once made: Kubernetes lets nobody, so the set would be deleted, and its data with it. What is there is
+grown claim by claim; docs/environments.md says how."""
+
 
 @dataclass(frozen=True)
 class Secret:
     """A key of a Secret."""
 
-    name: str
+    name: Input
     key: str
 
 
@@ -29,8 +33,8 @@ class Volume:
     """A volume and where the container sees it. Its source is one of the next four, or it is empty."""
 
     path: str
-    secret: str | None = None
-    config: str | None = None
+    secret: Input | None = None
+    config: Input | None = None
     claim: Input | None = None
     persistent: bool = False
     """A claim of its own for each replica, as large as the workload's ``resources.disk``."""
@@ -47,7 +51,7 @@ class Container:
     command: Sequence[str] = ()
     args: Sequence[str] = ()
     environment: Mapping[str, Input | Secret] = field(default_factory=dict)
-    environment_from: Sequence[str] = ()
+    environment_from: Sequence[Input] = ()
     """Secrets, all keys of which become variables."""
     ports: Mapping[str, int] = field(default_factory=dict)
     volumes: Mapping[str, str] = field(default_factory=dict)
@@ -110,16 +114,16 @@ def _mount(name: str, path: str, volume: Volume) -> dict[str, Any]:
     mount: dict[str, Any] = {"name": name, "mount_path": path}
     if sub_path:
         mount["sub_path"] = sub_path
-    if volume.secret or volume.config:
+    if volume.secret is not None or volume.config is not None:
         mount["read_only"] = True
     return mount
 
 
 def _volume(name: str, volume: Volume) -> dict[str, Any]:
     mode = {} if volume.mode is None else {"default_mode": volume.mode}
-    if volume.secret:
+    if volume.secret is not None:
         return {"name": name, "secret": {"secret_name": volume.secret, **mode}}
-    if volume.config:
+    if volume.config is not None:
         return {"name": name, "config_map": {"name": volume.config, **mode}}
     if volume.claim is not None:
         return {"name": name, "persistent_volume_claim": {"claim_name": volume.claim}}
@@ -257,12 +261,7 @@ class Workload(pulumi.ComponentResource):
                 opts=child,
             )
         if args.replicas > 1:
-            k8s.policy.v1.PodDisruptionBudget(
-                name,
-                metadata=self._metadata(name),
-                spec={"max_unavailable": 1, "selector": {"match_labels": selector(name)}},
-                opts=child,
-            )
+            budget(name, args.place, selector(name), child)
         if args.clients:
             allow(name, args.place, clients=args.clients, ports=self._all_ports(args), opts=child)
         self.host = pulumi.Output.from_input(args.place.host(name))
@@ -329,8 +328,16 @@ class Workload(pulumi.ComponentResource):
                 "template": template,
                 "volume_claim_templates": claims,
             },
-            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=args.retain)),
+            opts=pulumi.ResourceOptions.merge(
+                opts, pulumi.ResourceOptions(protect=args.retain, ignore_changes=[CLAIMS])
+            ),
         )
+
+
+def scraped(port: int, path: str = "/metrics") -> dict[str, str]:
+    """The annotations of a pod that has its metrics there: monitoring.py reads them."""
+    elsewhere = {} if path == "/metrics" else {"prometheus.io/path": path}
+    return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), **elsewhere}
 
 
 def named(resource: Any) -> pulumi.Output[str]:
@@ -373,24 +380,37 @@ def allow(
     )
 
 
-def config_map(name: str, place: Place, data: Mapping[str, Input], opts: pulumi.ResourceOptions) -> str:
-    k8s.core.v1.ConfigMap(
+def budget(name: str, place: Place, pods: Mapping[str, str], opts: pulumi.ResourceOptions) -> None:
+    """Of several replicas one at a time may go when nodes are drained. ``pods``: their labels."""
+    k8s.policy.v1.PodDisruptionBudget(
+        name,
+        metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
+        spec={"max_unavailable": 1, "selector": {"match_labels": dict(pods)}},
+        opts=opts,
+    )
+
+
+# Both give back the name once the object is there: who is given it comes after.
+
+
+def config_map(name: str, place: Place, data: Mapping[str, Input], opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+    made = k8s.core.v1.ConfigMap(
         name,
         metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
         data=dict(data),
         opts=opts,
     )
-    return name
+    return named(made)
 
 
-def secret(name: str, place: Place, data: Mapping[str, Input], opts: pulumi.ResourceOptions) -> str:
-    k8s.core.v1.Secret(
+def secret(name: str, place: Place, data: Mapping[str, Input], opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
+    made = k8s.core.v1.Secret(
         name,
         metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
         string_data=pulumi.Output.secret(dict(data)),
         opts=opts,
     )
-    return name
+    return named(made)
 
 
 def job(

@@ -15,6 +15,7 @@ from kinora_environment.place import namespace_name, prefix
 from kinora_environment.policies import containers, pod_of
 from kinora_environment.render import Rendered, identity
 
+NOON = "2026-05-01T12:00:00+00:00"
 RANDOM = re.compile(r"\$\{([a-z0-9-]+)\}")
 
 
@@ -313,3 +314,95 @@ def test_services_are_led_and_let_out_to_a_store_of_somebody_else(
     assert let_out == {"kinora-test-apps", *(["kinora-test-gateway"] if store == "s3" else [])}
     stores = {each["metadata"]["name"] for each in rendered.objects if each["kind"] == "StatefulSet"}
     assert store not in stores
+
+
+def test_a_retired_login_is_taken_from_the_operators_postgres() -> None:
+    given = render.configuration("staging").model_copy(update={"generations": {"auth-postgres": 4}})
+    (cluster,) = (each for each in render.render("test", given).objects if each["kind"] == "Cluster")
+    roles = {each["name"]: each["ensure"] for each in cluster["spec"]["managed"]["roles"]}
+    expected = {"auth_1": "absent", "auth_2": "absent", "auth_3": "present", "auth_4": "present"}
+    assert {name: ensure for name, ensure in roles.items() if name.startswith("auth_")} == expected
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_restored_cluster_stands_beside_the_old_one_and_services_use_it(keep: bool) -> None:
+    given = render.configuration("prod")
+    restore = config.Restore.model_validate({"cluster": "postgres-2", "until": NOON, "keep_source": keep})
+    postgres = given.postgres.model_copy(update={"restore": restore})
+    rendered = render.render("test", given.model_copy(update={"postgres": postgres}))
+    clusters = {each["metadata"]["name"]: each["spec"] for each in rendered.objects if each["kind"] == "Cluster"}
+    assert clusters.keys() == ({"postgres", "postgres-2"} if keep else {"postgres-2"})
+    recovery = clusters["postgres-2"]["bootstrap"]["recovery"]
+    assert recovery == {"source": "postgres", "recoveryTarget": {"targetTime": NOON}}
+    (source,) = clusters["postgres-2"]["externalClusters"]
+    # Where the old one writes to, by the name that it writes under.
+    place = source["barmanObjectStore"]["destinationPath"]
+    assert (source["name"], place) == ("postgres", "s3://kinora-prod-backups/postgres")
+    secrets = {each["metadata"]["name"]: each for each in rendered.objects if each["kind"] == "Secret"}
+    url = secrets["auth-postgres"]["stringData"]["KINORA_POSTGRES_URL"]
+    assert "@postgres-2-rw.kinora-test-stores." in url
+    opened = {
+        each["spec"]["podSelector"]["matchLabels"].get("cnpg.io/cluster")
+        for each in rendered.objects
+        if each["kind"] == "NetworkPolicy" and "matchLabels" in each["spec"]["podSelector"]
+    }
+    assert opened - {None} == clusters.keys()
+
+
+@pytest.mark.parametrize(
+    ("stack", "pods", "port"),
+    [
+        ("prod", {"cnpg.io/cluster": "postgres"}, 9187),
+        ("prod", {"app.kubernetes.io/name": "s3"}, 9000),
+        ("dev", {"app.kubernetes.io/name": "s3"}, 9000),
+        ("dev", {"app.kubernetes.io/name": "traefik"}, 15020),
+        ("sandbox", {"app.kubernetes.io/name": "traefik"}, 8081),
+    ],
+)
+def test_prometheus_is_let_in_to_the_metrics(
+    rendered: Callable[[str], Rendered], stack: str, pods: Mapping[str, str], port: int
+) -> None:
+    ports = [
+        each["port"]
+        for policy in rendered(stack).objects
+        if policy["kind"] == "NetworkPolicy" and policy["spec"]["podSelector"].get("matchLabels") == pods
+        for rule in policy["spec"]["ingress"]
+        for source in rule.get("from", [])
+        if source.get("namespaceSelector", {}).get("matchLabels", {}).get("kinora.io/role") == "monitoring"
+        for each in rule["ports"]
+    ]
+    assert port in ports
+
+
+def test_the_object_store_says_where_its_metrics_are(environment: Rendered) -> None:
+    (s3,) = (each for each in environment.objects if key(each)[::2] == ("StatefulSet", "s3"))
+    annotations = s3["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/path"] == "/minio/v2/metrics/cluster"
+    assert annotations["prometheus.io/port"] == "9000"
+
+
+def test_every_part_of_several_has_a_budget_in_mode_operator(rendered: Callable[[str], Rendered]) -> None:
+    """CloudNativePG makes its own; the operators of MongoDB and RabbitMQ make none."""
+    budgets = {
+        each["metadata"]["name"]: each["spec"]["selector"]["matchLabels"]
+        for each in rendered("prod").objects
+        if each["kind"] == "PodDisruptionBudget"
+    }
+    assert budgets["mongo"] == {"app": "mongo-svc"}
+    assert budgets["rabbitmq"] == {"app.kubernetes.io/name": "rabbitmq"}
+
+
+def test_who_publishes_follows_from_the_needs() -> None:
+    found = {
+        "radio": needs.Needs.model_validate({"rabbitmq": {"exchanges": ["radio", "radio.live"]}}),
+        "player": needs.Needs.model_validate({"rabbitmq": {}}),
+    }
+    given = render.configuration("staging")
+    objects = render.render("test", given, needed=found).objects
+    reads = {
+        each["spec"]["userReference"]["name"]: each["spec"]["permissions"]["read"]
+        for each in objects
+        if each["kind"] == "Permission"
+    }
+    own = r"^player$|^player\."
+    assert reads["rabbitmq-player-1"] == rf"{own}|^(radio|radio\.live)$"

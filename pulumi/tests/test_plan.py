@@ -1,10 +1,12 @@
 """What `make plan`, `make render` and `make diff` tell a person."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import apiserver
 import pytest
 import yaml
 
@@ -49,6 +51,30 @@ def test_the_plan_names_what_runs_what_is_needed_and_what_to_bring() -> None:
     ):
         assert words in shown.stdout
     assert "You bring" not in run("plan", "dev").stdout
+
+
+def test_the_commands_of_the_plan_can_be_typed(tmp_path: Path) -> None:
+    """Each makes the very Secret that the environment names."""
+    (tmp_path / "access_key").write_text("key")
+    (tmp_path / "secret_key").write_text("secret")
+    certificate = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj=/CN=test", "-keyout=KEY"]
+    subprocess.run([*certificate, "-out=CERTIFICATE"], cwd=tmp_path, check=True, capture_output=True)
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text("contexts: [{name: kinora-prod, context: {cluster: c, user: u}}]\nkind: Config\n")
+    commands = [line for line in run("plan", "prod").stdout.splitlines() if line.startswith("  kubectl ")]
+    made = set()
+    for command in commands:
+        words = [str(apiserver.BIN / "kubectl"), *command.split()[1:], f"--kubeconfig={kubeconfig}"]
+        done = subprocess.run(
+            [*words, "--dry-run=client", "-o=json"], cwd=tmp_path, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        secret = json.loads(done.stdout)
+        made.add((secret["metadata"]["namespace"], secret["metadata"]["name"], *sorted(secret["data"])))
+    assert made == {
+        ("kinora-prod-gateway", "kinora-tls", "tls.crt", "tls.key"),
+        ("kinora-prod-stores", "backup-storage", "access_key", "secret_key"),
+    }
 
 
 def test_an_unknown_stack_is_refused_with_a_list() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kinora_environment import config, render
+from kinora_environment import config, needs, render
 from kinora_environment.rotate import rotate
 
 
@@ -41,3 +41,9 @@ def test_a_rotation_changes_nothing_but_the_generation(project: Path, stack: str
 def test_what_cannot_be_rotated_is_refused(project: Path, stack: str, secret: str, sentence: str) -> None:
     with pytest.raises(config.ConfigError, match=sentence):
         rotate(stack, secret, project)
+
+
+@pytest.mark.parametrize(("identity", "app"), [("auth", "auth"), ("video", "video"), ("tusd", "video")])
+def test_all_of_an_app_is_restarted(identity: str, app: str) -> None:
+    """video-worker has the password of video, too, and tusd is rolled out with both."""
+    assert needs.app(identity) == app

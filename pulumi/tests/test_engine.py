@@ -1,0 +1,127 @@
+"""What Pulumi's engine is told besides the objects: what comes after what, and what is never made anew."""
+
+import functools
+import json
+from typing import Any
+
+import pytest
+from pulumi.runtime import mocks
+from references import Key, named
+
+from kinora_environment import render
+
+CLAIMS = {
+    "StatefulSet": "spec.volumeClaimTemplates",
+    "PersistentVolumeClaim": "spec",
+    "MongoDBCommunity": "spec.statefulSet.spec.volumeClaimTemplates",
+    "Prometheus": "spec.storage",
+    "Alertmanager": "spec.storage",
+}
+"""Kind -> where it says how large its volumes are, and by what. The operators of all other kinds grow them."""
+
+
+class Registered:
+    """The requests to the engine, by the objects that they are for."""
+
+    def __init__(self, stack: str) -> None:
+        self.requests: dict[Key, Any] = {}
+        self.urns: dict[Key, str] = {}
+        self.providers: dict[str, Any] = {}
+        self._by_urn: dict[str, Any] = {}
+        told = self
+
+        class Monitor(mocks.MockMonitor):
+            def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the protocol's name
+                answer = super().RegisterResource(request)
+                told.note(request, answer.urn)
+                return answer
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mocks, "MockMonitor", Monitor)
+            self.rendered = render.render(stack)
+        self.objects = {
+            (each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]): each
+            for each in self.rendered.objects
+        }
+
+    def note(self, request: Any, urn: str) -> None:
+        self._by_urn[urn] = request
+        if request.type.startswith("pulumi:providers:"):
+            self.providers[request.name] = request
+        kind, metadata = request.object.fields.get("kind"), request.object.fields.get("metadata")
+        if kind is not None and metadata is not None:
+            fields = metadata.struct_value.fields
+            namespace = fields["namespace"].string_value if "namespace" in fields else ""
+            key = (kind.string_value, namespace, fields["name"].string_value)
+            self.requests[key], self.urns[key] = request, urn
+
+    def before(self, key: Key) -> set[str]:
+        """All that is there before an object is made, by their URNs."""
+        found: set[str] = set()
+        ahead = list(self.requests[key].dependencies)
+        while ahead:
+            urn = ahead.pop()
+            if urn not in found and urn in self._by_urn:
+                found.add(urn)
+                ahead += self._by_urn[urn].dependencies
+        return found
+
+
+@functools.cache
+def _registered(stack: str) -> Registered:
+    return Registered(stack)
+
+
+@pytest.fixture(params=render.stacks())
+def registered(request: pytest.FixtureRequest) -> Registered:
+    return _registered(request.param)
+
+
+def test_what_runs_comes_after_the_secrets_and_configuration_that_it_names(registered: Registered) -> None:
+    late = [
+        (key, wanted)
+        for key, manifest in registered.objects.items()
+        for wanted in named(manifest)
+        if wanted[0] in ("Secret", "ConfigMap")
+        and wanted in registered.urns
+        and registered.urns[wanted] not in registered.before(key)
+        and "istio" not in key[2]  # of Istio's own chart, whose parts wait for each other
+        and "argocd" not in key[2]  # of Argo CD's own manifest, likewise
+    ]
+    assert not late
+
+
+def test_a_secret_and_a_config_map_are_changed_in_place(registered: Registered) -> None:
+    given = registered.providers["cluster"].object
+    for setting in ("enableSecretMutable", "enableConfigMapMutable"):
+        assert json.loads(given[setting]) is True, setting
+
+
+def test_another_size_makes_no_volume_anew(registered: Registered) -> None:
+    seen = set()
+    for key, request in registered.requests.items():
+        spec = registered.objects[key].get("spec", {})
+        if key[0] in CLAIMS and (key[0] != "StatefulSet" or spec.get("volumeClaimTemplates")):
+            assert list(request.ignoreChanges) == [CLAIMS[key[0]]], key
+            seen.add(key[0])
+        if key[0] == "StatefulSet":
+            assert not request.deleteBeforeReplace, key
+    assert "StatefulSet" in seen
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_the_gateway_comes_after_the_mesh(stack: str) -> None:
+    registered = _registered(stack)
+    gateway = ("Deployment", f"kinora-{stack}-gateway", "traefik")
+    mesh = [
+        key
+        for key in registered.requests
+        if key[0] in ("Deployment", "MutatingWebhookConfiguration") and "istio" in key[2]
+    ]
+    assert {kind for kind, _, _ in mesh} == {"Deployment", "MutatingWebhookConfiguration"}
+    assert {registered.urns[key] for key in mesh} <= registered.before(gateway)
+
+
+def test_prod_protects_what_holds_data() -> None:
+    protected = {key[0] for key, request in _registered("prod").requests.items() if request.protect}
+    assert protected >= {"Cluster", "MongoDBCommunity", "RabbitmqCluster", "StatefulSet", "Namespace"}
