@@ -132,8 +132,8 @@ def repository(tmp_path: Path) -> Path:
     """A repository of its own that holds this checkout as it is, so that its history can be changed."""
     here = tmp_path / "repository"
     files = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "pulumi", "apps/*/deploy", "traefik",
-         "observability"],
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "pulumi", "apps/*/deploy/*", "traefik",
+         "observability", "charts", "istio", "local/charts.py"],
         cwd=PROJECT.parent, capture_output=True, text=True, check=True,
     ).stdout.split("\0")  # fmt: skip
     for name in filter(None, files):
@@ -157,15 +157,61 @@ def test_a_commit_is_compared_with_the_working_tree_and_with_another(repository:
     def compare(*words: str) -> str:
         command = [sys.executable, "-m", "kinora_environment.diff", "dev", *words]
         shown = subprocess.run(
-            command, cwd=repository / "pulumi", capture_output=True, text=True, check=False, timeout=120
+            command, cwd=repository / "pulumi", capture_output=True, text=True, check=False, timeout=240
         )
         assert shown.returncode == 0, shown.stderr
         return shown.stdout
 
-    assert "Nothing changes." in compare()
+    assert compare() == "dev: nothing changes\n"
     stack = repository / "pulumi" / "Pulumi.dev.yaml"
     stack.write_text(stack.read_text() + "    images: {redis: registry.example/redis:9}\n")
     assert "registry.example/redis:9" in compare()
     git(repository, "commit", "--quiet", "--all", "--message=after")
-    assert "Nothing changes." in compare()
+    assert compare() == "dev: nothing changes\n"
     assert "registry.example/redis:9" in compare("--from", "HEAD~1", "--to", "HEAD")
+
+
+def test_a_deploy_is_said_in_words_for_each_environment_that_it_changes(repository: Path) -> None:
+    deploy = repository / "apps" / "video" / "deploy"
+    (deploy / "envs" / "staging" / "version.yaml").write_text("version: 9.9.9\n")
+    values = deploy / "values.yaml"
+    values.write_text(values.read_text().replace("limits: {memory: 1536Mi}", "limits: {memory: 2Gi}"))
+    (repository / "apps" / "media" / "deploy" / "envs" / "dev" / "version.yaml").unlink()
+    shown = subprocess.run(
+        [sys.executable, "-m", "kinora_environment.diff"],
+        cwd=repository / "pulumi", capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    summary = dict(line.split(": ", 1) for line in shown.stdout.partition("\n\n")[0].splitlines())
+    assert summary == {
+        "dev": "media goes, with all that was deployed of it; video-worker memory limit 1536Mi -> 2Gi",
+        "prod": "nothing changes",
+        "sandbox": "video-worker memory limit 1536Mi -> 2Gi",
+        "staging": "video 0.1.0 -> 9.9.9; video-worker memory limit 1536Mi -> 2Gi",
+    }
+    assert "- Deployment media in kinora-dev-apps" in shown.stdout
+
+
+def test_values_that_the_chart_refuses_end_it_with_the_charts_own_words(repository: Path) -> None:
+    file = repository / "apps" / "auth" / "deploy" / "envs" / "dev" / "values.yaml"
+    file.write_text("workloads: {auth: {replica: 1}}\n")
+    shown = subprocess.run(
+        [sys.executable, "-m", "kinora_environment.diff", "dev"],
+        cwd=repository / "pulumi", capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("dev: ")
+    assert "replica" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [(["nowhere"], "There is no stack nowhere on either side. There are: dev,"), (["--from", "v0"], "no commit v0")],
+)
+def test_a_comparison_that_cannot_be_is_refused(repository: Path, words: list[str], sentence: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "kinora_environment.diff", *words],
+        cwd=repository / "pulumi", capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert shown.returncode == 1
+    assert sentence in shown.stderr
