@@ -99,15 +99,18 @@ async def test_values_that_are_wrong_never_reach_the_cluster(cluster: Cluster) -
 
 
 async def test_what_is_changed_by_hand_is_put_back(cluster: Cluster) -> None:
-    cluster.kubectl("set", "env", "deployment/graphql", "KINORA_LOG_LEVEL=debug", "--namespace", APPS)
+    """As far as git speaks of it: what somebody adds that git does not mention is nobody's to take away."""
+    before = cluster.get("deployment", "graphql")
+    assert before is not None
+    cluster.kubectl("scale", "deployment/graphql", "--replicas=1", "--namespace", APPS)
+    cluster.kubectl("set", "env", "deployment/graphql", "KINORA_AUTH_GRPC=nowhere:1", "--namespace", APPS)
 
     def is_put_back() -> bool:
-        deployment = cluster.get("deployment", "graphql")
-        assert deployment is not None
-        (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        return all(each.get("value") != "debug" for each in container["env"])
+        now = cluster.get("deployment", "graphql")
+        assert now is not None
+        return bool(now["spec"] == before["spec"])
 
-    await until(is_put_back, what="the variable to be put back")
+    await until(is_put_back, what="replicas and variable to be put back")
     await until(lambda: cluster.is_rolled_out("graphql"), what="graphql to run")
 
 
