@@ -78,3 +78,15 @@ def test_a_restore_without_a_backup_says_so(database: Postgres, tmp_path: Path) 
     refused = run(RESTORE, database, tmp_path / "backups")
     assert refused.returncode == 1
     assert f"there is no dump of {IDENTITY}" in refused.stdout
+
+
+def test_only_the_named_database_is_restored(database: Postgres, tmp_path: Path) -> None:
+    other = "library"
+    database.provision(tmp_path / "other", f"{IDENTITY}_1", f"{other}_1")
+    database.act(f"{other}_1", "DROP TABLE IF EXISTS books; CREATE TABLE books (title text)")
+    assert run(BACK_UP, database, tmp_path / "backups", databases=f"{IDENTITY} {other}").returncode == 0
+    database.act(f"{IDENTITY}_1", "DELETE FROM films")
+    database.act(f"{other}_1", "INSERT INTO books VALUES ('Momo')")
+    assert run(RESTORE, database, tmp_path / "backups").returncode == 0
+    assert films(database) == ["M", "Metropolis"]
+    assert database.act(f"{other}_1", "SELECT title FROM books").split() == ["Momo"]

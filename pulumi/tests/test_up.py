@@ -46,7 +46,7 @@ class Sandbox:
             "sandbox",
             "kinora",
             self._program,
-            automation.LocalWorkspaceOptions(
+            opts=automation.LocalWorkspaceOptions(
                 env_vars={
                     "PATH": f"{plugins}:{PATH}",
                     "KUBECONFIG": str(server.kubeconfig),
@@ -109,7 +109,7 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox
 
 def test_an_environment_is_made_changed_mended_and_gone(sandbox: Sandbox) -> None:
     server, stores = sandbox.server, "-n=kinora-sandbox-stores"
-    expected = {identity(each) for each in render.render("sandbox", sandbox.given).objects}
+    expected = {identity(each) for each in render.render("sandbox").objects}
 
     assert sandbox.preview() == expected
     made = sandbox.up()
