@@ -82,7 +82,7 @@ test: doctor install tools lint types test-pulumi ## All checks and all tests, b
 test-cluster: install tools ## The tests of the sandbox, which is brought up for them and taken down again
 	@if $(PYTHON) local/doctor.py cluster >/dev/null; then $(MAKE) --no-print-directory cluster-up; fi
 	@PATH="$(CURDIR)/$(VENV):$(CURDIR)/.kinora/bin:$$PATH" $(VENV)/python -m pytest tests/cluster; result=$$?; \
-	    $(MAKE) --no-print-directory cluster-down; exit $$result
+	    $(CLUSTER) down; exit $$result
 test-pulumi: install tools ## The tests of the environments, before a real API server
 	@cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m pytest
 lint: ## Refuse what ruff finds
