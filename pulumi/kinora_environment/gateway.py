@@ -59,6 +59,19 @@ MESH_ANNOTATIONS = {
     "traffic.sidecar.istio.io/excludeOutboundPorts": "443",
 }
 
+# Where there is no mesh to do it (istio/values.yaml), Traefik asks another pod when one ends in the middle. What never
+# reached a pod is asked again; what changes nothing the second time, also when its connection broke (502), or when that
+# to auth did, of which Traefik says 500. Not 503: that is a service's own word, and what it waits for is not here.
+RETRY = {
+    "retry": {
+        "attempts": 3,
+        "initialInterval": "100ms",
+        "timeout": "5s",
+        "status": ["500", "502"],
+        "maxRequestBodyBytes": 65536,
+    }
+}
+
 
 @dataclass(frozen=True)
 class GatewayArgs:
@@ -84,13 +97,22 @@ def default_middlewares() -> list[str]:
     return [name.removesuffix("@file") for name in native("traefik.yml")["entryPoints"]["web"]["http"]["middlewares"]]
 
 
+def middlewares(args: GatewayArgs) -> Mapping[str, Mapping[str, Any]]:
+    """The default middlewares of an environment, by their names, in order."""
+    known = native("dynamic/middlewares.yml")["http"]["middlewares"]
+    # Identity headers go before anything else happens.
+    first, *others = default_middlewares()
+    between = {} if args.mesh else {"retry": RETRY}
+    return {first: known[first], **between, **{name: known[name] for name in others}}
+
+
 def static_configuration(args: GatewayArgs) -> dict[str, Any]:
     """traefik/traefik.yml with what a cluster changes."""
     configuration = native("traefik.yml")
     web, admin = configuration["entryPoints"]["web"], configuration["entryPoints"]["admin"]
     web["address"], admin["address"] = f":{WEB}", f":{METRICS}"
     # With safeNaming: no name of one namespace can be made to mean something in the other.
-    web["http"]["middlewares"] = [f"{args.place.namespace}_{name}@kubernetescrd" for name in default_middlewares()]
+    web["http"]["middlewares"] = [f"{args.place.namespace}_{name}@kubernetescrd" for name in middlewares(args)]
     if args.config.trusted_addresses:
         web["forwardedHeaders"] = {"trustedIPs": args.config.trusted_addresses}
     # It goes on taking requests until every node has learnt that it is going.
@@ -161,9 +183,8 @@ class Gateway(pulumi.ComponentResource):
         )
 
     def _middlewares(self) -> None:
-        known = native("dynamic/middlewares.yml")["http"]["middlewares"]
-        for name in default_middlewares():
-            self._resource("Middleware", name, known[name])
+        for name, spec in middlewares(self._args).items():
+            self._resource("Middleware", name, spec)
 
     def _tls(self, certificate: str) -> None:
         # Named `default`, both hold for every route.

@@ -104,16 +104,25 @@ def test_nothing_differs_from_the_native_configuration_but_what_a_cluster_change
     }
 
 
-def test_every_entry_point_for_clients_goes_through_the_native_middlewares_in_their_order() -> None:
-    rendered, _ = made(TLS)
-    expected = [f"kinora-test-gateway_{name}@kubernetescrd" for name in default_middlewares()]
-    assert default_middlewares()[0] == "strip-identity"
+@pytest.mark.parametrize("mesh", [False, True], ids=["plain", "mesh"])
+def test_every_entry_point_for_clients_goes_through_the_native_middlewares_in_their_order(mesh: bool) -> None:
+    """And tries again where no mesh does it, once identity headers are gone."""
+    rendered, _ = made(TLS, mesh=mesh)
+    first, *others = default_middlewares()
+    assert first == "strip-identity"
+    expected = [f"kinora-test-gateway_{name}@kubernetescrd" for name in [first, *([] if mesh else ["retry"]), *others]]
     for name, entry in configuration(rendered)["entryPoints"].items():
         assert entry["http"].get("middlewares") == (None if name == "admin" else expected)
         assert entry.get("asDefault", False) == (name != "admin"), f"{name}: routes that name no entry point"
     known = native("dynamic/middlewares.yml")["http"]["middlewares"]
     for name in default_middlewares():
         assert find(rendered, "Middleware", name)["spec"] == known[name]
+
+
+def test_what_changes_something_is_never_repeated_once_it_was_sent() -> None:
+    retry = find(made(config.Gateway(), mesh=False)[0], "Middleware", "retry")["spec"]["retry"]
+    assert not retry.get("retryNonIdempotentMethod", False)
+    assert "503" not in retry["status"]  # the service's own word: not now
 
 
 def test_with_a_certificate_plain_http_only_redirects() -> None:
@@ -453,6 +462,9 @@ def test_it_makes_the_same_of_the_charts_as_of_the_native_files(
     expected = {}
     for rule, route in natively.items():
         expected[rule] = dict(route)
+        if not mesh:  # it tries again itself
+            first, *others = route["middlewares"]
+            expected[rule]["middlewares"] = [first, "retry", *others]
         if not route["servers"]:
             continue  # Traefik answers itself
         (url,) = route["servers"]
