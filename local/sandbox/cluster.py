@@ -249,7 +249,10 @@ def up(*, uncommitted: bool = False) -> None:
         console.print(f"[dim]{time.monotonic() - began:4.0f} s[/dim]  {words}")
 
     node.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    by_pulumi = shutil.which("pulumi") is not None
+    # As it was begun: either way has passwords of its own.
+    by_pulumi = (node.STATE / "pulumi").exists() or (
+        shutil.which("pulumi") is not None and not (node.STATE / "secrets.json").exists()
+    )
     with ThreadPoolExecutor() as beside:
         objects = None if by_pulumi else beside.submit(rendered)
         for stands in node.up():
@@ -260,6 +263,7 @@ def up(*, uncommitted: bool = False) -> None:
         if objects is not None:
             apply(objects.result())
     if by_pulumi:
+        say("pulumi up, which waits for all that it makes (about 2 min)")
         stack("--up")
     say("environment applied: waiting for its pods")
     push(uncommitted=uncommitted)
