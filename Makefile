@@ -44,8 +44,9 @@ clean: down cluster-down ## Remove everything that was made here, data included
 	rm -rf .kinora .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 ##@ Sandbox
-cluster-up: install tools ## Run the whole platform on a real Kubernetes on this machine, rolled out by Argo CD
+doctor-cluster:
 	@$(PYTHON) local/doctor.py cluster
+cluster-up: doctor-cluster install tools ## Run the whole platform on a real Kubernetes on this machine, rolled out by Argo CD
 	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON) sandbox
 	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
 	@$(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON)
@@ -79,10 +80,13 @@ promote: install ## Promote a version (SVC=auth FROM=dev TO=staging): changes on
 test: doctor install tools lint types test-pulumi ## All checks and all tests, beside the running platform
 	@$(CTL) run python -m pytest --ignore=tests/cluster
 	@$(MAKE) --no-print-directory test-cluster
-test-cluster: install tools ## The tests of the sandbox, which is brought up for them and taken down again
-	@if $(PYTHON) local/doctor.py cluster >/dev/null; then $(MAKE) --no-print-directory cluster-up; fi
-	@PATH="$(CURDIR)/$(VENV):$(CURDIR)/.kinora/bin:$$PATH" $(VENV)/python -m pytest tests/cluster; result=$$?; \
-	    $(CLUSTER) down; exit $$result
+# Not $(MAKE): a line with it is carried out by a dry run, too.
+test-cluster: install tools ## The tests of the sandbox, which is brought up for them unless it is up already
+	@if $(PYTHON) local/doctor.py cluster >/dev/null; then \
+	    [ -d .kinora/sandbox ] || trap '$(CLUSTER) down' EXIT; trap 'exit 130' INT TERM; \
+	    make --no-print-directory cluster-up || exit; \
+	fi; \
+	PATH="$(CURDIR)/$(VENV):$(CURDIR)/.kinora/bin:$$PATH" $(VENV)/python -m pytest tests/cluster
 test-pulumi: install tools ## The tests of the environments, before a real API server
 	@cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m pytest
 lint: ## Refuse what ruff finds

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import httpx
 import images
@@ -16,6 +17,15 @@ from clips import Clip, make
 from cluster import BRANCH, CREDENTIALS, PUBLIC_URL, REPOSITORY
 from environment import ROOT
 from live import Cluster
+
+# The longest follows several rollouts, one after another.
+TIMEOUT_SECONDS = 1200
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 @pytest.fixture(scope="session")

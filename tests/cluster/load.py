@@ -1,4 +1,4 @@
-"""A steady load, as people make it: they read, write and upload through the gateway, and note everything that fails."""
+"""A steady load, as people make it: they read, write and upload through the gateway; everything that fails is noted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from client import TUS, Person, video_id
 MOST_REQUESTS = 20_000
 PAUSE_SECONDS = 0.05
 UPLOAD_CHUNK_BYTES = 256 << 10
-UPLOAD_TRIES = 50
+UPLOAD_PAUSE_SECONDS = 0.5
+UPLOAD_TRIES = 100
+MOST_UPLOADS = 200
+# Well before an access token ends.
+REFRESH_SECONDS = 240
 
 ME = {"query": "{ me { user { id username } } }"}
 
@@ -28,6 +32,8 @@ class Load:
     answers: Counter[str] = field(default_factory=Counter)
     """Kind of request -> how many were answered as they should be."""
     failures: list[str] = field(default_factory=list)
+    uploads: list[str] = field(default_factory=list)
+    """The ids of the videos that were uploaded, one after another; there was no moment without an upload."""
 
     async def repeat(self, kind: str, ask: Callable[[], Coroutine[Any, Any, httpx.Response]]) -> None:
         for _ in range(MOST_REQUESTS):
@@ -43,13 +49,14 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def load(person: Person, video: str, *, once: bool) -> AsyncIterator[Load]:
-    """While the block runs, ``person`` uses the platform; ``video`` is one of theirs, ready to play.
+async def load(person: Person, video: str, clip: Path, *, once: bool) -> AsyncIterator[Load]:
+    """While the block runs, ``person`` watches ``video``, which is one of theirs, and uploads ``clip`` again and again.
 
     ``once``: also what may not be asked twice, so that whoever carries it cannot repeat it when a connection breaks.
     """
     running = Load()
     count = itertools.count()
+    ended = asyncio.Event()
     stream = (await person.get(f"/video/{video}")).json()["stream_url"]
     kinds: dict[str, Callable[[], Coroutine[Any, Any, httpx.Response]]] = {
         "profile": lambda: person.get("/user/profile"),
@@ -63,24 +70,44 @@ async def load(person: Person, video: str, *, once: bool) -> AsyncIterator[Load]
             "edit": lambda: person.patch(f"/media/{video}", {"title": f"title {next(count)}"}),
             "graphql": lambda: person.http.post("/graphql", headers=person.headers, json=ME),
         }
+
+    async def upload() -> None:
+        for _ in range(MOST_UPLOADS):
+            running.uploads.append(await upload_slowly(person, clip))
+            if ended.is_set():
+                return
+
+    async def stay_signed_in() -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            answer = await person.http.post("/auth/refresh", json={"refresh_token": person.tokens["refresh_token"]})
+            person.tokens = answer.raise_for_status().json()
+
     async with asyncio.TaskGroup() as group:
+        group.create_task(upload())
         tasks = [group.create_task(running.repeat(kind, ask)) for kind, ask in kinds.items()]
+        tasks.append(group.create_task(stay_signed_in()))
         try:
             yield running
         finally:
+            ended.set()
             for task in tasks:
                 task.cancel()
 
 
-async def upload_slowly(person: Person, path: Path, pause_seconds: float) -> str:
+async def upload_slowly(person: Person, path: Path) -> str:
     """Upload in small chunks as a tus client does: what broke is asked for and sent again. The id of the video.
 
     Raises AssertionError when it does not get on in so many tries.
     """
     content = path.read_bytes()
-    created = await person.create(path.name, len(content))
-    assert created.status_code == 201, created.text
-    location, offset, tries = created.headers["location"], 0, 0
+    location, offset, tries = "", 0, 0
+    while not location:  # a place that nobody heard of is given up by itself
+        with contextlib.suppress(httpx.HTTPError):
+            created = await person.create(path.name, len(content))
+            location = created.headers.get("location", "")
+        tries += 1
+        assert tries < UPLOAD_TRIES, created.text
     while offset < len(content):
         headers = {**person.headers, **TUS, "Upload-Offset": str(offset)}
         chunk = content[offset : offset + UPLOAD_CHUNK_BYTES]
@@ -93,8 +120,8 @@ async def upload_slowly(person: Person, path: Path, pause_seconds: float) -> str
         except httpx.HTTPError:
             tries += 1
             assert tries < UPLOAD_TRIES, f"{location} does not go on at {offset} of {len(content)} bytes"
-            await asyncio.sleep(pause_seconds)
+            await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
             with contextlib.suppress(httpx.HTTPError):
                 offset = await person.offset(location)
-        await asyncio.sleep(pause_seconds)
+        await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
     return video_id(location)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import httpx
 import yaml
 from client import Person
+from clips import Clip
 from live import APPS, ENVIRONMENT, GITOPS, STORES, Cluster, is_ready, until, version_file
 from load import load
 
@@ -47,11 +48,11 @@ async def test_a_promotion_is_a_push_of_one_file(cluster: Cluster, version: Call
 
 
 async def test_a_version_that_never_becomes_ready_gets_no_traffic_until_a_push_takes_it_back(
-    cluster: Cluster, version: Callable[..., str], person: Person, video: str
+    cluster: Cluster, version: Callable[..., str], person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
     old = cluster.images("graphql")
     broken = version("graphql", of="auth")  # an image that has no such program
-    async with load(person, video, once=True) as running:
+    async with load(person, video, clip("short").path, once=True) as running:
         with cluster.pushed({version_file("graphql"): f"version: {broken}\n"}, "Roll out what cannot start"):
             await until(lambda: restarts(cluster, "graphql", broken) > 0, what="the new version to fail")
             endpoints = addresses(cluster, "graphql")
@@ -65,12 +66,12 @@ async def test_a_version_that_never_becomes_ready_gets_no_traffic_until_a_push_t
 
 
 async def test_a_migration_that_fails_stops_its_rollout_and_the_old_version_goes_on(
-    cluster: Cluster, version: Callable[..., str], person: Person, video: str
+    cluster: Cluster, version: Callable[..., str], person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
     old = cluster.get("deployment", "auth")
     assert old is not None
     broken = version("auth", of="media")  # an image that knows no migrations of auth
-    async with load(person, video, once=True) as running:
+    async with load(person, video, clip("short").path, once=True) as running:
         with cluster.pushed(
             {version_file("auth"): f"version: {broken}\n"}, "Roll out a migration that fails"
         ) as commit:

@@ -249,7 +249,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
     made = run(
         python,
         ROOT / "local" / "sandbox" / "objects.py",
-        tmp_path_factory.mktemp("objects") / "secrets.json",
+        tmp_path_factory.mktemp("objects"),
         PYTHONPATH=str(ROOT / "pulumi"),
     )
     items: list[Object] = json.loads(made)["items"]
