@@ -60,12 +60,13 @@ MESH_ANNOTATIONS = {
 }
 
 # Where there is no mesh to do it (istio/values.yaml), Traefik asks another pod when one ends in the middle. What never
-# reached a pod is asked again; what changes nothing the second time, also when its connection broke (502), or when that
-# to auth did, of which Traefik says 500. Not 503: that is a service's own word, and what it waits for is not here.
+# reached a pod is asked again; all but POST and PATCH, which a second time change something more, also when the
+# connection broke (502) or that to auth did, of which Traefik says 500. Not 503: that is a service's own word, and what
+# it waits for is not here. The tries last about a second, which it takes until all know that a pod is gone.
 RETRY = {
     "retry": {
-        "attempts": 3,
-        "initialInterval": "100ms",
+        "attempts": 4,
+        "initialInterval": "250ms",
         "timeout": "5s",
         "status": ["500", "502"],
         "maxRequestBodyBytes": 65536,
@@ -125,6 +126,8 @@ def static_configuration(args: GatewayArgs) -> dict[str, Any]:
         # The port that clients see, not Traefik's own.
         web["http"]["redirections"] = {"entryPoint": {"to": ":443", "scheme": "https", "permanent": True}}
     configuration["providers"] = {
+        # That a pod is gone has to be known soon.
+        "providersThrottleDuration": "500ms",
         "file": {"filename": f"/config/{STREAMS}", "watch": False},
         "kubernetesCRD": {
             "namespaces": [args.place.namespace, args.apps.namespace],

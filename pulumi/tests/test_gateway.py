@@ -1,11 +1,13 @@
 """Traefik as an environment has it: configured as it is natively, and with no way in but the public one."""
 
+import http.server
 import json
 import os
 import re
 import shutil
 import ssl
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -90,6 +92,7 @@ def test_nothing_differs_from_the_native_configuration_but_what_a_cluster_change
         "providers.file.directory",
         "providers.file.filename",
         "providers.file.watch",
+        "providers.providersThrottleDuration",
         *(
             f"providers.kubernetesCRD.{option}"
             for option in (
@@ -117,12 +120,6 @@ def test_every_entry_point_for_clients_goes_through_the_native_middlewares_in_th
     known = native("dynamic/middlewares.yml")["http"]["middlewares"]
     for name in default_middlewares():
         assert find(rendered, "Middleware", name)["spec"] == known[name]
-
-
-def test_what_changes_something_is_never_repeated_once_it_was_sent() -> None:
-    retry = find(made(config.Gateway(), mesh=False)[0], "Middleware", "retry")["spec"]["retry"]
-    assert not retry.get("retryNonIdempotentMethod", False)
-    assert "503" not in retry["status"]  # the service's own word: not now
 
 
 def test_with_a_certificate_plain_http_only_redirects() -> None:
@@ -294,6 +291,46 @@ def test_traefik_would_refuse_what_it_does_not_know(tmp_path: Path) -> None:
     wrong["entryPoints"]["web"]["http"]["aliasHeaderStrategy"] = "delete"
     with traefik(tmp_path, wrong) as (process, _):
         assert process.wait(30) != 0
+
+
+@contextmanager
+def breaking() -> Iterator[tuple[str, list[str]]]:
+    """A server that takes requests and then breaks their connections; its address, and the methods that it saw."""
+    seen: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def handle_one_request(self) -> None:
+            self.raw_requestline = self.rfile.readline()
+            if self.raw_requestline and self.parse_request():
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                seen.append(self.command)
+            self.close_connection = True
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+        server.shutdown()
+
+
+@needs_traefik
+@pytest.mark.parametrize(
+    ("method", "times"), [("GET", 4), ("HEAD", 4), ("PUT", 4), ("DELETE", 4), ("POST", 1), ("PATCH", 1)]
+)
+def test_what_a_second_time_would_change_something_more_is_sent_once(method: str, times: int, tmp_path: Path) -> None:
+    retry = find(made(config.Gateway())[0], "Middleware", "retry")["spec"]
+    given = configuration(made(config.Gateway())[0])
+    given["entryPoints"]["web"]["http"]["middlewares"] = ["retry@file"]
+    del given["providers"]["kubernetesCRD"]
+    with breaking() as (address, seen):
+        more = {
+            "middlewares": {"retry": retry},
+            "routers": {"all": {"rule": "PathPrefix(`/`)", "entryPoints": ["web"], "service": "breaking"}},
+            "services": {"breaking": {"loadBalancer": {"servers": [{"url": address}]}}},
+        }
+        with traefik(tmp_path, given, more) as (_, addresses):
+            web = addresses["web"]
+            assert until(lambda: ask(f"http://{web}/", method)[0] == 502), (tmp_path / "traefik.log").read_text()
+    assert seen == [method] * times
 
 
 ROUTE = {
