@@ -33,11 +33,43 @@ def films(postgres: Postgres) -> list[str]:
 
 def test_what_was_lost_comes_back_and_belongs_to_its_owner(database: Postgres, tmp_path: Path) -> None:
     assert run(BACK_UP, database, tmp_path / "backups").returncode == 0
-    database.act(f"{IDENTITY}_1", "DELETE FROM films; CREATE TABLE mistakes (id int)")
+    database.act(f"{IDENTITY}_1", "DELETE FROM films")
     restored = run(RESTORE, database, tmp_path / "backups")
     assert restored.returncode == 0, restored.stderr
     assert films(database) == ["M", "Metropolis"]
     database.act(f"{IDENTITY}_1", "ALTER TABLE films ADD year int")
+
+
+NEWER = {
+    "a table": "CREATE TABLE mistakes (id int)",
+    "a table that refers to an older one": "CREATE TABLE mistakes (film text REFERENCES films)",
+    "a view of an older table": "CREATE VIEW mistakes AS SELECT title FROM films",
+    "a type": "CREATE TYPE mistakes AS ENUM ('grave')",
+    "a schema": "CREATE SCHEMA other CREATE TABLE mistakes (id int)",
+}
+
+
+@pytest.mark.parametrize("newer", NEWER)
+def test_what_is_newer_than_the_backup_goes(database: Postgres, tmp_path: Path, newer: str) -> None:
+    """Or the migration that made it could not make it again."""
+    assert run(BACK_UP, database, tmp_path / "backups").returncode == 0
+    database.act(f"{IDENTITY}_1", NEWER[newer])
+    restored = run(RESTORE, database, tmp_path / "backups")
+    assert restored.returncode == 0, restored.stderr
+    assert films(database) == ["M", "Metropolis"]
+    database.act(f"{IDENTITY}_1", NEWER[newer])
+    database.act(f"{IDENTITY}_1", "DROP SCHEMA IF EXISTS other CASCADE; DROP OWNED BY CURRENT_ROLE")
+
+
+def test_an_extension_survives_and_what_uses_it_comes_back(database: Postgres, tmp_path: Path) -> None:
+    database.provision(tmp_path / "extended", f"{IDENTITY}_1", extensions={IDENTITY: ["vector"]})
+    database.act(f"{IDENTITY}_1", "CREATE TABLE tastes (taste vector(2)); INSERT INTO tastes VALUES ('[1,2]')")
+    assert run(BACK_UP, database, tmp_path / "backups").returncode == 0
+    database.act(f"{IDENTITY}_1", "DELETE FROM tastes")
+    restored = run(RESTORE, database, tmp_path / "backups")
+    assert restored.returncode == 0, restored.stderr
+    assert database.act(f"{IDENTITY}_1", "SELECT taste <-> '[1,2]' FROM tastes") == "0"
+    database.act(f"{IDENTITY}_1", "DROP TABLE tastes")
 
 
 def test_the_newest_backup_is_restored(database: Postgres, tmp_path: Path) -> None:
