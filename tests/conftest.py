@@ -1,13 +1,14 @@
-"""docker-compose.yml as Docker Compose itself reads it (local/go/compose-config), for every test that asks it."""
+"""What several kinds of tests share: clips, and docker-compose.yml as Docker Compose reads it (local/go/compose-config)."""
 
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clips import Clip, make
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,3 +50,19 @@ def services(folder: Path, compose_config: Read) -> Services:
     assert done.returncode == 0, done.stderr
     resolved: Services = json.loads(done.stdout)["services"]
     return resolved
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Clip]]:
+    """``clip("vertical")``: a clip by its name in ``clips.CLIPS``, made once."""
+    folder = tmp_path_factory.mktemp("clips")
+    made: dict[str, Clip] = {}
+
+    def of(name: str) -> Clip:
+        if name not in made:
+            made[name] = make(name, folder)
+        return made[name]
+
+    yield of
+    for item in made.values():
+        item.path.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
@@ -13,7 +13,7 @@ import images
 import node
 import pytest
 from client import Person, register
-from clips import Clip, make
+from clips import Clip
 from cluster import BRANCH, CREDENTIALS, PUBLIC_URL, REPOSITORY
 from environment import ROOT
 from live import Cluster
@@ -53,22 +53,6 @@ async def person(cluster: Cluster) -> AsyncIterator[Person]:
     """Someone new, whose account and videos are deleted in the end."""
     async with register(cluster.gateway) as someone:
         yield someone
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Clip]]:
-    """``clip("vertical")``: a clip by its name in ``clips.CLIPS``, made once."""
-    folder = tmp_path_factory.mktemp("clips")
-    made: dict[str, Clip] = {}
-
-    def of(name: str) -> Clip:
-        if name not in made:
-            made[name] = make(name, folder)
-        return made[name]
-
-    yield of
-    for item in made.values():
-        item.path.unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """The platform as a person meets it: through the gateway, with accounts, clips and uploads of their own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from client import GATEWAY, Person, register
-from clips import Clip, make
 
 # Longer than anything takes here, on a slow machine that does much else; who waits in vain waits so long.
 PATIENCE_SECONDS = 90
@@ -32,22 +31,6 @@ async def person() -> AsyncIterator[Person]:
 async def stranger() -> AsyncIterator[Person]:
     async with register() as someone:
         yield someone
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Clip]]:
-    """``clip("vertical")``: a clip by its name in ``clips.CLIPS``, made once."""
-    folder = tmp_path_factory.mktemp("clips")
-    made: dict[str, Clip] = {}
-
-    def of(name: str) -> Clip:
-        if name not in made:
-            made[name] = make(name, folder)
-        return made[name]
-
-    yield of
-    for item in made.values():
-        item.path.unlink(missing_ok=True)
 
 
 @pytest.fixture
