@@ -18,7 +18,8 @@ from parts import PARTS
 TEMPLATE = ROOT / "local" / "new-service"
 PORTS = range(8101, 8200)
 
-# file -> where in it, and what. These run all processes of a machine, so each process stands in them.
+# file -> where in it, and what. These run all processes of a machine, so each process stands in them; and the mesh
+# knows how long it waits for each.
 ENTRIES = {
     "Procfile": (r"\Z", "$name: local/with-env $name -- python -m $module.main\n"),
     "local/parts.py": (
@@ -29,6 +30,7 @@ ENTRIES = {
         r"(?=  - job_name: tusd\n)",
         '  - job_name: $name\n    static_configs: [{ targets: ["127.0.0.1:$port"] }]\n',
     ),
+    "istio/values.yaml": (r"(?=  tusd:\n    http: )", "  $name:\n    http: $port\n    timeoutSeconds: 12\n"),
     "docker-compose.yml": (
         r"(?<=\n)(?=  # As local/tusd starts it\.\n)",
         "  $name:\n"

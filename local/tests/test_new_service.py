@@ -73,6 +73,14 @@ def test_it_is_built_and_rolled_out_in_every_environment_and_keeps_the_policies(
     assert json.loads(run(checkout / "pulumi", python, "-c", VIOLATIONS, given=given, PYTHONPATH="")) == []
 
 
+def test_the_mesh_knows_it(checkout: Path) -> None:
+    python = ROOT / ".kinora" / "pulumi" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("the environments' packages are not installed: make pulumi")
+    which = ["-k", "table_names or exactly_those or stay_closed or waits_longer"]
+    run(checkout / "pulumi", str(python), "-m", "pytest", "-q", "tests/test_istio.py", *which, PYTHONPATH="")
+
+
 @pytest.mark.parametrize("name", ["", "Tags", "my-tags", "t", "auth", "postgres", "kit", NAME])
 def test_a_name_that_cannot_be_is_refused_and_nothing_is_made(checkout: Path, name: str) -> None:
     before = (checkout / "Procfile").read_text()
