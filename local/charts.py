@@ -83,12 +83,19 @@ def mesh(environment: str) -> list[Manifest]:
     return template("../istio", "mesh", [], given) if known["mesh"] else []
 
 
+def root() -> list[Manifest]:
+    """What leads Argo CD to all of these, the same in every environment."""
+    files = sorted((ROOT / "argocd").rglob("*.yaml"))
+    return [each for file in files for each in yaml.safe_load_all(file.read_text()) if each]
+
+
 def deployed(environment: str) -> dict[str, list[Manifest]]:
     """All that Argo CD rolls out in an environment, by application."""
     render: dict[str, Callable[[], list[Manifest]]] = {
         **{app: partial(service, app, environment) for app in apps() if environment in environments(app)},
         "gateway": partial(gateway, environment),
         "mesh": partial(mesh, environment),
+        "root": root,
     }
     with ThreadPoolExecutor(4) as threads:  # Helm takes most of its time to start
         return dict(zip(render, threads.map(lambda each: each(), render.values()), strict=True))

@@ -133,7 +133,7 @@ def repository(tmp_path: Path) -> Path:
     here = tmp_path / "repository"
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "pulumi", "apps/*/deploy/*", "traefik",
-         "observability", "charts", "istio", "local/charts.py"],
+         "observability", "charts", "istio", "argocd", "local/charts.py"],
         cwd=PROJECT.parent, capture_output=True, text=True, check=True,
     ).stdout.split("\0")  # fmt: skip
     for name in filter(None, files):
@@ -190,6 +190,17 @@ def test_a_deploy_is_said_in_words_for_each_environment_that_it_changes(reposito
         "staging": "video 0.1.0 -> 9.9.9; video-worker memory limit 1536Mi -> 2Gi",
     }
     assert "- Deployment media in kinora-dev-apps" in shown.stdout
+
+
+def test_how_argo_cd_rolls_out_is_part_of_what_changes(repository: Path) -> None:
+    file = repository / "argocd" / "gateway.yaml"
+    file.write_text(file.read_text().replace("prune: true", "prune: false"))
+    shown = subprocess.run(
+        [sys.executable, "-m", "kinora_environment.diff", "dev"],
+        cwd=repository / "pulumi", capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert shown.stdout.startswith("dev: gateway: its ApplicationSet changes otherwise\n"), shown.stderr
+    assert "syncPolicy.automated.prune: True -> False" in shown.stdout
 
 
 def test_values_that_the_chart_refuses_end_it_with_the_charts_own_words(repository: Path) -> None:
