@@ -64,8 +64,8 @@ for database in $DATABASES; do
     newest=$(find /backups -name "$database-*.dump" | sort | tail -n 1)  # a name carries its time
     [ -n "$newest" ] || { echo "there is no dump of $database"; exit 1; }
     echo "restoring $newest"
-    # All that the database's owner has goes first, in the same transaction: --clean drops only what the dump names, and a
-    # newer table that stayed would be in the way of the migration that makes it. An extension is not the owner's, and
+    # All that the database's owner has goes first, in the same transaction: --clean drops only what the dump names, and
+    # a newer table that stayed would be in the way of the migration that makes it. An extension is not the owner's, and
     # stays. Without COMMIT, which a broken dump does not get to, nothing has happened.
     {
         echo "BEGIN; DROP OWNED BY $database;"
