@@ -26,6 +26,8 @@ KEY = "kinora:environment"
 PLACED = ("context", "storage_class")
 """What has to be written for an environment that may not be lost."""
 STORES = ("postgres", "mongo", "redis", "rabbitmq", "s3")
+WEBHOOK = r"https://([^/?#@]+@)?[^/?#@:]+(:443)?([/?#]|$)|\$\{"
+"""What pods can reach outside of the environment (namespaces.py); in what is rendered, a secret is a reference."""
 
 Size = Literal["small", "medium", "large"]
 Image = Annotated[str, Field(pattern=r"^[a-z0-9][\w.\-/:]*(:[\w.\-]+|@sha256:[0-9a-f]{64})$")]
@@ -67,6 +69,13 @@ class BackupStorage(Model):
     bucket: str
     secret: str
     """Name of a Secret in the stores' namespace with `access_key` and `secret_key`; you put it there."""
+
+    @field_validator("address")
+    @classmethod
+    def _reachable(cls, given: str) -> str:
+        if (port := given.partition(":")[2]) not in ("", "443"):
+            raise wrong(f"names port {port}, but out of the environment only 443 is open: write a host that serves it")
+        return given
 
 
 class Store(Model):
@@ -189,8 +198,11 @@ class Monitoring(Model):
     @field_validator("alert_webhook")
     @classmethod
     def _an_address(cls, given: SecretStr | None) -> SecretStr | None:
-        if given is not None and not re.match(r"https?://.|\$\{", given.get_secret_value()):
-            raise wrong("is no address: it begins with https:// or http://")
+        if given is not None and not re.match(WEBHOOK, given.get_secret_value()):
+            raise wrong(
+                "is no address that alerts can be sent to: write https://... without a port, as out of the environment"
+                " only 443 is open"
+            )
         return given
 
 
