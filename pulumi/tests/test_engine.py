@@ -123,5 +123,12 @@ def test_the_gateway_comes_after_the_mesh(stack: str) -> None:
 
 
 def test_prod_protects_what_holds_data() -> None:
-    protected = {key[0] for key, request in _registered("prod").requests.items() if request.protect}
-    assert protected >= {"Cluster", "MongoDBCommunity", "RabbitmqCluster", "StatefulSet", "Namespace"}
+    registered = _registered("prod")
+    holding = {
+        key
+        for key, manifest in registered.objects.items()
+        if key[0] in ("Cluster", "MongoDBCommunity", "RabbitmqCluster", "Prometheus", "Alertmanager", "Namespace")
+        or (key[0] == "StatefulSet" and manifest["spec"].get("volumeClaimTemplates"))
+    }
+    assert {kind for kind, _, _ in holding} >= {"Cluster", "MongoDBCommunity", "RabbitmqCluster", "StatefulSet"}
+    assert not {key for key in holding if not registered.requests[key].protect}
