@@ -71,10 +71,10 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
         store.let_out(namespaces["apps"])
     for identity, need in needs.items():
         _hand_over(identity, need, stores, credentials, namespaces["apps"])
-    gateway_place = namespaces["gateway"]
+    gateway_place, meshed = namespaces["gateway"], None
     if config.mesh.enabled:
         mesh = Mesh("mesh", MeshArgs(place=namespaces["mesh"], config=config.mesh, sizes=sizes), cluster)
-        gateway_place = mesh.before(gateway_place)
+        gateway_place, meshed = mesh.before(gateway_place), mesh.parts
     object_store, broker = stores["s3"], stores["rabbitmq"]
     assert isinstance(object_store, ObjectStore)  # noqa: S101 - for the type
     assert isinstance(broker, MessageBroker)  # noqa: S101 - for the type
@@ -120,6 +120,7 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
                 "monitoring": config.monitoring.mode,
                 "keda": config.keda,
             },
+            after=meshed,
             config=config.repository,
             sizes=sizes,
             images=chosen,

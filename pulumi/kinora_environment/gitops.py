@@ -146,6 +146,8 @@ class GitOpsArgs:
     """Where applications may put objects: the namespaces of the layers."""
     facts: Mapping[str, Any]
     """What the charts have to know of the environment (`environment` of charts/service/values.yaml)."""
+    after: pulumi.Input[Sequence[pulumi.Resource]] | None
+    """The mesh, without which services would start without sidecars: until it is there, nothing is rolled out."""
     config: config.Repository
     sizes: Sizes
     images: Mapping[str, str]
@@ -164,7 +166,7 @@ class GitOps(pulumi.ComponentResource):
         projects = [closed, *self._projects(defined)]
         self._redis_password(child)
         parts = [
-            self._cluster(child),
+            self._cluster(pulumi.ResourceOptions(parent=self, depends_on=args.after)),
             *self._repository(child),
             *(resource for place in (args.place, *args.destinations) for resource in self._rights(place, child)),
             *self._published(pulumi.ResourceOptions(parent=self, depends_on=projects)),

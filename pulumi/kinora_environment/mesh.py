@@ -127,6 +127,8 @@ class Mesh(pulumi.ComponentResource):
         # All that the chart `base` would bring, as other definitions are registered.
         upstream.custom_resource_definitions("istio-crds", self._child)
         istiod = self._chart("istiod", istiod_values(args))
+        # What they are is known before they are there.
+        self.parts = istiod.resources.apply(lambda made: list(made.values()))
         self._ready = istiod.resources.apply(
             lambda made: pulumi.Output.all(*(each.metadata for each in made.values())).apply(lambda _: True)
         )

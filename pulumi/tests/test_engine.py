@@ -110,16 +110,20 @@ def test_another_size_makes_no_volume_anew(registered: Registered) -> None:
 
 
 @pytest.mark.parametrize("stack", ["dev", "prod"])
-def test_the_gateway_comes_after_the_mesh(stack: str) -> None:
+def test_the_gateway_and_what_rolls_out_the_services_come_after_the_mesh(stack: str) -> None:
+    """Pods that start before it have no sidecar, and nobody starts them anew."""
     registered = _registered(stack)
     gateway = ("Deployment", f"kinora-{stack}-gateway", "traefik")
+    root = ("Application", f"kinora-{stack}-gitops", "root")
+    facts = ("Secret", f"kinora-{stack}-gitops", "cluster")
     mesh = [
         key
         for key in registered.requests
         if key[0] in ("Deployment", "MutatingWebhookConfiguration") and "istio" in key[2]
     ]
     assert {kind for kind, _, _ in mesh} == {"Deployment", "MutatingWebhookConfiguration"}
-    assert {registered.urns[key] for key in mesh} <= registered.before(gateway)
+    for waiting in (gateway, root, facts):
+        assert {registered.urns[key] for key in mesh} <= registered.before(waiting), waiting
 
 
 def test_prod_protects_what_holds_data() -> None:

@@ -29,6 +29,7 @@ def made(given: config.Repository = PUBLIC, environment: str = "test", *, mesh: 
                 place=places("gitops"),
                 destinations=[places(role) for role in (DESTINATIONS if mesh else ("apps",))],
                 facts={"name": environment, **FACTS, "mesh": mesh},
+                after=None,
                 config=given,
                 sizes=SMALL,
                 images={
