@@ -52,8 +52,9 @@ cluster-up: doctor-cluster install tools ## Run the whole platform on a real Kub
 	@$(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON)
 	@$(CLUSTER) up $(if $(UNCOMMITTED),--uncommitted)
 cluster-demo: ## Upload a video to it (FILE=...) and watch it become playable
-	@KINORA_GATEWAY="$$($(CLUSTER) url)" $(VENV)/python local/demo.py $(if $(FILE),"$(FILE)")
+	@KINORA_GATEWAY="$$($(CLUSTER) url)" no_proxy=10.231.0.2 $(VENV)/python local/demo.py $(if $(FILE),"$(FILE)")
 cluster-push: ## Push what is committed here to its git server; Argo CD rolls it out
+	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
 	@$(CLUSTER) push $(if $(UNCOMMITTED),--uncommitted)
 cluster-status: ## Show its applications, and what is not ready
 	@$(CLUSTER) status

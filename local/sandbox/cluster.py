@@ -66,7 +66,7 @@ def git_server() -> None:
     if not CREDENTIALS.exists():
         write_private(CREDENTIALS, f"http://push:{secrets.token_urlsafe()}@{node.NODE_ADDRESS}:{GIT_PORT}\n")
     password = urlsplit(CREDENTIALS.read_text().strip()).password
-    (image,) = (name for name in images.built() if name.startswith(f"{GIT_IMAGE}:"))
+    (image,) = (name for name in images.references() if name.startswith(f"{GIT_IMAGE}:"))
     selector = {"app.kubernetes.io/name": "git"}
     container = {
         "name": "git",
@@ -119,8 +119,8 @@ def git_server() -> None:
     )
 
 
-def push(*, uncommitted: bool = False) -> None:
-    """Push what is committed here, over whatever was pushed before: this checkout is the truth.
+def push(*, uncommitted: bool = False) -> str:
+    """Push what is committed here, over whatever was pushed before: this checkout is the truth. The commit.
 
     ``uncommitted``: as a commit that only the sandbox gets, all that is not ignored.
     """
@@ -128,26 +128,39 @@ def push(*, uncommitted: bool = False) -> None:
         lambda: httpx.get(f"{REPOSITORY}/info/refs?service=git-upload-pack").is_success,
         what="the git server",
     )
-    commit = "HEAD"
-    if uncommitted:
-        commit = _commit_of_its_own()
-    elif git("status", "--porcelain"):
+    if not uncommitted and git("status", "--porcelain"):
         console.print(
             "There are changes here that are not committed: the sandbox runs without them (UNCOMMITTED=1 with)."
         )
+    if uncommitted:
+        commit = _commit_of_its_own(_tree_of_files(), "What is not committed yet")
+    elif _is_shallow():
+        commit = _commit_of_its_own("HEAD^{tree}", "What a shallow clone has")
+    else:
+        commit = git("rev-parse", "HEAD").strip()
     git("push", "--quiet", "--force", REPOSITORY, f"{commit}:refs/heads/{BRANCH}")
+    return commit
 
 
-def _commit_of_its_own() -> str:
-    """A commit of the files as they are; it is on no branch, and what is staged stays as it is."""
+def _is_shallow() -> bool:
+    return git("rev-parse", "--is-shallow-repository").strip() == "true"
+
+
+def _tree_of_files() -> str:
+    """The files as they are, whether committed or not; what is staged stays as it is."""
     index = node.STATE / "index"
     index.unlink(missing_ok=True)
     git("read-tree", "HEAD", GIT_INDEX_FILE=str(index))
     git("add", "--all", GIT_INDEX_FILE=str(index))
-    tree = git("write-tree", GIT_INDEX_FILE=str(index)).strip()
+    return git("write-tree", GIT_INDEX_FILE=str(index)).strip()
+
+
+def _commit_of_its_own(tree: str, message: str) -> str:
+    """A commit that is on no branch; without a history where only a part of it is here, which nobody could fetch."""
+    parent = () if _is_shallow() else ("-p", "HEAD")
     name = {"GIT_AUTHOR_NAME": "sandbox", "GIT_COMMITTER_NAME": "sandbox"}
     mail = {"GIT_AUTHOR_EMAIL": "sandbox@localhost", "GIT_COMMITTER_EMAIL": "sandbox@localhost"}
-    return git("commit-tree", "-p", "HEAD", "-m", "What is not committed yet", tree, **name, **mail).strip()
+    return git("commit-tree", *parent, "-m", message, tree, **name, **mail).strip()
 
 
 # --- what Pulumi makes ----------------------------------------------------------------------------------------------
@@ -219,11 +232,12 @@ def unready(namespace: str) -> list[str]:
 
 
 def applications() -> dict[str, str]:
-    """Each application of Argo CD -> how it is."""
+    """Each application of Argo CD -> how it is, and of which commit."""
     found = {}
     for each in listed("applications", GITOPS):
         status = each.get("status", {})
-        states = status.get("sync", {}).get("status", "Unknown"), status.get("health", {}).get("status", "Unknown")
+        sync, health = status.get("sync", {}), status.get("health", {})
+        states = sync.get("status", "Unknown"), health.get("status", "Unknown"), sync.get("revision", "of no commit")
         found[each["metadata"]["name"]] = " ".join(states)
     return found
 
@@ -266,40 +280,44 @@ def up(*, uncommitted: bool = False) -> None:
         say("pulumi up, which waits for all that it makes (about 2 min)")
         stack("--up")
     say("environment applied: waiting for its pods")
-    push(uncommitted=uncommitted)
+    commit = push(uncommitted=uncommitted)
     for namespace in (STORES, GATEWAY, MONITORING, GITOPS):
         wait(lambda namespace=namespace: not unready(namespace), what=f"the pods of {namespace}")  # type: ignore[misc]
         say(f"{namespace.rpartition('-')[2]} ready")
-    for words in _rolled_out():
+    for words in _rolled_out(commit):
         say(words)
     wait(lambda: httpx.get(f"{PUBLIC_URL}/auth/.well-known/jwks.json").is_success, what="the gateway to answer")
     console.print(addresses())
 
 
-def _rolled_out() -> Iterator[str]:
-    """Wait until all applications are synced and healthy; a sentence for each that becomes so."""
+def _rolled_out(commit: str) -> Iterator[str]:
+    """Wait until all applications are what a commit says, and healthy; a sentence for each that becomes so."""
     kubectl(
-        *("annotate", "application", "root", f"--namespace={GITOPS}"),
+        *("annotate", "application", "--all", f"--namespace={GITOPS}"),
         *("argocd.argoproj.io/refresh=normal", "--overwrite"),
     )
-    well: set[str] = set()
+    wanted = expected(commit)
+    said: set[str] = set()
     deadline = time.monotonic() + LIMIT_SECONDS
-    while time.monotonic() < deadline:
-        states = applications()
-        for name in sorted(states.keys() - well):
-            if states[name] == "Synced Healthy":
-                well.add(name)
-                yield f"{name} rolled out"
-        if states.keys() > {"root"} and states.keys() == well and expected() <= well:
+    while True:
+        states = dict.fromkeys(wanted, "is missing") | applications()
+        well = {name for name, state in states.items() if state == f"Synced Healthy {commit}"}
+        for name in sorted(well - said):
+            yield f"{name} rolled out"
+        said |= well
+        if well == wanted == states.keys():
             return
+        if time.monotonic() > deadline:
+            waiting = [f"{name} ({states[name]})" for name in sorted(states.keys() - (well & wanted))]
+            raise Failure(f"Not rolled out after {LIMIT_SECONDS} s: {', '.join(waiting)}.\n{complaints()}")
         time.sleep(0.5)
-    waiting = [f"{name} ({state})" for name, state in applications().items() if name not in well]
-    raise Failure(f"Not rolled out after {LIMIT_SECONDS} s: {', '.join(waiting)}.\n{complaints()}")
 
 
-def expected() -> set[str]:
-    """The services that git names for the sandbox."""
-    return {file.parts[-5] for file in ROOT.glob(f"apps/*/deploy/envs/{STACK}/version.yaml")}
+def expected(commit: str) -> set[str]:
+    """The applications that a commit leads to: the services that it names for the sandbox, and those beside them."""
+    files = [Path(line) for line in git("ls-tree", "-r", "--name-only", commit, "apps").splitlines()]
+    named = {file.parts[1] for file in files if file.match(f"apps/*/deploy/envs/{STACK}/version.yaml")}
+    return {"root", "gateway"} | named
 
 
 def addresses() -> str:
@@ -324,6 +342,15 @@ def status() -> None:
         console.print(f"{namespace}: {', '.join(unready(namespace)) or 'all ready'}")
 
 
+def roll_out(*, uncommitted: bool = False) -> None:
+    """Push, and before it bring the images that the node does not have yet."""
+    if node.running("containerd") is None:
+        raise Failure("The sandbox is down: make cluster-up")
+    for words in images.bring():
+        console.print(words)
+    push(uncommitted=uncommitted)
+
+
 def down() -> None:
     node.down()
     console.print("The sandbox is down, and nothing of it is left.")
@@ -335,12 +362,13 @@ def main() -> int:
         "down": down,
         "status": status,
         "url": lambda: print(PUBLIC_URL),
-        "push": lambda: push(uncommitted=arguments.uncommitted),
+        "push": lambda: roll_out(uncommitted=arguments.uncommitted),
     }
     parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
     parser.add_argument("verb", choices=verbs)
     parser.add_argument("--uncommitted", action="store_true", help="push what is not committed, too")
     arguments = parser.parse_args()
+    node.without_proxy()
     try:
         with sigterm_interrupts():
             verbs[arguments.verb]()

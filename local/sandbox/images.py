@@ -5,22 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import node
-from environment import MADE
+from environment import MADE, ROOT
 
+HERE = Path(__file__).resolve().parent
 CONTAINERS = MADE / "containers"
 BUILDAH = ("buildah", f"--root={CONTAINERS}/storage", f"--runroot={CONTAINERS}/run", "--storage-driver=overlay")
 
 
-RUN = ("ghcr.io/kinora-platform/", "localhost/kinora-sandbox/", "docker.io/tusproject/")
-"""How the references of images begin that pods name."""
+SERVICES = "ghcr.io/kinora-platform/"
+"""How the references of the services' images begin. All versions of them are brought: git says which one runs."""
+
+
+def references() -> list[str]:
+    """The images of all that runs beside the services, in the versions that run now."""
+    return node.run("make", "--silent", f"--directory={ROOT}", f"--file={HERE / 'images.mk'}", "references").split()
 
 
 def built() -> dict[str, str]:
-    """The images that were built for the sandbox: reference -> id."""
+    """The images that were built and that pods may name: reference -> id."""
     listed = json.loads(node.run(*BUILDAH, "images", "--json"))
-    return {name: each["id"] for each in listed for name in each.get("names") or [] if name.startswith(RUN)}
+    found = {name: each["id"] for each in listed for name in each.get("names") or []}
+    beside = references()
+    return {name: each for name, each in found.items() if name.startswith(SERVICES) or name in beside}
 
 
 def imported() -> dict[str, str]:

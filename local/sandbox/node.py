@@ -3,7 +3,7 @@
 Every process runs in a network namespace of its own that has no route out: nothing in it can reach, or be reached from,
 anything but this machine. It has its own mount namespace, too: what is mounted there for pods is seen nowhere else
 and is gone with the last process. All state is below one folder. A process is known by its id and the moment it began,
-so that nothing is ever ended that merely has the same number.
+so that none is ever taken for another that merely has the same number.
 """
 
 from __future__ import annotations
@@ -90,15 +90,21 @@ def start(process: Process) -> bool:
         )
     file = STATE / "pids" / process.name
     file.parent.mkdir(exist_ok=True)
-    file.write_text(f"{child.pid} {psutil.Process(child.pid).create_time()}")
+    file.write_text(identity(child.pid))
     return True
 
 
+def identity(pid: int) -> str:
+    """A process's id and when it began, in ticks since this boot: a time of day would move when the clock is set."""
+    began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # the 22nd field of proc(5)
+    return f"{pid} {began} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+
+
 def running(name: str) -> psutil.Process | None:
-    with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
-        pid, began = (STATE / "pids" / name).read_text().split()
-        process = psutil.Process(int(pid))
-        if process.create_time() == float(began) and process.status() != psutil.STATUS_ZOMBIE:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError, psutil.NoSuchProcess):
+        noted = (STATE / "pids" / name).read_text()
+        process = psutil.Process(int(noted.partition(" ")[0]))
+        if identity(process.pid) == noted and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
 
@@ -134,6 +140,13 @@ def inside(*command: str | Path, check: bool = True) -> str:
 
 def kubectl(*arguments: str | Path, given: str | None = None, check: bool = True, timeout: float = 120) -> str:
     return run(BIN / "kubectl", f"--kubeconfig={KUBECONFIG}", *arguments, given=given, check=check, timeout=timeout)
+
+
+def without_proxy() -> None:
+    """Have this process, and what it starts, ask the node directly: no proxy of the environment can reach it."""
+    names = (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"), NODE_ADDRESS)
+    # Some read the one, some the other.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(name for name in names if name)
 
 
 # --- bringing it up ------------------------------------------------------------------------------------------------
@@ -194,8 +207,9 @@ def _hold_mounts() -> None:
     mounts = " && ".join(f"mount -t tmpfs tmpfs {folder}" for folder in HIDDEN)
     # Slave: what is mounted on this machine later on is seen there, too, and never the other way round.
     script = f"{mounts} && touch holding && exec sleep infinity"
-    if start(Process(HOLDER, ["unshare", "--mount", "--propagation=slave", "sh", "-c", script])):
+    if running(HOLDER) is None:
         (STATE / "holding").unlink(missing_ok=True)
+    start(Process(HOLDER, ["unshare", "--mount", "--propagation=slave", "sh", "-c", script]))
     wait((STATE / "holding").exists, what="The mount namespace", log=HOLDER)
 
 
@@ -213,19 +227,19 @@ def _remember_kernel_settings() -> None:
 
 
 def _network() -> None:
+    """Each step can be done again: who was stopped between two of them goes on from there."""
     if not Path(f"/run/netns/{NAMESPACE}").exists():
         run("ip", "netns", "add", NAMESPACE)
     if not Path(f"/sys/class/net/{CABLE}").exists():
-        run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", INNER)
-        run("ip", "link", "set", INNER, "netns", NAMESPACE)
-        run("ip", "address", "add", f"{HOST_ADDRESS}/30", "dev", CABLE)
-        run("ip", "link", "set", CABLE, "up")
-        inside("ip", "address", "add", f"{NODE_ADDRESS}/30", "dev", INNER)
-        for device in ("lo", INNER):
-            inside("ip", "link", "set", device, "up")
-        # There is no default route, yet what runs on the node itself has to find services' addresses.
-        inside("ip", "route", "add", SERVICES, "dev", INNER)
-        inside("sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1")
+        run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", INNER, "netns", NAMESPACE)
+    run("ip", "address", "replace", f"{HOST_ADDRESS}/30", "dev", CABLE)
+    run("ip", "link", "set", CABLE, "up")
+    inside("ip", "address", "replace", f"{NODE_ADDRESS}/30", "dev", INNER)
+    for device in ("lo", INNER):
+        inside("ip", "link", "set", device, "up")
+    # There is no default route, yet what runs on the node itself has to find services' addresses.
+    inside("ip", "route", "replace", SERVICES, "dev", INNER)
+    inside("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 
 
 def _credentials() -> None:
@@ -584,11 +598,14 @@ def down() -> None:
 
     Nothing is asked to end: what it would save is removed anyway.
     """
-    if STATE.exists() and os.geteuid() != 0:
+    if not STATE.exists():
+        return  # what there may be in a network of that name is another checkout's
+    if os.geteuid() != 0:
         raise Failure("The sandbox is root's: sudo make cluster-down")
     # The kubelet first, which would start again what ends; containerd last, which notes what has ended.
-    _kill(each for each in _processes() if each.name() not in ("containerd", "containerd-shim"))
-    _kill(child for shim in _processes() for child in _children(shim))
+    _kill(each for each in _processes() if not each.info["name"].startswith("containerd"))
+    shims = [each for each in _processes() if each.info["name"].startswith("containerd-shim")]
+    _kill(child for shim in shims for child in _children(shim))
     if running("containerd"):
         _forget_containers()
     _kill(_processes())
@@ -603,14 +620,13 @@ def down() -> None:
     for folder in HIDDEN:
         with contextlib.suppress(OSError):  # not there, or somebody else's
             Path(folder).rmdir()
-    if STATE.exists():
-        shutil.rmtree(STATE)
+    shutil.rmtree(STATE)
 
 
 def _processes() -> list[psutil.Process]:
     """All that run in the network namespace, also those that nobody wrote down. Pods have namespaces of their own."""
     file = Path(f"/run/netns/{NAMESPACE}")
-    return [each for each in psutil.process_iter() if file.exists() and _is_in(each, file)]
+    return [each for each in psutil.process_iter(["name"]) if file.exists() and _is_in(each, file)]
 
 
 def _is_in(process: psutil.Process, namespace: Path) -> bool:

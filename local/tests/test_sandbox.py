@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,17 +52,19 @@ def stubborn() -> Iterator[psutil.Process]:
 def test_a_process_is_known_by_its_number_and_the_moment_it_began(state: Path, stubborn: psutil.Process) -> None:
     file = state / "pids" / "kubelet"
     assert node.running("kubelet") is None
-    file.write_text(f"{stubborn.pid} {stubborn.create_time()}")
+    file.write_text(node.identity(stubborn.pid))
     assert node.running("kubelet") == stubborn
-    file.write_text(f"{stubborn.pid} {stubborn.create_time() - 1}")
-    assert node.running("kubelet") is None, "a later process that has the same number is nobody's business"
+    pid, began, boot = node.identity(stubborn.pid).split()
+    for other in (f"{pid} {int(began) - 1} {boot}", f"{pid} {began} {boot[::-1]}", pid, ""):
+        file.write_text(other)
+        assert node.running("kubelet") is None, "a later process that has the same number is nobody's business"
 
 
 def test_what_ended_does_not_run(state: Path) -> None:
     ended = subprocess.Popen(["true"])
-    began = psutil.Process(ended.pid).create_time()
+    noted = node.identity(ended.pid)
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as what this program started may become
-    (state / "pids" / "etcd").write_text(f"{ended.pid} {began}")
+    (state / "pids" / "etcd").write_text(noted)
     assert node.running("etcd") is None
     ended.wait()
     assert node.running("etcd") is None
@@ -71,10 +75,32 @@ def test_taking_down_asks_nobody(stubborn: psutil.Process) -> None:
     assert not stubborn.is_running() or stubborn.status() == psutil.STATUS_ZOMBIE
 
 
+def test_another_checkouts_sandbox_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: psutil.Process
+) -> None:
+    monkeypatch.setattr(node, "STATE", tmp_path / "never-made")
+    monkeypatch.setattr(node, "_processes", lambda: [stubborn])
+    monkeypatch.setenv("PATH", "")  # as on a machine that has none of the programs
+    node.down()
+    assert stubborn.is_running()
+
+
+def test_the_node_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://proxy.example.org:3128")
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert not urllib.request.proxy_bypass(node.NODE_ADDRESS)
+    node.without_proxy()
+    assert urllib.request.proxy_bypass(node.NODE_ADDRESS)
+    assert urllib.request.proxy_bypass("localhost")
+    assert not urllib.request.proxy_bypass("example.org")
+
+
 def test_waiting_in_vain_names_the_log(state: Path, stubborn: psutil.Process) -> None:
     node.LOGS.mkdir()
     (node.LOGS / "etcd.log").write_text("cannot bind\n")
-    (state / "pids" / "etcd").write_text(f"{stubborn.pid} {stubborn.create_time()}")
+    (state / "pids" / "etcd").write_text(node.identity(stubborn.pid))
     with pytest.raises(node.Failure, match=r"etcd did not come(?s:.*)etcd\.log(?s:.*)cannot bind"):
         node.wait(lambda: False, what="etcd", log="etcd", seconds=0)
 
@@ -120,36 +146,102 @@ def test_the_addresses_are_those_of_the_stack() -> None:
 
 
 def test_every_image_that_is_built_for_it_is_brought() -> None:
-    listing = ["make", "--silent", "--file=local/sandbox/images.mk", "references"]
-    built = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert [name for name in built if not name.startswith(images.RUN)] == []
-    assert set(ENVIRONMENT["images"].values()) | {node.PAUSE} <= set(built)
+    assert set(ENVIRONMENT["images"].values()) | {node.PAUSE} <= set(images.references())
+
+
+def test_what_is_built_no_longer_is_not_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["localhost/kinora-sandbox/git:1", "localhost/kinora-sandbox/git:2", f"{images.SERVICES}kinora-auth:0.1.0"]
+    listed = [{"id": str(number), "names": [name]} for number, name in enumerate(names)] + [{"id": "3", "names": None}]
+    monkeypatch.setattr(node, "run", lambda *_: json.dumps(listed))
+    monkeypatch.setattr(images, "references", lambda: names[1:2])
+    assert images.built() == {names[1]: "1", names[2]: "2"}
 
 
 # --- what is pushed --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_committed_is_a_commit_that_nobody_else_sees(
-    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    monkeypatch.setattr(cluster, "ROOT", checkout)
-    (checkout / ".gitignore").write_text("secret\n")
-    (checkout / "changed").write_text("before")
+@pytest.fixture
+def checkout(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One of its own, with one commit; and a server to push to, in the folder `server`."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    monkeypatch.setattr(cluster, "ROOT", folder)
+    monkeypatch.setattr(cluster, "wait", lambda *_, **__: None)
+    (folder / ".gitignore").write_text("secret\n")
+    (folder / "changed").write_text("before")
     cluster.git("init", "--quiet")
+    _commit()
+    monkeypatch.setattr(cluster, "REPOSITORY", str(tmp_path / "server"))
+    cluster.git("init", "--quiet", "--bare", f"--initial-branch={cluster.BRANCH}", cluster.REPOSITORY)
+    return folder
+
+
+def _commit() -> None:
     cluster.git("add", "--all")
-    cluster.git("-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "--quiet", "--message=begin")
+    cluster.git("-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "--quiet", "--message=go on")
+
+
+def test_what_is_not_committed_is_a_commit_that_nobody_else_sees(checkout: Path) -> None:
     for name in ("changed", "staged", "new", "secret"):
         (checkout / name).write_text("after")
     cluster.git("add", "staged")
     before = cluster.git("status", "--porcelain"), cluster.git("rev-parse", "HEAD")
 
-    commit = cluster._commit_of_its_own()
+    commit = cluster.push(uncommitted=True)
 
     assert cluster.git("ls-tree", "--name-only", commit).split() == [".gitignore", "changed", "new", "staged"]
     assert cluster.git("show", f"{commit}:changed") == "after"
     assert (cluster.git("status", "--porcelain"), cluster.git("rev-parse", "HEAD")) == before
+
+
+@pytest.mark.parametrize("uncommitted", [False, True])
+def test_a_shallow_clone_is_pushed_and_can_be_fetched(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncommitted: bool
+) -> None:
+    (checkout / "changed").write_text("after")
+    _commit()
+    monkeypatch.setattr(cluster, "ROOT", tmp_path / "shallow")
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", checkout.as_uri(), tmp_path / "shallow"], check=True)
+    for _ in range(2):
+        commit = cluster.push(uncommitted=uncommitted)
+    (tmp_path / "clone").mkdir()
+    monkeypatch.setattr(cluster, "ROOT", tmp_path / "clone")
+    cluster.git("init", "--quiet")
+    # As Argo CD does.
+    cluster.git("fetch", "--quiet", Path(cluster.REPOSITORY).as_uri(), f"{cluster.BRANCH}:refs/remotes/origin/main")
+    assert cluster.git("rev-parse", "origin/main").strip() == commit
+    assert cluster.git("show", f"{commit}:changed") == "after"
+
+
+def test_what_is_waited_for_is_what_was_pushed(checkout: Path) -> None:
+    for app, stack in (("auth", cluster.STACK), ("video", cluster.STACK), ("media", "dev")):
+        file = checkout / "apps" / app / "deploy" / "envs" / stack / "version.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text("version: 0.1.0\n")
+    _commit()
+    commit = cluster.push()
+    (checkout / "apps/video/deploy/envs/sandbox/version.yaml").unlink()  # not committed
+    assert commit == cluster.git("rev-parse", "HEAD").strip()
+    assert cluster.expected(commit) == {"root", "gateway", "auth", "video"}
+
+
+def test_what_argo_cd_says_of_an_older_commit_is_not_yet_rolled_out(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = cluster.push()
+    states = {"root": f"Synced Healthy {commit}", "gateway": "Synced Healthy older"}
+    monkeypatch.setattr(cluster, "kubectl", lambda *_, **__: "")
+    monkeypatch.setattr(cluster, "complaints", lambda: "")
+    monkeypatch.setattr(cluster, "applications", lambda: states)
+    monkeypatch.setattr(cluster, "expected", lambda _: {"root", "gateway", "auth"})
+    monkeypatch.setattr(cluster, "LIMIT_SECONDS", 0)
+    with pytest.raises(node.Failure, match=r": auth \(is missing\), gateway \(Synced Healthy older\)\."):
+        list(cluster._rolled_out(commit))
+    states |= dict.fromkeys(("gateway", "auth"), f"Synced Healthy {commit}")
+    assert list(cluster._rolled_out(commit)) == ["auth rolled out", "gateway rolled out", "root rolled out"]
+    states["removed"] = f"Synced Healthy {commit}"
+    with pytest.raises(node.Failure, match="removed"):
+        list(cluster._rolled_out(commit))
 
 
 # --- doctor ----------------------------------------------------------------------------------------------------------
@@ -159,6 +251,15 @@ def test_only_root_is_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (problem,) = doctor.check_cluster()
     assert problem.endswith("sudo make cluster-up")
+
+
+def test_the_room_on_the_disk_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(doctor, "MADE", tmp_path)
+    monkeypatch.setattr(doctor, "check_disk", lambda _: ["no room"])
+    assert "no room" in doctor.check_cluster()
+    (tmp_path / "sandbox").mkdir()
+    assert "no room" not in doctor.check_cluster(), "which it has taken"
 
 
 def test_another_kubernetes_is_found_in_either_version_of_control_groups(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from cluster import BRANCH, CREDENTIALS, PUBLIC_URL, REPOSITORY
 from environment import ROOT
 from live import Cluster
 
+node.without_proxy()
+
 # The longest follows several rollouts, one after another.
 TIMEOUT_SECONDS = 1200
 
@@ -71,10 +73,12 @@ def version(cluster: Cluster) -> Callable[..., str]:
 
     def make_version(app: str, *, of: str | None = None) -> str:
         new = f"{cluster.version(app)}-test.{next(numbers)}"
-        for reference in images.built():
-            name = reference.rpartition("/")[2].partition(":")[0]
-            if name == f"kinora-{of or app}" or (of is None and name == f"kinora-{app}-worker"):
-                images.retag(reference, f"{reference.rpartition('/')[0]}/{name.replace(of or app, app)}:{new}")
+        # The version that git names: others may have been built here, too.
+        code = f"{images.SERVICES}kinora-{of or app}", cluster.version(of or app)
+        images.retag(":".join(code), f"{images.SERVICES}kinora-{app}:{new}")
+        worker = f"{images.SERVICES}kinora-{app}-worker"
+        if of is None and f"{worker}:{code[1]}" in images.imported():
+            images.retag(f"{worker}:{code[1]}", f"{worker}:{new}")
         return new
 
     return make_version
