@@ -1,4 +1,4 @@
-"""What several kinds of tests share: clips, and docker-compose.yml as Docker Compose reads it (local/go/compose-config)."""
+"""Clips, and docker-compose.yml as Docker Compose reads it (local/go/compose-config): for several kinds of tests."""
 
 import json
 import shutil
