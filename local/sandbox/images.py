@@ -21,7 +21,8 @@ SERVICES = "ghcr.io/kinora-platform/"
 
 def references() -> list[str]:
     """The images of all that runs beside the services, in the versions that run now."""
-    return node.run("make", "--silent", f"--directory={ROOT}", f"--file={HERE / 'images.mk'}", "references").split()
+    listing = ("make", "--silent", "--no-print-directory", f"--directory={ROOT}", f"--file={HERE / 'images.mk'}")
+    return node.run(*listing, "references").split()
 
 
 def built() -> dict[str, str]:
