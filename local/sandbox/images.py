@@ -21,8 +21,9 @@ SERVICES = "ghcr.io/kinora-platform/"
 
 def references() -> list[str]:
     """The images of all that runs beside the services, in the versions that run now."""
-    listing = ("make", "--silent", "--no-print-directory", f"--directory={ROOT}", f"--file={HERE / 'images.mk'}")
-    return node.run(*listing, "references").split()
+    # Not with the options of the make that may have called this: one of them has it print more.
+    make = ("env", "--unset=MAKEFLAGS", "make", "--silent", f"--directory={ROOT}", f"--file={HERE / 'images.mk'}")
+    return node.run(*make, "references").split()
 
 
 def built() -> dict[str, str]:
