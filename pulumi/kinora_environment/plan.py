@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
@@ -162,7 +163,16 @@ def brought(stack: str, given: config.EnvironmentConfig) -> list[str]:
             sentences.append(f"{operator} in the cluster")
     if given.keda:
         sentences.append("KEDA 2.20 in the cluster")
+    if _scales_by_cpu(stack):
+        sentences.append("metrics-server in the cluster, which says how busy the services are: by that they are scaled")
     return sentences
+
+
+def _scales_by_cpu(stack: str) -> bool:
+    """Whether a service has a HorizontalPodAutoscaler (charts/service, `autoscale`)."""
+    files = [*needs.APPS.glob("*/deploy/values.yaml"), *needs.APPS.glob(f"*/deploy/envs/{stack}/values.yaml")]
+    workloads = [yaml.safe_load(file.read_text()).get("workloads", {}).values() for file in files]
+    return any("cpu" in workload.get("autoscale", {}) for each in workloads for workload in each)
 
 
 OPERATORS: Mapping[str, str] = {

@@ -47,6 +47,7 @@ def test_the_plan_names_what_runs_what_is_needed_and_what_to_bring() -> None:
         "in all",
         "CloudNativePG 1.30 in the cluster",
         "KEDA 2.20 in",
+        "metrics-server in the cluster",
         "kinora-tls",
     ):
         assert words in shown.stdout
