@@ -85,6 +85,13 @@ def test_no_secret_is_written_down(services: Services, secrets: dict[str, str]) 
                 assert any(secret in value for secret in secrets.values()), f"{name}: {key}"
 
 
+def test_no_secret_can_be_read_from_a_list_of_processes(services: Services, secrets: dict[str, str]) -> None:
+    for name, service in services.items():
+        for argument in strings([service.get("entrypoint"), service.get("command"), service.get("healthcheck")]):
+            assert not any(secret in argument for secret in secrets.values()), name
+            assert not re.search(r"\$\{?\w*PASSWORD", argument), name  # which a shell would fill in
+
+
 def test_whoever_signs_in_has_the_password_that_its_store_was_given(services: Services) -> None:
     def environment(name: str) -> dict[str, str]:
         return dict(services[name]["environment"])

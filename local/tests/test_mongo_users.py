@@ -54,11 +54,11 @@ class Server:
         """Run a script as the environments' job runs it (mongo.PROVISION)."""
         file = self.log.with_name("provision.js")
         file.write_text(script)
-        options = ["--norc", "--quiet", "--username", "root", "--password", password or ROOT_PASSWORD]
-        options += ["--authenticationDatabase", "admin", "--file", str(file)]
+        options = ["--norc", "--quiet", "--file", str(file)]
+        root = {"ROOT_USER": "root", "ROOT_PASSWORD": password or ROOT_PASSWORD}
         return subprocess.run(
             [*JAVA, "-cp", str(JAR), "MongoShell", *options, f"mongodb://127.0.0.1:{self.port}/admin"],
-            env={"PATH": os.environ["PATH"], **variables},
+            env={"PATH": os.environ["PATH"], **root, **variables},
             capture_output=True,
             text=True,
             check=False,

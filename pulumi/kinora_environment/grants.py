@@ -87,9 +87,13 @@ def postgres_sql(logins: Mapping[str, str], *, extensions: Mapping[str, Sequence
 def mongo_script(logins: Mapping[str, str]) -> str:
     """What makes the users, for mongosh; safe to run again.
 
-    ``logins``: user -> the database that it may read and write. Passwords as with PostgreSQL.
+    ``logins``: user -> the database that it may read and write. Passwords as with PostgreSQL. It signs in as $ROOT_USER
+    by itself, because everybody on the machine can read what a command is given.
     """
-    lines = ["const admin = db.getSiblingDB('admin');"]
+    lines = [
+        "const admin = db.getSiblingDB('admin');",
+        "admin.auth(process.env.ROOT_USER, process.env.ROOT_PASSWORD);",
+    ]
     for login, database in sorted(logins.items()):
         user = f"pwd: process.env.PASSWORD_{login.upper()}, roles: [{{role: 'readWrite', db: '{database}'}}]"
         lines += [

@@ -35,11 +35,14 @@ VERSION = "8.0.16"
 OPERATOR_NAMESPACE = "mongodb"
 OPERATOR_USER = 2000
 
-PROVISION = """\
-set -eu
-mongosh --norc --quiet --username "$ROOT_USER" --password "$ROOT_PASSWORD" --authenticationDatabase admin \\
-    --file /provision/provision.js "mongodb://mongo:27017/admin?serverSelectionTimeoutMS=60000"
-"""
+PROVISION = [
+    "mongosh",
+    "--norc",
+    "--quiet",
+    "--file",
+    "/provision/provision.js",
+    f"mongodb://mongo:{PORT}/admin?serverSelectionTimeoutMS=60000",
+]
 
 
 class MongoCluster(StoreComponent):
@@ -125,7 +128,7 @@ class MongoCluster(StoreComponent):
     def _provision(self, args: StoreArgs, root: pulumi.Input[str]) -> None:
         name, logins = "mongo-provision", self.logins()
         script = grants.mongo_script({login.name: login.identity for login in logins})
-        scripts = config_map(name, args.place, {"provision.sh": PROVISION, "provision.js": script}, self.child)
+        scripts = config_map(name, args.place, {"provision.js": script}, self.child)
         passwords = secret(name, args.place, self.passwords(logins), self.child)
         job(
             name,
@@ -135,7 +138,7 @@ class MongoCluster(StoreComponent):
                 "provision",
                 args.images["mongo"],
                 args.sizes.job,
-                command=["sh", "/provision/provision.sh"],
+                command=PROVISION,
                 environment={
                     "ROOT_USER": ROOT,
                     "ROOT_PASSWORD": Secret(root, "password"),
@@ -144,7 +147,7 @@ class MongoCluster(StoreComponent):
                 environment_from=[passwords],
             ),
             volumes={"provision": Volume("/provision", config=scripts), "tmp": Volume("/tmp")},  # noqa: S108
-            fingerprint=checksum(script, PROVISION),
+            fingerprint=checksum(script, *PROVISION),
             opts=self.child,
         )
 

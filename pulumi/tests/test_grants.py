@@ -238,8 +238,10 @@ def test_the_script_for_buckets_is_plain_shell() -> None:
 # Answers as the shell's database object does, as far as the script asks it: there is no MongoDB with users here.
 MONGO = """
 const users = new Map(JSON.parse(process.argv[1]));
+let signedIn = false;
 const admin = {
-  getUser: (name) => users.get(name) ?? null,
+  auth: (name, password) => { signedIn = password !== undefined && users.get(name)?.pwd === password; },
+  getUser: (name) => { if (!signedIn) throw Error('nobody'); return users.get(name) ?? null; },
   getUsers: () => ({users: [...users.values()]}),
   createUser: (user) => { if (users.has(user.user)) throw Error('exists'); users.set(user.user, user); },
   updateUser: (name, user) => { if (!users.has(name)) throw Error('unknown'); Object.assign(users.get(name), user); },
@@ -257,6 +259,7 @@ def test_the_script_for_mongodb_makes_updates_and_retires_users() -> None:
     for live in ((1,), (1, 2), (1, 2), (2, 3)):
         logins = {f"media_{generation}": "media" for generation in live}
         variables = {f"PASSWORD_{login.upper()}": password(login) for login in logins}
+        variables |= {"ROOT_USER": "root", "ROOT_PASSWORD": "root"}
         answer = subprocess.run(
             [node, "-e", MONGO, "--", json.dumps(users)],
             input=grants.mongo_script(logins),

@@ -21,7 +21,7 @@ import org.mozilla.javascript.ScriptableObject;
 
 /**
  * As much of mongosh as runs a script that keeps the users of a server:
- * `mongosh [--norc] [--quiet] [--username ... --password ... --authenticationDatabase ...] --file FILE ADDRESS`.
+ * `mongosh [--norc] [--quiet] --file FILE ADDRESS`. The script signs in: what a command is given, others can read.
  *
  * The language is Rhino's, which knows no `const` in the head of a loop; the driver is MongoDB's own.
  */
@@ -34,6 +34,10 @@ public class MongoShell {
             const run = command => JSON.parse(runCommand(name, JSON.stringify(command)));
             return {
                 getSiblingDB: database,
+                auth: (user, password) => {
+                    signIn(name, user, password);
+                    return run({ping: 1});
+                },
                 getUser: user => run({usersInfo: {user: user, db: name}}).users[0] || null,
                 getUsers: () => run({usersInfo: 1}),
                 // The first key of a command is its name.
@@ -43,6 +47,14 @@ public class MongoShell {
             };
         }
         """;
+
+    private final ConnectionString server;
+    private MongoClient client;
+
+    private MongoShell(ConnectionString server) {
+        this.server = server;
+        this.client = MongoClients.create(server);
+    }
 
     public static void main(String[] words) throws IOException {
         Map<String, String> options = new HashMap<>();
@@ -54,22 +66,17 @@ public class MongoShell {
                 address = words[place];
             }
         }
-        ConnectionString server = new ConnectionString(address);
-        MongoClientSettings.Builder settings = MongoClientSettings.builder().applyConnectionString(server);
-        if (options.containsKey("--username")) {
-            settings.credential(MongoCredential.createCredential(
-                options.get("--username"),
-                options.getOrDefault("--authenticationDatabase", "admin"),
-                options.get("--password").toCharArray()));
-        }
         String script = Files.readString(Path.of(options.get("--file")));
-        try (MongoClient client = MongoClients.create(settings.build())) {
-            run(script, server.getDatabase(), client);
+        MongoShell shell = new MongoShell(new ConnectionString(address));
+        try {
+            shell.run(script);
         } catch (MongoCommandException refused) {
             // Not the whole of it: the answer of the server, but not the command, which may hold a password.
             end("MongoServerError: " + refused.getErrorMessage());
         } catch (MongoException | RhinoException failed) {
             end(failed.toString());
+        } finally {
+            shell.client.close();
         }
     }
 
@@ -78,7 +85,15 @@ public class MongoShell {
         System.exit(1);
     }
 
-    private static void run(String script, String database, MongoClient client) {
+    private void signIn(String database, String user, String password) {
+        client.close();
+        client = MongoClients.create(MongoClientSettings.builder()
+            .applyConnectionString(server)
+            .credential(MongoCredential.createCredential(user, database, password.toCharArray()))
+            .build());
+    }
+
+    private void run(String script) {
         try (Context context = Context.enter()) {
             context.setLanguageVersion(Context.VERSION_ES6);
             context.setInterpretedMode(true);  // it runs once, and is not worth compiling
@@ -87,12 +102,18 @@ public class MongoShell {
                 (in, where, self, given) -> client.getDatabase(ScriptRuntime.toString(given[0]))
                     .runCommand(Document.parse(ScriptRuntime.toString(given[1])))
                     .toJson()));
+            ScriptableObject.putProperty(scope, "signIn", new LambdaFunction(scope, "signIn", 3,
+                (in, where, self, given) -> {
+                    signIn(ScriptRuntime.toString(given[0]), ScriptRuntime.toString(given[1]),
+                        ScriptRuntime.toString(given[2]));
+                    return null;
+                }));
             Scriptable process = context.newObject(scope), environment = context.newObject(scope);
             System.getenv().forEach((name, value) -> ScriptableObject.putProperty(environment, name, value));
             ScriptableObject.putProperty(process, "env", environment);
             ScriptableObject.putProperty(scope, "process", process);
             context.evaluateString(scope, METHODS, "mongosh", 1, null);
-            context.evaluateString(scope, "const db = database('" + database + "');", "mongosh", 1, null);
+            context.evaluateString(scope, "const db = database('" + server.getDatabase() + "');", "mongosh", 1, null);
             context.evaluateString(scope, script, "script", 1, null);
         }
     }
