@@ -33,6 +33,15 @@ VARIABLES = {
 }
 """What a service is told of each store: the keys of the Secret <identity>-<store>, which Pulumi makes."""
 
+PORTS = {
+    "postgres": (5432, 5432),
+    "mongo": (27017, 27017),
+    "redis": (6379, 6379),
+    "rabbitmq": (5671, 5672),
+    "s3": (443, 80),
+}
+"""Where a store of somebody else listens unless its address says it: with TLS, and without."""
+
 
 class Refused(Exception):
     """With what Helm said."""
@@ -46,9 +55,16 @@ def environments(app: str) -> list[str]:
     return sorted(file.parent.name for file in (ROOT / "apps" / app / "deploy" / "envs").glob("*/version.yaml"))
 
 
+def configuration(environment: str) -> dict[str, Any]:
+    """A committed stack as it is written."""
+    file = ROOT / "pulumi" / f"Pulumi.{environment}.yaml"
+    given: dict[str, Any] = yaml.safe_load(file.read_text())["config"]["kinora:environment"]
+    return given
+
+
 def facts(environment: str) -> dict[str, Any]:
     """What Pulumi knows of a committed stack, as it tells Argo CD."""
-    given = yaml.safe_load((ROOT / "pulumi" / f"Pulumi.{environment}.yaml").read_text())["config"]["kinora:environment"]
+    given = configuration(environment)
     return {
         "name": environment,
         "publicUrl": given["public_url"],
@@ -56,6 +72,19 @@ def facts(environment: str) -> dict[str, Any]:
         "monitoring": given.get("monitoring", {}).get("mode", "single"),
         "keda": given.get("keda", False),
     }
+
+
+def external(environment: str) -> dict[str, dict[str, Any]]:
+    """Where the stores are that somebody else runs, as Pulumi tells Argo CD (istio/values.yaml)."""
+    found = {}
+    for store, ports in PORTS.items():
+        given = configuration(environment).get(store, {}).get("external")
+        if given is not None:
+            tls = given.get("tls", True)
+            host, _, port = given["address"].partition(":")
+            protocol = "TLS" if tls and store != "postgres" else "TCP"
+            found[store] = {"host": host, "port": int(port or ports[0 if tls else 1]), "protocol": protocol}
+    return found
 
 
 def values(app: str, environment: str) -> list[Path]:
@@ -79,7 +108,7 @@ def gateway(environment: str) -> list[Manifest]:
 def mesh(environment: str) -> list[Manifest]:
     """What the mesh lets pass; nothing where there is none."""
     known = facts(environment)
-    given = {"environment": known["name"], "publicUrl": known["publicUrl"]}
+    given = {"environment": known["name"], "publicUrl": known["publicUrl"], "external": external(environment)}
     return template("../istio", "mesh", [], given) if known["mesh"] else []
 
 

@@ -120,6 +120,7 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
                 "monitoring": config.monitoring.mode,
                 "keda": config.keda,
             },
+            external={name: outside for name, store in stores.items() if (outside := store.outside()) is not None},
             after=meshed,
             config=config.repository,
             sizes=sizes,

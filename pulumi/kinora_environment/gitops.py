@@ -146,6 +146,8 @@ class GitOpsArgs:
     """Where applications may put objects: the namespaces of the layers."""
     facts: Mapping[str, Any]
     """What the charts have to know of the environment (`environment` of charts/service/values.yaml)."""
+    external: Mapping[str, Any]
+    """The stores that somebody else runs (`external` of istio/values.yaml)."""
     after: pulumi.Input[Sequence[pulumi.Resource]] | None
     """The mesh, without which services would start without sidecars: until it is there, nothing is rolled out."""
     config: config.Repository
@@ -305,6 +307,7 @@ class GitOps(pulumi.ComponentResource):
         metadata["labels"]["kinora.io/mesh"] = str(facts["mesh"]).lower()  # by which one is chosen
         metadata["annotations"] = {
             "kinora.io/facts": json.dumps(facts),
+            "kinora.io/external": json.dumps(self._args.external),
             "kinora.io/repository": given.url,
             "kinora.io/revision": given.revision,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pulumi
@@ -69,7 +69,7 @@ class StoreComponent(pulumi.ComponentResource):
     def let_out(self, place: Place) -> None:
         """Where the store is external, let the pods of a namespace out to its port: to all else it stays closed.
 
-        A NetworkPolicy knows no names of hosts. The mesh does: istio/values.yaml, `external`.
+        A NetworkPolicy knows no names of hosts. The mesh does: ``outside``.
         """
         external = self.args.config.external
         if external is None:
@@ -86,6 +86,16 @@ class StoreComponent(pulumi.ComponentResource):
             },
             opts=self.child,
         )
+
+    def outside(self) -> dict[str, Any] | None:
+        """Where an external store is, as the mesh has to know it (istio/values.yaml, `external`)."""
+        external = self.args.config.external
+        if external is None:
+            return None
+        host, _, port = self.address(external).partition(":")
+        # A connection to PostgreSQL begins in plain text also where it is encrypted.
+        protocol = "TLS" if external.tls and self.store != "postgres" else "TCP"
+        return {"host": host, "port": int(port), "protocol": protocol}
 
     def _all_have_credentials(self, external: External) -> None:
         needed = {login.identity for login in self.logins()}

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 from cluster import Cluster, cluster
+from pydantic import SecretStr
 
 import charts
-from kinora_environment import gitops, render, upstream
+from kinora_environment import config, gitops, needs, render, upstream
 from kinora_environment.helm import program
 from kinora_environment.place import namespace_name
 from kinora_environment.render import Rendered
@@ -27,6 +28,29 @@ Values = dict[str, Any]
 SETS: dict[str, Values] = {
     file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "argocd").glob("*.yaml"))
 }
+ADDRESSES = {
+    "postgres": ("db.example", True),
+    "mongo": ("mongo.example:27018", True),
+    "redis": ("cache.example", False),
+    "rabbitmq": ("broker.example", True),
+    "s3": ("s3.example", True),
+}
+STORES = {
+    store: (config.Postgres if store == "postgres" else config.Store)(
+        mode="external",
+        external=config.External(
+            address=address,
+            tls=tls,
+            credentials={
+                identity: config.Credential(username="him", password=SecretStr("his"))
+                for identity, need in needs.read().items()
+                if store in need.stores()
+            },
+        ),
+    )
+    for store, (address, tls) in ADDRESSES.items()
+}
+"""All of them somebody else's."""
 FILL = "{{ $filled := list }}{{ range .Values.texts }}{{ $filled = append $filled (tpl . $.Values.given) }}{{ end }}"
 
 
@@ -151,14 +175,39 @@ def test_it_hands_over_the_same_values_as_what_renders_without_argo_cd(
     applications: Callable[[str], dict[str, Values]], stack: str
 ) -> None:
     for name, application in applications(stack).items():
-        if name == "mesh":
-            facts = charts.facts(stack)
-            handed = yaml.safe_load(application["spec"]["source"]["helm"]["values"])
-            assert handed == {"environment": facts["name"], "publicUrl": facts["publicUrl"]}
-        else:
-            assert objects(application) == (
-                charts.gateway(stack) if name == "gateway" else charts.service(name, stack)
-            ), name
+        shared = {"gateway": charts.gateway, "mesh": charts.mesh}
+        expected = shared[name](stack) if name in shared else charts.service(name, stack)
+        assert objects(application) == expected, name
+
+
+@pytest.fixture(scope="module")
+def borrowed(fill: Callable[[Any, Values], Any]) -> Values:
+    """The mesh's application in dev, if all its stores were somebody else's."""
+    rendered = render.render("dev", render.configuration("dev").model_copy(update=STORES))
+    (mesh,) = (fill(SETS["mesh"]["spec"]["template"], each) for each in parameters(SETS["mesh"], fill, rendered))
+    return dict(mesh)
+
+
+def test_the_mesh_lets_services_out_to_the_stores_of_somebody_else(
+    borrowed: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {each["metadata"]["name"]: each["spec"] for each in objects(borrowed) if each["kind"] == "ServiceEntry"}
+    reached = {
+        name: (*each["hosts"], *((port["number"], port["protocol"]) for port in each["ports"]))
+        for name, each in entries.items()
+    }
+    assert reached == {
+        # It begins in plain text also where it is encrypted.
+        "external-postgres": ("db.example", (5432, "TCP")),
+        "external-mongo": ("mongo.example", (27018, "TLS")),
+        "external-redis": ("cache.example", (6379, "TCP")),
+        "external-rabbitmq": ("broker.example", (5671, "TLS")),
+        "external-s3": ("s3.example", (443, "TLS")),
+    }
+    written = {name: store.model_dump(mode="json") for name, store in STORES.items()}
+    stack = charts.configuration("dev")
+    monkeypatch.setattr(charts, "configuration", lambda _: {**stack, **written})
+    assert charts.mesh("dev") == objects(borrowed)
 
 
 @pytest.mark.parametrize("stack", render.stacks())
@@ -179,14 +228,14 @@ def test_everything_is_inside_its_project(
             assert (spec["destination"]["server"], each["metadata"]["namespace"]) in places, name
 
 
-def test_no_project_lets_through_what_no_chart_renders(applications: Callable[[str], dict[str, Values]]) -> None:
+def test_no_project_lets_through_what_no_chart_renders(
+    applications: Callable[[str], dict[str, Values]], borrowed: Values
+) -> None:
     used: dict[str, set[tuple[str, str]]] = {name: set() for name in gitops.LAYERS}
-    for stack in render.stacks():
-        for application in applications(stack).values():
-            kinds = {(each["apiVersion"].rpartition("/")[0], each["kind"]) for each in objects(application)}
-            used[application["spec"]["project"]] |= kinds
-    # For stores of somebody else (istio/values.yaml, external), and where Prometheus' operator is without a mesh.
-    used["mesh"].add(("networking.istio.io", "ServiceEntry"))
+    for application in [borrowed, *(each for stack in render.stacks() for each in applications(stack).values())]:
+        kinds = {(each["apiVersion"].rpartition("/")[0], each["kind"]) for each in objects(application)}
+        used[application["spec"]["project"]] |= kinds
+    # Where Prometheus' operator is without a mesh.
     used["services"].add(("monitoring.coreos.com", "ServiceMonitor"))
     for name, layer in gitops.LAYERS.items():
         assert used[name] == {(group, kind) for group, kinds in layer.kinds.items() for kind in kinds}, name

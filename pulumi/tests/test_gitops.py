@@ -19,6 +19,7 @@ PRIVATE = config.Repository.model_validate({"url": URL, "username": "reader", "p
 
 DESTINATIONS = ("apps", "gateway")
 FACTS = {"publicUrl": "https://test.example", "mesh": True, "monitoring": "single", "keda": False}
+EXTERNAL = {"postgres": {"host": "db.example", "port": 5432, "protocol": "TCP"}}
 
 
 def made(given: config.Repository = PUBLIC, environment: str = "test", *, mesh: bool = True) -> tuple[Rendered, GitOps]:
@@ -29,6 +30,7 @@ def made(given: config.Repository = PUBLIC, environment: str = "test", *, mesh: 
                 place=places("gitops"),
                 destinations=[places(role) for role in (DESTINATIONS if mesh else ("apps",))],
                 facts={"name": environment, **FACTS, "mesh": mesh},
+                external=EXTERNAL,
                 after=None,
                 config=given,
                 sizes=SMALL,
@@ -162,6 +164,7 @@ def test_the_facts_that_the_application_sets_read_stand_at_the_cluster() -> None
         assert metadata["labels"]["kinora.io/mesh"] == str(mesh).lower()
         noted = metadata["annotations"]
         assert json.loads(noted["kinora.io/facts"]) == {"name": "test", **FACTS, "mesh": mesh}
+        assert json.loads(noted["kinora.io/external"]) == EXTERNAL
         assert (noted["kinora.io/repository"], noted["kinora.io/revision"]) == (URL, "prod")
 
 
