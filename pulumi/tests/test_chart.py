@@ -13,6 +13,7 @@ from references import named
 import charts
 from kinora_environment import gitops, needs, render, upstream
 from kinora_environment.gateway import default_middlewares
+from kinora_environment.mesh import revision
 from kinora_environment.place import namespace_name
 from kinora_environment.policies import containers, pod_of, violations
 from kinora_environment.render import Rendered, identity
@@ -152,6 +153,15 @@ def test_a_pod_that_goes_has_the_time_for_all_that_it_does_then(delay: int, time
 
 def test_whom_nobody_calls_goes_at_once() -> None:
     assert "lifecycle" not in container(chart({"drain": {"delaySeconds": 0}}))
+
+
+def test_a_pod_of_the_mesh_says_so_that_none_goes_on_without_a_proxy_when_it_comes() -> None:
+    """What a webhook puts into pods reaches only new ones, and another template makes new ones."""
+    without, meshed = (of(chart(environment={"mesh": mesh}), "Deployment")["template"] for mesh in (False, True))
+    added = meshed["metadata"]["labels"].items() - without["metadata"]["labels"].items()
+    # By which its istiod knows them, too (kinora_environment/mesh.py).
+    assert added == {("istio.io/rev", revision("test"))}
+    assert without["metadata"]["labels"].items() < meshed["metadata"]["labels"].items()
 
 
 def test_an_old_pod_goes_when_a_new_one_is_ready() -> None:
