@@ -124,7 +124,7 @@ def settings(environment: str) -> Mapping[str, Mapping[str, str]]:
             "installationID": prefix(environment),
             # It watches what its roles let it, and takes the rest for not being there.
             "resource.respectRBAC": "normal",
-            # How often it asks git whether there is something new. A webhook of the git server makes it at once.
+            # How often it asks git whether there is something new; nobody has to tell it.
             "timeout.reconciliation": "15s",
             "timeout.reconciliation.jitter": "0s",
         },

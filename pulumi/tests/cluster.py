@@ -22,14 +22,16 @@ class Refused(Exception):
 class Cluster:
     kubeconfig: Path
 
-    def kubectl(self, *words: str, given: list[Any] | None = None) -> str:
-        """What kubectl prints; a warning is an error. ``given``: objects for its standard input (`-f -`).
+    def kubectl(self, *words: str, given: list[Any] | dict[str, Any] | None = None) -> str:
+        """What kubectl prints; a warning is an error. ``given``: objects, or one, for its standard input (`-f -`).
 
         Raises:
             Refused: with what it said.
         """
         command = [str(apiserver.BIN / "kubectl"), f"--kubeconfig={self.kubeconfig}", "--warnings-as-errors", *words]
-        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": given or []})
+        text = json.dumps(
+            given if isinstance(given, dict) else {"apiVersion": "v1", "kind": "List", "items": given or []}
+        )
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode != 0:
             raise Refused(done.stderr)

@@ -4,13 +4,15 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pytest
-from cluster import Cluster, cluster
+from cluster import Cluster, Refused, cluster
 from pulumi import automation
 
 from kinora_environment import needs, render
@@ -132,11 +134,40 @@ def test_an_environment_is_made_changed_mended_and_gone(sandbox: Sandbox) -> Non
     assert selected == {"app.kubernetes.io/name": "postgres"}
     server.kubectl(stores, "get", "configmap", "postgres")
 
-    sandbox.stack.destroy()
+    with controllers(server):
+        sandbox.stack.destroy()
     left = json.loads(server.kubectl("get", "--filename=-", "-o=json", "--ignore-not-found", given=expected))["items"]
     # Definitions outlive every environment. What waits for others to go first is taken away by a controller.
     stays = {identity(each) for each in left if "deletionTimestamp" not in each["metadata"]}
     assert stays == {identity(each) for each in expected if each["kind"] == "CustomResourceDefinition"}
+
+
+@contextmanager
+def controllers(server: Cluster) -> Iterator[None]:
+    """Do what controllers would, which are not here: end applications and namespaces that were told to go."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(1):
+            for each in json.loads(server.kubectl("get", "applications,namespaces", "-A", "-o=json"))["items"]:
+                name, namespace = each["metadata"]["name"], each["metadata"].get("namespace")
+                if "deletionTimestamp" not in each["metadata"]:
+                    continue
+                with suppress(Refused):  # gone meanwhile
+                    if namespace:
+                        patch = '--patch={"metadata":{"finalizers":null}}'
+                        server.kubectl(f"-n={namespace}", "patch", "application", name, "--type=merge", patch)
+                    else:
+                        gone = {**each, "spec": {"finalizers": []}}
+                        server.kubectl("replace", f"--raw=/api/v1/namespaces/{name}/finalize", "-f=-", given=gone)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _rotates(sandbox: Sandbox) -> None:
