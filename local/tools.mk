@@ -19,7 +19,7 @@ SANDBOX := kube-controller-manager kube-scheduler kubelet kube-proxy kube-router
 COPIES := istio $(ARGO_CD) $(KEDA)
 
 all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
-cli: $(CLI:%=$(BIN)/%)
+cli: $(CLI:%=$(BIN)/%) $(BIN)/kube-controller-manager
 sandbox: $(if $(PACKAGES),packages) $(SANDBOX:%=$(BIN)/%)
 .PHONY: all cli sandbox packages
 

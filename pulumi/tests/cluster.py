@@ -22,8 +22,8 @@ class Refused(Exception):
 class Cluster:
     kubeconfig: Path
 
-    def kubectl(self, *words: str, given: list[Any] | dict[str, Any] | None = None) -> str:
-        """What kubectl prints; a warning is an error. ``given``: objects, or one, for its standard input (`-f -`).
+    def kubectl(self, *words: str, given: list[Any] | None = None) -> str:
+        """What kubectl prints; a warning is an error. ``given``: objects for its standard input (`-f -`).
 
         Raises:
             Refused: with what it said.

@@ -3,16 +3,16 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pytest
-from cluster import Cluster, Refused, cluster
+from cluster import Cluster, cluster
 from pulumi import automation
 
 from kinora_environment import needs, render
@@ -23,10 +23,13 @@ from kinora_environment.render import PROJECT, identity
 BIN = PROJECT.parent / ".kinora" / "bin"
 PATH = f"{BIN}:{os.environ['PATH']}"
 
+CONTROLLERS = "kube-controller-manager"
+NEEDED = ("pulumi", "pulumi-resource-kubernetes", CONTROLLERS)
+
 pytestmark = [
     pytest.mark.skipif(
-        not (shutil.which("pulumi", path=PATH) and shutil.which("pulumi-resource-kubernetes", path=PATH)),
-        reason="a real `pulumi up`: Pulumi and its Kubernetes provider are not on PATH (`make pulumi` builds both)",
+        not all(shutil.which(program, path=PATH) for program in NEEDED),
+        reason=f"a real `pulumi up`: {', '.join(NEEDED)} are not all on PATH (`make pulumi` builds them)",
     ),
     pytest.mark.timeout(900),
 ]
@@ -136,38 +139,36 @@ def test_an_environment_is_made_changed_mended_and_gone(sandbox: Sandbox) -> Non
 
     with controllers(server):
         sandbox.stack.destroy()
+        gone = ["--for=delete", "namespace", "--selector=kinora.io/environment=sandbox", "--timeout=120s"]
+        server.kubectl("wait", *gone)
     left = json.loads(server.kubectl("get", "--filename=-", "-o=json", "--ignore-not-found", given=expected))["items"]
-    # Definitions outlive every environment. What waits for others to go first is taken away by a controller.
-    stays = {identity(each) for each in left if "deletionTimestamp" not in each["metadata"]}
-    assert stays == {identity(each) for each in expected if each["kind"] == "CustomResourceDefinition"}
+    # Definitions outlive every environment.
+    assert {identity(each) for each in left} == {
+        identity(each) for each in expected if each["kind"] == "CustomResourceDefinition"
+    }
 
 
 @contextmanager
 def controllers(server: Cluster) -> Iterator[None]:
-    """Do what controllers would, which are not here: end applications and namespaces that were told to go."""
-    ended = threading.Event()
-
-    def work() -> None:
-        while not ended.wait(1):
-            for each in json.loads(server.kubectl("get", "applications,namespaces", "-A", "-o=json"))["items"]:
-                name, namespace = each["metadata"]["name"], each["metadata"].get("namespace")
-                if "deletionTimestamp" not in each["metadata"]:
-                    continue
-                with suppress(Refused):  # gone meanwhile
-                    if namespace:
-                        patch = '--patch={"metadata":{"finalizers":null}}'
-                        server.kubectl(f"-n={namespace}", "patch", "application", name, "--type=merge", patch)
-                    else:
-                        gone = {**each, "spec": {"finalizers": []}}
-                        server.kubectl("replace", f"--raw=/api/v1/namespaces/{name}/finalize", "-f=-", given=gone)
-
-    thread = threading.Thread(target=work)
-    thread.start()
+    """Kubernetes' own, which end what was told to go; and Argo CD's part, without whose leave no application goes."""
+    free = '--patch={"metadata":{"finalizers":null}}'
+    server.kubectl("-n=kinora-sandbox-gitops", "patch", "application", "root", "--type=merge", free)
+    process = subprocess.Popen(
+        [
+            BIN / CONTROLLERS,
+            f"--kubeconfig={server.kubeconfig}",
+            "--controllers=garbage-collector-controller,namespace-controller",
+            "--leader-elect=false",
+            "--secure-port=0",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         yield
     finally:
-        ended.set()
-        thread.join()
+        process.kill()
+        process.wait()
 
 
 def _rotates(sandbox: Sandbox) -> None:
