@@ -133,6 +133,8 @@ def settings(environment: str) -> Mapping[str, Mapping[str, str]]:
             # Compares as the API server would merge, so that its defaults are no difference.
             "controller.diff.server.side": "true",
             "reposerver.enable.git.submodule": "false",
+            # For so long what cannot be rendered counts as an outage of git. Values that are wrong are to be told soon.
+            "controller.repo.error.grace.period.seconds": "30",
         },
         # Who signs in may do nothing unless a role says so; admin may do everything.
         "argocd-rbac-cm": {"policy.default": ""},
