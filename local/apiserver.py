@@ -32,6 +32,16 @@ from pathlib import Path
 BIN = Path(__file__).resolve().parent.parent / ".kinora" / "bin"
 HOST = "127.0.0.1"
 START_LIMIT_SECONDS = 60
+# Sockets instead of ports: etcd asks nobody who they are, and every user of the machine can reach a port.
+ETCD_OPTIONS = (
+    "--data-dir=etcd",
+    "--listen-client-urls=unix://etcd.sock",
+    "--advertise-client-urls=unix://etcd.sock",
+    "--listen-peer-urls=unix://peer.sock",
+    "--initial-advertise-peer-urls=unix://peer.sock",
+    "--initial-cluster=default=unix://peer.sock",
+    "--unsafe-no-fsync",  # what it holds need not outlive the machine
+)
 
 
 class Failure(Exception):
@@ -50,20 +60,7 @@ def api_server(folder: Path) -> Iterator[Path]:
     write_private(folder / "tokens.csv", f"{token},admin,admin,system:masters\n")
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_interrupts())
-        # Sockets instead of ports: etcd asks nobody who they are, and every user of the machine can reach a port.
-        stack.enter_context(
-            running(
-                folder,
-                "etcd",
-                "--data-dir=etcd",
-                "--listen-client-urls=unix://etcd.sock",
-                "--advertise-client-urls=unix://etcd.sock",
-                "--listen-peer-urls=unix://peer.sock",
-                "--initial-advertise-peer-urls=unix://peer.sock",
-                "--initial-cluster=default=unix://peer.sock",
-                "--unsafe-no-fsync",  # what it holds need not outlive the machine
-            )
-        )
+        stack.enter_context(running(folder, "etcd", *ETCD_OPTIONS))
         server = stack.enter_context(
             running(
                 folder,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 import yaml
-from apiserver import is_ready, write_private
+from apiserver import ETCD_OPTIONS, is_ready, write_private
 from environment import MADE
 
 STATE = MADE / "sandbox"
@@ -257,19 +257,7 @@ def _credentials() -> None:
 
 
 def _etcd() -> Process:
-    return Process(
-        "etcd",
-        [
-            "etcd",
-            "--data-dir=etcd",
-            "--listen-client-urls=unix://etcd.sock",
-            "--advertise-client-urls=unix://etcd.sock",
-            "--listen-peer-urls=unix://peer.sock",
-            "--initial-advertise-peer-urls=unix://peer.sock",
-            "--initial-cluster=default=unix://peer.sock",
-            "--unsafe-no-fsync",  # what it holds need not outlive the machine
-        ],
-    )
+    return Process("etcd", ["etcd", *ETCD_OPTIONS])
 
 
 def _api_server() -> Process:

@@ -179,15 +179,15 @@ def test_pods_are_spread_over_nodes_and_zones() -> None:
 
 
 def test_what_can_be_written_to_is_bounded_and_accounted_for() -> None:
-    objects = chart({"scratch": {"/work/parts": 100}})
+    objects = chart({"scratch": {"/scratch/parts": 100}})
     pod = of(objects, "Deployment")["template"]["spec"]
     assert {each["name"]: each["emptyDir"]["sizeLimit"] for each in pod["volumes"]} == {
         "scratch-tmp": "16Mi",
-        "scratch-work-parts": "100Mi",
+        "scratch-scratch-parts": "100Mi",
     }
     assert {each["mountPath"]: each["name"] for each in container(objects)["volumeMounts"]} == {
         "/tmp": "scratch-tmp",  # noqa: S108
-        "/work/parts": "scratch-work-parts",
+        "/scratch/parts": "scratch-scratch-parts",
     }
     resources = container(objects)["resources"]
     assert resources["requests"] == {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "180Mi"}
