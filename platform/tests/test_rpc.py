@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from structlog.contextvars import bound_contextvars, get_contextvars
 
 from kinora_kit import identity, logs, rpc
-from kinora_kit.errors import Conflict, DomainError, NotFound, Unavailable
+from kinora_kit.errors import Conflict, DomainError, NotFound, NotSignedIn, Unavailable
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.outages import as_domain_error
 from kinora_kit.testing import eventually, free_port
@@ -249,24 +249,26 @@ async def test_trace_request_id_and_token_travel_on(client: Redis) -> None:
     assert seen["rpc"] == "/kit.v1.Reading/Ask"
 
 
-async def test_calls_of_idempotent_services_are_repeated_while_it_is_away_and_others_are_not() -> None:
+async def test_calls_are_repeated_while_the_service_is_away_but_not_for_ever() -> None:
     async def fails_twice() -> str:
-        if reading.calls < 3:
+        if recovering.calls < 3:
             raise Unavailable
         return "here"
 
     async def fails() -> str:
         raise Unavailable
 
-    reading, writing = Service(fails_twice), Service(fails, name="kit.v1.Writing")
-    async with (
-        serving(reading, writing) as address,
-        rpc.connect(address, idempotent=["kit.v1.Reading"]) as channel,
-    ):
+    async def refuses() -> str:
+        raise NotSignedIn
+
+    recovering = Service(fails_twice)
+    away, refusing = Service(fails, name="kit.v1.Away"), Service(refuses, name="kit.v1.Refusing")
+    async with serving(recovering, away, refusing) as address, rpc.connect(address) as channel:
         assert await ask(channel) == "here"
-        with pytest.raises(rpc.RemoteError):
-            await ask(channel, service="kit.v1.Writing")
-    assert (reading.calls, writing.calls) == (3, 1)
+        for service in ("kit.v1.Away", "kit.v1.Refusing"):
+            with pytest.raises(rpc.RemoteError):
+                await ask(channel, service=service)
+    assert (recovering.calls, away.calls, refusing.calls) == (3, 4, 1)
 
 
 async def test_a_server_that_stops_lets_calls_finish_and_takes_no_new_ones() -> None:
@@ -294,7 +296,7 @@ async def test_a_server_that_stops_lets_calls_finish_and_takes_no_new_ones() -> 
 
         async def refused() -> bool:
             try:
-                await ask(other, timeout=0.1)
+                await ask(other, timeout=2)  # with all tries
             except grpc.aio.AioRpcError as error:
                 return error.code() == grpc.StatusCode.UNAVAILABLE
             return False

@@ -59,16 +59,18 @@ MESH_ANNOTATIONS = {
     "traffic.sidecar.istio.io/excludeOutboundPorts": "443",
 }
 
-# Where there is no mesh to do it (istio/values.yaml), Traefik asks another pod when one ends in the middle. What never
-# reached a pod is asked again; all but POST and PATCH, which a second time change something more, also when the
-# connection broke (502) or that to auth did, of which Traefik says 500. Not 503: that is a service's own word, and what
-# it waits for is not here. The tries last about a second, which it takes until all know that a pod is gone.
+# Where there is no mesh to do it (istio/values.yaml), Traefik asks another pod when one ends in the middle: when the
+# connection to it broke (502), or that to auth did, of which Traefik says 500. Not 503: that is a service's own word,
+# and what it waits for is not here. POST and PATCH, too (docs/adr/0011-repeats.md), but no more of an upload than fits
+# into memory: its client goes on where it was. The tries last about a second, which it takes until all know that a pod
+# is gone.
 RETRY = {
     "retry": {
         "attempts": 4,
         "initialInterval": "250ms",
         "timeout": "5s",
         "status": ["500", "502"],
+        "retryNonIdempotentMethod": True,
         "maxRequestBodyBytes": 65536,
     }
 }

@@ -213,13 +213,16 @@ def test_the_address_is_what_is_known_of_it(given: config.Gateway, ingress: list
 # --- with the real Traefik --------------------------------------------------------------------------------------------
 
 
-def ask(url: str, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], str]:
+def ask(
+    url: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None
+) -> tuple[int, dict[str, str], str]:
     """Status, headers and the start of the body; 0 when nobody answers."""
     # The certificate is a test's own.
     handler = urllib.request.HTTPSHandler(context=ssl._create_unverified_context())  # noqa: S323
     opener = urllib.request.build_opener(handler, NoRedirect)
     try:
-        with opener.open(urllib.request.Request(url, method=method, headers=headers or {}), timeout=5) as answer:  # noqa: S310
+        request = urllib.request.Request(url, body, headers or {}, method=method)  # noqa: S310
+        with opener.open(request, timeout=5) as answer:
             return answer.status, dict(answer.headers), answer.read(200).decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -314,9 +317,12 @@ def breaking() -> Iterator[tuple[str, list[str]]]:
 
 @needs_traefik
 @pytest.mark.parametrize(
-    ("method", "times"), [("GET", 4), ("HEAD", 4), ("PUT", 4), ("DELETE", 4), ("POST", 1), ("PATCH", 1)]
+    ("method", "size", "times"),
+    [*((method, 0, 4) for method in ("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH")), ("PATCH", 1 << 20, 1)],
 )
-def test_what_a_second_time_would_change_something_more_is_sent_once(method: str, times: int, tmp_path: Path) -> None:
+def test_what_a_pod_did_not_answer_is_sent_again_but_not_much_of_an_upload(
+    method: str, size: int, times: int, tmp_path: Path
+) -> None:
     retry = find(made(config.Gateway())[0], "Middleware", "retry")["spec"]
     given = configuration(made(config.Gateway())[0])
     given["entryPoints"]["web"]["http"]["middlewares"] = ["retry@file"]
@@ -329,7 +335,8 @@ def test_what_a_second_time_would_change_something_more_is_sent_once(method: str
         }
         with traefik(tmp_path, given, more) as (_, addresses):
             web = addresses["web"]
-            assert until(lambda: ask(f"http://{web}/", method)[0] == 502), (tmp_path / "traefik.log").read_text()
+            sent = until(lambda: ask(f"http://{web}/", method, body=b"." * size)[0] == 502)
+            assert sent, (tmp_path / "traefik.log").read_text()
     assert seen == [method] * times
 
 

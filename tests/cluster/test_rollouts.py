@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from client import Person
 from clips import Clip, count_frames
@@ -12,6 +12,7 @@ from load import Load, load
 
 # The workloads that the load goes through; those behind a queue do not answer requests.
 SERVING = ("auth", "media", "video", "graphql", "tusd")
+KILL = ("--grace-period=0", "--force")
 
 
 async def test_a_new_version_of_every_service_costs_no_request_and_no_upload(
@@ -19,7 +20,7 @@ async def test_a_new_version_of_every_service_costs_no_request_and_no_upload(
 ) -> None:
     new = {app: version(app) for app in cluster.apps()}
     changes = {version_file(app): f"version: {name}\n" for app, name in new.items()}
-    async with load(person, video, clip("short").path, once=True) as running:
+    async with load(person, video, clip("short").path) as running:
         with cluster.pushed(changes, "Roll everything out anew") as commit:
             for app, name in new.items():
                 await until(lambda app=app: cluster.is_synced(app, commit), what=f"{app} to be rolled out")  # type: ignore[misc]
@@ -33,14 +34,14 @@ async def test_the_end_of_any_one_pod_costs_no_request_and_no_upload(
     cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
     """As a node that is drained ends it: with the time to finish what it does."""
-    await assert_nothing_is_lost(cluster, person, video, clip("short"), once=True, how=())
+    await assert_nothing_is_lost(cluster, person, video, clip("short"))
 
 
-async def test_the_kill_of_any_one_pod_costs_no_request_that_can_be_repeated_and_no_upload(
+async def test_the_kill_of_any_one_pod_costs_no_request_and_no_upload(
     cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
     """Without any time: its connections break in the middle."""
-    await assert_nothing_is_lost(cluster, person, video, clip("short"), once=False, how=("--grace-period=0", "--force"))
+    await assert_nothing_is_lost(cluster, person, video, clip("short"), *KILL)
 
 
 async def test_the_kill_of_a_worker_costs_no_video(
@@ -51,17 +52,15 @@ async def test_the_kill_of_a_worker_costs_no_video(
     async for progress in person.follow(video):
         if not killed and progress["progress"] > 0:
             killed = True
-            await end_each_pod(cluster, "video-worker", "--grace-period=0", "--force")
+            await end_each_pod(cluster, "video-worker", *KILL)
     assert killed
     assert progress["state"] == "ready", progress
     assert count_frames((await person.get(f"/video/{video}")).json()["stream_url"]) == clip("vertical").frames
 
 
-async def assert_nothing_is_lost(
-    cluster: Cluster, person: Person, video: str, source: Clip, *, once: bool, how: Sequence[str]
-) -> None:
+async def assert_nothing_is_lost(cluster: Cluster, person: Person, video: str, source: Clip, *how: str) -> None:
     """End each pod that the load goes through, one after another."""
-    async with load(person, video, source.path, once=once) as running:
+    async with load(person, video, source.path) as running:
         for workload in SERVING:
             before = len(running.failures)
             await end_each_pod(cluster, workload, *how)

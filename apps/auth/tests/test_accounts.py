@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
+from kinora_auth.service import RECENT
 from kinora_kit.ids import new_id
 from kinora_kit.settings import reveal
 
@@ -58,6 +59,45 @@ async def test_fifty_registrations_of_one_name_at_once_make_one_account(api: Api
     )
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 49
     assert {answer.json()["code"] for answer in answers if answer.status_code == 409} == {"username_taken"}
+
+
+async def test_a_registration_whose_answer_was_lost_may_be_sent_again(api: Api) -> None:
+    body = registration()
+    first, again = await api.post("/auth/register", body), await api.post("/auth/register", body)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    body = registration()
+    at_once = [answer.json() for answer in await asyncio.gather(*(api.post("/auth/register", body) for _ in range(3)))]
+    assert at_once == [at_once[0]] * 3
+    assert at_once[0]["username"] == body["username"]
+
+    for other in (
+        {"password": "another password"},
+        {"display_name": "Somebody else"},
+        {"username": body["username"].upper()},
+    ):
+        problem(await api.post("/auth/register", {**body, **other}), 409, "username_taken")
+    problem(await api.post("/auth/register", {**body, "username": unique("user")}), 409, "email_taken")
+    others = {**body, "email": f"{unique('mail')}@example.com"}
+    problem(await api.post("/auth/register", others), 409, "username_taken")
+
+
+async def test_it_may_be_sent_again_for_a_moment_only(api: Api) -> None:
+    body = registration()
+    id_ = (await api.post("/auth/register", body)).json()["id"]
+    await api.state.accounts.pool.execute(
+        "UPDATE users SET created_at = created_at - $2::interval WHERE id = $1", id_, RECENT
+    )
+    problem(await api.post("/auth/register", body), 409, "username_taken")
+
+
+async def test_a_password_is_not_guessed_faster_by_registering(start: Start) -> None:
+    async with start(account_failures="2/minute") as api:
+        body = registration()
+        await api.post("/auth/register", body)
+        for guess in ("first guess", "second guess"):
+            problem(await api.post("/auth/register", {**body, "password": guess}), 409, "username_taken")
+        problem(await api.post("/auth/register", body), 429, "too_many_requests")
 
 
 async def test_names_and_addresses_are_unique_in_any_case(api: Api) -> None:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from kinora_auth.domain import Client, RefreshToken, SignIn, Turn, turn
 from kinora_auth.errors import InvalidCredentials
 from kinora_auth.passwords import Passwords
+from kinora_auth.service import RECENT
 from kinora_kit.identity import revocation_key
 from kinora_kit.ids import new_id
 
@@ -178,6 +179,11 @@ async def test_a_new_password_ends_the_other_sessions(api: Api) -> None:
     assert (wrong.status_code, code(wrong)) == (403, "wrong_password")
     body = {"current_password": PASSWORD, "new_password": new}
     assert (await here.call("PUT", "/auth/password", body)).status_code == 204
+    assert (await here.call("PUT", "/auth/password", body)).status_code == 204, "as if the answer had been lost"
+    await api.state.accounts.pool.execute(
+        "UPDATE users SET password_changed_at = password_changed_at - $2::interval WHERE id = $1", person.id, RECENT
+    )
+    assert code(await here.call("PUT", "/auth/password", body)) == "wrong_password"
     assert (await here.verify()).status_code == 200
     assert (await here.refresh()).status_code == 200
     assert (await elsewhere.verify()).status_code == 401

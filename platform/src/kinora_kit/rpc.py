@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
@@ -27,6 +27,20 @@ CODE = "kinora-code"
 STATUS = "kinora-status"
 DEADLINE_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 4 << 20
+_REPEATS = {
+    "methodConfig": [
+        {
+            "name": [{}],  # every method of every service
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
 
 _OF_STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -203,33 +217,16 @@ class ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 @contextlib.asynccontextmanager
-async def connect(address: str, *, idempotent: Sequence[str] = ()) -> AsyncIterator[grpc.aio.Channel]:
+async def connect(address: str) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to another service, connected on first use.
 
-    ``idempotent`` lists the full service names (``kinora.auth.v1.Users``) whose calls may be repeated when the service
-    is away for a moment; others are made once.
+    Each call is repeated when the service is away for a moment, as any may be (docs/adr/0011-repeats.md).
     """
-    config = {
-        "methodConfig": [
-            {
-                "name": [{"service": service} for service in idempotent],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.05s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 3,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-        if idempotent
-        else []
-    }
     channel = grpc.aio.insecure_channel(
         address,
         interceptors=[ClientInterceptor()],
         options=[
-            ("grpc.service_config", json.dumps(config)),
+            ("grpc.service_config", json.dumps(_REPEATS)),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", 30000),
             ("grpc.max_reconnect_backoff_ms", 2000),

@@ -38,6 +38,11 @@ class User:
     roles: tuple[str, ...]
     created_at: datetime
 
+    def registered_as(self, wanted: "Registration") -> bool:
+        """Whether it may be what this very registration made; the password is yet to be checked."""
+        display_name = wanted.display_name or wanted.username
+        return (self.username, self.email, self.display_name) == (wanted.username, wanted.email, display_name)
+
 
 @dataclass(frozen=True)
 class Credentials:

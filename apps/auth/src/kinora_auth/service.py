@@ -52,6 +52,8 @@ LOGINS = Counter("kinora_auth_logins_total", "Logins, by outcome (done, refused)
 REFRESHES = Counter("kinora_auth_refreshes_total", "Refreshes, by what they were (rotate, repeat, reuse)", ["turn"])
 SESSIONS_ENDED = Counter("kinora_auth_sessions_ended_total", "Sessions that ended before they expired")
 
+RECENT = timedelta(minutes=1)
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -90,8 +92,25 @@ class Accounts:
     # --- accounts --------------------------------------------------------------------------------------------------
 
     async def register(self, wanted: Registration, client: Client) -> User:
-        """Raises UsernameTaken, EmailTaken, TooManyRequests, TooBusy."""
+        """The new user; also for one who asks again because the answer was lost.
+
+        Raises UsernameTaken, EmailTaken, TooManyRequests, TooBusy.
+        """
         await self.throttles.registrations.hit(client.network)
+        try:
+            return await self._add_user(wanted)
+        except (UsernameTaken, EmailTaken):
+            known = await store.credentials(self.pool, login=wanted.email)
+            if known is None or not known.user.registered_as(wanted) or not self._is_recent(known.user.created_at):
+                raise
+            # As a login, so that it tells nobody more about a password, and no faster.
+            if not await self._password_is_right(
+                known, wanted.password, account=str(known.user.id), network=client.network
+            ):
+                raise
+            return known.user
+
+    async def _add_user(self, wanted: Registration) -> User:
         # Asked first because hashing is dear; the unique indexes decide.
         username_taken, email_taken = await store.taken(self.pool, wanted.username, wanted.email)
         if username_taken:
@@ -148,8 +167,18 @@ class Accounts:
         return user
 
     async def change_password(self, caller: Caller, change: PasswordChange) -> None:
-        """Ends every other session. Raises WrongPassword, UserNotFound."""
-        before = await self._confirm(caller, change.current_password)
+        """Ends every other session; does nothing for one who asks again because the answer was lost.
+
+        Raises WrongPassword, UserNotFound.
+        """
+        try:
+            before = await self._confirm(caller, change.current_password)
+        except WrongPassword:
+            known = await store.credentials(self.pool, user_id=caller.user_id)
+            if known is None or not self._is_recent(known.password_changed_at):
+                raise
+            await self._confirm(caller, change.new_password)
+            return
         async with self.passwords.slot():
             password_hash = await self.passwords.hash(reveal(change.new_password))
         now = self.now()
@@ -307,6 +336,10 @@ class Accounts:
         if password is None or not await self._password_is_right(known, password, account=str(caller.user_id)):
             raise WrongPassword
         return known
+
+    def _is_recent(self, moment: datetime) -> bool:
+        """Whether who asks again may be one whom the answer to the first time has not reached."""
+        return self.now() - moment < RECENT
 
     def _expiry(self, *, created_at: datetime, now: datetime) -> datetime:
         unused = now + timedelta(days=self.settings.refresh_token_days)

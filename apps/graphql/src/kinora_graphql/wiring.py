@@ -29,9 +29,9 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
     async with (
         redis.connect(reveal(settings.redis_url), name="graphql") as cache,
         broker.connect(reveal(settings.rabbitmq_url), name="graphql") as bus,
-        rpc.connect(settings.auth_grpc, idempotent=["kinora.auth.v1.Users"]) as auth,
-        rpc.connect(settings.media_grpc, idempotent=["kinora.media.v1.Catalogue"]) as media,
-        rpc.connect(settings.video_grpc, idempotent=["kinora.video.v1.Videos"]) as video,
+        rpc.connect(settings.auth_grpc) as auth,
+        rpc.connect(settings.media_grpc) as media,
+        rpc.connect(settings.video_grpc) as video,
     ):
         progress = ProgressHub(bus)
         async with tasks.background(progress=progress.run):

@@ -1,0 +1,186 @@
+"""Any request may be carried out twice, as whoever got no answer asks again (docs/adr/0011-repeats.md).
+
+A request that changes something and is missing here fails the tests: say what its second time does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client import TUS, Person
+from clips import Clip
+from graphql import build_schema
+
+import kinora_auth.rest
+import kinora_media.rest
+import kinora_video.rest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+SCHEMA = build_schema((Path(__file__).resolve().parents[2] / "apps" / "graphql" / "schema.graphql").read_text())
+NEW_PASSWORD = "another correct horse"
+
+
+@dataclass
+class Asked:
+    """Whose request it is, and what it is about."""
+
+    person: Person
+    media_id: str
+    video_id: str
+    session_id: str
+    refresh_token: str
+    """Of another session than the person's own."""
+
+    @property
+    def account(self) -> dict[str, str]:
+        return {"username": self.person.username, "email": self.person.email, "password": self.person.password}
+
+    @property
+    def login(self) -> dict[str, str]:
+        return {"login": self.person.username, "password": self.person.password}
+
+
+@pytest.fixture
+async def asked(person: Person, clip: Callable[[str], Clip]) -> Asked:
+    media, video = [await person.upload(clip("short").path) for _ in range(2)]
+    assert [(await person.outcome(each))["state"] for each in (media, video)] == ["ready", "ready"]
+    login = {"login": person.username, "password": person.password}
+    tokens = (await person.http.post("/auth/login", json=login)).json()
+    sessions = (await person.get("/auth/sessions")).json()["items"]
+    other = next(session["id"] for session in sessions if not session["current"])
+    return Asked(person, media, video, other, tokens["refresh_token"])
+
+
+def nothing(_: Asked) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Request:
+    body: Callable[[Asked], Any]
+    first: int
+    second: int
+    """The statuses of the answers; when both are the same, so is what they say."""
+    anew: bool = False
+    """But this makes something new each time, which ends by itself when nobody uses it."""
+
+
+# In this order: the last ones end what those before them need.
+REST = {
+    "POST /auth/register": Request(lambda it: it.account, 201, 201),
+    "POST /auth/login": Request(lambda it: it.login, 200, 200, anew=True),
+    "POST /auth/refresh": Request(lambda it: {"refresh_token": it.refresh_token}, 200, 200),
+    "POST /user/list": Request(lambda it: {"ids": [it.person.id]}, 200, 200),
+    "PATCH /user/profile": Request(lambda _: {"display_name": "Ada", "bio": "Counts."}, 200, 200),
+    "PATCH /media/{media_id}": Request(lambda _: {"title": "A title", "tags": ["a", "b"]}, 200, 200),
+    "PATCH /video/{video_id}": Request(lambda _: {"poster_time": 2.5}, 202, 202),
+    "DELETE /media/{media_id}": Request(nothing, 204, 404),
+    "DELETE /video/{video_id}": Request(nothing, 204, 404),
+    "DELETE /auth/sessions/{session_id}": Request(nothing, 204, 404),
+    "PUT /auth/password": Request(
+        lambda it: {"current_password": it.person.password, "new_password": NEW_PASSWORD}, 204, 204
+    ),
+    "POST /auth/logout": Request(nothing, 204, 401),
+    "POST /auth/logout-all": Request(nothing, 204, 401),
+    "DELETE /user/profile": Request(lambda _: {"current_password": NEW_PASSWORD}, 204, 401),
+}
+
+
+async def test_a_request_that_is_sent_twice_does_what_it_does_once(asked: Asked) -> None:
+    assert set(REST) == {
+        f"{method} {route.path}"  # type: ignore[attr-defined]
+        for app in (kinora_auth, kinora_media, kinora_video)
+        for route in app.rest.router.routes
+        for method in route.methods - {"GET", "HEAD"}  # type: ignore[attr-defined]
+    }
+    person = asked.person
+    for name, request in REST.items():
+        if name in ("POST /auth/logout-all", "DELETE /user/profile"):  # the session has just ended
+            person.tokens = (await person.http.post("/auth/login", json=asked.login)).json()
+        method, path = name.split()
+        address, body = path.format(**vars(asked)), request.body(asked)
+        first, second = [
+            await person.http.request(method, address, json=body, headers=person.headers) for _ in range(2)
+        ]
+        assert (first.status_code, second.status_code) == (request.first, request.second), (name, second.text)
+        if request.first == request.second:
+            assert (first.text != second.text) == request.anew, name
+        if name == "PUT /auth/password":
+            person.password = NEW_PASSWORD
+
+
+@dataclass(frozen=True)
+class Mutation:
+    call: Callable[[Asked], str]
+    second: str = ""
+    """The type of the second answer, where it says something else than the first."""
+    anew: bool = False
+
+
+MUTATIONS = {
+    "register": Mutation(
+        lambda it: (
+            f"""(input: {{username: "{it.person.username}", email: "{it.person.email}",
+            password: "{it.person.password}"}}) {{ ... on RegisterPayload {{ profile {{ user {{ id }} }} }} }}"""
+        )
+    ),
+    "login": Mutation(
+        lambda it: (
+            f"""(input: {{login: "{it.person.username}", password: "{it.person.password}"}})
+            {{ ... on LoginPayload {{ tokens {{ refreshToken }} }} }}"""
+        ),
+        anew=True,
+    ),
+    "refresh": Mutation(
+        lambda it: (
+            f"""(input: {{refreshToken: "{it.refresh_token}"}})
+            {{ ... on RefreshPayload {{ tokens {{ refreshToken }} }} }}"""
+        )
+    ),
+    "updateProfile": Mutation(
+        lambda _: '(input: {bio: "Counts."}) { ... on UpdateProfilePayload { profile { user { bio } } } }'
+    ),
+    "updateMedia": Mutation(
+        lambda it: (
+            f"""(id: "{it.media_id}", input: {{title: "A title"}})
+            {{ ... on UpdateMediaPayload {{ media {{ title updatedAt }} }} }}"""
+        )
+    ),
+    "createUpload": Mutation(
+        lambda _: '(input: {title: "T", filename: "t.mp4", size: 10}) { ... on CreateUploadPayload { uploadUrl } }',
+        anew=True,
+    ),
+    "deleteMedia": Mutation(lambda it: f'(id: "{it.media_id}") {{ __typename }}', second="MediaNotFound"),
+    "deleteVideo": Mutation(lambda it: f'(id: "{it.video_id}") {{ __typename }}', second="VideoNotFound"),
+    # The gateway knows already that the session has ended.
+    "logout": Mutation(lambda _: "{ done }", second="invalid_token"),
+}
+
+
+async def test_a_mutation_that_is_sent_twice_does_what_it_does_once(asked: Asked) -> None:
+    assert SCHEMA.mutation_type
+    assert set(MUTATIONS) == set(SCHEMA.mutation_type.fields)
+    person = asked.person
+    for name, mutation in MUTATIONS.items():
+        query = {"query": f"mutation {{ {name}{mutation.call(asked)} }}"}
+        first, second = [await person.http.post("/graphql", json=query, headers=person.headers) for _ in range(2)]
+        assert first.json().get("data", {}).get(name), (name, first.text)
+        if mutation.second:
+            assert mutation.second in second.text, name
+        else:
+            assert "errors" not in second.json(), (name, second.text)
+            assert (first.text != second.text) == mutation.anew, name
+
+
+async def test_bytes_that_are_sent_twice_are_there_once(person: Person) -> None:
+    """What the client does then is to ask where to go on (tus 1.0, PATCH)."""
+    location = (await person.create("t.mp4", 10)).headers["location"]
+    headers = {**person.headers, **TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    answers = [await person.http.patch(location, headers=headers, content=b"12345") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [204, 409]
+    assert await person.offset(location) == 5
