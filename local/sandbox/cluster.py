@@ -184,8 +184,15 @@ def stack(*options: str) -> str:
     return done.stdout
 
 
-def rendered() -> list[dict[str, Any]]:
-    objects: list[dict[str, Any]] = json.loads(stack())["items"]
+def by_pulumi() -> bool:
+    """Whether the Pulumi CLI makes the environment: as it was begun, since either way has passwords of its own."""
+    return (node.STATE / "pulumi").exists() or (
+        shutil.which("pulumi") is not None and not (node.STATE / "secrets.json").exists()
+    )
+
+
+def rendered(*options: str) -> list[dict[str, Any]]:
+    objects: list[dict[str, Any]] = json.loads(stack(*options))["items"]
     return objects
 
 
@@ -263,12 +270,8 @@ def up(*, uncommitted: bool = False) -> None:
         console.print(f"[dim]{time.monotonic() - began:4.0f} s[/dim]  {words}")
 
     node.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # As it was begun: either way has passwords of its own.
-    by_pulumi = (node.STATE / "pulumi").exists() or (
-        shutil.which("pulumi") is not None and not (node.STATE / "secrets.json").exists()
-    )
     with ThreadPoolExecutor() as beside:
-        objects = None if by_pulumi else beside.submit(rendered)
+        objects = None if by_pulumi() else beside.submit(rendered)
         for stands in node.up():
             say(f"{stands} up")
         for words in images.bring():
@@ -276,7 +279,7 @@ def up(*, uncommitted: bool = False) -> None:
         git_server()
         if objects is not None:
             apply(objects.result())
-    if by_pulumi:
+    if objects is None:
         say("pulumi up, which waits for all that it makes (about 2 min)")
         stack("--up")
     say("environment applied: waiting for its pods")

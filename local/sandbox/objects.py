@@ -35,26 +35,26 @@ def write_private(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def print_objects(folder: Path) -> None:
+def print_objects(folder: Path, project: Path) -> None:
     file = folder / "secrets.json"
     known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
 
     def random(name: str) -> str:
         return known.setdefault(name, random_value())
 
-    rendered = render.render(STACK, random=random)
+    rendered = render.render(STACK, render.configuration(STACK, project), random=random)
     write_private(file, json.dumps(known))
     json.dump({"apiVersion": "v1", "kind": "List", "items": rendered.objects}, sys.stdout)
 
 
-def up(folder: Path) -> None:
+def up(folder: Path, project: Path) -> None:
     state, passphrase = folder / "pulumi", folder / "pulumi-passphrase"
     state.mkdir(exist_ok=True)
     if not passphrase.exists():
         write_private(passphrase, random_value())
 
     def program() -> None:
-        for name, value in create(STACK, render.configuration(STACK), needs.read()).items():
+        for name, value in create(STACK, render.configuration(STACK, project), needs.read()).items():
             pulumi.export(name, value)
 
     # Asked for a stack that is not there yet, the CLI speaks of a login instead of saying so; so no create_or_select.
@@ -80,11 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--up", action="store_true", help="by the Pulumi CLI")
+    parser.add_argument("--project", type=Path, default=render.PROJECT, help="where the stack's file is")
     arguments = parser.parse_args()
-    if arguments.up:
-        up(arguments.folder)
-    else:
-        print_objects(arguments.folder)
+    (up if arguments.up else print_objects)(arguments.folder, arguments.project)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""Every secret of every store rotates while people use the platform, and nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import cluster as sandbox
+import pytest
+from client import Person
+from clips import Clip
+from environment import MADE, ROOT
+from live import APPS, ENVIRONMENT, STORES, Cluster, until
+from load import load
+from test_rollouts import assert_nothing_was_lost
+
+# As `make rotate` does for one.
+ROTATE_ALL = """
+import pathlib, sys
+from kinora_environment import render, rotate
+stack, project = sys.argv[1], pathlib.Path(sys.argv[2])
+for secret in rotate.rotating(render.configuration(stack, project)):
+    rotate.rotate(stack, secret, project)
+"""
+USERS = """
+import os
+from urllib.parse import urlsplit
+for name in sorted(os.environ):
+    if name.startswith("KINORA_") and name.endswith("_URL") and "@" in os.environ[name]:
+        print(urlsplit(os.environ[name]).username)
+"""
+
+
+@pytest.fixture
+def rotated(tmp_path: Path) -> Path:
+    """A folder with the stack's file, after `make rotate` for each of its secrets."""
+    shutil.copy(ROOT / "pulumi" / f"Pulumi.{ENVIRONMENT}.yaml", tmp_path)
+    python = MADE / "pulumi" / "bin" / "python"
+    subprocess.run([python, "-c", ROTATE_ALL, ENVIRONMENT, tmp_path], cwd=ROOT / "pulumi", check=True)
+    return tmp_path
+
+
+async def test_a_rotation_of_every_secret_costs_no_request_and_no_upload(
+    cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip], rotated: Path
+) -> None:
+    source = clip("short")
+    async with load(person, video, source.path) as running:
+        for project, generation in ((rotated, "_2"), (ROOT / "pulumi", "_1")):
+            await apply(project)
+            await restart(cluster)
+            users = cluster.run_in("video", USERS).split()
+            assert users
+            assert all(user.endswith(generation) for user in users), users
+    await assert_nothing_was_lost(running, person, source)
+
+
+async def apply(project: Path) -> None:
+    """As `pulumi up` does, with the stack's file of a folder; until the stores know what it says."""
+    options = ("--project", str(project))
+    if sandbox.by_pulumi():
+        await asyncio.to_thread(sandbox.stack, "--up", *options)
+    else:
+        await asyncio.to_thread(lambda: sandbox.apply(sandbox.rendered(*options)))
+    await until(lambda: not sandbox.unready(STORES), what="the stores to know the users")
+
+
+async def restart(cluster: Cluster) -> None:
+    """All services take up what their Secrets say now."""
+    await asyncio.to_thread(cluster.kubectl, "rollout", "restart", "deployment", "--namespace", APPS)
+    for workload in cluster.deployments():
+        await until(lambda workload=workload: cluster.is_rolled_out(workload), what=f"{workload} to be complete")  # type: ignore[misc]
