@@ -197,13 +197,18 @@ def rendered(*options: str) -> list[dict[str, Any]]:
 
 
 def apply(objects: list[dict[str, Any]]) -> None:
-    """Apply the objects of the stack, in the order that `pulumi up` would find by itself."""
+    """Apply the objects of the stack, in the order that `pulumi up` would find by itself, and end jobs of before."""
     definitions = [each for each in objects if each["kind"] in ("CustomResourceDefinition", "Namespace")]
     node.apply(definitions)
     kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
     needed = [each for each in objects if each["kind"] in NEEDED_BY_OTHERS]
     node.apply(needed)
     node.apply([each for each in objects if each not in definitions and each not in needed])
+    named = {each["metadata"]["name"] for each in objects if each["kind"] == "Job"}
+    for job in listed("jobs", STORES):
+        name = job["metadata"]["name"]
+        if name not in named and "ownerReferences" not in job["metadata"]:  # as those of a CronJob have
+            kubectl("delete", "job", name, f"--namespace={STORES}")
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------

@@ -117,7 +117,8 @@ def s3_script(logins: Mapping[str, Sequence[str]]) -> str:
     lines = [
         "set -eu",
         "tries=0",
-        'until mc alias set store "$S3_URL" "$ROOT_USER" "$ROOT_PASSWORD"; do',
+        # Through a pipe: arguments stand in lists of processes.
+        'until printf "%s\\n" "$ROOT_USER" "$ROOT_PASSWORD" | mc alias set store "$S3_URL"; do',
         "  tries=$((tries + 1))",
         '  [ "$tries" -lt 30 ]',
         "  sleep 2",
@@ -128,7 +129,7 @@ def s3_script(logins: Mapping[str, Sequence[str]]) -> str:
     for login in sorted(logins):
         lines += [
             f'mc admin policy create store {login} "$POLICIES/{login}.json"',
-            f'mc admin user add store {login} "$PASSWORD_{login.upper()}"',
+            f'printf "%s\\n" {login} "$PASSWORD_{login.upper()}" | mc admin user add store',
             f"mc admin policy attach store {login} --user {login}",
         ]
     known = "|".join(sorted(logins))

@@ -109,12 +109,14 @@ async def upload_slowly(person: Person, path: Path) -> str:
     """
     content = path.read_bytes()
     location, offset, tries = "", 0, 0
-    while not location:  # a place that nobody heard of is given up by itself
+    while True:  # a place that nobody heard of is given up by itself
         with contextlib.suppress(httpx.HTTPError):
             created = await person.create(path.name, len(content))
-            location = created.headers.get("location", "")
+            if location := created.headers.get("location", ""):
+                break
         tries += 1
         assert tries < UPLOAD_TRIES, created.text
+        await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
     while offset < len(content):
         headers = {**person.headers, **TUS, "Upload-Offset": str(offset)}
         chunk = content[offset : offset + UPLOAD_CHUNK_BYTES]
