@@ -46,8 +46,20 @@ initdb --pgdata=/data/partial --username=postgres --pwfile=/root-password/passwo
 mv /data/partial /data/cluster
 """
 
-BACK_UP = """\
+# Also where the server has long been up: a network plugin refuses what a new pod sends until it has learnt of the pod.
+_WAIT = """\
 set -eu
+tries=0
+until pg_isready --quiet; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 30 ]
+    sleep 2
+done
+"""
+
+BACK_UP = (
+    _WAIT
+    + """\
 day=$(date -u +%Y-%m-%dT%H%M%SZ)
 for database in $DATABASES; do
     pg_dump --format=custom --file="/backups/$database-$day.partial" "$database"
@@ -57,9 +69,11 @@ done
 find /backups -name '*.dump' -mtime "+$KEEP_DAYS" -delete
 find /backups -name '*.partial' -mmin +1440 -delete
 """
+)
 
-RESTORE = """\
-set -eu
+RESTORE = (
+    _WAIT
+    + """\
 for database in $DATABASES; do
     newest=$(find /backups -name "$database-*.dump" | sort | tail -n 1)  # a name carries its time
     [ -n "$newest" ] || { echo "there is no dump of $database"; exit 1; }
@@ -73,17 +87,14 @@ for database in $DATABASES; do
     } | psql --no-psqlrc --set=ON_ERROR_STOP=1 --dbname="$database" | grep -x COMMIT
 done
 """
+)
 
-PROVISION = """\
-set -eu
-tries=0
-until pg_isready --quiet; do
-    tries=$((tries + 1))
-    [ "$tries" -lt 30 ]
-    sleep 2
-done
+PROVISION = (
+    _WAIT
+    + """\
 psql --no-psqlrc --quiet --file=/provision/provision.sql
 """
+)
 
 
 @dataclass(frozen=True)

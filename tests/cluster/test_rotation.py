@@ -47,9 +47,13 @@ async def rotate_all(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Callable
 
     try:
         yield rotate
-    finally:  # backwards, which is no rotation: for a moment nothing fits
+    finally:  # backwards, which is no rotation: what the pods of before have, no store knows any more
         await apply(ROOT / "pulumi")
         await restart(cluster)
+        await until(
+            lambda: not any("deletionTimestamp" in pod["metadata"] for pod in cluster.all("pod")),
+            what="the pods of before to be gone",
+        )
 
 
 async def test_a_rotation_of_every_secret_costs_no_request_and_no_upload(
