@@ -208,7 +208,7 @@ def apply(objects: list[dict[str, Any]]) -> None:
     for job in listed("jobs", STORES):
         name = job["metadata"]["name"]
         if name not in named and "ownerReferences" not in job["metadata"]:  # as those of a CronJob have
-            kubectl("delete", "job", name, f"--namespace={STORES}")
+            kubectl("delete", "job", name, f"--namespace={STORES}", "--ignore-not-found")
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------

@@ -82,7 +82,10 @@ def main() -> None:
     parser.add_argument("--up", action="store_true", help="by the Pulumi CLI")
     parser.add_argument("--project", type=Path, default=render.PROJECT, help="where the stack's file is")
     arguments = parser.parse_args()
-    (up if arguments.up else print_objects)(arguments.folder, arguments.project)
+    if arguments.up:
+        up(arguments.folder, arguments.project)
+    else:
+        print_objects(arguments.folder, arguments.project)
 
 
 if __name__ == "__main__":

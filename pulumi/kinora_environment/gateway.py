@@ -61,9 +61,9 @@ MESH_ANNOTATIONS = {
 
 # Where there is no mesh to do it (istio/values.yaml), Traefik asks another pod when one ends in the middle: when the
 # connection to it broke (502), or that to auth did, of which Traefik says 500. Not 503: that is a service's own word,
-# and what it waits for is not here. POST and PATCH, too (docs/adr/0011-repeats.md), but no more of an upload than fits
-# into memory: its client goes on where it was. The tries last about a second, which it takes until all know that a pod
-# is gone.
+# and what it waits for is not here. POST and PATCH, too (docs/adr/0011-repeats.md), but not with more than is good to
+# hold in memory: the client of an upload goes on where it was. The tries last about a second, which it takes until all
+# know that a pod is gone.
 RETRY = {
     "retry": {
         "attempts": 4,

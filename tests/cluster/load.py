@@ -17,6 +17,8 @@ from client import TUS, Person, video_id
 # Bounded, also if nobody stops it: so many requests of each kind, one after another, with a pause between them.
 MOST_REQUESTS = 20_000
 PAUSE_SECONDS = 0.05
+# What a password costs is meant to be dear.
+LOGIN_PAUSE_SECONDS = 1
 UPLOAD_CHUNK_BYTES = 256 << 10
 UPLOAD_PAUSE_SECONDS = 0.5
 UPLOAD_TRIES = 100
@@ -67,12 +69,18 @@ async def load(person: Person, video: str, clip: Path) -> AsyncIterator[Load]:
     count = itertools.count()
     ended = asyncio.Event()
     stream = (await person.get(f"/video/{video}")).json()["stream_url"]
+
+    async def sign_in() -> httpx.Response:
+        await asyncio.sleep(LOGIN_PAUSE_SECONDS)
+        return await person.http.post("/auth/login", json={"login": person.username, "password": person.password})
+
     kinds: dict[str, Callable[[], Coroutine[Any, Any, httpx.Response]]] = {
         "profile": lambda: person.get("/user/profile"),
         "keys": lambda: person.http.get("/auth/.well-known/jwks.json"),
         "media": lambda: person.get(f"/media/{video}"),
         "video": lambda: person.get(f"/video/{video}"),
         "playlist": lambda: person.http.get(stream),
+        "login": sign_in,
         "edit": lambda: person.patch(f"/media/{video}", {"title": f"title {next(count)}"}),
         "query": lambda: person.http.post("/graphql", headers=person.headers, json=ME),
         "mutation": lambda: person.http.post("/graphql", headers=person.headers, json=describe(video, next(count))),
@@ -110,12 +118,15 @@ async def upload_slowly(person: Person, path: Path) -> str:
     content = path.read_bytes()
     location, offset, tries = "", 0, 0
     while True:  # a place that nobody heard of is given up by itself
-        with contextlib.suppress(httpx.HTTPError):
+        try:
             created = await person.create(path.name, len(content))
             if location := created.headers.get("location", ""):
                 break
+            said = created.text
+        except httpx.HTTPError as error:
+            said = repr(error)
         tries += 1
-        assert tries < UPLOAD_TRIES, created.text
+        assert tries < UPLOAD_TRIES, said
         await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
     while offset < len(content):
         headers = {**person.headers, **TUS, "Upload-Offset": str(offset)}

@@ -67,9 +67,10 @@ async def test_a_rotation_of_every_secret_costs_no_request_and_no_upload(
     async with load(person, video, source.path) as running:
         for generation in ("_2", "_3"):
             await rotate_all()
-            users = cluster.run_in("video", USERS).split()
-            assert users
-            assert all(user.endswith(generation) for user in users), users
+            for app in ("auth", "media", "video", "graphql"):
+                users = cluster.run_in(app, USERS).split()
+                assert users
+                assert all(user.endswith(generation) for user in users), users
     await assert_nothing_was_lost(running, person, source)
 
 

@@ -5,11 +5,12 @@ A request that changes something and is missing here fails the tests: say what i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from client import TUS, Person
 from clips import Clip
@@ -35,10 +36,8 @@ class Asked:
     session_id: str
     refresh_token: str
     """Of another session than the person's own."""
-
-    @property
-    def account(self) -> dict[str, str]:
-        return {"username": self.person.username, "email": self.person.email, "password": self.person.password}
+    account: dict[str, str]
+    """To be registered."""
 
     @property
     def login(self) -> dict[str, str]:
@@ -46,14 +45,22 @@ class Asked:
 
 
 @pytest.fixture
-async def asked(person: Person, clip: Callable[[str], Clip]) -> Asked:
+async def asked(person: Person, clip: Callable[[str], Clip]) -> AsyncIterator[Asked]:
     media, video = [await person.upload(clip("short").path) for _ in range(2)]
     assert [(await person.outcome(each))["state"] for each in (media, video)] == ["ready", "ready"]
     login = {"login": person.username, "password": person.password}
     tokens = (await person.http.post("/auth/login", json=login)).json()
     sessions = (await person.get("/auth/sessions")).json()["items"]
     other = next(session["id"] for session in sessions if not session["current"])
-    return Asked(person, media, video, other, tokens["refresh_token"])
+    name = f"{person.username}-2"
+    account = {"username": name, "email": f"{name}@example.org", "password": person.password}
+    try:
+        yield Asked(person, media, video, other, tokens["refresh_token"], account)
+    finally:
+        signed_in = await person.http.post("/auth/login", json={"login": name, "password": account["password"]})
+        headers = {"Authorization": f"Bearer {signed_in.json()['access_token']}"}
+        password = {"current_password": account["password"]}
+        await person.http.request("DELETE", "/user/profile", json=password, headers=headers)
 
 
 def nothing(_: Asked) -> None:
@@ -109,9 +116,16 @@ async def test_a_request_that_is_sent_twice_does_what_it_does_once(asked: Asked)
         ]
         assert (first.status_code, second.status_code) == (request.first, request.second), (name, second.text)
         if request.first == request.second:
-            assert (first.text != second.text) == request.anew, name
+            assert (said(first) != said(second)) == request.anew, name
         if name == "PUT /auth/password":
             person.password = NEW_PASSWORD
+
+
+def said(answer: httpx.Response) -> Any:
+    """What an answer says, but for what passes by itself."""
+    if not answer.content:
+        return None
+    return {name: value for name, value in answer.json().items() if name != "expires_in"}
 
 
 @dataclass(frozen=True)
@@ -125,8 +139,8 @@ class Mutation:
 MUTATIONS = {
     "register": Mutation(
         lambda it: (
-            f"""(input: {{username: "{it.person.username}", email: "{it.person.email}",
-            password: "{it.person.password}"}}) {{ ... on RegisterPayload {{ profile {{ user {{ id }} }} }} }}"""
+            f"""(input: {{username: "{it.account["username"]}", email: "{it.account["email"]}",
+            password: "{it.account["password"]}"}}) {{ ... on RegisterPayload {{ profile {{ user {{ id }} }} }} }}"""
         )
     ),
     "login": Mutation(
@@ -171,6 +185,7 @@ async def test_a_mutation_that_is_sent_twice_does_what_it_does_once(asked: Asked
         first, second = [await person.http.post("/graphql", json=query, headers=person.headers) for _ in range(2)]
         assert first.json().get("data", {}).get(name), (name, first.text)
         if mutation.second:
+            assert mutation.second not in first.text, name
             assert mutation.second in second.text, name
         else:
             assert "errors" not in second.json(), (name, second.text)
@@ -179,8 +194,11 @@ async def test_a_mutation_that_is_sent_twice_does_what_it_does_once(asked: Asked
 
 async def test_bytes_that_are_sent_twice_are_there_once(person: Person) -> None:
     """What the client does then is to ask where to go on (tus 1.0, PATCH)."""
-    location = (await person.create("t.mp4", 10)).headers["location"]
+    other, location = [(await person.create("t.mp4", 10)).headers["location"] for _ in range(2)]
+    assert other != location, "nobody sends anything to one of them"
     headers = {**person.headers, **TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
     answers = [await person.http.patch(location, headers=headers, content=b"12345") for _ in range(2)]
     assert [answer.status_code for answer in answers] == [204, 409]
     assert await person.offset(location) == 5
+    answers = [await person.http.delete(location, headers={**person.headers, **TUS}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [204, 410]

@@ -43,6 +43,9 @@ _REPEATS = {
     ]
 }
 
+# What a service did answer is never asked for again (https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
+_NOT_AGAIN = ("grpc-retry-pushback-ms", "-1")
+
 _OF_STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -136,7 +139,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                         await context.abort(status, "The service failed")
                     else:
                         status = _status(domain)
-                        trailers = ((CODE, domain.code), (STATUS, str(domain.status)))
+                        trailers = ((CODE, domain.code), (STATUS, str(domain.status)), _NOT_AGAIN)
                         await context.abort(status, domain.detail, trailing_metadata=trailers)
                 finally:
                     RPC_SERVED.labels(method, status.name).observe(time.perf_counter() - started)
@@ -230,10 +233,11 @@ async def connect(address: str) -> AsyncIterator[grpc.aio.Channel]:
             ("grpc.service_config", json.dumps(_REPEATS)),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", 30000),
-            # Or it would not even try to connect between two tries of a call; the second is the time for it to connect.
+            # Or it would not even try to connect between two tries of a call.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 1000),
             ("grpc.max_reconnect_backoff_ms", 2000),
+            # How long one attempt to connect may take.
+            ("grpc.min_reconnect_backoff_ms", 1000),
         ],
     )
     try:

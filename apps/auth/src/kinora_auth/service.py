@@ -172,13 +172,17 @@ class Accounts:
         Raises WrongPassword, UserNotFound.
         """
         try:
-            before = await self._confirm(caller, change.current_password)
+            await self._set_password(caller, change)
         except WrongPassword:
             known = await store.credentials(self.pool, user_id=caller.user_id)
             if known is None or not self._is_recent(known.password_changed_at):
                 raise
             await self._confirm(caller, change.new_password)
-            return
+            # Who changed it may have ended before it could announce which sessions that ended.
+            await self.restore_revocations()
+
+    async def _set_password(self, caller: Caller, change: PasswordChange) -> None:
+        before = await self._confirm(caller, change.current_password)
         async with self.passwords.slot():
             password_hash = await self.passwords.hash(reveal(change.new_password))
         now = self.now()
@@ -338,7 +342,7 @@ class Accounts:
         return known
 
     def _is_recent(self, moment: datetime) -> bool:
-        """Whether who asks again may be one whom the answer to the first time has not reached."""
+        """Whether this is so short ago that a client may still be asking again."""
         return self.now() - moment < RECENT
 
     def _expiry(self, *, created_at: datetime, now: datetime) -> datetime:

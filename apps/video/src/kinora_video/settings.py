@@ -33,8 +33,8 @@ class VideoSettings(StoreSettings):
     upload_max_bytes: int = Field(default=10 << 30, ge=1)
     upload_ttl_seconds: int = Field(default=24 * 3600, ge=60)
     """An upload that nothing was added to for so long is given up."""
-    upload_begin_seconds: int = Field(default=60, ge=1)
-    """An upload for which no place was made within so long is given up, and does not count any more."""
+    upload_begin_seconds: int = Field(default=600, ge=1)
+    """An upload for which no place was made within so long is given up."""
     uploads_per_user: int = Field(default=20, ge=1)
     """Uploads that one user may have under way at a time."""
     link_lifetime_seconds: int = Field(default=6 * 3600, ge=60)

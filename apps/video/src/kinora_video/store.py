@@ -78,10 +78,17 @@ async def ids_of_owner(pool: Pool, owner_id: UUID, after: UUID, limit: int) -> l
 
 
 async def count_uploading(connection: Connection, owner_id: UUID) -> int:
-    """Uploads that the owner has under way. Others who count for the same owner wait until this transaction ends."""
+    """Uploads that the owner has under way. Others who count for the same owner wait until this transaction ends.
+
+    Those that never got a place for their bytes, as while the object store is away, do not keep others from it.
+    """
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", str(owner_id))
     return int(
-        await connection.fetchval("SELECT count(*) FROM videos WHERE owner_id = $1 AND state = 'uploading'", owner_id)
+        await connection.fetchval(
+            "SELECT count(*) FROM videos WHERE owner_id = $1 AND state = 'uploading'"
+            " AND (begun OR created_at > now() - interval '10 seconds')",
+            owner_id,
+        )
     )
 
 

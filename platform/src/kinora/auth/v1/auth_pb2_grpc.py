@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UsersStub:
-    """Reading users. Every call may be repeated.
+    """Reading users.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class UsersStub:
 
 
 class UsersServicer:
-    """Reading users. Every call may be repeated.
+    """Reading users.
     """
 
     def ListUsers(self, request, context):
@@ -104,7 +104,7 @@ def add_UsersServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Users:
-    """Reading users. Every call may be repeated.
+    """Reading users.
     """
 
     @staticmethod
@@ -190,7 +190,7 @@ class Users:
 
 
 class AccountsStub:
-    """Changing accounts and sessions. Calls are made once.
+    """Changing accounts and sessions.
     """
 
     def __init__(self, channel):
@@ -247,7 +247,7 @@ class AccountsStub:
 
 
 class AccountsServicer:
-    """Changing accounts and sessions. Calls are made once.
+    """Changing accounts and sessions.
     """
 
     def Register(self, request, context):
@@ -361,7 +361,7 @@ def add_AccountsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Accounts:
-    """Changing accounts and sessions. Calls are made once.
+    """Changing accounts and sessions.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsersStub:
-    """Reading users. Every call may be repeated."""
+    """Reading users."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +42,7 @@ class UsersStub:
 
 @_typing.type_check_only
 class UsersAsyncStub(UsersStub):
-    """Reading users. Every call may be repeated."""
+    """Reading users."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListUsers: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]  # type: ignore[assignment]
@@ -53,7 +53,7 @@ class UsersAsyncStub(UsersStub):
     """The caller's living sessions, latest use first."""
 
 class UsersServicer(metaclass=_abc_1.ABCMeta):
-    """Reading users. Every call may be repeated."""
+    """Reading users."""
 
     @_abc_1.abstractmethod
     def ListUsers(
@@ -82,7 +82,7 @@ class UsersServicer(metaclass=_abc_1.ABCMeta):
 def add_UsersServicer_to_server(servicer: UsersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class AccountsStub:
-    """Changing accounts and sessions. Calls are made once."""
+    """Changing accounts and sessions."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -100,7 +100,7 @@ class AccountsStub:
 
 @_typing.type_check_only
 class AccountsAsyncStub(AccountsStub):
-    """Changing accounts and sessions. Calls are made once."""
+    """Changing accounts and sessions."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_auth_pb2.RegisterRequest, _auth_pb2.Profile]  # type: ignore[assignment]
@@ -114,7 +114,7 @@ class AccountsAsyncStub(AccountsStub):
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_auth_pb2.DeleteAccountRequest, _auth_pb2.DeleteAccountResponse]  # type: ignore[assignment]
 
 class AccountsServicer(metaclass=_abc_1.ABCMeta):
-    """Changing accounts and sessions. Calls are made once."""
+    """Changing accounts and sessions."""
 
     @_abc_1.abstractmethod
     def Register(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CatalogueStub:
-    """Reading the catalogue. Every call may be repeated.
+    """Reading the catalogue.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class CatalogueStub:
 
 
 class CatalogueServicer:
-    """Reading the catalogue. Every call may be repeated.
+    """Reading the catalogue.
     """
 
     def GetMedia(self, request, context):
@@ -87,7 +87,7 @@ def add_CatalogueServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Catalogue:
-    """Reading the catalogue. Every call may be repeated.
+    """Reading the catalogue.
     """
 
     @staticmethod

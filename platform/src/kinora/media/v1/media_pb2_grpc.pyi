@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogueStub:
-    """Reading the catalogue. Every call may be repeated."""
+    """Reading the catalogue."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +40,7 @@ class CatalogueStub:
 
 @_typing.type_check_only
 class CatalogueAsyncStub(CatalogueStub):
-    """Reading the catalogue. Every call may be repeated."""
+    """Reading the catalogue."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.GetMediaRequest, _media_pb2.Media]  # type: ignore[assignment]
@@ -49,7 +49,7 @@ class CatalogueAsyncStub(CatalogueStub):
     """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids."""
 
 class CatalogueServicer(metaclass=_abc_1.ABCMeta):
-    """Reading the catalogue. Every call may be repeated."""
+    """Reading the catalogue."""
 
     @_abc_1.abstractmethod
     def GetMedia(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class VideosStub:
-    """Reading videos, as their visibility allows. Every call may be repeated.
+    """Reading videos, as their visibility allows.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class VideosStub:
 
 
 class VideosServicer:
-    """Reading videos, as their visibility allows. Every call may be repeated.
+    """Reading videos, as their visibility allows.
     """
 
     def GetVideo(self, request, context):
@@ -103,7 +103,7 @@ def add_VideosServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Videos:
-    """Reading videos, as their visibility allows. Every call may be repeated.
+    """Reading videos, as their visibility allows.
     """
 
     @staticmethod

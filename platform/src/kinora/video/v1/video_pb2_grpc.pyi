@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class VideosStub:
-    """Reading videos, as their visibility allows. Every call may be repeated."""
+    """Reading videos, as their visibility allows."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,7 +41,7 @@ class VideosStub:
 
 @_typing.type_check_only
 class VideosAsyncStub(VideosStub):
-    """Reading videos, as their visibility allows. Every call may be repeated."""
+    """Reading videos, as their visibility allows."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.GetVideoRequest, _video_pb2.Video]  # type: ignore[assignment]
@@ -51,7 +51,7 @@ class VideosAsyncStub(VideosStub):
     """The present state of upload and transcoding."""
 
 class VideosServicer(metaclass=_abc_1.ABCMeta):
-    """Reading videos, as their visibility allows. Every call may be repeated."""
+    """Reading videos, as their visibility allows."""
 
     @_abc_1.abstractmethod
     def GetVideo(
