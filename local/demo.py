@@ -12,14 +12,14 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 from environment import MADE
 from gql import Client, GraphQLRequest
-from gql.transport.exceptions import TransportError
+from gql.transport.exceptions import TransportClosed, TransportConnectionFailed, TransportError
 from gql.transport.httpx import HTTPXAsyncTransport
 from gql.transport.websockets import WebsocketsTransport
 from rich.console import Console
@@ -29,6 +29,8 @@ from tusclient.exceptions import TusCommunicationError
 
 # The platform that runs natively, unless another one is named (make cluster-demo).
 GATEWAY = os.environ.get("KINORA_GATEWAY", "http://localhost:8080")
+VERB = "make cluster-" if "KINORA_GATEWAY" in os.environ else "make "
+RECONNECTS, RECONNECT_SECONDS = 10, 1
 CHUNK_BYTES = 8 << 20
 CLIP = MADE / "demo" / "clip.mp4"
 DELETE = f"KINORA_GATEWAY={GATEWAY} .kinora/venv/bin/python local/demo.py --delete"
@@ -96,13 +98,33 @@ async def send(path: Path, url: str, token: str, show: Callable[[int], None]) ->
         show(uploader.offset)
 
 
-async def follow(socket: Any, video: str, progress: Progress) -> dict[str, Any]:
+async def states(token: str, video: str) -> AsyncIterator[dict[str, Any]]:
+    """The state of a video and every newer one until it ends; connected anew where that breaks, as in a rollout."""
+    broken = 0
+    while True:
+        socket = WebsocketsTransport(
+            f"{GATEWAY.replace('http', 'ws')}/graphql",
+            subprotocols=["graphql-transport-ws"],
+            init_payload={"authorization": f"Bearer {token}"},
+        )
+        try:
+            async with Client(transport=socket) as live:
+                async for answer in live.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": video})):
+                    yield answer["videoProgress"]
+            return
+        except (TransportClosed, TransportConnectionFailed):
+            broken += 1
+            if broken > RECONNECTS:
+                raise
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def follow(token: str, video: str, progress: Progress) -> dict[str, Any]:
     """Show the transcoding of every rendition until the video is ready; the last state."""
     tasks: dict[str, TaskID] = {}
     last: dict[str, Any] = {}
     playable = False
-    async for answer in socket.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": video})):
-        last = answer["videoProgress"]
+    async for last in states(token, video):
         for rendition in last["renditions"]:
             name = rendition["name"]
             if name not in tasks:
@@ -138,11 +160,6 @@ async def demo(given: str | None) -> None:
         created = (await api.execute(GraphQLRequest(CREATE, variable_values=wanted)))["createUpload"]
         if created["__typename"] != "CreateUploadPayload":
             raise Failure(f"The upload was refused ({created['code']}): {created['message']}")
-        socket = WebsocketsTransport(
-            f"{GATEWAY.replace('http', 'ws')}/graphql",
-            subprotocols=["graphql-transport-ws"],
-            init_payload={"authorization": f"Bearer {token}"},
-        )
         columns = (TextColumn("{task.description:20}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             task = progress.add_task(f"Uploading {path.name}"[:20], total=path.stat().st_size)
@@ -151,8 +168,8 @@ async def demo(given: str | None) -> None:
                 progress.update(task, completed=offset)
 
             try:
-                async with Client(transport=socket) as live, asyncio.TaskGroup() as together:
-                    following = together.create_task(follow(live, created["id"], progress))
+                async with asyncio.TaskGroup() as together:
+                    following = together.create_task(follow(token, created["id"], progress))
                     together.create_task(send(path, created["uploadUrl"], token, show))
             except ExceptionGroup as broken:
                 raise broken.exceptions[0] from None
@@ -166,7 +183,9 @@ async def demo(given: str | None) -> None:
     player = next((f"{name} " for name in ("mpv", "vlc", "ffplay") if shutil.which(name)), "")
     console.print(f"\nReady in {sizes}. It plays here, in any HLS player:\n")
     console.print(f"  {player}[bold]{video['streamUrl']}[/]\n", soft_wrap=True)
-    console.print("`make demo FILE=my.mp4` takes another file, `make status` shows what runs, `make down` stops it.")
+    console.print(
+        f"`{VERB}demo FILE=my.mp4` takes another file, `{VERB}status` shows what runs, `{VERB}down` stops it."
+    )
 
 
 def must_play(url: str) -> None:
@@ -209,7 +228,7 @@ def main() -> int:
         return 1
     except (TransportError, TusCommunicationError, httpx.HTTPError, OSError, subprocess.CalledProcessError) as error:
         console.print(f"[red]✗[/] {type(error).__name__}: {error}", soft_wrap=True)
-        console.print("`make status` shows which part is not well, `make logs S=<part>` why.")
+        console.print(f"`{VERB}status` shows which part is not well.")
         return 1
     except KeyboardInterrupt:
         console.print("\nInterrupted; what was uploaded so far stays until the account is deleted.")
