@@ -52,7 +52,7 @@ async def test_a_version_that_never_becomes_ready_gets_no_traffic_until_a_push_t
 ) -> None:
     old = cluster.images("graphql")
     broken = version("graphql", of="auth")  # an image that has no such program
-    async with load(person, video, clip("short").path, once=True) as running:
+    async with load(person, video, clip("short").path) as running:
         with cluster.pushed({version_file("graphql"): f"version: {broken}\n"}, "Roll out what cannot start"):
             await until(lambda: restarts(cluster, "graphql", broken) > 0, what="the new version to fail")
             endpoints = addresses(cluster, "graphql")
@@ -71,7 +71,7 @@ async def test_a_migration_that_fails_stops_its_rollout_and_the_old_version_goes
     old = cluster.get("deployment", "auth")
     assert old is not None
     broken = version("auth", of="media")  # an image that knows no migrations of auth
-    async with load(person, video, clip("short").path, once=True) as running:
+    async with load(person, video, clip("short").path) as running:
         with cluster.pushed(
             {version_file("auth"): f"version: {broken}\n"}, "Roll out a migration that fails"
         ) as commit:
