@@ -62,7 +62,7 @@ async def test_a_version_that_never_becomes_ready_gets_no_traffic_until_a_push_t
             assert cluster.application("graphql")["health"]["status"] != "Healthy"
         await back(cluster, "graphql")
     assert running.failures == []
-    assert running.answers["graphql"] > 20
+    assert running.answers["query"] > 20
 
 
 async def test_a_migration_that_fails_stops_its_rollout_and_the_old_version_goes_on(
