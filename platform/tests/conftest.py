@@ -1,11 +1,18 @@
 """Every test makes its own schema, queues, keys and database, and removes them."""
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import aio_pika
 import asyncpg
+import httpx
 import pytest
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel
@@ -18,6 +25,7 @@ from kinora_kit.consumer import Queue
 from kinora_kit.mongo import Database
 from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
+from kinora_kit.testing import eventually, free_port
 
 
 @pytest.fixture(scope="session")
@@ -143,3 +151,67 @@ async def objects(kit: dict[str, str]) -> AsyncIterator[ObjectStore]:
     keys = kit["S3_ACCESS_KEY"], kit["S3_SECRET_KEY"]
     async with s3.connect(kit["S3_URL"], access_key=keys[0], secret_key=keys[1]) as store:
         yield store
+
+
+class Running:
+    """A real process that serves example_service.py."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.port = free_port()
+        self.output = folder / "output"
+        environment = {f"KINORA_{name.upper()}": value for name, value in settings.items()}
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).parent / "example_service.py")],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "KINORA_HTTP_PORT": str(self.port),
+                    "KINORA_PASSWORD": "do-not-print-me",
+                    **environment,
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=20)
+
+    async def accepts(self) -> bool:
+        assert self.process.poll() is None, self.output.read_text()
+        try:
+            await self.client.get("/healthz")
+        except httpx.TransportError:
+            return False
+        return True
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    async def logged(self, request_id: str) -> list[dict[str, Any]]:
+        """The lines of one request. The last one is written when the answer is already out."""
+        found: list[dict[str, Any]] = []
+
+        def complete() -> bool:
+            lines = [json.loads(line) for line in self.output.read_text().splitlines() if line.startswith("{")]
+            found[:] = [line for line in lines if line.get("request_id") == request_id]
+            return bool(found) and found[-1]["event"] == "request"
+
+        await eventually(complete)
+        return found
+
+
+@contextlib.asynccontextmanager
+async def _running(folder: Path, **settings: str) -> AsyncIterator[Running]:
+    folder.mkdir(exist_ok=True)
+    service = Running(folder, **settings)
+    try:
+        await eventually(service.accepts, seconds=60)
+        yield service
+    finally:
+        await service.client.aclose()
+        service.process.kill()
+        service.process.wait()
+
+
+@pytest.fixture(scope="session")
+def running() -> Callable[..., contextlib.AbstractAsyncContextManager[Running]]:
+    """``running(folder, **settings)``: a process that serves example_service.py, stopped at the end of the block."""
+    return _running

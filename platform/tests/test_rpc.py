@@ -10,13 +10,17 @@ import grpc
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import Message
 from redis.asyncio import Redis
 from structlog.contextvars import bound_contextvars, get_contextvars
 
+from kinora.auth.v1 import auth_pb2
+from kinora.media.v1 import media_pb2
 from kinora_kit import identity, logs, rpc
 from kinora_kit.errors import Conflict, DomainError, NotFound, NotSignedIn, Unavailable
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.outages import as_domain_error
+from kinora_kit.structs import to_struct
 from kinora_kit.testing import eventually, free_port
 
 ISSUER = "https://kit.test"
@@ -32,17 +36,19 @@ class Keys:
 class Service:
     """A gRPC service with one method, ``Ask``, that answers what ``answer`` says; its calls are counted."""
 
-    def __init__(self, answer: Answer, *, name: str = "kit.v1.Reading") -> None:
+    def __init__(self, answer: Answer, *, name: str = "kit.v1.Reading", takes: type[Message] | None = None) -> None:
         self.answer = answer
+        self.takes = takes
         self.name = name
         self.calls = 0
 
-    async def _ask(self, request: bytes, context: object) -> bytes:
+    async def _ask(self, request: object, context: object) -> bytes:
         self.calls += 1
         return (await self.answer()).encode()
 
     def register(self, server: grpc.aio.Server) -> None:
-        ask: Any = grpc.unary_unary_rpc_method_handler(self._ask)
+        read = self.takes.FromString if self.takes else None
+        ask: Any = grpc.unary_unary_rpc_method_handler(self._ask, request_deserializer=read)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(self.name, {"Ask": ask}),))
 
 
@@ -330,3 +336,29 @@ async def test_a_method_that_is_not_there_is_unimplemented() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ask(channel, service="kit.v1.Absent")
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+NUL = "a\0b"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        media_pb2.GetMediaRequest(id=NUL),
+        auth_pb2.RegisterRequest(username="a", client=auth_pb2.Client(user_agent=NUL)),
+        auth_pb2.ListUsersRequest(ids=["a", NUL]),
+        media_pb2.UpdateMediaRequest(id="a", tags=media_pb2.TagList(tags=[NUL])),
+        media_pb2.UpdateMediaRequest(id="a", attributes=to_struct({"a": [{"b": NUL}]})),
+        media_pb2.UpdateMediaRequest(id="a", attributes=to_struct({NUL: 1})),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+async def test_a_message_with_nul_is_refused_before_the_service_sees_it(message: Message) -> None:
+    service = Service(who, takes=type(message))
+    async with serving(service) as address, rpc.connect(address) as channel:
+        call: Any = channel.unary_unary("/kit.v1.Reading/Ask", request_serializer=type(message).SerializeToString)
+        with pytest.raises(rpc.RemoteError) as caught:
+            await call(message)
+        assert (caught.value.status, caught.value.code) == (422, "invalid_input")
+        await call(type(message)())
+    assert service.calls == 1

@@ -1,39 +1,26 @@
-"""The app factory: what every service answers, logs, counts and refuses in the same way."""
+"""The app factory: what every service is made of, and how it answers errors and probes."""
 
-import asyncio
 import contextlib
-import re
-import secrets
-import signal
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import FrameType
 from typing import Any, Protocol
 
-import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars, get_contextvars
 
 from kinora_kit import logs
-from kinora_kit.errors import DomainError, InvalidInput, TooLarge, problem
+from kinora_kit.edge import Edge, problem_response
+from kinora_kit.errors import DomainError, InvalidInput
 from kinora_kit.health import Check, Health
-from kinora_kit.metrics import HTTP_IN_FLIGHT, HTTP_REQUESTS
 from kinora_kit.outages import as_domain_error
+from kinora_kit.server import serve
 from kinora_kit.settings import Settings
 
 log = logs.get(__name__)
-
-# What a client may choose for its request id: enough to find it again, too little to write into a log.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_QUIET = {"/healthz", "/readyz", "/metrics"}
 
 
 class Wired(Protocol):
@@ -41,90 +28,6 @@ class Wired(Protocol):
 
     @property
     def checks(self) -> Mapping[str, Check]: ...
-
-
-def _template(scope: Scope, mounted_at: str) -> str:
-    """The route's template, never the path: a label must not grow with the number of videos."""
-    # FastAPI keeps the route as it was written, and beside it where its router was included.
-    included = scope.get("fastapi", {}).get("effective_route_context")
-    path = getattr(included or scope.get("route"), "path", None)
-    if path is None:
-        return "unmatched"
-    return str(scope.get("root_path", "").removeprefix(mounted_at) + path)
-
-
-class Edge:
-    """Request id, trace, one log line, metrics, and the limit on a body. Plain ASGI, so that streams stay streams."""
-
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
-        self._app = app
-        self._max_body_bytes = max_body_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        trace = headers.get("traceparent", "")
-        logs.traceparent.set(trace if _TRACEPARENT.fullmatch(trace) else logs.new_traceparent())
-        with bound_contextvars(request_id=request_id):
-            if scope["type"] == "websocket":
-                await self._app(scope, receive, send)
-            else:
-                await self._http(scope, receive, send, request_id)
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        started = time.perf_counter()
-        status = 500
-        received = 0
-        mounted_at = scope.get("root_path", "")
-        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-        declared = int(lengths[0]) if lengths and lengths[0].isdigit() else 0
-
-        async def limited() -> Message:
-            nonlocal received
-            if declared > self._max_body_bytes:  # before a byte of it has come
-                raise TooLarge(f"A request body may have at most {self._max_body_bytes} bytes")
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise TooLarge(f"A request body may have at most {self._max_body_bytes} bytes")
-            return message
-
-        async def stamped(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message.setdefault("headers", []).append((b"x-request-id", request_id.encode()))
-            await send(message)
-
-        HTTP_IN_FLIGHT.inc()
-        try:
-            await self._app(scope, limited, stamped)
-        finally:
-            HTTP_IN_FLIGHT.dec()
-            seconds = time.perf_counter() - started
-            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-            HTTP_REQUESTS.labels(method, _template(scope, mounted_at), str(status)).observe(seconds)
-            if scope["path"] not in _QUIET:
-                log.info(
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=status,
-                    milliseconds=round(seconds * 1000, 1),
-                )
-
-
-def _answer(request: Request, error: DomainError) -> JSONResponse:
-    return JSONResponse(
-        problem(error, instance=request.url.path, request_id=get_contextvars().get("request_id")),
-        status_code=error.status,
-        headers=error.headers,
-        media_type="application/problem+json",
-    )
 
 
 class _HTTPProblem(DomainError):
@@ -148,14 +51,14 @@ async def _on_error(request: Request, error: Exception) -> Response:
         known = _Defect()
     elif known is not error:
         log.warning("a dependency is away", error=repr(error))
-    return _answer(request, known)
+    return problem_response(request, known)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
     if isinstance(error.__cause__, DomainError):  # FastAPI wraps what is raised while it reads a body
-        return _answer(request, error.__cause__)
-    return _answer(request, _HTTPProblem(error))
+        return problem_response(request, error.__cause__)
+    return problem_response(request, _HTTPProblem(error))
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -164,7 +67,9 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     errors = [
         {"field": ".".join(str(part) for part in item["loc"][1:]), "message": item["msg"]} for item in error.errors()
     ]
-    return _answer(request, InvalidInput("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors))
+    return problem_response(
+        request, InvalidInput("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
+    )
 
 
 class CatchAll:
@@ -238,52 +143,14 @@ def create_app(
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(DomainError, _on_error)
     app.add_middleware(CatchAll)
-    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Edge, settings=settings)
     app.include_router(_health_routes(health))
     for router in routers:
         app.include_router(router)
     return app
 
 
-class _Server(uvicorn.Server):
-    """Says "not ready" for a while before it stops accepting, so that no balancer sends to a closed port."""
-
-    def __init__(self, config: uvicorn.Config, health: Health, delay_seconds: float) -> None:
-        super().__init__(config)
-        self._health = health
-        self._delay = delay_seconds
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def startup(self, sockets: Any = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        second_time = self._health.draining
-        self._health.draining = True
-        if self._loop is None or self._delay == 0 or second_time or sig == signal.SIGINT:
-            super().handle_exit(sig, frame)
-            return
-        stop = super().handle_exit
-        self._loop.call_soon_threadsafe(self._loop.call_later, self._delay, stop, sig, frame)
-
-
 def run(app: FastAPI, settings: Settings) -> None:
     """Serve until told to stop, then drain."""
     logs.configure(settings.service, settings.log_level)
-    config = uvicorn.Config(
-        app,
-        host=settings.http_host,
-        port=settings.http_port,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.trusted_proxies,
-        server_header=False,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=settings.drain_timeout_seconds,
-        timeout_keep_alive=75,  # longer than the gateway's, so that it is never we who close under a request
-        limit_concurrency=1000,
-        ws="websockets-sansio",
-        ws_max_size=settings.max_body_bytes,
-    )
-    _Server(config, app.state.health, settings.drain_delay_seconds).run()
+    serve(app, settings, app.state.health)

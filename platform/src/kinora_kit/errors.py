@@ -54,6 +54,27 @@ class Conflict(DomainError):
     title = "This conflicts with what is already there"
 
 
+class MalformedRequest(DomainError):
+    """It cannot be read at all. What can be read and has the wrong shape is InvalidInput."""
+
+    code = "malformed_request"
+    title = "The request cannot be read"
+
+
+class RequestTimeout(DomainError):
+    status = 408
+    code = "request_timeout"
+    title = "The request came too slowly"
+
+
+class ClientClosedRequest(DomainError):
+    """For logs and metrics, where 499 is what gateways write: the client left before its request was complete."""
+
+    status = 499
+    code = "client_closed_request"
+    title = "The client has closed the connection"
+
+
 class TooLarge(DomainError):
     status = 413
     code = "too_large"
@@ -78,6 +99,15 @@ class TooManyRequests(DomainError):
             f"Too many attempts, try again in {retry_after_seconds} s",
             headers={"Retry-After": str(retry_after_seconds)},
         )
+
+
+class TooManyAtOnce(DomainError):
+    status = 429
+    code = "too_many_at_once"
+    title = "Too much of this is under way at a time"
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail, headers={"Retry-After": "1"})
 
 
 class Unavailable(DomainError):

@@ -8,15 +8,16 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import Message
 from structlog.contextvars import bound_contextvars, get_contextvars
 
 from kinora_kit import logs
-from kinora_kit.errors import DomainError, NotSignedIn
+from kinora_kit.errors import DomainError, InvalidInput, NotSignedIn
 from kinora_kit.identity import Caller, TokenVerifier, bearer
 from kinora_kit.metrics import RPC_CALLED, RPC_SERVED
 from kinora_kit.outages import as_domain_error
@@ -87,6 +88,21 @@ def signed_in() -> Caller:
     return caller
 
 
+def _holds_nul(value: object) -> bool:
+    """In any text of a message. PostgreSQL stores none; edge.py refuses it in JSON; a GraphQL literal may hold it."""
+    match value:
+        case str():
+            return "\0" in value
+        case Message():
+            return any(_holds_nul(inner) for _, inner in value.ListFields())
+        case Mapping():
+            return any(_holds_nul(key) or _holds_nul(inner) for key, inner in value.items())
+        case Sequence() if not isinstance(value, bytes):
+            return any(_holds_nul(inner) for inner in value)
+        case _:
+            return False
+
+
 class RemoteError(DomainError):
     """A domain error of another service, with the code it had there."""
 
@@ -127,6 +143,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                     if token is not None and self._verifier is not None:
                         _caller.set(await self._verifier.verify(token))
                         access_token.set(token)
+                    if _holds_nul(request):
+                        raise InvalidInput("Text holds no NUL character")
                     return await inner(request, context)
                 except asyncio.CancelledError:
                     status = grpc.StatusCode.CANCELLED

@@ -32,6 +32,17 @@ class Settings(BaseSettings):
     drain_timeout_seconds: int = Field(default=20, ge=1)
     """How long requests in flight may take once no new ones are accepted."""
     max_body_bytes: int = Field(default=1 << 20, ge=1)
+    head_timeout_seconds: float = Field(default=10, gt=0)
+    """How long the line and the headers of a request may take to arrive."""
+    body_timeout_seconds: float = Field(default=10, gt=0)
+    """How long a body may take to arrive, beside the time that its bytes take at the slowest rate."""
+    body_min_bytes_per_second: int = Field(default=16 << 10, ge=1)
+    unfinished_bodies: int = Field(default=500, ge=1)
+    """Bodies that may be arriving at a time."""
+    unfinished_bodies_per_client: int = Field(default=20, ge=1)
+    """Of these, from one address."""
+    max_requests: int = Field(default=1000, ge=1)
+    """Requests that are answered at a time. Those of health and metrics come on top."""
 
 
 S = TypeVar("S", bound=Settings)

@@ -1,0 +1,248 @@
+"""The edge of a process: what holds for every request, before any route is looked for.
+
+A request gets an id, a trace, one log line and a metric. Its body is read here, whole: bounded in size, time, rate and
+number, and held to strict_json.py when it is JSON. So no route waits for a slow client, and none has to think of what a
+hostile one sends. Plain ASGI: responses may stream.
+"""
+
+import asyncio
+import ipaddress
+import json
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars, get_contextvars
+
+from kinora_kit import logs, strict_json
+from kinora_kit.errors import (
+    ClientClosedRequest,
+    DomainError,
+    MalformedRequest,
+    RequestTimeout,
+    TooLarge,
+    TooManyAtOnce,
+    Unavailable,
+    problem,
+)
+from kinora_kit.metrics import HTTP_IN_FLIGHT, HTTP_REQUESTS
+from kinora_kit.settings import Settings
+
+log = logs.get(__name__)
+
+# What a client may choose for its request id: enough to find it again, too little to write into a log.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+PROBES = {"/healthz", "/readyz", "/metrics"}
+"""Asked by the kubelet and Prometheus. They are answered however full the process is, and not logged."""
+
+
+def problem_response(request: Request, error: DomainError) -> JSONResponse:
+    return JSONResponse(
+        problem(error, instance=request.url.path, request_id=get_contextvars().get("request_id")),
+        status_code=error.status,
+        headers=error.headers,
+        media_type="application/problem+json",
+    )
+
+
+def client_network(scope: Scope) -> str:
+    """Whom limits count: an IPv6 client owns at least a /64, an IPv4 client one address."""
+    host = str(scope["client"][0]) if scope.get("client") else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
+
+
+def _template(scope: Scope, mounted_at: str) -> str:
+    """The route's template, never the path: a label must not grow with the number of videos."""
+    # FastAPI keeps the route as it was written, and beside it where its router was included.
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    path = getattr(included or scope.get("route"), "path", None)
+    if path is None:
+        return "unmatched"
+    return str(scope.get("root_path", "").removeprefix(mounted_at) + path)
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+class _Bodies:
+    """Reads bodies while they arrive, and bounds how many are unfinished at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._unfinished: Counter[str] = Counter()
+
+    async def read(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body.
+
+        Raises ClientClosedRequest, RequestTimeout, TooLarge, TooManyAtOnce, Unavailable, MalformedRequest.
+        """
+        declared = _header(scope, b"content-length")
+        if not declared and not _header(scope, b"transfer-encoding"):
+            return b""
+        if declared.isdigit() and int(declared) > self._settings.max_body_bytes:  # before a byte of it has come
+            raise TooLarge(f"A request body may have at most {self._settings.max_body_bytes} bytes")
+        with self._counted(client_network(scope)):
+            body = await self._arriving(receive)
+        if b"json" in _header(scope, b"content-type").lower():
+            _must_be_json(body)
+        return body
+
+    @contextmanager
+    def _counted(self, client: str) -> Iterator[None]:
+        if self._unfinished[client] >= self._settings.unfinished_bodies_per_client:
+            raise TooManyAtOnce("Too many requests from this address are unfinished, complete them first")
+        if self._unfinished.total() >= self._settings.unfinished_bodies:
+            raise Unavailable("Too many requests are unfinished at the moment, try again", headers={"Retry-After": "1"})
+        self._unfinished[client] += 1
+        try:
+            yield
+        finally:
+            self._unfinished[client] -= 1
+            if not self._unfinished[client]:
+                del self._unfinished[client]
+
+    async def _arriving(self, receive: Receive) -> bytes:
+        started = time.monotonic()
+        body = bytearray()
+        while True:
+            # Each byte buys the time that it takes at the slowest rate, so a trickle buys next to nothing.
+            earned = len(body) / self._settings.body_min_bytes_per_second
+            patience = started + self._settings.body_timeout_seconds + earned - time.monotonic()
+            try:
+                async with asyncio.timeout(patience):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestTimeout from None
+            if message["type"] == "http.disconnect":
+                raise ClientClosedRequest
+            body += message.get("body", b"")
+            if len(body) > self._settings.max_body_bytes:
+                raise TooLarge(f"A request body may have at most {self._settings.max_body_bytes} bytes")
+            if not message.get("more_body", False):
+                return bytes(body)
+
+
+def _must_be_json(body: bytes) -> None:
+    if not body:  # whether a body is needed at all is the route's affair
+        return
+    try:
+        strict_json.loads(body)
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(f"The body is not JSON as this service takes it: {error.msg}") from None
+
+
+def _must_be_text(scope: Scope) -> None:
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise MalformedRequest("The address holds a NUL character")
+
+
+class Edge:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._bodies = _Bodies(settings)
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        given = _header(scope, b"x-request-id").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        trace = _header(scope, b"traceparent").decode("latin-1")
+        logs.traceparent.set(trace if _TRACEPARENT.fullmatch(trace) else logs.new_traceparent())
+        with bound_contextvars(request_id=request_id):
+            if scope["type"] == "websocket":
+                await self._app(scope, receive, send)
+            else:
+                await self._http(scope, receive, send, request_id)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        started = time.perf_counter()
+        status = 500
+        mounted_at = scope.get("root_path", "")
+
+        async def stamped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message.setdefault("headers", []).append((b"x-request-id", request_id.encode()))
+            await send(message)
+
+        HTTP_IN_FLIGHT.inc()
+        try:
+            await self._answer(scope, receive, stamped)
+        except ClientClosedRequest as gone:
+            status = gone.status  # nobody is there to hear it
+        finally:
+            HTTP_IN_FLIGHT.dec()
+            seconds = time.perf_counter() - started
+            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+            HTTP_REQUESTS.labels(method, _template(scope, mounted_at), str(status)).observe(seconds)
+            if scope["path"] not in PROBES:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    milliseconds=round(seconds * 1000, 1),
+                )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        try:
+            _must_be_text(scope)
+            # Nobody reads the body of these two, so nobody waits for it.
+            given = receive if scope["method"] in ("GET", "HEAD") else await self._body(scope, receive)
+            self._begin()
+        except ClientClosedRequest:
+            raise
+        except DomainError as error:
+            await problem_response(Request(scope), error)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, given, send)
+        finally:
+            self._in_flight -= 1
+
+    def _begin(self) -> None:
+        if self._in_flight >= self._settings.max_requests:
+            raise Unavailable("Too many requests at the moment, try again", headers={"Retry-After": "1"})
+        self._in_flight += 1
+
+    async def _body(self, scope: Scope, receive: Receive) -> Receive:
+        """What the app receives from: the whole body, or the error, so that it is answered as the route answers all."""
+        body, refusal = b"", None
+        try:
+            body = await self._bodies.read(scope, receive)
+        except ClientClosedRequest:
+            raise
+        except DomainError as error:
+            refusal = error
+        told = False
+
+        async def given() -> Message:
+            nonlocal told
+            if told:
+                return await receive()
+            told = True
+            if refusal is not None:
+                raise refusal
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return given

@@ -1,0 +1,120 @@
+"""uvicorn as every service runs it: drained before it stops, and with bounds on how long a request may take."""
+
+import asyncio
+import resource
+import signal
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from kinora_kit.health import Health
+from kinora_kit.settings import Settings
+
+MAX_HEAD_BYTES = 64 << 10
+LINGER_SECONDS = 5.0
+"""How long what is left of a body may still come after its answer. Closing at once would reset the connection, and the
+answer could be lost with it."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes connections that are slow to say what they want. The body's own bounds are edge.py's."""
+
+    head_seconds: float
+    _deadline: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _in_body = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect(self.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_body:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_body or self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.transport.close()
+        elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect(self.head_seconds)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # uvicorn adds the trailers of a chunked body to the headers, where the app would take them for the gateway's.
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_body, self._head_bytes = True, 0
+        self._expect(None)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+        if self._deadline is not None:  # it was answered before
+            self._expect(self.timeout_keep_alive)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_body:
+            self._expect(LINGER_SECONDS)
+
+    def _expect(self, seconds: float | None) -> None:
+        """Close the connection after that time, unless this is called again before."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
+
+
+class _Server(uvicorn.Server):
+    """Says "not ready" for a while before it stops accepting, so that no balancer sends to a closed port."""
+
+    def __init__(self, config: uvicorn.Config, health: Health, delay_seconds: float) -> None:
+        super().__init__(config)
+        self._health = health
+        self._delay = delay_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: Any = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        second_time = self._health.draining
+        self._health.draining = True
+        if self._loop is None or self._delay == 0 or second_time or sig == signal.SIGINT:
+            super().handle_exit(sig, frame)
+            return
+        stop = super().handle_exit
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._delay, stop, sig, frame)
+
+
+def serve(app: ASGIApp, settings: Settings, health: Health) -> None:
+    """Serve until told to stop, then drain."""
+    # Connections are bounded by how long each may take, so there is room for many; the default is often 1024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    config = uvicorn.Config(
+        app,
+        host=settings.http_host,
+        port=settings.http_port,
+        http=type("Protocol", (BoundedProtocol,), {"head_seconds": settings.head_timeout_seconds}),
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
+        server_header=False,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=settings.drain_timeout_seconds,
+        timeout_keep_alive=75,  # longer than the gateway's, so that it is never we who close under a request
+        ws="websockets-sansio",
+        ws_max_size=settings.max_body_bytes,
+    )
+    _Server(config, health, settings.drain_delay_seconds).run()

@@ -1,0 +1,277 @@
+"""What holds for every request of every service: what a slow, a hostile or a vanishing client can and cannot do."""
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from kinora_kit.testing import eventually
+
+Running = Any
+Run = Callable[..., contextlib.AbstractAsyncContextManager[Running]]
+
+SOMEBODY, SOMEBODY_ELSE = "127.0.0.2", "127.0.0.3"
+"""Of the loopback network, and no trusted proxies: each is a client with an address of its own."""
+
+HALF_HEAD = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HALF_BODY = HALF_HEAD + b"Content-Length: 20\r\n\r\n" + b'{"name":'
+
+
+@pytest.fixture(scope="module")
+async def service(running: Run, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    async with running(
+        tmp_path_factory.mktemp("example"), head_timeout_seconds="1", body_timeout_seconds="1"
+    ) as service:
+        yield service
+
+
+class Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def rest(self) -> bytes:
+        """What comes until the other side closes."""
+        async with asyncio.timeout(15):
+            try:
+                return await self.reader.read()
+            except ConnectionResetError:
+                return b""
+
+    async def status(self) -> int:
+        async with asyncio.timeout(15):
+            return int((await self.reader.readuntil(b"\r\n\r\n")).split()[1])
+
+
+@contextlib.asynccontextmanager
+async def connected(service: Running, address: str = SOMEBODY) -> AsyncIterator[Connection]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, local_addr=(address, 0))
+    try:
+        yield Connection(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def get(service: Running, path: str, address: str = SOMEBODY_ELSE) -> int:
+    async with connected(service, address) as connection:
+        await connection.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        return await connection.status()
+
+
+async def counted(service: Running, status: int) -> float:
+    text = (await service.client.get("/metrics")).text
+    counts = re.findall(rf'^kinora_http_request_seconds_count{{.*status="{status}"}} (\S+)$', text, re.MULTILINE)
+    return sum(map(float, counts))
+
+
+# What is no request ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b'{"name": "\xff"}',
+        '{"name": "x"}'.encode("utf-16"),
+        b'{"name": "\\ud800"}',
+        b'{"name": "\\udc00\\ud800"}',
+        b'{"\\ud800": 1}',
+        b'{"name": "\\u0000"}',
+        b'{"name": ' + b"[" * 100_000,
+        b'{"name": ' + b"[" * 200 + b"]" * 200 + b"}",
+        b'{"name": ' * 30_000,
+        b'{"size": NaN}',
+        b'{"size": 1e999}',
+        b'{"size": ' + b"9" * 5000 + b"}",
+    ],
+    ids=lambda body: str(body[:16]),
+)
+@pytest.mark.parametrize("path", ["/things", "/raw"])
+@pytest.mark.parametrize("content_type", ["application/json", "Application/Problem+JSON; charset=utf-8"])
+async def test_json_that_cannot_be_kept_is_malformed(
+    *, service: Running, path: str, content_type: str, body: bytes
+) -> None:
+    answer = await service.client.post(path, content=body, headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    assert "ud800" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("\\ud83d\\ude00", "\U0001f600"), ("\\\\ud80", "\\ud80"), ("\\u00e9", "\u00e9")]
+)
+async def test_json_with_escapes_of_whole_characters_is_taken(service: Running, name: str, kept: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = await service.client.post("/things", content=f'{{"name": "{name}"}}', headers=headers)
+    assert answer.json() == {"name": kept}
+
+
+@pytest.mark.parametrize("path", ["/things/%00", "/things/1?x=%00", "/nothing/a%00b"])
+async def test_an_address_with_nul_is_malformed(service: Running, path: str) -> None:
+    answer = await service.client.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("sent", [HALF_BODY, HALF_HEAD + b"Transfer-Encoding: chunked\r\n\r\n8\r\n{"])
+@pytest.mark.parametrize("path", [b"/things", b"/raw", b"/nothing"])
+async def test_a_client_that_goes_away_in_its_body_is_499_and_no_failure(
+    service: Running, path: bytes, sent: bytes
+) -> None:
+    failures, left, given = await counted(service, 500), await counted(service, 499), f"gone-{uuid4()}"
+    async with connected(service) as connection:
+        head, _, rest = sent.replace(b"/things", path).partition(b"\r\n")
+        await connection.send(head + f"\r\nX-Request-Id: {given}\r\n".encode() + rest)
+    (line,) = await service.logged(given)
+    assert (line["status"], line["level"]) == (499, "info")
+    assert (await counted(service, 500), await counted(service, 499)) == (failures, left + 1)
+
+
+async def test_trailers_are_no_headers(service: Running) -> None:
+    async with connected(service) as connection:
+        head = b"GET /who HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-User-Id\r\n"
+        await connection.send(head + b"Connection: close\r\n\r\n0\r\nX-User-Id: %s\r\n\r\n" % str(uuid4()).encode())
+        assert json.loads((await connection.rest()).rpartition(b"\r\n\r\n")[2]) == {"user_id": None}
+
+
+# What is slow ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "trickle"),
+    [(b"", b""), (b"\r\n", b"\r\n"), (b"POST /thi", b"x"), (HALF_HEAD, b""), (HALF_HEAD + b"X: ", b"x")],
+)
+async def test_a_head_that_does_not_end_is_closed(service: Running, sent: bytes, trickle: bytes) -> None:
+    started = time.monotonic()
+    async with connected(service) as connection:
+        await connection.send(sent)
+
+        async def on() -> None:
+            with contextlib.suppress(ConnectionError):
+                while trickle:
+                    await connection.send(trickle)
+                    await asyncio.sleep(0.1)
+
+        trickling = asyncio.create_task(on())
+        assert await connection.rest() == b""
+        trickling.cancel()
+    assert 0.9 < time.monotonic() - started < 6
+
+
+async def test_a_second_head_that_does_not_end_is_closed_too(service: Running) -> None:
+    async with connected(service) as connection:
+        await connection.send(b"GET /things/1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await connection.status() == 200
+        await connection.send(b"GET /things/1 HTTP/1.1\r\nHo")
+        assert b"HTTP/1.1" not in await connection.rest()
+
+
+async def test_a_head_without_end_is_closed_before_it_fills_the_memory(service: Running) -> None:
+    async with connected(service) as connection:
+        with contextlib.suppress(ConnectionError):
+            await connection.send(HALF_HEAD)
+            for number in range(100):
+                await connection.send(b"X-%d: %s\r\n" % (number, b"x" * 4096))
+        assert await connection.rest() == b""
+
+
+@pytest.mark.parametrize("trickle", [b"", b" "])
+@pytest.mark.parametrize("path", [b"/things", b"/raw", b"/nothing"])
+async def test_a_body_that_does_not_come_is_a_timeout_of_the_client(
+    service: Running, path: bytes, trickle: bytes
+) -> None:
+    started, sent = time.monotonic(), HALF_BODY.replace(b"/things", path).replace(b"20", b"2000")
+    async with connected(service) as connection:
+        await connection.send(sent)
+
+        async def on() -> None:
+            with contextlib.suppress(ConnectionError):
+                while trickle:
+                    await connection.send(trickle)
+                    await asyncio.sleep(0.1)
+
+        trickling = asyncio.create_task(on())
+        assert await connection.status() == (404 if path == b"/nothing" else 408)
+        assert 0.9 < time.monotonic() - started < 5
+        await connection.rest()  # what goes on after its answer is closed as well
+        trickling.cancel()
+    assert time.monotonic() - started < 12
+
+
+async def test_a_body_may_take_as_long_as_its_bytes_take_at_the_slowest_rate(service: Running) -> None:
+    async with connected(service) as connection:
+        body = b'{"name": "x"' + b" " * 40_000 + b"}"
+        await connection.send(HALF_HEAD + b"Content-Length: %d\r\n\r\n" % len(body))
+        for at in range(0, len(body), 2000):  # 20 KB/s, for twice the time that a body has without its bytes
+            await connection.send(body[at : at + 2000])
+            await asyncio.sleep(0.1)
+        assert await connection.status() == 201
+
+
+# What is many ---------------------------------------------------------------------------------------------------------
+
+
+async def test_unfinished_bodies_are_counted_by_client(running: Run, tmp_path: Path) -> None:
+    async with (
+        running(tmp_path, unfinished_bodies_per_client="2") as service,
+        connected(service) as first,
+        connected(service) as second,
+    ):
+        await first.send(HALF_BODY)
+        await second.send(HALF_BODY)
+
+        async def one_too_many() -> bool:
+            async with connected(service) as third:
+                await third.send(HALF_BODY)
+                head = (await third.reader.readuntil(b"\r\n\r\n")).lower()
+                return head.startswith(b"http/1.1 429") and b"retry-after: 1" in head
+
+        await eventually(one_too_many)
+        async with connected(service, SOMEBODY_ELSE) as other:
+            await other.send(HALF_BODY + b' "x"       }')
+            assert await other.status() == 201
+        await first.send(b' "x"       }')
+        assert await first.status() == 201
+
+
+async def test_a_full_process_says_so_and_answers_its_probes(running: Run, tmp_path: Path) -> None:
+    until = tmp_path / "until"
+    async with running(tmp_path, max_requests="1") as service:
+        slow = asyncio.create_task(service.client.get("/slow", params={"until": str(until)}))
+        await eventually(until.with_suffix(".begun").exists)
+        answer = await service.client.get("/things/1")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+        for probe in ("/healthz", "/readyz", "/metrics"):
+            assert (await service.client.get(probe)).status_code == 200
+        until.touch()
+        assert (await slow).status_code == 200
+        assert (await service.client.get("/things/1")).status_code == 200
+
+
+async def test_a_thousand_half_sent_requests_of_one_client_keep_nobody_else_out(running: Run, tmp_path: Path) -> None:
+    async with (
+        running(tmp_path, head_timeout_seconds="8", body_timeout_seconds="8") as service,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        held = [await stack.enter_async_context(connected(service)) for _ in range(1100)]
+        for number, connection in enumerate(held):
+            await connection.send(HALF_BODY if number % 2 else HALF_HEAD)
+        for address in (SOMEBODY, SOMEBODY_ELSE):
+            for path in ("/things/1", "/healthz", "/readyz", "/metrics"):
+                assert await get(service, path, address) == 200
+        async with connected(service, SOMEBODY_ELSE) as other:
+            await other.send(HALF_BODY + b' "x"       }')
+            assert await other.status() == 201
+        answers = await asyncio.gather(*(connection.rest() for connection in held))
+        assert {answer[:12] for answer in answers} == {b"", b"HTTP/1.1 408", b"HTTP/1.1 429"}
+        assert await counted(service, 500) + await counted(service, 503) == 0
