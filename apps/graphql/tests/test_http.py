@@ -327,6 +327,56 @@ async def test_other_forms_of_request_are_refused(http: httpx.AsyncClient) -> No
     assert (large.status_code, large.json()["code"]) == (413, "too_large")
 
 
+NO_OBJECTS = [b"1", b"1.5", b"true", b"null", b'"{ me { email } }"', b"[]", b"[1]", b"[[]]"]
+NO_JSON = [
+    b"",
+    b"{",
+    b'{"query": "\xff"}',
+    b'{"query": "\\ud800"}',
+    b'{"query": "{ me { email } }", "variables": {"x": "\\udfff"}}',
+    b'{"query": "{ me { email } }", "variables": {"x": "\\u0000"}}',
+    b'{"query": "{ me { email } }", "variables": ' + b'{"x":' * 20_000,
+    b"[" * 100_000,
+]
+NO_REQUESTS = [
+    b"{}",
+    b'{"query": 1}',
+    b'{"query": ["{ me { email } }"]}',
+    b'{"query": "{ me { email } }", "variables": []}',
+    b'{"query": "{ me { email } }", "extensions": 1}',
+]
+
+
+@pytest.mark.parametrize("body", [*NO_OBJECTS, *NO_JSON, *NO_REQUESTS], ids=lambda body: str(body[:24]))
+async def test_bodies_that_are_no_request_are_the_clients_mistake(http: httpx.AsyncClient, body: bytes) -> None:
+    answer = await http.post("/graphql", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("name", ["variables", "extensions"])
+@pytest.mark.parametrize("value", ["1", "[]", '"x"', '{"x": "\\ud800"}', '{"x": "\\u0000"}', '{"x":' * 5000, "{"])
+async def test_parameters_that_are_no_object_are_the_clients_mistake(
+    http: httpx.AsyncClient, name: str, value: str
+) -> None:
+    answer = await http.get("/graphql", params={"query": "{ me { email } }", name: value})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("operation_name", [1, True, [], {}, "x"], ids=str)
+async def test_an_operation_name_of_any_kind_is_no_failure(http: httpx.AsyncClient, operation_name: object) -> None:
+    body = {"query": "query a { me { email } }", "operationName": operation_name}
+    assert (await http.post("/graphql", json=body)).status_code in (200, 400)
+
+
+@pytest.mark.parametrize("escape", ["\\ud800", "\\udc00\\ud800", "\\u0000"])
+async def test_a_literal_that_is_no_text_is_the_clients_mistake(ask: Ask, world: World, escape: str) -> None:
+    answer = await ask(
+        f'mutation {{ login(input: {{login: "{escape}", password: "x"}}) {{ ... on Problem {{ code }} }} }}'
+    )
+    told = answer["data"]["login"]["code"] if answer["data"] else codes(answer)[0]
+    assert told in ("invalid_query", "invalid_input")
+
+
 async def test_it_says_how_it_is(http: httpx.AsyncClient) -> None:
     ready = await http.get("/readyz")
     assert ready.json() == {"status": "ready", "checks": {"redis": "ok", "rabbitmq": "ok"}}

@@ -111,6 +111,17 @@ async def test_what_closes_a_socket(address: str, open_socket: Open, messages: l
         assert await close_code(socket) == code
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{", '{"type": "connection_init", "payload": {"x": "\\ud800"}}', '{"type": "\\u0000"}', '{"type":' * 20_000],
+    ids=lambda text: text[:50],
+)
+async def test_what_is_no_json_closes_a_socket(address: str, open_socket: Open, text: str) -> None:
+    async with open_socket(address) as socket:
+        await socket.send(text)
+        assert await close_code(socket) == 4400
+
+
 async def test_one_id_is_one_operation(world: World, signed_in_socket: SignIn) -> None:
     user_id = world.add_user()
     socket = await signed_in_socket(user_id)

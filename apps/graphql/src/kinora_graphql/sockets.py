@@ -7,9 +7,11 @@ import asyncio
 import contextlib
 import time
 from datetime import timedelta
+from typing import Any
 
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.fastapi import GraphQLRouter
+from strawberry.http import GraphQLRequestData
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
 from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, Message
@@ -18,8 +20,8 @@ from strawberry.types.unset import UnsetType
 from kinora_graphql.context import Context, get_context
 from kinora_graphql.schema import build
 from kinora_graphql.settings import GraphqlSettings
-from kinora_kit import logs, rpc
-from kinora_kit.errors import InvalidToken, Unavailable
+from kinora_kit import logs, rpc, strict_json
+from kinora_kit.errors import InvalidToken, MalformedRequest, Unavailable
 from kinora_kit.identity import bearer
 from kinora_kit.outages import as_domain_error
 
@@ -123,6 +125,16 @@ class Router(GraphQLRouter[Context, None]):
         self.settings = settings
         self.open = 0
         """WebSockets of this process."""
+
+    def decode_json(self, data: str | bytes) -> object:
+        return strict_json.loads(data)
+
+    async def parse_http_body(self, request: Any) -> GraphQLRequestData | list[GraphQLRequestData]:
+        if request.method == "POST" and "application/json" in (request.content_type or ""):
+            body = self.parse_json(await request.get_body())
+            if not isinstance(body, dict | list):  # a list is a batch, which Strawberry refuses itself
+                raise MalformedRequest("The body must be a JSON object")
+        return await super().parse_http_body(request)
 
     async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
         """Sign in the socket by ``{"authorization": "Bearer ..."}``; without it, it stays anonymous."""
