@@ -16,6 +16,8 @@ import yaml
 from websockets import Subprotocol
 from websockets.sync.client import connect
 
+from kinora_video import uploads
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,13 +26,16 @@ if TYPE_CHECKING:
 DYNAMIC = Path(__file__).parents[2] / "traefik/dynamic"
 ID = "01a20aee-9907-7735-a28c-5ab9bb4a7c27"
 
-Who: TypeAlias = Literal["anyone", "required", "optional", "upload owner", "by address", "by signed address"]
+Who: TypeAlias = Literal[
+    "anyone", "anyone by tus", "required", "optional", "upload owner", "by address", "by signed address"
+]
 
 GUARDS: dict[Who, list[str]] = {
     "anyone": [],
     "optional": ["auth-optional"],
     "required": ["auth-required"],
-    "upload owner": ["auth-required", "upload-owner"],
+    "upload owner": ["tus", "auth-required", "upload-owner"],
+    "anyone by tus": ["tus"],
     "by address": ["stream-access", "stream-path"],
     "by signed address": ["stream-access", "stream-path", "private-cache"],
 }
@@ -102,13 +107,19 @@ ROUTES = {
         "upload owner",
         "tusd",
         (
-            "OPTIONS /video/upload",
             "POST /video/upload",
             "POST /video/upload/",
             f"HEAD /video/upload/{ID}+part",
-            f"PATCH /video/upload/{ID}+part",
+            f"PATCH /video/upload/{ID}+Pa.r_t~2-",
+            f"POST /video/upload/{ID}+part",
             f"DELETE /video/upload/{ID}+part",
         ),
+        compressed=False,
+    ),
+    "video-upload-options": Route(
+        "anyone by tus",
+        "video",
+        ("OPTIONS /video/upload", "OPTIONS /video/upload/", f"OPTIONS /video/upload/{ID}+part"),
         compressed=False,
     ),
     "video-read": Route(
@@ -179,6 +190,15 @@ UNREACHABLE = [
     f"PUT /video/{ID}/720p/init.mp4",
     f"DELETE /video/{ID}/720p/init.mp4",
     f"GET /video/upload/{ID}",
+    "DELETE /video/upload",
+    f"DELETE /video/upload/{ID}",
+    f"DELETE /video/upload/{ID}+part/",
+    f"DELETE /video/upload/{ID}+pa+rt",
+    f"DELETE /video/upload/{ID}%2Bpart",
+    f"DELETE /video/upload/{ID}+x/video/upload/{ID}+part",
+    f"DELETE /video/upload/{ID.upper()}+part",
+    f"PATCH /video/upload/{ID}+part;x",
+    f"OPTIONS /video/upload/{ID}+x/{ID}+part",
     "GET /streams/",
     f"GET /streams/{ID}/720p/init.mp4",
     "GET /graphql/",
@@ -189,7 +209,7 @@ UNREACHABLE = [
 REQUESTS = [(name, request) for name, route in ROUTES.items() for request in route.requests]
 # Those whose answer from a probe tells what reached it.
 TELLING = [(name, request) for name, request in REQUESTS if not request.startswith("HEAD") and "progress" not in name]
-GUARDED = [(name, request) for name, request in REQUESTS if ROUTES[name].who != "anyone"]
+GUARDED = [(name, request) for name, request in REQUESTS if not ROUTES[name].who.startswith("anyone")]
 
 
 def configuration(kind: str) -> dict[str, Any]:
@@ -245,9 +265,17 @@ def test_every_entry_strips_identity_before_anything_else() -> None:
     assert "forwardedHeaders" not in web
     assert "api" not in static
     stripped = configuration("middlewares")["strip-identity"]["headers"]["customRequestHeaders"]
-    assert stripped == {"X-User-Id": "", "X-Session-Id": "", "X-User-Roles": ""}
+    assert stripped == {"X-User-Id": "", "X-Session-Id": "", "X-User-Roles": "", "Forwarded": ""}
+    identity = [name for name in stripped if name != "Forwarded"]
     for name in ("auth-required", "auth-optional"):
-        assert configuration("middlewares")[name]["forwardAuth"]["authResponseHeaders"] == list(stripped)
+        assert configuration("middlewares")[name]["forwardAuth"]["authResponseHeaders"] == identity
+
+
+def test_an_upload_is_named_by_the_grammar_of_the_video_service() -> None:
+    routers = configuration("routers")
+    assert f"`^{uploads.COLLECTION}/{uploads.NAME}$`" in routers["video-upload"]["rule"]
+    assert f"`^{uploads.COLLECTION}/?$`" in routers["video-upload"]["rule"]
+    assert f"`^{uploads.COLLECTION}(/?|/{uploads.NAME})$`" in routers["video-upload-options"]["rule"]
 
 
 # --- the gateway, before probes ------------------------------------------------------------------------------------
@@ -361,17 +389,24 @@ def test_a_session_that_ends_is_refused_at_the_next_request(gateway: Gateway, si
 
 def test_an_upload_is_only_its_owners(gateway: Gateway, alice: Login) -> None:
     gateway.asked.clear()
-    assert send(gateway, f"PATCH /video/upload/{ID}", alice.headers, content=b"x" * 100).json()["body_bytes"] == 100
+    upload = f"/video/upload/{ID}+part"
+    lies = {"X-Forwarded-Uri": "/video/upload", "X-Forwarded-Method": "POST", "X-HTTP-Method-Override": "DELETE"}
+    seen = send(gateway, f"PATCH {upload}", alice.headers | lies, content=b"x" * 100).json()
+    assert seen["body_bytes"] == 100
     [asked] = gateway.asked
     assert asked["path"] == "/internal/upload_verify"
     assert asked["headers"]["x-user-id"] == alice.user_id
-    assert asked["headers"]["x-forwarded-uri"] == f"/video/upload/{ID}"
+    assert asked["headers"]["x-forwarded-uri"] == upload
     assert asked["headers"]["x-forwarded-method"] == "PATCH"
+    assert asked["headers"]["x-http-method-override"] == "DELETE"
     gateway.refusals.add("/internal/upload_verify")
     try:
-        assert send(gateway, f"PATCH /video/upload/{ID}", alice.headers, content=b"x").status_code == 403
+        refused = send(gateway, f"PATCH {upload}", alice.headers, content=b"x")
+        assert (refused.status_code, refused.headers["tus-resumable"]) == (403, "1.0.0")
     finally:
         gateway.refusals.clear()
+    refused = send(gateway, f"PATCH {upload}", content=b"x")
+    assert (refused.status_code, refused.headers["tus-resumable"]) == (401, "1.0.0")
 
 
 def test_a_segment_is_fetched_from_the_store_as_the_video_service_signed_it(gateway: Gateway, alice: Login) -> None:
@@ -394,11 +429,16 @@ def test_a_segment_is_fetched_from_the_store_as_the_video_service_signed_it(gate
 
 
 def test_where_a_request_came_from_is_what_the_gateway_saw(gateway: Gateway) -> None:
-    lies = {"X-Forwarded-For": "203.0.113.9", "X-Real-Ip": "203.0.113.9", "X-Forwarded-Host": "evil.example"}
+    lies = {
+        "X-Forwarded-For": "203.0.113.9",
+        "X-Real-Ip": "203.0.113.9",
+        "X-Forwarded-Host": "evil.example",
+        "Forwarded": "for=203.0.113.9;host=evil.example;proto=https",
+    }
     seen = send(gateway, "GET /media", lies).json()["headers"]
     assert seen["x-forwarded-for"] == "127.0.0.1"
-    assert "203.0.113.9" not in seen.values()
-    assert "evil.example" not in seen.values()
+    assert "203.0.113.9" not in str(seen)
+    assert "evil.example" not in str(seen)
 
 
 def test_events_arrive_when_they_are_sent(gateway: Gateway) -> None:

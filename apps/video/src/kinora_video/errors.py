@@ -15,6 +15,12 @@ class NotTheOwner(Forbidden):
     title = "Only the owner of the video may do this"
 
 
+class MethodNotAllowed(DomainError):
+    status = 405
+    code = "method_not_allowed"
+    title = "This cannot be done to an upload"
+
+
 class FileTooLarge(TooLarge):
     code = "file_too_large"
     title = "The file is larger than allowed"

@@ -15,9 +15,9 @@ from pydantic import BaseModel, Field
 
 from kinora_kit import logs
 from kinora_kit.errors import DomainError, NotSignedIn, problem
-from kinora_kit.identity import SignedIn, caller_from_headers
+from kinora_kit.identity import Caller, SignedIn, caller_from_headers
 from kinora_video.errors import SizeUnknown, UploadEnded, VideoNotFound
-from kinora_video.service import upload_id
+from kinora_video.uploads import read_request, video_of
 from kinora_video.wiring import Wired
 
 log = logs.get(__name__)
@@ -55,33 +55,54 @@ class Hook(BaseModel):
 
 @router.post("/tusd/hooks")
 async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
-    """One of tusd's questions; what is refused is told to the uploader as a problem document."""
+    """One of tusd's questions; what is refused is told to the uploader as a problem document.
+
+    Whose upload it is, is asked here again: that ForwardAuth and tusd read the same path is not relied upon.
+    """
     upload = hook.event.upload
+    if hook.type == "pre-create":
+        return await _pre_create(hook, wired)
+    try:
+        video_id = video_of(upload.id)
+        owner_id = await wired.videos.owner_of(video_id)
+        caller = _caller(hook)
+    except DomainError as error:
+        return {"RejectTermination": True, **_refusal(error)}
+    if owner_id is None:  # deleted long ago: nothing of it is to be kept
+        return {"RejectTermination": True, "StopUpload": True, **_refusal(UploadEnded())}
+    if caller.user_id != owner_id:
+        # Without StopUpload, by which tusd would discard what the owner has sent.
+        log.error("a stranger acts on an upload", hook=hook.type, video_id=str(video_id), user_id=str(caller.user_id))
+        return {"RejectTermination": True, **_refusal(VideoNotFound())}
     try:
         match hook.type:
-            case "pre-create":
-                return await _pre_create(hook, wired)
             case "post-create":
-                await wired.videos.begun(upload_id(f"/video/upload/{upload.id}"))
+                await wired.videos.begun(video_id)
             case "post-receive":
-                await wired.videos.receive(upload_id(f"/video/upload/{upload.id}"), upload.offset)
+                await wired.videos.receive(video_id, upload.offset)
             case "post-finish":
-                await wired.videos.finish_upload(upload_id(f"/video/upload/{upload.id}"))
+                await wired.videos.finish_upload(video_id)
             case "pre-terminate":
                 # Before and not after: tusd waits for this answer, and tells the client when there is none.
-                await wired.videos.delete_quietly(upload_id(f"/video/upload/{upload.id}"))
+                await wired.videos.delete_quietly(video_id)
     except (UploadEnded, VideoNotFound) as error:
         return {"StopUpload": True, **_refusal(error)}
     return {}
 
 
-async def _pre_create(hook: Hook, wired: Wired) -> dict[str, Any]:
+def _caller(hook: Hook) -> Caller:
+    """Whose request made tusd ask. Raises NotSignedIn."""
     headers = {name: values[0] for name, values in (hook.event.request.header or {}).items() if values}
+    caller = caller_from_headers(headers)
+    if caller is None:
+        raise NotSignedIn
+    return caller
+
+
+async def _pre_create(hook: Hook, wired: Wired) -> dict[str, Any]:
     upload = hook.event.upload
     try:
-        caller = caller_from_headers(headers)
-        if caller is None:
-            raise NotSignedIn
+        caller = _caller(hook)
         if upload.is_partial or upload.is_final:
             raise SizeUnknown("An upload must be sent as one; concatenation is not offered")
         video_id = await wired.videos.begin_upload(
@@ -105,8 +126,16 @@ def _refusal(error: DomainError) -> dict[str, Any]:
 @router.api_route("/upload_verify", methods=["GET", "HEAD", "POST", "PATCH", "DELETE"])
 async def upload_verify(request: Request, caller: SignedIn, wired: Wired) -> Response:
     """ForwardAuth of /video/upload: only its owner may touch an upload."""
-    await wired.videos.check_upload_owner(caller, _forwarded(request).path)
-    return Response(status_code=200)
+    _, video_id = read_request(
+        request.headers.get("X-Forwarded-Uri", ""),
+        request.headers.get("X-Forwarded-Method", ""),
+        request.headers.getlist("X-HTTP-Method-Override"),
+    )
+    if video_id is not None:
+        await wired.videos.authorise_upload(caller, video_id)
+    public = urlsplit(wired.videos.settings.public_url)
+    # What tusd makes Location of: never what the client called us.
+    return Response(status_code=200, headers={"X-Forwarded-Host": public.netloc, "X-Forwarded-Proto": public.scheme})
 
 
 @router.api_route("/stream_verify", methods=["GET", "HEAD"])

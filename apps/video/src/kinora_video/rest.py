@@ -80,6 +80,18 @@ def _body(shown: Shown) -> VideoBody:
     )
 
 
+@router.options("/upload", status_code=204)
+@router.options("/upload/{name:path}", status_code=204)
+async def upload_options(response: Response, wired: Wired) -> None:
+    """What can be done with uploads (https://tus.io/protocols/resumable-upload#options).
+
+    tusd does the work, but names extensions that we refuse, and does not know the limit.
+    """
+    response.headers["Tus-Resumable"] = response.headers["Tus-Version"] = "1.0.0"
+    response.headers["Tus-Extension"] = "creation,creation-with-upload,termination"
+    response.headers["Tus-Max-Size"] = str(wired.videos.settings.upload_max_bytes)
+
+
 @router.get("/{video_id}")
 async def get_video(video_id: UUID, caller: OptionalCaller, wired: Wired) -> VideoBody:
     return _body(await wired.videos.get(caller, video_id))

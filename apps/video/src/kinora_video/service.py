@@ -33,8 +33,8 @@ from kinora_video.errors import (
 from kinora_video.links import SIGNED_QUERY, Links
 from kinora_video.metrics import UPLOADED_BYTES, UPLOADS
 from kinora_video.settings import VideoSettings
+from kinora_video.uploads import COLLECTION, video_of_path
 
-UPLOAD_PATH = "/video/upload/"
 # Names that a client may give to bytes without saying anything about them.
 _ANY_TYPE = {"", "application/octet-stream", "application/mxf", "application/x-matroska", "application/ogg"}
 
@@ -72,7 +72,7 @@ class Videos:
         public = urlsplit(self.settings.public_url)
         try:
             answer = await self.tusd.post(
-                UPLOAD_PATH,
+                f"{COLLECTION}/",
                 headers={
                     **caller.headers(),
                     **trace,
@@ -90,7 +90,7 @@ class Videos:
         if answer.status_code != 201:
             raise _from_hook(answer)
         location = answer.headers["location"]
-        return upload_id(location), location
+        return video_of_path(urlsplit(location).path), location
 
     async def begin_upload(self, caller: Caller, *, size: int | None, metadata: dict[str, str]) -> UUID:
         """Called back by tusd before it makes an upload. Returns the id that the upload is to have.
@@ -174,15 +174,18 @@ class Videos:
         UPLOADS.labels("finished").inc()
         UPLOADED_BYTES.inc(video.size)
 
-    async def check_upload_owner(self, caller: Caller, path: str) -> None:
-        """Raises VideoNotFound unless the tus resource at ``path`` is the caller's; creating one is anybody's."""
-        if path.rstrip("/") == UPLOAD_PATH.rstrip("/"):
-            return
-        video = await store.get(self.pool, upload_id(path))
+    async def authorise_upload(self, caller: Caller, video_id: UUID) -> None:
+        """Raises VideoNotFound unless the upload is the caller's, UploadEnded when there is nothing left of it."""
+        video = await store.get(self.pool, video_id)
         if video is None or not video.owned_by(caller):
             raise VideoNotFound
         if video.state in domain.GONE:
             raise UploadEnded
+
+    async def owner_of(self, video_id: UUID) -> UUID | None:
+        """None when there is no such video, or no more."""
+        video = await store.get(self.pool, video_id)
+        return None if video is None else video.owner_id
 
     # Looking
 
@@ -372,15 +375,6 @@ async def _delete(connection: Connection, video: Video) -> None:
     await store.set_deleted(connection, video.id)
     await announce.tell(connection, events.Deleted(video_id=video.id, owner_id=video.owner_id))
     await announce.progressed(connection, video.id)
-
-
-def upload_id(location: str) -> UUID:
-    """The video's id in the address of a tus resource: tusd appends what it needs itself after a plus sign."""
-    name = urlsplit(location).path.rpartition(UPLOAD_PATH)[2].strip("/").partition("+")[0]
-    try:
-        return UUID(name)
-    except ValueError:
-        raise VideoNotFound from None
 
 
 class _Refused(DomainError):

@@ -1,0 +1,277 @@
+"""What is authorised is what is acted on: any request, as it is written, through the real gateway to the real tusd."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import itertools
+import os
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import httpx
+import pytest
+from client import TUS, Person, register, video_id
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+TUSD, VIDEO = "http://127.0.0.1:8108", "http://127.0.0.1:8103"
+SECRET = "nobody-else-may-see-this"
+SENT = b"the first bytes of the owner"
+SIZE = 1000
+# Of a dozen requests each. `make test-all` asks for more.
+EXAMPLES = int(os.environ.get("KINORA_TEST_EXAMPLES", "40"))
+
+
+class Connection(http.client.HTTPConnection):
+    """Sends a target as it is written; other clients, and this one unless told otherwise, tidy it up or refuse it."""
+
+    def _validate_path(self, url: str) -> None:
+        pass
+
+    def _encode_request(self, request: str) -> bytes:
+        return request.encode("latin-1")
+
+
+@dataclass(repr=False)
+class Duel:
+    """Eve, with an upload of her own, and an owner whose private upload she knows the whole address of."""
+
+    owner: Person
+    eve: Person
+    target: str
+    own: str
+    connection: Connection
+
+    @property
+    def words(self) -> dict[str, str]:
+        (target, target_part), (own, own_part) = self.target.split("+"), self.own.split("+")
+        return {
+            "TARGET": target,
+            "TARGET_PART": target_part,
+            "OWN": own,
+            "OWN_PART": own_part,
+            "OWNER": self.owner.id,
+        }
+
+    async def assert_untouched(self) -> None:
+        """The owner's upload is as it was left."""
+        head = await self.owner.http.head(f"/video/upload/{self.target}", headers={**self.owner.headers, **TUS})
+        assert head.status_code == 200
+        assert (head.headers["upload-offset"], head.headers["upload-length"]) == (str(len(SENT)), str(SIZE))
+        shown = (await self.owner.get(f"/video/{video_id(self.target)}")).json()
+        assert (shown["state"], shown["visibility"]) == ("uploading", "private")
+
+    async def begin_again(self) -> None:
+        """Give Eve an upload, if she has none left."""
+        head = await self.eve.http.head(f"/video/upload/{self.own}", headers={**self.eve.headers, **TUS})
+        if head.status_code != 200:
+            self.own = await begin(self.eve, "eve")
+
+
+async def begin(person: Person, title: str) -> str:
+    """A new upload's name, with some bytes in it."""
+    created = await person.create(f"{title}.mp4", SIZE, title=title, visibility="private")
+    assert created.status_code == 201, created.text
+    headers = {**person.headers, **TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    sent = await person.http.patch(created.headers["location"], headers=headers, content=SENT)
+    assert sent.status_code == 204, sent.text
+    return str(created.headers["location"]).rpartition("/")[2]
+
+
+@pytest.fixture(scope="module")
+async def duel() -> AsyncIterator[Duel]:
+    async with register() as owner, register() as eve:
+        connection = Connection("127.0.0.1", 8080, timeout=30)
+        yield Duel(owner, eve, await begin(owner, SECRET), await begin(eve, "eve"), connection)
+        connection.close()
+
+
+NAMES = [
+    "{TARGET}+{TARGET_PART}",
+    "{OWN}+{OWN_PART}",
+    "{TARGET}+{OWN_PART}",
+    "{OWN}+{TARGET_PART}",
+    "{TARGET}",
+    "{OWN}",
+]
+PIECES = ["{TARGET_PART}", "{OWN_PART}", "/video/upload/", "/video/upload", "video/upload/", "x", "%76ideo"]
+MARKS = [
+    *("+", "%2B", "%2b", "/", "//", "%2F", "%2f", ";", "%3B", "?", "#", "&", "=", ".", "..", "%2e%2e", "/../", "/./"),
+    *("/..;/", "\\", "%5C", "%00", "%20", "%0d%0a", "%25", "%252B", "%C0%AF", "~", ":", "@", "é"),
+]
+TARGETS = st.one_of(
+    # An upload's own address, and what surrounds it.
+    st.builds(
+        "{}{}{}{}".format,
+        st.sampled_from(["", "", "", "/.", "/x/..", "/", "/internal/..", "http://localhost:8080", "/%76"]),
+        st.sampled_from(["/video/upload/", "/video/upload/", "/video//upload/", "/VIDEO/upload/", "/video/upload%2F"]),
+        st.sampled_from(NAMES),
+        st.lists(st.sampled_from([*NAMES, *PIECES, *MARKS]), max_size=4).map("".join),
+    ),
+    st.lists(st.sampled_from([*NAMES, *PIECES, *MARKS, "/"]), min_size=1, max_size=8).map(
+        lambda pieces: "/" + "".join(pieces)
+    ),
+)
+METHODS = st.sampled_from(
+    ["HEAD", "DELETE", "PATCH", "POST", "POST", "OPTIONS", "GET", "PUT", "delete", "TRACE", "PURGE"]
+)
+PATCH = (("Content-Type", "application/offset+octet-stream"), ("Upload-Offset", str(len(SENT))))
+HEADERS = st.lists(
+    st.sampled_from(
+        [
+            *((("X-HTTP-Method-Override", method),) for method in ("DELETE", "PATCH", "HEAD", "GET", "delete", "")),
+            (("X_HTTP_Method_Override", "DELETE"),),
+            (("X-Forwarded-Uri", "/video/upload/{OWN}+{OWN_PART}"),),
+            (("X-Forwarded-Uri", "/video/upload"), ("X-Forwarded-Method", "POST")),
+            (("X-Forwarded-Prefix", "/video/upload/{TARGET}+{TARGET_PART}"),),
+            (("X-Original-Url", "/video/upload/{TARGET}+{TARGET_PART}"),),
+            (("X-User-Id", "{OWNER}"),),
+            (("X_User_Id", "{OWNER}"), ("X.User.Id", "{OWNER}")),
+            (("X-User-Id", "{OWNER}"), ("Connection", "X-User-Id")),
+            (("Connection", "X-HTTP-Method-Override, X-Forwarded-Uri"),),
+            (("Upload-Concat", "final;/video/upload/{TARGET}+{TARGET_PART}"),),
+            (("Upload-Concat", "partial"),),
+            (("Upload-Length", "10"),),
+            (("Upload-Draft-Interop-Version", "6"),),
+            PATCH,
+        ]
+    ),
+    max_size=3,
+)
+TRAILERS = st.sampled_from([None, None, None, {}, {"X-User-Id": "{OWNER}", "X-HTTP-Method-Override": "DELETE"}])
+
+
+Request: TypeAlias = tuple[str, str, list[tuple[tuple[str, str], ...]], dict[str, str] | None]
+
+
+def ask(duel: Duel, request: Request) -> http.client.HTTPResponse:
+    method, target, headers, trailers = request
+    connection, words = duel.connection, duel.words
+    connection.putrequest(method, target.format_map(words), skip_accept_encoding=True)
+    for name, value in [*duel.eve.headers.items(), *TUS.items(), *itertools.chain(*headers)]:
+        connection.putheader(name, value.format_map(words))
+    if trailers is None:
+        connection.putheader("Content-Length", "0")
+        connection.endheaders()
+    else:
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.putheader("Trailer", ", ".join(trailers) or "X-Nothing")
+        ends = "".join(f"{name}: {value.format_map(words)}\r\n" for name, value in trailers.items())
+        connection.endheaders(f"6\r\npoison\r\n0\r\n{ends}\r\n".encode())
+    return connection.getresponse()
+
+
+async def judge(duel: Duel, request: Request) -> None:
+    """Send one of Eve's requests, and look at what the answer alone tells."""
+    try:
+        answer = ask(duel, request)
+    except ConnectionError:  # the gateway has closed the connection after the last answer
+        duel.connection.close()
+        answer = ask(duel, request)
+    seen = f"{answer.status} {answer.headers}{answer.read().decode('latin-1')}"
+    assert answer.status < 500, seen
+    assert SECRET not in seen
+    assert base64.b64encode(SECRET.encode()).decode().rstrip("=") not in seen
+    if not 200 <= answer.status < 300 or "Tus-Extension" in answer.headers:
+        return
+    target = request[1].format_map(duel.words).removeprefix("http://localhost:8080").partition("?")[0]
+    # Which multipart upload she names is hers to get right: the object store knows none by another's key.
+    assert re.fullmatch(
+        r"/video/upload(/{OWN}\+[^/+]+)?".replace("{OWN}", duel.words["OWN"]), posixpath.normpath(target)
+    )
+    if answer.status == 201:
+        made = answer.headers["Location"]
+        assert made.startswith("http://localhost:8080/video/upload/")
+        ended = await duel.eve.http.delete(made, headers={**duel.eve.headers, **TUS})
+        assert ended.status_code == 204, ended.text
+
+
+ATTACK = "/video/upload/{TARGET}+x/video/upload/{OWN}"
+
+
+@settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(METHODS, TARGETS, HEADERS, TRAILERS), min_size=8, max_size=16))
+@example([("HEAD", ATTACK, [], None), ("DELETE", ATTACK, [], None)])
+@example([("POST", ATTACK, [(("X-HTTP-Method-Override", "DELETE"),)], None)])
+@example([("POST", "/video/upload/{OWN}+{OWN_PART}", [(("X-HTTP-Method-Override", "PATCH"), *PATCH)], {})])
+async def test_no_request_of_a_stranger_reaches_an_upload(duel: Duel, requests: list[Request]) -> None:
+    await duel.begin_again()
+    for request in requests:
+        await judge(duel, request)
+    await duel.assert_untouched()
+
+
+HOOKS = ["post-create", "post-receive", "post-finish", "pre-terminate", "pre-finish", "post-terminate"]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("who", ["eve", "nobody"])
+async def test_a_hook_does_nothing_for_a_stranger(duel: Duel, hook: str, who: str) -> None:
+    """As if no route had asked whose upload it is."""
+    identity = {"X-User-Id": [duel.eve.id]} if who == "eve" else {}
+    for name in (duel.target, f"{duel.target}/video/upload/{duel.own}", f"{duel.target}+{duel.own}"):
+        event = {"Upload": {"ID": name, "Size": SIZE, "Offset": SIZE}, "HTTPRequest": {"Header": identity}}
+        async with httpx.AsyncClient(trust_env=False) as http:
+            answer = await http.post(f"{VIDEO}/internal/tusd/hooks", json={"Type": hook, "Event": event})
+        said = answer.json()
+        assert said["RejectTermination"] is True
+        assert "StopUpload" not in said  # by which tusd would discard the owner's bytes
+        assert said["HTTPResponse"]["StatusCode"] in (401, 404)
+    await duel.assert_untouched()
+
+
+async def test_tusd_itself_terminates_no_upload_for_a_stranger(duel: Duel) -> None:
+    identity = {**TUS, "X-User-Id": duel.eve.id}
+    async with httpx.AsyncClient(trust_env=False) as http:
+        for name in (duel.target, f"{duel.target.partition('+')[0]}+x", f"{duel.target}/"):
+            refused = await http.delete(f"{TUSD}/video/upload/{name}", headers=identity)
+            assert (refused.status_code, refused.json()["code"]) == (404, "video_not_found")
+    await duel.assert_untouched()
+
+
+async def test_location_is_the_public_address_whatever_the_client_calls_us(duel: Duel) -> None:
+    lies = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "Forwarded": "host=evil.example;proto=https"}
+    created = await duel.eve.http.post(
+        "/video/upload", headers={**duel.eve.headers, **TUS, **lies, "Upload-Length": "10"}
+    )
+    assert created.status_code == 201, created.text
+    assert created.headers["location"].startswith("http://localhost:8080/video/upload/")
+    await duel.eve.http.delete(created.headers["location"], headers={**duel.eve.headers, **TUS})
+
+
+@pytest.mark.parametrize("path", ["/video/upload", "/video/upload/", "/video/upload/{OWN}+{OWN_PART}"])
+async def test_options_needs_no_token_and_names_what_works(duel: Duel, path: str) -> None:
+    answer = await duel.eve.http.options(path.format_map(duel.words))
+    assert answer.status_code == 204
+    told = {name: value for name, value in answer.headers.items() if name.startswith("tus-")}
+    assert told == {
+        "tus-resumable": "1.0.0",
+        "tus-version": "1.0.0",
+        "tus-extension": "creation,creation-with-upload,termination",
+        "tus-max-size": str(10 << 30),
+    }
+
+
+async def test_an_upload_can_be_created_with_its_first_bytes(duel: Duel) -> None:
+    made = await duel.eve.http.post(
+        "/video/upload",
+        headers={**duel.eve.headers, **TUS, "Upload-Length": "10", "Content-Type": "application/offset+octet-stream"},
+        content=b"12345",
+    )
+    assert (made.status_code, made.headers["upload-offset"]) == (201, "5")
+    await duel.eve.http.delete(made.headers["location"], headers={**duel.eve.headers, **TUS})
+
+
+async def test_refusals_of_the_gateway_name_the_protocol(duel: Duel) -> None:
+    refused = await duel.eve.http.post("/video/upload", headers={**TUS, "Upload-Length": "10"})
+    assert (refused.status_code, refused.headers["tus-resumable"]) == (401, "1.0.0")
+    hidden = await duel.eve.http.head(f"/video/upload/{duel.target}", headers={**duel.eve.headers, **TUS})
+    assert (hidden.status_code, hidden.headers["tus-resumable"]) == (404, "1.0.0")
