@@ -6,10 +6,9 @@ Run by ``make generate``; the results are committed, and a test fails when they 
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
-
-from grpc_tools import protoc
 
 from kinora_kit.events import Payload
 
@@ -22,7 +21,6 @@ OWNERS = ("auth", "media", "video")
 
 def python_from_protos(target: Path) -> None:
     files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
-    well_known = Path(protoc.__file__).parent / "_proto"
     outputs = [
         *(f"--{kind}_out={target}" for kind in ("python", "grpc_python")),
         *(f"--{kind}_out=quiet:{target}" for kind in ("mypy", "mypy_grpc")),
@@ -30,7 +28,10 @@ def python_from_protos(target: Path) -> None:
     # The plugins stand beside this interpreter, on whatever PATH it was started.
     scripts = Path(sys.executable).parent
     plugins = [f"--plugin={name}={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
-    if protoc.main(["protoc", f"-I{PROTOS}", f"-I{well_known}", *plugins, *outputs, *files]):
+    # In a process of its own: protoc forks for each plugin, and gRPC warns on stderr when a process forks that has
+    # channels or servers open.
+    protoc = [sys.executable, "-m", "grpc_tools.protoc"]
+    if subprocess.run([*protoc, f"-I{PROTOS}", *plugins, *outputs, *files], check=False).returncode:
         sys.exit("protoc failed")
 
 

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
+import grpc
 import jsonschema
 import pytest
 
@@ -31,10 +32,15 @@ def texts(folder: Path, *patterns: str) -> dict[str, str]:
     return {str(file.relative_to(folder)): file.read_text() for pattern in patterns for file in folder.rglob(pattern)}
 
 
-def test_the_committed_python_is_what_the_protos_give(
+async def test_generate_gives_the_committed_python(
     generate: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    # A gRPC server in this process, as the tests of the services leave their threads behind.
+    server = grpc.aio.server()
+    server.add_insecure_port("127.0.0.1:0")
+    await server.start()
     generate.python_from_protos(tmp_path)
+    await server.stop(grace=None)
     made, committed = texts(tmp_path, *GENERATED), texts(PLATFORM / "src" / "kinora", *GENERATED)
     assert made == {f"kinora/{name}": text for name, text in committed.items()}, "run make generate"
     assert capfd.readouterr() == ("", "")
