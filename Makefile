@@ -5,9 +5,18 @@ CTL := $(VENV)/python local/ctl.py
 CLUSTER := PYTHONPATH=local $(VENV)/python local/sandbox/cluster.py
 # `make up S="redis auth"`, `make logs S=video`: only these processes. `stores` names all stores.
 S ?=
-.DEFAULT_GOAL := help
 # `make plan ENV=prod`: the environments are the files pulumi/Pulumi.<name>.yaml.
 ENV ?= dev
+# What else a verb takes, as its line of `make help` says; nothing unless it is given.
+APP ?=
+FILE ?=
+FROM ?=
+NAME ?=
+SECRET ?=
+SVC ?=
+TO ?=
+UNCOMMITTED ?=
+.DEFAULT_GOAL := help
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
 .PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools plan render diff rotate test test-cluster test-pulumi lint format \
     images types generate lock bench clean cluster-up cluster-demo cluster-push cluster-status cluster-down
@@ -90,21 +99,21 @@ test-cluster: install tools ## The tests of the sandbox, which is brought up for
 	PATH="$(CURDIR)/$(VENV):$(CURDIR)/.kinora/bin:$$PATH" $(VENV)/python -m pytest tests/cluster
 test-pulumi: install tools ## The tests of the environments, before a real API server
 	@cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m pytest
-lint: ## Refuse what ruff finds
+lint: install ## Refuse what ruff finds
 	@$(VENV)/ruff check
 	@$(VENV)/ruff format --check
-format: ## Format, and mend what ruff can
+format: install ## Format, and fix what ruff can
 	@$(VENV)/ruff format
 	@$(VENV)/ruff check --fix
-types: ## Check the types
+types: install tools ## Check the types
 	@$(VENV)/mypy platform/src apps/*/src
 	@$(VENV)/mypy local
 	@cd pulumi && MYPYPATH=../local ../.kinora/pulumi/bin/mypy kinora_environment \
 	    ../local/sandbox/objects.py ../local/compose/configure.py
-generate: ## Make what is generated: gRPC code, event schemas, the GraphQL schema
+generate: install ## Make what is generated: gRPC code, event schemas, the GraphQL schema
 	@PATH="$(CURDIR)/$(VENV):$$PATH" $(VENV)/python platform/generate.py
 	@$(VENV)/python -m kinora_graphql.schema >apps/graphql/schema.graphql
-lock: ## Resolve the dependencies into requirements.txt, with hashes
+lock: install ## Resolve the dependencies into requirements.txt, with hashes
 	@$(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-emit-package kinora-kit --group local --group test platform/pyproject.toml apps/*/pyproject.toml \
 	    --output-file requirements.txt

@@ -1,9 +1,6 @@
 # What the makefiles that build images share: where buildah keeps them, the base that they have, and how one is built.
 # Neither a daemon nor a registry is needed; all of it is made from Debian's packages and from this repository.
 
-# Not the rule below, which comes first.
-.DEFAULT_GOAL := all
-
 CONTAINERS := $(MADE)/containers
 BUILDAH := buildah --root $(abspath $(CONTAINERS)/storage) --runroot $(abspath $(CONTAINERS)/run) --storage-driver overlay
 
@@ -15,7 +12,8 @@ BASE := docker.io/library/debian:trixie-slim
 # installed, and installing one starts nothing (with RUN as a chroot, that would run on this machine).
 SLIM := usr/share/doc usr/share/info usr/share/locale usr/share/man
 ROOT = $(BUILD)/base/root
-$(BUILT)/base: local/buildah.mk
+# Order only: the packages come first, and no image is older than they are.
+$(BUILT)/base: local/buildah.mk | $(NEEDED_PACKAGES)
 	$(call step,base,making the base of all images from Debian 13 (about 30 s),\
 	    rm -rf $(BUILD)/base && mkdir -p $(BUILD)/base $(@D) && \
 	    debootstrap --variant=minbase trixie $(ROOT) && \

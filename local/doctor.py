@@ -26,6 +26,8 @@ PACKAGES = {
     "rabbitmq-server": "/usr/lib/rabbitmq/bin/rabbitmq-server",
     "ffmpeg": "ffmpeg",
     "prometheus": "prometheus",
+    "curl": "curl",  # the examples of README.md, which the tests run
+    "openssl": "openssl",
 }
 # What building images takes, likewise.
 IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
@@ -134,6 +136,8 @@ def check_cluster() -> list[str]:
     if sys.platform != "linux" or os.geteuid() != 0:
         return ["The sandbox is a node of Kubernetes, which only root on Linux can run: sudo make cluster-up"]
     problems = []
+    if shutil.which("git") is None:
+        problems.append("git is needed to hand this checkout to the sandbox; on Debian, install git.")
     for needed, question in (
         ("make network namespaces", ["unshare", "--net", "true"]),
         ("mount file systems", ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]),

@@ -2,30 +2,24 @@
 # apps/ say which there are: one for each service, and one for its worker where it has one.
 
 VERB := images
-.DEFAULT_GOAL := all
+PACKAGES_FOR := images
 APP ?=
+VERSION ?=
 APPS := $(or $(APP),$(patsubst apps/%/src,%,$(wildcard apps/*/src)))
 WORKERS := $(foreach app,$(APPS),$(if $(wildcard apps/$(app)/src/kinora_$(app)/worker.py),$(app)-worker))
-STEPS = $(if $(PACKAGES),packages) base $(sort $(APPS) $(WORKERS))
+STEPS = $(NEEDED_PACKAGES) base $(sort $(APPS) $(WORKERS))
 include local/steps.mk
 include local/buildah.mk
 
-PYTHON ?= python3
-PACKAGES := $(shell $(PYTHON) local/doctor.py --missing-packages images)
-
-.PHONY: all packages
-packages:
-	$(call step,packages,installing the Debian packages $(PACKAGES) (about 60 s),\
-	    $(call install-packages,$(PACKAGES)))
-$(BUILT)/base: $(if $(PACKAGES),packages)
-
 REGISTRY := ghcr.io/kinora-platform/kinora
-# Where pip finds packages on this machine may hold a password, and the image is none of its business.
+# Debian's python3 may have no pip; the platform's environment does.
+PIP := $(firstword $(wildcard $(MADE)/venv/bin/python) $(PYTHON)) -m pip
+# The addresses of this machine's package index may hold a password, so they are mounted as a secret and in no layer.
 PIP_CONF := $(CONTAINERS)/pip.conf
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
 define write-pip-conf
 (umask 077 && rm -f $(PIP_CONF) && { echo '[global]' && \
-    $(PYTHON) -m pip config list | sed -nE "s/^[^=]*\.(index-url|extra-index-url|trusted-host)='(.*)'$$/\1 = \2/p" | \
+    $(PIP) config list | sed -nE "s/^[^=]*\.(index-url|extra-index-url|trusted-host)='(.*)'$$/\1 = \2/p" | \
         awk '!seen[$$1]++' && \
     $(if $(CERTIFICATES),echo 'cert = /run/secrets/certificates',true); } >$(PIP_CONF))
 endef
@@ -51,5 +45,6 @@ endef
 $(foreach app,$(APPS),$(eval $(call image,$(app),$(app),service)))
 $(foreach worker,$(WORKERS),$(eval $(call image,$(worker),$(worker:-worker=),worker)))
 
-all: $(if $(PACKAGES),packages) $(FILES)
+.PHONY: all
+all: $(FILES)
 	@cat $(FILES)

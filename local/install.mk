@@ -1,20 +1,16 @@
 # Installs and builds what is missing, pinned, into .kinora: `make install`. Nothing missing, nothing done.
 
 VERB := install
-STEPS := packages python mongo tusd minio
+PACKAGES_FOR := install
+STEPS = $(NEEDED_PACKAGES) python mongo tusd minio
 include local/steps.mk
 
-PYTHON ?= python3
 PIP := $(MADE)/venv/bin/python -m pip --quiet --disable-pip-version-check install
 PROJECTS := $(wildcard platform/pyproject.toml apps/*/pyproject.toml)
-PACKAGES := $(shell $(PYTHON) local/doctor.py --missing-packages)
 
-all: $(if $(PACKAGES),packages) $(MADE)/venv/installed $(BIN)/mongo.jar $(BIN)/tusd $(BIN)/minio
+all: $(NEEDED_PACKAGES) $(MADE)/venv/installed $(BIN)/mongo.jar $(BIN)/tusd $(BIN)/minio
 
-.PHONY: all packages
-packages:
-	$(call step,packages,installing the Debian packages $(PACKAGES) (about 60 s),\
-	    $(call install-packages,$(PACKAGES)))
+.PHONY: all
 
 # The projects' own dependencies are in the lock, and so is hatchling, which builds them.
 $(MADE)/venv/installed: requirements.txt $(PROJECTS)
@@ -32,7 +28,7 @@ $(BIN)/mongo.jar: local/mongo/pom.xml $(wildcard local/mongo/src/main/java/*.jav
 
 $(BIN)/tusd: local/go/tusd/go.mod local/go/tusd/go.sum
 	$(call step,tusd,building tusd $(call version,tusd,github.com/tus/tusd/v2) (about 90 s),\
-	    $(call build-go,local/go/tusd,github.com/tus/tusd/v2/cmd/tusd))
+	    $(call build-go,local/go/tusd,github.com/tus/tusd/v2/cmd/tusd,))
 
 $(BIN)/minio: local/go/minio/go.mod local/go/minio/go.sum
-	$(call step,minio,building MinIO (about 3 min),$(call build-go,local/go/minio,github.com/minio/minio))
+	$(call step,minio,building MinIO (about 3 min),$(call build-go,local/go/minio,github.com/minio/minio,))

@@ -1,12 +1,26 @@
-# What local/install.mk, local/tools.mk and local/images.mk share. Each of them names its VERB and, in order, its STEPS.
-# A step writes to a log, makes its result beside its place and moves it there last, so that an interruption leaves
-# nothing that looks finished.
+# What the makefiles in local/ share. Before it includes this one, each of them sets
+#   VERB          the verb of the Makefile that a message tells people to run again
+#   PACKAGES_FOR  the table of local/doctor.py with the Debian packages that it needs
+#   STEPS         what it does, in order
+# Make expands prerequisites while it reads a rule, so whatever stands in them is set above the rule, with `:=`. A variable
+# that is set too late is empty there, without a word; local/tests/test_makefiles.py finds it.
+
+# Not the rule for the packages, which comes first.
+.DEFAULT_GOAL := all
 
 MADE := .kinora
 BIN := $(MADE)/bin
 BUILD := $(MADE)/build
 LOGS := $(MADE)/logs
 
+PYTHON ?= python3
+# The Debian packages that are missing, and a prerequisite for whatever needs them. It is empty where none is missing:
+# the target is phony, and would be out of date every time that somebody asks.
+PACKAGES := $(shell $(PYTHON) local/doctor.py --missing-packages $(PACKAGES_FOR))
+NEEDED_PACKAGES := $(if $(PACKAGES),packages)
+
+# A step writes to a log, makes its result beside its place and moves it there last, so that an interruption leaves
+# nothing that looks finished.
 # $(call step,name,what and for how long,commands)
 define step
 	@mkdir -p $(BIN) $(BUILD) $(LOGS)
@@ -20,16 +34,18 @@ define step
 endef
 place = [$(shell printf '%s\n' $(STEPS) | grep -nx $(1) | cut -d: -f1)/$(words $(STEPS))]
 
-# $(call install-packages,Debian packages)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-install-packages = $(SUDO) apt-get update && \
-    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(1)
+.PHONY: packages
+packages:
+	$(call step,packages,installing the Debian packages $(PACKAGES) (about 60 s),\
+	    $(SUDO) apt-get update && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(PACKAGES))
 
 # $(call version,folder of local/go,module): the version that its go.mod pins, without the v.
 version = $(shell sed -nE 's|^(require)?\s*$(2) v(\S+).*|\2|p' local/go/$(1)/go.mod)
 
 # Each Go tool is built from a module of its own, so that the dependencies of two tools never meet.
-# $(call build-go,folder,package,linker flags) makes the target.
+# $(call build-go,folder,package,linker flags) makes the target; the flags may be empty.
 build-go = (cd $(1) && go build -trimpath -ldflags '-s -w $(3)' -o $(abspath $(BUILD)/$(@F)) $(2)) && \
     mv $(BUILD)/$(@F) $@
 

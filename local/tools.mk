@@ -2,7 +2,9 @@
 # a Go module into .kinora/upstream: `make tools`. Nothing missing, nothing done.
 
 VERB := tools
-STEPS = $(COPIES) python-pulumi $(TOOLS) $(CLI) $(if $(PACKAGES),packages) $(SANDBOX)
+# Only the sandbox needs them.
+PACKAGES_FOR := cluster
+STEPS = $(COPIES) python-pulumi $(TOOLS) $(CLI) $(NEEDED_PACKAGES) $(SANDBOX)
 include local/steps.mk
 
 # Each go.mod is the only place that says a version.
@@ -20,19 +22,14 @@ COPIES := istio $(ARGO_CD) $(KEDA)
 
 all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
 cli: $(CLI:%=$(BIN)/%) $(BIN)/kube-controller-manager
-sandbox: $(if $(PACKAGES),packages) $(SANDBOX:%=$(BIN)/%)
-.PHONY: all cli sandbox packages
+sandbox: $(NEEDED_PACKAGES) $(SANDBOX:%=$(BIN)/%)
+.PHONY: all cli sandbox
 
-PYTHON ?= python3
 $(MADE)/pulumi/installed: pulumi/requirements.txt
 	$(call step,python-pulumi,installing the Python environment of pulumi/ (about 30 s),\
 	    $(PYTHON) -m venv $(MADE)/pulumi && \
 	    $(MADE)/pulumi/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes --requirement $< && \
 	    touch $@)
-
-PACKAGES = $(shell $(PYTHON) local/doctor.py --missing-packages cluster)
-packages:
-	$(call step,packages,installing the Debian packages $(PACKAGES) (about 60 s),$(call install-packages,$(PACKAGES)))
 
 CHARTS = $$from/manifests/charts
 $(MADE)/upstream/istio: local/go/istioctl/go.mod local/go/istioctl/go.sum
@@ -52,10 +49,10 @@ $(MADE)/upstream/$(KEDA): local/go/keda/go.mod local/go/keda/go.sum
 
 $(BIN)/compose-config: $(addprefix local/go/compose-config/,main.go go.mod go.sum)
 	$(call step,compose-config,building the reader of docker-compose.yml (about 20 s),\
-	    $(call build-go,local/go/compose-config,.))
+	    $(call build-go,local/go/compose-config,.,))
 
 $(BIN)/etcd: local/go/etcd/go.mod local/go/etcd/go.sum
-	$(call step,etcd,building etcd (about 30 s),$(call build-go,local/go/etcd,go.etcd.io/etcd/server/v3))
+	$(call step,etcd,building etcd (about 30 s),$(call build-go,local/go/etcd,go.etcd.io/etcd/server/v3,))
 
 $(BIN)/helm: local/go/helm/go.mod local/go/helm/go.sum
 	$(call step,helm,building Helm (about 90 s),$(call build-go,local/go/helm,helm.sh/helm/v3/cmd/helm,\
@@ -63,7 +60,7 @@ $(BIN)/helm: local/go/helm/go.mod local/go/helm/go.sum
 
 # MinIO's client, of the version that its server is tested with.
 $(BIN)/mc: local/go/minio/go.mod local/go/minio/go.sum
-	$(call step,mc,building the client of MinIO (about 60 s),$(call build-go,local/go/minio,github.com/minio/mc))
+	$(call step,mc,building the client of MinIO (about 60 s),$(call build-go,local/go/minio,github.com/minio/mc,))
 
 KUBERNETES_PROGRAMS := kubectl kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy
 $(KUBERNETES_PROGRAMS:%=$(BIN)/%): $(BIN)/%: local/go/kubernetes/go.mod local/go/kubernetes/go.sum
@@ -73,7 +70,7 @@ $(KUBERNETES_PROGRAMS:%=$(BIN)/%): $(BIN)/%: local/go/kubernetes/go.mod local/go
 
 $(BIN)/istioctl: local/go/istioctl/go.mod local/go/istioctl/go.sum
 	$(call step,istioctl,building istioctl (about 5 min),\
-	    $(call build-go,local/go/istioctl,istio.io/istio/istioctl/cmd/istioctl))
+	    $(call build-go,local/go/istioctl,istio.io/istio/istioctl/cmd/istioctl,))
 
 $(BIN)/pulumi: local/go/pulumi/go.mod local/go/pulumi/go.sum
 	$(call step,pulumi,building Pulumi $(PULUMI) (about 5 min),\
@@ -98,10 +95,10 @@ $(BIN)/argocd: local/go/argo-cd/go.mod local/go/argo-cd/go.sum
 
 $(BIN)/kube-router: local/go/kube-router/go.mod local/go/kube-router/go.sum
 	$(call step,kube-router,building kube-router (about 60 s),\
-	    $(call build-go,local/go/kube-router,github.com/cloudnativelabs/kube-router/v2/cmd/kube-router))
+	    $(call build-go,local/go/kube-router,github.com/cloudnativelabs/kube-router/v2/cmd/kube-router,))
 
 $(BIN)/coredns: local/go/coredns/go.mod local/go/coredns/go.sum
-	$(call step,coredns,building CoreDNS (about 2 min),$(call build-go,local/go/coredns,github.com/coredns/coredns))
+	$(call step,coredns,building CoreDNS (about 2 min),$(call build-go,local/go/coredns,github.com/coredns/coredns,))
 
 # Debian builds its Prometheus without the discovery of Kubernetes. 0.308 is the library's version of 3.8.
 $(BIN)/prometheus-kubernetes: local/go/prometheus/go.mod local/go/prometheus/go.sum

@@ -2,7 +2,8 @@
 # `make --file=local/sandbox/images.mk`. pulumi/Pulumi.sandbox.yaml puts them in the place of the published ones.
 
 VERB := cluster-up
-STEPS = base $(NAMES:%=image-%)
+PACKAGES_FOR := images
+STEPS = $(NEEDED_PACKAGES) base $(NAMES:%=image-%)
 include local/steps.mk
 include local/buildah.mk
 
@@ -29,7 +30,6 @@ all: $(NAMES:%=$(BUILT)/sandbox-%)
 references: ; @printf '%s\n' $(IMAGES)
 .PHONY: all references
 
-# What is made here already; `--file=local/install.mk` or tools.mk makes it where it is missing.
 $(BUILT)/sandbox-mongo: $(BIN)/mongo.jar
 $(BUILT)/sandbox-minio: $(BIN)/minio
 $(BUILT)/sandbox-prometheus: $(BIN)/prometheus-kubernetes
@@ -38,6 +38,9 @@ $(BUILT)/sandbox-tusd: $(BIN)/tusd
 $(BUILT)/sandbox-traefik: $(MADE)/venv/installed
 UPSTREAM := $(MADE)/upstream/argo-cd-$(call version,argo-cd,github.com/argoproj/argo-cd/v3)
 $(BUILT)/sandbox-argocd: $(BIN)/argocd $(BIN)/helm $(UPSTREAM)
+# local/install.mk and local/tools.mk make these, and `make cluster-up` calls them first.
+$(BIN)/% $(MADE)/venv/% $(MADE)/upstream/%:
+	@echo '$@ is missing: `make cluster-up` makes it' >&2; exit 1
 
 .SECONDEXPANSION:
 $(NAMES:%=$(BUILT)/sandbox-%): $(BUILT)/sandbox-%: $(BUILT)/base $$(wildcard local/sandbox/images/%/*)
