@@ -105,7 +105,8 @@ lint: install ## Refuse what ruff finds
 format: install ## Format, and fix what ruff can
 	@$(VENV)/ruff format
 	@$(VENV)/ruff check --fix
-types: install tools ## Check the types
+types: install ## Check the types
+	@$(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) python
 	@$(VENV)/mypy platform/src apps/*/src
 	@$(VENV)/mypy local
 	@cd pulumi && MYPYPATH=../local ../.kinora/pulumi/bin/mypy kinora_environment \

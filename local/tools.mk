@@ -21,9 +21,11 @@ SANDBOX := kube-controller-manager kube-scheduler kubelet kube-proxy kube-router
 COPIES := istio $(ARGO_CD) $(KEDA)
 
 all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
+# The Python environment of pulumi/ alone, which takes no Go.
+python: $(MADE)/pulumi/installed
 cli: $(CLI:%=$(BIN)/%) $(BIN)/kube-controller-manager
 sandbox: $(NEEDED_PACKAGES) $(SANDBOX:%=$(BIN)/%)
-.PHONY: all cli sandbox
+.PHONY: all cli python sandbox
 
 $(MADE)/pulumi/installed: pulumi/requirements.txt
 	$(call step,python-pulumi,installing the Python environment of pulumi/ (about 30 s),\
