@@ -70,7 +70,10 @@ BAD = {
 
 
 def objects_of(video: str) -> list[str]:
-    """What the object store holds of a video, in both buckets, unfinished uploads included."""
+    """What the object store holds of a video, in both buckets, unfinished uploads included.
+
+    Without what tusd notes of a whole upload, which is kept as long as the video is known.
+    """
     env = load("video")
     store = Minio(
         env["KINORA_S3_URL"].removeprefix("http://"),
@@ -82,6 +85,7 @@ def objects_of(video: str) -> list[str]:
         str(item.object_name)
         for bucket in ("uploads", "streams")
         for item in store.list_objects(bucket, prefix=video, recursive=True)
+        if item.object_name != f"{video}.info"
     ]
     pending = store._list_multipart_uploads("uploads", prefix=video).uploads
     return found + [str(item.object_name) for item in pending]

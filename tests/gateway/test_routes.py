@@ -27,7 +27,14 @@ DYNAMIC = Path(__file__).parents[2] / "traefik/dynamic"
 ID = "01a20aee-9907-7735-a28c-5ab9bb4a7c27"
 
 Who: TypeAlias = Literal[
-    "anyone", "anyone by tus", "required", "optional", "upload owner", "by address", "by signed address"
+    "anyone",
+    "anyone by tus",
+    "required",
+    "optional",
+    "upload owner",
+    "upload owner, empty",
+    "by address",
+    "by signed address",
 ]
 
 GUARDS: dict[Who, list[str]] = {
@@ -35,6 +42,7 @@ GUARDS: dict[Who, list[str]] = {
     "optional": ["auth-optional"],
     "required": ["auth-required"],
     "upload owner": ["tus", "auth-required", "upload-owner"],
+    "upload owner, empty": ["tus", "auth-required", "upload-owner-empty"],
     "anyone by tus": ["tus"],
     "by address": ["stream-access", "stream-path"],
     "by signed address": ["stream-access", "stream-path", "private-cache"],
@@ -110,10 +118,15 @@ ROUTES = {
             "POST /video/upload",
             "POST /video/upload/",
             f"HEAD /video/upload/{ID}+part",
-            f"PATCH /video/upload/{ID}+Pa.r_t~2-",
-            f"POST /video/upload/{ID}+part",
+            f"DELETE /video/upload/{ID}+Pa.r_t~2-",
             f"DELETE /video/upload/{ID}+part",
         ),
+        compressed=False,
+    ),
+    "video-upload-empty": Route(
+        "upload owner, empty",
+        "tusd",
+        (f"PATCH /video/upload/{ID}+part", f"POST /video/upload/{ID}+part"),
         compressed=False,
     ),
     "video-upload-options": Route(
@@ -274,6 +287,7 @@ def test_every_entry_strips_identity_before_anything_else() -> None:
 def test_an_upload_is_named_by_the_grammar_of_the_video_service() -> None:
     routers = configuration("routers")
     assert f"`^{uploads.COLLECTION}/{uploads.NAME}$`" in routers["video-upload"]["rule"]
+    assert f"`^{uploads.COLLECTION}/{uploads.NAME}$`" in routers["video-upload-empty"]["rule"]
     assert f"`^{uploads.COLLECTION}/?$`" in routers["video-upload"]["rule"]
     assert f"`^{uploads.COLLECTION}(/?|/{uploads.NAME})$`" in routers["video-upload-options"]["rule"]
 
@@ -296,7 +310,7 @@ def test_a_good_token_reaches_the_service_and_names_its_user(
     if answer.request.method == "HEAD":
         return
     seen = answer.json()
-    expected = alice.user_id if route.who in ("required", "optional", "upload owner") else None
+    expected = alice.user_id if route.who.startswith(("required", "optional", "upload owner")) else None
     assert seen["headers"].get("x-user-id") == expected
     assert ("x-session-id" in seen["headers"]) == (expected is not None)
 
@@ -305,7 +319,7 @@ def test_a_good_token_reaches_the_service_and_names_its_user(
 def test_nobody_passes_where_somebody_is_required(gateway: Gateway, name: str, request_: str) -> None:
     gateway.released.set()
     answer = send(gateway, request_)
-    if ROUTES[name].who in ("required", "upload owner"):
+    if ROUTES[name].who.startswith(("required", "upload owner")):
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
         if answer.request.method != "HEAD":
@@ -407,6 +421,17 @@ def test_an_upload_is_only_its_owners(gateway: Gateway, alice: Login) -> None:
         gateway.refusals.clear()
     refused = send(gateway, f"PATCH {upload}", content=b"x")
     assert (refused.status_code, refused.headers["tus-resumable"]) == (401, "1.0.0")
+
+
+@pytest.mark.parametrize(("body", "empty"), [(b"", True), (b"x", False), ([b"x"], False), ([], False)])
+def test_the_video_service_is_told_of_an_upload_without_a_body(
+    gateway: Gateway, alice: Login, body: bytes | list[bytes], empty: bool
+) -> None:
+    gateway.asked.clear()
+    send(gateway, f"PATCH /video/upload/{ID}+part", alice.headers | {"Upload-Offset": "7"}, content=body)
+    [asked] = gateway.asked
+    assert asked["path"] == "/internal/upload_verify" + ("?empty=1" if empty else "")
+    assert asked["headers"]["upload-offset"] == "7"
 
 
 def test_a_segment_is_fetched_from_the_store_as_the_video_service_signed_it(gateway: Gateway, alice: Login) -> None:

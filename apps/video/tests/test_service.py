@@ -39,6 +39,7 @@ from kinora_video.errors import (
     TooManyUploads,
     UnsupportedType,
     UploadEnded,
+    UploadFull,
     VideoNotFound,
 )
 from kinora_video.links import Links
@@ -357,14 +358,14 @@ async def test_only_the_owner_may_touch_a_video(stage: Stage, clip: Path) -> Non
         stage.videos.get(None, video_id),
         stage.videos.delete(stranger, video_id),
         stage.videos.progress(stranger, video_id),
-        stage.videos.check_upload_owner(stranger, f"/video/upload/{video_id}+x"),
+        stage.videos.authorise_upload(stranger, video_id),
     ):
         with pytest.raises(VideoNotFound):
             await hidden
-    await stage.videos.check_upload_owner(owner, f"/video/upload/{video_id}+x")
+    await stage.videos.authorise_upload(owner, video_id)
     await stage.videos.delete(owner, video_id)
     with pytest.raises(UploadEnded):
-        await stage.videos.check_upload_owner(owner, f"/video/upload/{video_id}+x")
+        await stage.videos.authorise_upload(owner, video_id)
 
 
 async def test_a_visibility_that_comes_late_is_not_taken(stage: Stage, clip: Path) -> None:
@@ -451,6 +452,48 @@ async def test_an_upload_that_nobody_goes_on_with_expires(stage: Stage) -> None:
     assert (await stage.videos.progress(owner, video_id)).failure_code == "upload_expired"
     with pytest.raises(UploadEnded):
         await stage.videos.receive(video_id, 500)
+    with pytest.raises(UploadEnded):
+        await stage.videos.authorise_upload(owner, video_id)
+
+
+async def test_a_failed_video_keeps_what_tells_that_its_upload_was_whole(stage: Stage, workdir: Path) -> None:
+    (workdir / "a.mp4").write_bytes(b"no video")
+    owner, video_id = await stage.uploaded(workdir / "a.mp4")
+    info = f"{video_id}.info"
+    await stage.objects.put(UPLOADS, info, b"{}", content_type="x/y", cache_control="no-store")
+    await stage.work(video_id)
+    assert await stage.state(video_id) == "failed"
+    while await stage.cleanup.purge_one():
+        pass
+    assert await stage.left(video_id) == [info]
+    await stage.videos.authorise_upload(owner, video_id)
+    with pytest.raises(UploadFull):
+        await stage.videos.authorise_upload(owner, video_id, sends_at="8")
+    await stage.videos.delete(owner, video_id)
+    while await stage.cleanup.purge_one():
+        pass
+    assert await stage.left(video_id) == []
+
+
+@pytest.mark.parametrize(
+    ("filename", "kept"),
+    [
+        ("Screen Recording at 9.41.02\u202fAM.mov", None),
+        ("a\u00a0b.mp4", None),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645.mp4", None),
+        ("\U0001f468\u200d\U0001f469\u200d\U0001f467.mp4", None),
+        ("Ame\u0301lie.mp4", None),
+        ("a\u202e4pm.exe.mp4", "a4pm.exe.mp4"),
+        ("one\r\nline\u2028.mp4", "one line .mp4"),
+        ("\u2067\t\x7f", "video"),
+    ],
+)
+async def test_a_file_keeps_the_letters_of_its_name(stage: Stage, filename: str, kept: str | None) -> None:
+    metadata = {"filename": filename, "title": filename}
+    video_id = await stage.videos.begin_upload(Caller(new_id()), size=10, metadata=metadata)
+    video = await store.get(stage.pool, video_id)
+    assert video is not None
+    assert (video.filename, video.title) == (kept or filename, kept or filename)
 
 
 async def test_uploads_are_refused_by_name(stage: Stage) -> None:
@@ -461,8 +504,7 @@ async def test_uploads_are_refused_by_name(stage: Stage) -> None:
         (10, {"filename": "a.png"}, UnsupportedType),
         (10, {"filename": "a.mp4", "filetype": "text/html"}, UnsupportedType),
         (10, {"filename": "a.mp4", "visibility": "secret"}, InvalidInput),
-        (10, {"filename": "a\0.mp4"}, InvalidInput),
-        (10, {"filename": "a.mp4", "title": "one\nline"}, InvalidInput),
+        (10, {"filename": "a.mp4", "filetype": "video/mp4\nX-Amz-Acl: public-read"}, InvalidInput),
     ):
         with pytest.raises(error):
             await stage.videos.begin_upload(owner, size=size, metadata=metadata)

@@ -1,13 +1,15 @@
 """What names an upload, and what a request does to it."""
 
+import base64
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinora_video.errors import MethodNotAllowed, VideoNotFound
-from kinora_video.uploads import read_request, video_of
+from kinora_kit.errors import DomainError, InvalidInput
+from kinora_video.errors import MetadataTooLarge, MethodNotAllowed, VideoNotFound
+from kinora_video.uploads import parse_metadata, read_request, video_of
 
 ID = "01a20aee-9907-7735-a28c-5ab9bb4a7c27"
 NAME = f"{ID}+NzQ3.x_y~z-1"
@@ -83,3 +85,58 @@ def test_the_method_is_the_one_that_tusd_will_obey(
             read_request(path, method, overrides)
     else:
         assert read_request(path, method, overrides)[0] == does
+
+
+def encoded(pairs: dict[str, str]) -> str:
+    return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in pairs.items())
+
+
+@pytest.mark.parametrize(
+    ("headers", "pairs"),
+    [
+        ([], {}),
+        ([""], {}),
+        (["is_private"], {"is_private": ""}),
+        (["filename YS5tcDQ=, title 8J+OrA==,"], {"filename": "a.mp4", "title": "\N{CLAPPER BOARD}"}),
+    ],
+)
+def test_metadata_is_read_as_the_protocol_says(headers: list[str], pairs: dict[str, str]) -> None:
+    assert parse_metadata(headers) == pairs
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["a YQ==", "b Yg=="],
+        ["filename YS5tcDQ=,filename Yi5tcDQ="],
+        ["filename YS5tcDQ=,Filename Yi5tcDQ="],
+        ["filename YS5tcDQ"],
+        ["filename a.mp4"],
+        ["filename YQ== YQ=="],
+        ["filename /w=="],
+        ["filename 7aCA"],  # a lone surrogate
+        ["filename YQBi"],  # NUL
+        ["file:name YQ=="],
+        ["\u00e9 YQ=="],
+        [f"{'k' * 65} YQ=="],
+    ],
+)
+def test_metadata_that_others_would_skip_or_refuse_is_refused(headers: list[str]) -> None:
+    with pytest.raises(InvalidInput):
+        parse_metadata(headers)
+
+
+def test_metadata_is_as_large_as_the_object_store_takes() -> None:
+    most = 2048 - len("x-amz-meta-title")
+    assert parse_metadata([encoded({"title": "x" * most})]) == {"title": "x" * most}
+    with pytest.raises(MetadataTooLarge):
+        parse_metadata([encoded({"title": "x" * (most + 1)})])
+
+
+@given(st.text(alphabet=st.characters(codec="latin-1"), max_size=40))
+def test_any_metadata_is_read_or_refused(header: str) -> None:
+    try:
+        pairs = parse_metadata([header])
+    except DomainError:
+        return
+    assert parse_metadata([encoded(pairs)]) == pairs

@@ -48,11 +48,16 @@ class Cleanup:
         due = await store.claim_purge(self.pool, lease_seconds=PURGE_LEASE_SECONDS)
         if due is None:
             return False
-        video_id, state, last = due
+        video_id, state, failure_code, last = due
         uploads, streams = self.settings.uploads_bucket, self.settings.streams_bucket
         count = await self.objects.remove_prefix(streams, f"{video_id}/")
-        # tusd keeps the file under the id, and beside it <id>.info and <id>.part.
-        count += await self.objects.remove_prefix(uploads, str(video_id))
+        # tusd keeps the file under the id, and beside it <id>.info and <id>.part. Of a file that was there to its last
+        # byte and failed later, .info is left while the video is known: without it tusd would tell clients to send
+        # everything again.
+        kept = f"{video_id}.info" if state == "failed" and failure_code != domain.UPLOAD_EXPIRED else None
+        found = [key for key in await self.objects.keys(uploads, str(video_id)) if key != kept]
+        await self.objects.remove(uploads, found)
+        count += len(found)
         await self.objects.abort_uploads(uploads, str(video_id))
         PURGED_OBJECTS.inc(count)
         async with postgres.transaction(self.pool) as connection:
@@ -88,7 +93,7 @@ class Cleanup:
             )
             if expired is not None:
                 detail = "Nothing more of the file came for too long. Upload it again."
-                await announce.fail(connection, expired, "upload_expired", detail)
+                await announce.fail(connection, expired, domain.UPLOAD_EXPIRED, detail)
                 UPLOADS.labels("expired").inc()
 
     async def _is_whole(self, video: domain.Video) -> bool:

@@ -23,6 +23,8 @@ Visibility = Literal["private", "unlisted", "public"]
 VISIBILITIES: tuple[str, ...] = get_args(Visibility)
 TRANSCODING: frozenset[State] = frozenset({"processing", "playable"})
 STREAMING: frozenset[State] = frozenset({"playable", "ready"})
+UPLOAD_EXPIRED = "upload_expired"
+"""The one failure of a video whose bytes never were all there."""
 GONE: frozenset[State] = frozenset({"failed", "deleted"})
 
 

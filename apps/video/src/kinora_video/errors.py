@@ -26,6 +26,16 @@ class FileTooLarge(TooLarge):
     title = "The file is larger than allowed"
 
 
+class UploadFull(TooLarge):
+    code = "upload_full"
+    title = "All bytes of the upload are there; it takes no more"
+
+
+class MetadataTooLarge(TooLarge):
+    code = "metadata_too_large"
+    title = "The metadata of an upload may have at most 2 KiB"
+
+
 class SizeUnknown(DomainError):
     code = "size_unknown"
     title = "Say how large the file is when the upload is created (Upload-Length)"

@@ -17,7 +17,7 @@ from kinora_kit import logs
 from kinora_kit.errors import DomainError, NotSignedIn, problem
 from kinora_kit.identity import Caller, SignedIn, caller_from_headers
 from kinora_video.errors import SizeUnknown, UploadEnded, VideoNotFound
-from kinora_video.uploads import read_request, video_of
+from kinora_video.uploads import parse_metadata, read_request, video_of
 from kinora_video.wiring import Wired
 
 log = logs.get(__name__)
@@ -34,7 +34,6 @@ class Upload(BaseModel):
     size: int = Field(0, alias="Size")
     size_is_deferred: bool = Field(False, alias="SizeIsDeferred")
     offset: int = Field(0, alias="Offset")
-    metadata: dict[str, str] | None = Field(None, alias="MetaData")
     is_partial: bool = Field(False, alias="IsPartial")
     is_final: bool = Field(False, alias="IsFinal")
 
@@ -105,8 +104,9 @@ async def _pre_create(hook: Hook, wired: Wired) -> dict[str, Any]:
         caller = _caller(hook)
         if upload.is_partial or upload.is_final:
             raise SizeUnknown("An upload must be sent as one; concatenation is not offered")
+        metadata = parse_metadata((hook.event.request.header or {}).get("Upload-Metadata", []))
         video_id = await wired.videos.begin_upload(
-            caller, size=None if upload.size_is_deferred else upload.size, metadata=upload.metadata or {}
+            caller, size=None if upload.size_is_deferred else upload.size, metadata=metadata
         )
     except DomainError as error:
         return {"RejectUpload": True, **_refusal(error)}
@@ -124,15 +124,21 @@ def _refusal(error: DomainError) -> dict[str, Any]:
 
 
 @router.api_route("/upload_verify", methods=["GET", "HEAD", "POST", "PATCH", "DELETE"])
-async def upload_verify(request: Request, caller: SignedIn, wired: Wired) -> Response:
-    """ForwardAuth of /video/upload: only its owner may touch an upload."""
-    _, video_id = read_request(
+async def upload_verify(request: Request, caller: SignedIn, wired: Wired, empty: bool = False) -> Response:
+    """ForwardAuth of /video/upload: only its owner may touch an upload. ``empty``: the request has no body.
+
+    What tusd would answer without asking us is refused here: bytes after the last one, metadata that cannot be stored.
+    """
+    method, video_id = read_request(
         request.headers.get("X-Forwarded-Uri", ""),
         request.headers.get("X-Forwarded-Method", ""),
         request.headers.getlist("X-HTTP-Method-Override"),
     )
-    if video_id is not None:
-        await wired.videos.authorise_upload(caller, video_id)
+    if video_id is None:
+        parse_metadata(request.headers.getlist("Upload-Metadata"))
+    else:
+        sends_at = request.headers.get("Upload-Offset") if method == "PATCH" and not empty else None
+        await wired.videos.authorise_upload(caller, video_id, sends_at=sends_at)
     public = urlsplit(wired.videos.settings.public_url)
     # What tusd makes Location of: never what the client called us.
     return Response(status_code=200, headers={"X-Forwarded-Host": public.netloc, "X-Forwarded-Proto": public.scheme})

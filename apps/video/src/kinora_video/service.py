@@ -28,13 +28,15 @@ from kinora_video.errors import (
     TooManyUploads,
     UnsupportedType,
     UploadEnded,
+    UploadFull,
     VideoNotFound,
 )
 from kinora_video.links import SIGNED_QUERY, Links
 from kinora_video.metrics import UPLOADED_BYTES, UPLOADS
 from kinora_video.settings import VideoSettings
-from kinora_video.uploads import COLLECTION, video_of_path
+from kinora_video.uploads import COLLECTION, displayable, video_of_path
 
+TITLE_LENGTH, FILENAME_LENGTH = 200, 255
 # Names that a client may give to bytes without saying anything about them.
 _ANY_TYPE = {"", "application/octet-stream", "application/mxf", "application/x-matroska", "application/ogg"}
 
@@ -67,6 +69,7 @@ class Videos:
 
         It is made by tusd, which asks back through its hook, so that an upload begins in one way only.
         """
+        filename, title = displayable(filename)[:FILENAME_LENGTH] or "video", displayable(title)[:TITLE_LENGTH]
         self._check_file(filename, "", size)
         metadata = {"filename": filename, "title": title, "visibility": visibility}
         public = urlsplit(self.settings.public_url)
@@ -97,20 +100,19 @@ class Videos:
 
         Raises SizeUnknown, FileTooLarge, UnsupportedType, TooManyUploads, InvalidInput.
         """
-        filename = metadata.get("filename") or metadata.get("name") or "video"
+        filename = displayable(metadata.get("filename") or metadata.get("name") or "") or "video"
+        title = displayable(metadata.get("title", "")) or filename.rpartition(".")[0] or filename
         if size is None:
             raise SizeUnknown
         self._check_file(filename, metadata.get("filetype", ""), size)
-        if not metadata.get("title", "").isprintable():
-            raise InvalidInput("The title has characters that cannot be shown")
         visibility = metadata.get("visibility") or "private"
         if visibility not in domain.VISIBILITIES:
             raise InvalidInput(f"visibility must be one of {', '.join(domain.VISIBILITIES)}")
         video = Video(
             id=new_id(),
             owner_id=caller.user_id,
-            title=(metadata.get("title") or filename.rpartition(".")[0] or filename)[:200],
-            filename=filename[:255],
+            title=title[:TITLE_LENGTH],
+            filename=filename[:FILENAME_LENGTH],
             size=size,
             visibility=visibility,  # type: ignore[arg-type]
             state="uploading",
@@ -138,10 +140,10 @@ class Videos:
                 await _begin(connection, video)
 
     def _check_file(self, filename: str, declared_type: str, size: int) -> None:
-        if not filename.isprintable():
-            raise InvalidInput("The file's name has characters that cannot be shown")
         if size > self.settings.upload_max_bytes:
             raise FileTooLarge(f"The file has {size} bytes; at most {self.settings.upload_max_bytes} can be uploaded")
+        if not (declared_type.isascii() and declared_type.isprintable()):  # it becomes a header of the object store's
+            raise InvalidInput("The type of the file must be a media type, such as video/mp4")
         kind = (declared_type or mimetypes.guess_type(filename)[0] or "").lower()
         if kind not in _ANY_TYPE and not kind.startswith("video/"):
             raise UnsupportedType(f"{filename} is of type {kind}; only video files can be uploaded")
@@ -174,13 +176,18 @@ class Videos:
         UPLOADS.labels("finished").inc()
         UPLOADED_BYTES.inc(video.size)
 
-    async def authorise_upload(self, caller: Caller, video_id: UUID) -> None:
-        """Raises VideoNotFound unless the upload is the caller's, UploadEnded when there is nothing left of it."""
+    async def authorise_upload(self, caller: Caller, video_id: UUID, *, sends_at: str | None = None) -> None:
+        """Raises VideoNotFound unless the upload is the caller's, UploadEnded when nothing is left of it, UploadFull.
+
+        ``sends_at``: the offset, as the client wrote it, of bytes that it sends.
+        """
         video = await store.get(self.pool, video_id)
         if video is None or not video.owned_by(caller):
             raise VideoNotFound
-        if video.state in domain.GONE:
+        if video.state == "deleted" or video.failure_code == domain.UPLOAD_EXPIRED:
             raise UploadEnded
+        if sends_at is not None and sends_at.isdecimal() and int(sends_at) >= video.size:
+            raise UploadFull
 
     async def owner_of(self, video_id: UUID) -> UUID | None:
         """None when there is no such video, or no more."""

@@ -363,18 +363,18 @@ async def lock_expired_upload(
     return None if row is None else _video(row)
 
 
-async def claim_purge(pool: Pool, *, lease_seconds: float) -> tuple[UUID, State, bool] | None:
-    """A video whose objects are to be removed now: its id, its state, and whether this is the last time.
+async def claim_purge(pool: Pool, *, lease_seconds: float) -> tuple[UUID, State, str, bool] | None:
+    """A video whose objects are to be removed now: its id, state, failure code, and whether this is the last time.
 
-    It is nobody else's for so long; if it is not done by then, it is due again, after all others.
+    The row is leased to this process for so long; if it is not done by then, it is due again, after all others.
     """
     row = await pool.fetchrow(
         "UPDATE videos SET purge_at = now() + make_interval(secs => $1) WHERE id = ("
         "  SELECT id FROM videos WHERE purge_at <= now() ORDER BY purge_at LIMIT 1 FOR UPDATE SKIP LOCKED"
-        ") RETURNING id, state, updated_at < now() - interval '10 minutes' AS last",
+        ") RETURNING id, state, failure_code, updated_at < now() - interval '10 minutes' AS last",
         lease_seconds,
     )
-    return None if row is None else (row["id"], row["state"], row["last"])
+    return None if row is None else (row["id"], row["state"], row["failure_code"], row["last"])
 
 
 async def purged(connection: Connection, video_id: UUID, *, again_in_seconds: int | None) -> None:
