@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from kinora_kit import migrate, postgres
 from kinora_kit.migrate import MigrationError
+from kinora_kit.testing import eventually
 
 FIRST = "CREATE TABLE first (n int); INSERT INTO first VALUES (1);"
 
@@ -123,3 +125,155 @@ def test_as_a_job_it_says_what_it_did_and_what_is_wrong(schema_url: str, package
     for wrong in (job(KINORA_POSTGRES_URL=schema_url), job()):
         assert wrong.returncode == 1
         assert len(wrong.stderr.splitlines()) == 1
+
+
+# Locks, and time ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def reading(url: str, table: str) -> AsyncIterator[None]:
+    """A transaction that has read ``table`` and does not end."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.fetch(f"SELECT * FROM {table}")  # noqa: S608
+            yield
+    finally:
+        await connection.close()
+
+
+async def test_a_migration_waits_for_a_lock_without_keeping_others_waiting(
+    schema_url: str, connection: asyncpg.Connection, package: Path, unique: str
+) -> None:
+    await migrate.migrate(connection, unique)
+    (package / "0002_second.sql").write_text("ALTER TABLE first ADD m int")
+    pid, other = connection.get_server_pid(), await asyncpg.connect(schema_url)
+    try:
+        async with reading(schema_url, "first"):
+            migrating = asyncio.create_task(migrate.migrate(connection, unique))
+
+            async def waiting() -> bool:
+                asked = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1"
+                return bool(await other.fetchval(asked, pid))
+
+            await eventually(waiting)
+            # Behind the ALTER TABLE, which waits for the reader; it makes way before it has got its lock.
+            await other.fetch("SELECT * FROM first", timeout=30)
+            assert not migrating.done()
+        assert [m.name for m in await migrating] == ["second"]
+    finally:
+        await other.close()
+
+
+async def test_a_migration_that_gets_no_lock_gives_up_and_names_its_file(
+    *, schema_url: str, connection: asyncpg.Connection, package: Path, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr(migrate, "LOCKS_SECONDS", 0.3)
+    monkeypatch.setattr(migrate, "LOCK_RETRY_SECONDS", 0.1)
+    await migrate.migrate(connection, unique)
+    (package / "0002_second.sql").write_text("ALTER TABLE first ADD m int")
+    async with reading(schema_url, "first"):
+        with pytest.raises(MigrationError, match=r"0002_second.sql did not get its locks"):
+            await migrate.migrate(connection, unique)
+    assert [m.name for m in await migrate.migrate(connection, unique)] == ["second"]
+
+
+async def test_a_statement_has_a_timeout_that_its_file_can_set(
+    *, connection: asyncpg.Connection, package: Path, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate.migrate(connection, unique)
+    monkeypatch.setattr(migrate, "STATEMENT_TIMEOUT", "100ms")
+    (package / "0002_slow.sql").write_text("SELECT pg_sleep(0.5)")
+    with pytest.raises(MigrationError, match=r"0002_slow.sql takes longer than 100ms"):
+        await migrate.migrate(connection, unique)
+    (package / "0002_slow.sql").write_text("-- migrate: statement_timeout=1min\nSELECT pg_sleep(0.2)")
+    assert [m.name for m in await migrate.migrate(connection, unique)] == ["slow"]
+    assert await connection.fetchval("SHOW statement_timeout") == "0"
+
+
+@pytest.mark.parametrize("line", ["lock_timeout=1s", "transaction=yes", "concurrently", "statement_timeout 1s"])
+async def test_a_first_line_that_is_no_option_is_refused(
+    connection: asyncpg.Connection, package: Path, unique: str, line: str
+) -> None:
+    (package / "0002_second.sql").write_text(f"-- migrate: {line}\nSELECT 1")
+    with pytest.raises(MigrationError, match=r"0002_second.sql: "):
+        await migrate.migrate(connection, unique)
+
+
+# Outside a transaction ------------------------------------------------------------------------------------------------
+
+INDEX = "-- migrate: transaction=no\nCREATE UNIQUE INDEX CONCURRENTLY first_n ON first (n);\n"
+
+
+async def valid(connection: asyncpg.Connection) -> bool | None:
+    found: bool | None = await connection.fetchval(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('first_n')"
+    )
+    return found
+
+
+async def test_an_index_is_built_concurrently_while_other_jobs_wait(
+    schema_url: str, package: Path, unique: str, connection: asyncpg.Connection
+) -> None:
+    (package / "0002_index.sql").write_text(INDEX)
+
+    async def one() -> int:
+        own = await asyncpg.connect(schema_url)
+        try:
+            return len(await migrate.migrate(own, unique))
+        finally:
+            await own.close()
+
+    async with reading(schema_url, "pg_class"):
+        jobs = [asyncio.create_task(one()) for _ in range(3)]
+
+        async def building() -> bool:
+            return await valid(connection) is False
+
+        await eventually(building)
+    assert sorted(await asyncio.gather(*jobs)) == [0, 0, 3]
+    assert await valid(connection) is True
+
+
+async def test_an_index_that_was_interrupted_is_built_again(
+    schema_url: str, package: Path, unique: str, connection: asyncpg.Connection
+) -> None:
+    (package / "0002_index.sql").write_text(INDEX)
+    killed = await asyncpg.connect(schema_url)
+    async with reading(schema_url, "pg_class"):
+        job = asyncio.create_task(migrate.migrate(killed, unique))
+
+        async def building() -> bool:
+            return await valid(connection) is False
+
+        await eventually(building)
+        await connection.fetchval("SELECT pg_terminate_backend($1)", killed.get_server_pid())
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await job
+    assert await valid(connection) is False
+    assert [m.name for m in await migrate.migrate(connection, unique)] == ["index"]
+    assert await valid(connection) is True
+
+
+async def test_an_index_that_could_not_be_built_is_built_once_it_can(
+    package: Path, unique: str, connection: asyncpg.Connection
+) -> None:
+    await migrate.migrate(connection, unique)
+    await connection.execute("INSERT INTO first VALUES (1)")
+    (package / "0002_index.sql").write_text(INDEX)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await migrate.migrate(connection, unique)
+    await connection.execute("DELETE FROM first")
+    assert [m.name for m in await migrate.migrate(connection, unique)] == ["index"]
+    assert await valid(connection) is True
+
+
+async def test_an_index_that_was_built_and_not_recorded_is_recorded(
+    package: Path, unique: str, connection: asyncpg.Connection
+) -> None:
+    await migrate.migrate(connection, unique)
+    await connection.execute("CREATE UNIQUE INDEX CONCURRENTLY first_n ON first (n)")
+    (package / "0002_index.sql").write_text(INDEX)
+    assert [m.name for m in await migrate.migrate(connection, unique)] == ["index"]
+    assert await migrate.migrate(connection, unique) == []

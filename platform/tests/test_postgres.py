@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
@@ -48,17 +49,36 @@ async def test_a_statement_that_takes_too_long_is_ended_as_an_outage(pool: Pool)
     assert isinstance(as_domain_error(caught.value), Unavailable)
 
 
-async def test_a_full_pool_is_an_outage_and_not_a_queue_without_end(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+async def in_transaction(pool: Pool) -> None:
+    async with postgres.transaction(pool):
+        pass
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda pool: pool.fetch("SELECT 1"),
+        lambda pool: pool.fetchrow("SELECT 1"),
+        lambda pool: pool.fetchval("SELECT 1"),
+        lambda pool: pool.execute("SELECT 1"),
+        lambda pool: pool.executemany("SELECT $1::int", [(1,)]),
+        lambda pool: pool.fetchmany("SELECT $1::int", [(1,)]),
+        lambda pool: pool.copy_records_to_table("things", records=[(1,)]),
+        lambda pool: pool.acquire(),
+        in_transaction,
+        postgres.check,
+    ],
+)
+async def test_a_full_pool_is_an_outage_however_it_is_used(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, use: Callable[[Pool], Awaitable[object]]
 ) -> None:
-    monkeypatch.setattr(postgres, "ACQUIRE_SECONDS", 0.1)
     async with postgres.connect(postgres_url, name="kit test", size=1) as pool:
-        async with postgres.transaction(pool):
-            with pytest.raises(OUTAGES):
-                async with postgres.transaction(pool):
-                    pass
-        async with postgres.transaction(pool) as connection:  # and it was not lost
-            assert await connection.fetchval("SELECT 1") == 1
+        async with postgres.transaction(pool), asyncio.timeout(60):
+            with monkeypatch.context() as patch:
+                patch.setattr(postgres, "ACQUIRE_SECONDS", 0.1)
+                with pytest.raises(OUTAGES):
+                    await use(pool)
+        assert await pool.fetchval("SELECT 1") == 1  # and the connection was not lost
 
 
 async def test_a_value_that_does_not_fit_is_a_defect_and_not_an_outage(pool: Pool) -> None:

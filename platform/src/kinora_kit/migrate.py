@@ -2,11 +2,20 @@
 
 A package keeps them as ``migrations/NNNN_what.sql``. The kit's own (outbox and inbox) come first. Each file runs in one
 transaction under an advisory lock, and its checksum is kept: a file that changed after it was applied is refused.
+
+A file may begin with comments that say how it runs:
+
+    -- migrate: statement_timeout=15min    how long one statement may take; a minute unless said otherwise
+    -- migrate: transaction=no             one statement, outside a transaction, as CREATE INDEX CONCURRENTLY must
+
+A table lock is waited for briefly and again, as every query behind a waiting ALTER TABLE waits, too. An index that an
+interrupted CREATE INDEX CONCURRENTLY left invalid is dropped and built again.
 """
 
 import asyncio
 import hashlib
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +27,18 @@ from kinora_kit.settings import PREFIX
 
 LOCK = 0x6B696E6F7261  # "kinora", so that it cannot be another program's by accident
 WAIT_SECONDS = 120
+TURN_SECONDS = 600
+"""How long to wait for another job that migrates."""
+STATEMENT_TIMEOUT = "1min"
+LOCK_TIMEOUT = "2s"
+LOCK_RETRY_SECONDS = 1.0
+LOCKS_SECONDS = 120
+"""How long to try for the locks of one file."""
+
+_HEADER = re.compile(r"-- migrate: *(\w+) *= *(\S+)\s*")
+_CONCURRENT_INDEX = re.compile(
+    r"CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?(\w+)\s+ON\b", re.IGNORECASE
+)
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -46,6 +67,27 @@ class Migration:
     def checksum(self) -> str:
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
+    @property
+    def file(self) -> str:
+        return f"{self.package} {self.version:04}_{self.name}.sql"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What its first lines say of how it runs. Raises MigrationError for what is no such option."""
+        found: dict[str, str] = {}
+        for line in self.sql.splitlines():
+            if not line.startswith("-- migrate:"):
+                break
+            option = _HEADER.fullmatch(line)
+            if option is None or option[1] not in ("statement_timeout", "transaction"):
+                raise MigrationError(
+                    f"{self.file}: {line} is no option: write statement_timeout=15min or transaction=no"
+                )
+            if option[1] == "transaction" and option[2] != "no":
+                raise MigrationError(f"{self.file}: transaction=no is all there is to say of it")
+            found[option[1]] = option[2]
+        return found
+
 
 def migrations_of(package: str) -> list[Migration]:
     """The migrations of a package in their order. Raises MigrationError when numbers are doubled or missing."""
@@ -73,9 +115,9 @@ async def _applied(connection: asyncpg.Connection | asyncpg.Pool) -> dict[tuple[
 async def migrate(connection: asyncpg.Connection, package: str) -> list[Migration]:
     """Apply what is missing and return it. Safe to run from many places at once: one does it, the others wait.
 
-    Raises MigrationError when an applied file was changed.
+    Raises MigrationError when an applied file was changed, or one cannot be applied in the time that it has.
     """
-    await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+    await _take_turn(connection)
     try:
         await connection.execute(_TABLE)
         applied = await _applied(connection)
@@ -83,24 +125,100 @@ async def migrate(connection: asyncpg.Connection, package: str) -> list[Migratio
         for migration in wanted(package):
             checksum = applied.get((migration.package, migration.version))
             if checksum is None:
-                async with connection.transaction():
-                    await connection.execute(migration.sql)
-                    await connection.execute(
-                        "INSERT INTO schema_migrations (package, version, name, checksum) VALUES ($1, $2, $3, $4)",
-                        migration.package,
-                        migration.version,
-                        migration.name,
-                        migration.checksum,
-                    )
+                await _apply(connection, migration)
                 done.append(migration)
             elif checksum != migration.checksum:
                 raise MigrationError(
-                    f"{migration.package} {migration.version:04}_{migration.name}.sql was changed after it had been "
-                    "applied: put it back as it was and write the change as a new migration"
+                    f"{migration.file} was changed after it had been applied: put it back as it was and write the "
+                    "change as a new migration"
                 )
         return done
     finally:
-        await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
+        if not connection.is_closed():  # it takes its locks with it
+            await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
+
+
+async def _take_turn(connection: asyncpg.Connection) -> None:
+    # Not pg_advisory_lock: CREATE INDEX CONCURRENTLY waits for every statement that began before it, so one that waits
+    # for the lock of the job that builds the index would be a deadlock.
+    deadline = time.monotonic() + TURN_SECONDS
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
+        if time.monotonic() > deadline:
+            raise MigrationError(f"Another job has been migrating for {TURN_SECONDS} s")
+        await asyncio.sleep(0.2)
+
+
+async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
+    options = migration.options
+    statement_timeout = options.get("statement_timeout", STATEMENT_TIMEOUT)
+    run = _outside_transaction if "transaction" in options else _in_transaction
+    deadline = time.monotonic() + LOCKS_SECONDS
+    while True:
+        try:
+            await run(connection, migration, statement_timeout)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            if time.monotonic() > deadline:
+                raise MigrationError(
+                    f"{migration.file} did not get its locks within {LOCKS_SECONDS} s: end what holds them ({error})"
+                ) from error
+        except asyncpg.QueryCanceledError as error:
+            raise MigrationError(
+                f"{migration.file} takes longer than {statement_timeout} in one statement: do less at a time, or "
+                "allow more with -- migrate: statement_timeout=..."
+            ) from error
+        else:
+            return
+        await asyncio.sleep(LOCK_RETRY_SECONDS)
+
+
+async def _in_transaction(connection: asyncpg.Connection, migration: Migration, statement_timeout: str) -> None:
+    async with connection.transaction():
+        await _limit(connection, statement_timeout, LOCK_TIMEOUT, local=True)
+        await connection.execute(migration.sql)
+        await _record(connection, migration)
+
+
+async def _outside_transaction(connection: asyncpg.Connection, migration: Migration, statement_timeout: str) -> None:
+    # Nothing waits behind it: what may run outside a transaction takes no lock that readers or writers mind.
+    await _limit(connection, statement_timeout, "0", local=False)
+    try:
+        if not await _index_stands(connection, migration):
+            await connection.execute(migration.sql)
+    finally:
+        await connection.execute("RESET statement_timeout; RESET lock_timeout")
+    await _record(connection, migration)
+
+
+async def _index_stands(connection: asyncpg.Connection, migration: Migration) -> bool:
+    """Whether an earlier run built the file's index and did not get to record it. What it left invalid is dropped."""
+    index = _CONCURRENT_INDEX.search(migration.sql)
+    if index is None:
+        return False
+    valid: bool | None = await connection.fetchval(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", index[1]
+    )
+    if valid is False:
+        await connection.execute(f"DROP INDEX CONCURRENTLY {index[1]}")
+    return valid is True
+
+
+async def _limit(connection: asyncpg.Connection, statement_timeout: str, lock_timeout: str, *, local: bool) -> None:
+    await connection.execute(
+        "SELECT set_config('statement_timeout', $1, $3), set_config('lock_timeout', $2, $3)",
+        statement_timeout,
+        lock_timeout,
+        local,
+    )
+
+
+async def _record(connection: asyncpg.Connection, migration: Migration) -> None:
+    await connection.execute(
+        "INSERT INTO schema_migrations (package, version, name, checksum) VALUES ($1, $2, $3, $4)",
+        migration.package,
+        migration.version,
+        migration.name,
+        migration.checksum,
+    )
 
 
 async def check(pool: asyncpg.Pool, package: str) -> None:

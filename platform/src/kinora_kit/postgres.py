@@ -17,6 +17,13 @@ Pool: TypeAlias = asyncpg.Pool
 ACQUIRE_SECONDS = 5.0
 
 
+class _Pool(asyncpg.Pool):  # type: ignore[misc] # asyncpg has no types
+    """Nothing waits longer than ACQUIRE_SECONDS for a connection: ``fetch`` and its like would wait without end."""
+
+    def acquire(self, *, timeout: float | None = None) -> Any:
+        return super().acquire(timeout=ACQUIRE_SECONDS if timeout is None else timeout)
+
+
 async def _prepare(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
@@ -25,13 +32,18 @@ async def _prepare(connection: asyncpg.Connection) -> None:
 async def connect(url: str, *, name: str, size: int = 10) -> AsyncIterator[Pool]:
     """A pool that opens connections when they are needed, so that the process starts without its database.
 
-    A statement may take 10 s, a lock 5 s; a transaction left idle for 30 s is ended by the server.
+    A connection is waited for 5 s, a statement may take 10 s, a lock 5 s; a transaction left idle for 30 s is ended by
+    the server.
     """
-    pool = asyncpg.create_pool(
+    pool = _Pool(
         url,
         min_size=0,
         max_size=size,
+        max_queries=50_000,
         max_inactive_connection_lifetime=300,
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
         timeout=3,
         command_timeout=15,
         init=_prepare,
@@ -59,7 +71,7 @@ async def connect(url: str, *, name: str, size: int = 10) -> AsyncIterator[Pool]
 @contextlib.asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
     """A connection inside a transaction, committed at the end of the block and rolled back by an exception."""
-    async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+    async with pool.acquire() as connection, connection.transaction():
         yield connection
 
 
