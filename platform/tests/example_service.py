@@ -85,6 +85,10 @@ async def thing(n: int) -> dict[str, Any]:
     return {"n": n, "trace": logs.traceparent.get()}
 
 
+@router.put("/things/{n}")
+async def change(n: int, caller: SignedIn) -> None: ...
+
+
 @router.post("/things", status_code=201)
 async def make(thing: Thing) -> dict[str, str]:
     return {"name": thing.name}
@@ -105,6 +109,19 @@ async def breaks_off() -> StreamingResponse:
     async def body() -> AsyncIterator[bytes]:
         yield b"begun"
         raise ZeroDivisionError
+
+    return StreamingResponse(body())
+
+
+@router.get("/endless")
+async def endless() -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"more"
+                await asyncio.sleep(0.01)
+        finally:
+            print("the stream has ended", flush=True)  # noqa: T201 - what the test looks for
 
     return StreamingResponse(body())
 

@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import httpx
@@ -132,7 +133,52 @@ async def test_a_problem_carries_its_headers_and_what_else_it_says(service: Runn
     assert (await service.client.get("/fail/domain")).json()["suggestion"] == "other"
     assert (await service.client.get("/fail/throttled")).headers["retry-after"] == "7"
     assert (await service.client.get("/me")).headers["www-authenticate"] == "Bearer"
-    assert (await service.client.delete("/things/1")).headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("DELETE", "/things/1", 405, "GET, HEAD, OPTIONS, PUT"),
+        ("PROPFIND", "/things/1", 405, "GET, HEAD, OPTIONS, PUT"),
+        ("HEAD", "/raw", 405, "OPTIONS, POST"),
+        # What no route of the gateway matched reaches no handler, whatever its method is.
+        ("DELETE", "/unrouted/things/1", 405, "GET, HEAD, OPTIONS, PUT"),
+        ("OPTIONS", "/unrouted/things/1", 204, "GET, HEAD, OPTIONS, PUT"),
+        ("GET", "/unrouted/things/1", 404, None),
+        ("PUT", "/unrouted/things/1", 404, None),
+        ("HEAD", "/unrouted/things/1", 404, None),
+        ("GET", "/unrouted/nothing", 404, None),
+        ("OPTIONS", "/unrouted/nothing", 404, None),
+        ("GET", "/unrouted/unrouted/things/1", 404, None),
+        ("GET", "/unrouted/%2e%2e/things/1", 404, None),
+        ("GET", "/unrouted", 404, None),
+    ],
+)
+async def test_wrong_method_is_405_with_every_allowed_method(
+    *, service: Running, method: str, path: str, status: int, allow: str | None
+) -> None:
+    url = service.client.base_url.copy_with(raw_path=path.encode())
+    answer = await service.client.request(method, url)
+    assert (answer.status_code, answer.headers.get("allow")) == (status, allow)
+    if status != 204 and method != "HEAD":
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["instance"] == unquote(path.removeprefix("/unrouted"))
+
+
+@pytest.mark.parametrize("path", ["/things/1", "/things/x", "/nothing", "/who", "/fail/domain", "/healthz", "/metrics"])
+async def test_head_is_get_without_its_body(service: Running, path: str) -> None:
+    got, head = await service.client.get(path), await service.client.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    own = {"date", "x-request-id"} | ({"content-length"} if path == "/metrics" else set())
+    assert {k: v for k, v in head.headers.items() if k not in own} == {
+        k: v for k, v in got.headers.items() if k not in own
+    }
+
+
+async def test_head_of_a_stream_ends_it(service: Running) -> None:
+    answer = await service.client.head("/endless")
+    assert (answer.status_code, answer.content) == (200, b"")
+    await eventually(lambda: "the stream has ended" in service.output.read_text())
 
 
 async def test_a_defect_is_told_to_the_log_and_to_nobody_else(service: Running) -> None:

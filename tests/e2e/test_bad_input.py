@@ -179,6 +179,7 @@ async def test_what_a_client_says_wrongly_is_answered_as_a_problem(person: Perso
         await person.http.post("/auth/login", content=b"{", headers={"Content-Type": "application/json"}),
         await person.http.post("/auth/register", json={"username": "x"}),
         await person.http.get("/nowhere"),
+        await person.http.put("/auth/login"),
     ]
     for answer in cases:
         assert 400 <= answer.status_code < 500, answer.text

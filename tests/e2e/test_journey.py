@@ -97,12 +97,49 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
     poster = httpx.get(shown["poster_url"])
     assert poster.status_code == 200
     assert poster.headers["content-type"] == "image/jpeg"
+    await assert_objects_are_served_as_our_own(person.http, shown["poster_url"])
 
     async def is_listed() -> bool:
         media = (await person.get(f"/media/{video}")).json()
         return bool(media.get("state") == "ready" and media["owner_id"] == person.id)
 
     await until(is_listed, what="the catalogue to follow")
+
+
+# What a client needs of an object, and what the gateway says of itself.
+OBJECT_HEADERS = {"accept-ranges", "cache-control", "content-length", "content-type", "date", "etag", "last-modified"}
+OBJECT_HEADERS |= {"access-control-allow-origin", "access-control-expose-headers"}
+OBJECT_HEADERS |= {"referrer-policy", "x-content-type-options", "x-frame-options"}
+
+
+async def assert_objects_are_served_as_our_own(http: httpx.AsyncClient, url: str) -> None:
+    """Neither headers nor errors of the object store reach a client."""
+    origin = {"Origin": "https://app.example"}
+    got, head = await http.get(url, headers=origin), await http.head(url, headers=origin)
+    assert set(got.headers) <= OBJECT_HEADERS
+    assert got.headers.get_list("access-control-allow-origin") == ["*"]
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == got.headers["content-length"] == str(len(got.content))
+
+    part = await http.get(url, headers={**origin, "Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, got.content[10:20])
+    assert (await http.get(url, headers={"If-None-Match": got.headers["etag"]})).status_code == 304
+
+    size = len(got.content)
+    refused = [
+        (await http.get(url, headers={**origin, "Range": f"bytes={size}-"}), 416, "range_not_satisfiable"),
+        (await http.get(url, headers={**origin, "If-Match": '"another"'}), 412, "precondition_failed"),
+        (await http.get(url.replace(".jpg", "-2.jpg"), headers=origin), 404, "object_not_found"),
+    ]
+    for answer, status, code in refused:
+        problem = answer.json()
+        assert (answer.status_code, problem["status"], problem["code"]) == (status, status, code)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert problem["instance"] == answer.request.url.path
+        assert answer.headers["cache-control"] == "no-store" or "sig" in url
+        assert set(answer.headers) <= OBJECT_HEADERS | {"content-range", "x-request-id"}
+        assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+    assert refused[0][0].headers["content-range"] == f"bytes */{size}"
 
 
 def assert_never_falls(seen: list[dict[str, object]]) -> None:

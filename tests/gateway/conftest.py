@@ -29,6 +29,28 @@ ROOT = Path(__file__).parents[2]
 AUTH = "http://127.0.0.1:8101"
 
 
+OBJECT_STORE_HEADERS = {
+    "Accept-Ranges": "bytes",
+    "Access-Control-Allow-Credentials": "true",
+    "Access-Control-Allow-Origin": "https://app.example",
+    "Access-Control-Expose-Headers": "X-Amz*, *",
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "Content-Type": "application/xml",
+    "ETag": '"of-the-store"',
+    "Server": "MinIO",
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "Vary": "Origin",
+    "X-Amz-Bucket-Region": "us-east-1",
+    "X-Amz-Id-2": "9da0676813f5",
+    "X-Amz-Request-Id": "18EBCE01A2F3C113",
+    "X-Minio-Error-Code": "NoSuchKey",
+    "X-Minio-Error-Desc": "The specified key does not exist.",
+    "X-Ratelimit-Limit": "6380",
+    "X-Xss-Protection": "1; mode=block",
+}
+"""What MinIO answers with, beside what is a client's business."""
+
+
 class Probe(BaseHTTPRequestHandler):
     """Answers with what reached it. Below /internal it decides as the video service would."""
 
@@ -52,17 +74,23 @@ class Probe(BaseHTTPRequestHandler):
         }
         if self.headers.get("Upgrade", "").lower() == "websocket":
             self.upgrade()
-        elif self.path.endswith("/progress"):
+        elif self.path.endswith("/progress") and not self.path.startswith("/unrouted"):
             self.stream()
+        elif self.service == "streams" and (status := int(self.headers.get("X-Probe-Store", "0"))):
+            self.send(status, b"<Error><BucketName>streams</BucketName></Error>", OBJECT_STORE_HEADERS)
         elif self.path.startswith("/internal/"):
             self.asked.append(seen)
             refused = self.path in self.refusals
             signed = {"Authorization": "AWS4 of ours", "X-Amz-Date": "now", "X-Amz-Content-Sha256": "UNSIGNED"}
-            self.send(403 if refused else 200, b"", signed)
+            self.send(403 if refused else 200, b"", signed if self.path == "/internal/stream_verify" else {})
         else:
             self.send(200, json.dumps(seen).encode(), {"Content-Type": "application/json", "Server": "secret/1.0"})
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815 - the names that http.server calls
+    def __getattr__(self, name: str) -> Any:
+        """``http.server`` looks for ``do_GET`` and the like: any method is answered."""
+        if name.startswith("do_"):
+            return self.answer
+        raise AttributeError(name)
 
     def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response_only(status)
@@ -70,6 +98,7 @@ class Probe(BaseHTTPRequestHandler):
             self.send_header(name, value)
         # HEAD has no body to look into.
         self.send_header("X-Probe", self.service)
+        self.send_header("X-Probe-Path", self.path)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -80,6 +109,8 @@ class Probe(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
+        if self.command == "HEAD":
+            return
         self.wfile.write(b"data: first\n\n")
         self.wfile.flush()
         self.released.wait(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ GUARDS: dict[Who, list[str]] = {
     "upload owner": ["tus", "auth-required", "upload-owner"],
     "upload owner, empty": ["tus", "auth-required", "upload-owner-empty"],
     "anyone by tus": ["tus"],
-    "by address": ["stream-access", "stream-path"],
-    "by signed address": ["stream-access", "stream-path", "private-cache"],
+    "by address": ["stream-access", "stream-errors", "stream-path", "stream-headers"],
+    "by signed address": ["stream-access", "stream-errors", "stream-path", "stream-headers", "private-cache"],
 }
 
 
@@ -167,8 +168,17 @@ ROUTES = {
     "graphql": Route("optional", "graphql", ("POST /graphql", "GET /graphql")),
 }
 
-# Answered by the gateway alone, and what no route takes.
-WITHOUT_SERVICE = {"preflight", "nowhere"}
+# Requests that no route of the table matches, by the service that answers 404 or 405.
+UNROUTED = {
+    "unrouted": ("auth", ["/"]),
+    "auth-unrouted": ("auth", ["/auth", "/user"]),
+    "media-unrouted": ("media", ["/media"]),
+    "video-unrouted": ("video", ["/video"]),
+    "graphql-unrouted": ("graphql", ["/graphql"]),
+}
+# Not of the table: what the gateway answers alone, and what no route of the table matches.
+WITHOUT_GUARD = {"preflight", *UNROUTED}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "QUERY")
 
 UNREACHABLE = [
     "GET /",
@@ -219,7 +229,15 @@ UNREACHABLE = [
     "GET /minio/health/live",
 ]
 
-REQUESTS = [(name, request) for name, route in ROUTES.items() for request in route.requests]
+
+def with_head(request: str) -> list[str]:
+    method, path = request.split(" ", 1)
+    return [request, f"HEAD {path}"] if method == "GET" else [request]
+
+
+REQUESTS = sorted(
+    {(name, each) for name, route in ROUTES.items() for request in route.requests for each in with_head(request)}
+)
 # Those whose answer from a probe tells what reached it.
 TELLING = [(name, request) for name, request in REQUESTS if not request.startswith("HEAD") and "progress" not in name]
 GUARDED = [(name, request) for name, request in REQUESTS if not ROUTES[name].who.startswith("anyone")]
@@ -240,9 +258,21 @@ def send(gateway: Gateway, request: str, headers: dict[str, str] | None = None, 
     return gateway.http.request(method, url, headers=headers, **options)
 
 
-def led_nowhere(answer: httpx.Response) -> bool:
-    """Whether nothing of what was asked for got through: auth is asked for a path that it does not have."""
-    return answer.headers.get("x-probe") == "auth" and answer.json()["path"] == "/nowhere"
+def unrouted(answer: httpx.Response) -> bool:
+    """Whether the service that owns the path was only asked what is there: no handler of it may run."""
+    prefix, _, path = answer.headers.get("x-probe-path", "").partition("/unrouted")
+    owners = [owner for owner, prefixes in UNROUTED.values() if path.startswith(tuple(prefixes))]
+    return prefix == "" and path != "" and answer.headers.get("x-probe") == owners[-1]
+
+
+def shape(request: str) -> str:
+    """``METHOD path`` without what differs between two requests of one kind."""
+    path = request.partition("?")[0]
+    return re.sub(
+        r"(/720p|/storyboard|/poster)?(/[\w-]+)?\.(m4s|mp4|jpg|vtt)$",
+        "/object",
+        re.sub(r"/[\w/]+\.m3u8$", ".m3u8", path),
+    )
 
 
 def code(answer: httpx.Response) -> str:
@@ -255,7 +285,7 @@ def code(answer: httpx.Response) -> str:
 
 def test_every_route_is_in_the_table_and_has_what_the_table_says() -> None:
     routers = configuration("routers")
-    assert set(routers) - WITHOUT_SERVICE == set(ROUTES)
+    assert set(routers) - WITHOUT_GUARD == set(ROUTES)
     for name, route in ROUTES.items():
         wanted = [
             *(["throttle"] if route.throttled else []),
@@ -268,6 +298,13 @@ def test_every_route_is_in_the_table_and_has_what_the_table_says() -> None:
         assert "entryPoints" not in routers[name], name
         assert "Method(" in routers[name]["rule"], name
     assert set(configuration("services")) == {route.service for route in ROUTES.values()}
+    for name, (service, prefixes) in UNROUTED.items():
+        assert routers[name] == {
+            "rule": " || ".join(f"PathPrefix(`{prefix}`)" for prefix in prefixes),
+            "priority": 1 if prefixes == ["/"] else 2,
+            "middlewares": ["unrouted"],
+            "service": service,
+        }
 
 
 def test_every_entry_strips_identity_before_anything_else() -> None:
@@ -303,8 +340,8 @@ def test_a_good_token_reaches_the_service_and_names_its_user(
     gateway.released.set()
     answer = send(gateway, request_, alice.headers)
     assert answer.status_code == 200, answer.text
-    if route.service == "video" and request_.endswith("/progress"):
-        assert "second" in answer.text
+    if request_.endswith("/progress"):
+        assert ("second" in answer.text) == (answer.request.method == "GET")
         return
     assert answer.headers["x-probe"] == route.service
     if answer.request.method == "HEAD":
@@ -374,7 +411,17 @@ def test_an_identity_that_the_client_claims_reaches_no_service(
 @pytest.mark.parametrize("request_", UNREACHABLE)
 def test_what_is_not_in_the_table_is_not_reachable(gateway: Gateway, alice: Login, request_: str) -> None:
     answer = send(gateway, request_, alice.headers)
-    assert led_nowhere(answer), answer.text
+    assert unrouted(answer), answer.text
+
+
+@pytest.mark.parametrize("path", sorted({request.split(" ")[1] for _, request in REQUESTS}))
+def test_every_method_passes_the_guard_of_its_route_or_reaches_no_handler(gateway: Gateway, path: str) -> None:
+    gateway.released.set()
+    public = {shape(request) for name, request in REQUESTS if ROUTES[name].who not in ("required", "upload owner")}
+    for method in METHODS:
+        answer = send(gateway, f"{method} {path}")
+        if answer.status_code != 401 and not unrouted(answer):
+            assert shape(f"{method} {path}") in public, method
 
 
 def test_no_route_is_at_the_entry_point_for_health_and_metrics(gateway: Gateway, alice: Login) -> None:
@@ -390,7 +437,7 @@ def test_no_route_is_at_the_entry_point_for_health_and_metrics(gateway: Gateway,
 )
 def test_an_encoded_path_reaches_nothing_else(gateway: Gateway, path: str) -> None:
     answer = send(gateway, f"GET {path}")
-    assert answer.status_code in (400, 404) or led_nowhere(answer), answer.text
+    assert answer.status_code in (400, 404) or unrouted(answer), answer.text
 
 
 def test_a_session_that_ends_is_refused_at_the_next_request(gateway: Gateway, sign_in: Callable[[], Login]) -> None:
@@ -492,24 +539,83 @@ def test_websockets_reach_graphql(gateway: Gateway, alice: Login, signed_in: boo
         assert websocket.recv(timeout=10) == (alice.user_id if signed_in else "nobody")
 
 
-@pytest.mark.parametrize("request_", ["/graphql", "/user/profile", f"/video/upload/{ID}", f"/video/{ID}/720p/1.m4s"])
-def test_a_browser_application_of_any_origin_may_call(gateway: Gateway, request_: str) -> None:
+# What clients send: Apollo and urql, Sentry's browser SDK, tus-js-client, jQuery, fetch with a cache mode, hls.js.
+SENT = [
+    "authorization,content-type,apollographql-client-name,apollographql-client-version",
+    "authorization,x-requested-with",
+    "baggage,sentry-trace,traceparent,tracestate",
+    "authorization,tus-resumable,upload-offset,content-type,x-request-id",
+    "if-none-match,if-modified-since,cache-control,pragma",
+    "range,if-range",
+    "authorization,x-anything-at-all",
+]
+
+
+@pytest.mark.parametrize("path", ["/graphql", "/user/profile", f"/video/upload/{ID}", f"/video/{ID}/720p/1.m4s"])
+@pytest.mark.parametrize("sent", SENT)
+def test_preflight_allows_any_request_header(gateway: Gateway, path: str, sent: str) -> None:
     asked = {
         "Origin": "https://app.example",
         "Access-Control-Request-Method": "PATCH",
-        "Access-Control-Request-Headers": "authorization,tus-resumable,upload-offset,content-type",
+        "Access-Control-Request-Headers": sent,
     }
-    answer = send(gateway, f"OPTIONS {request_}", asked)
+    answer = send(gateway, f"OPTIONS {path}", asked)
     assert answer.status_code == 200
     assert "x-probe" not in answer.headers
-    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+    assert "PATCH" in answer.headers["access-control-allow-methods"].split(",")
+    # Without credentials `*` is any header but Authorization, which has to be named (Fetch, CORS-preflight fetch).
     assert "access-control-allow-credentials" not in answer.headers
     allowed = answer.headers["access-control-allow-headers"].lower().split(",")
-    assert set(asked["Access-Control-Request-Headers"].split(",")) <= set(allowed)
+    assert {"*", "authorization"} <= set(allowed)
+    # Named, too, for what predates the wildcard.
+    assert set(sent.split(",")) - {"x-anything-at-all"} <= set(allowed)
+
+
+def test_every_response_header_is_exposed(gateway: Gateway) -> None:
     refused = send(gateway, "GET /user/profile", {"Origin": "https://app.example"})
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")
     exposed = set(refused.headers["access-control-expose-headers"].split(","))
-    assert {"Location", "Upload-Offset", "Upload-Length", "Tus-Resumable", "Retry-After"} <= exposed
+    assert {"*", "Location", "Upload-Offset", "Upload-Length", "Tus-Resumable", "Retry-After"} <= exposed
+    assert {"ETag", "Content-Range", "Content-Length", "Date", "Allow", "WWW-Authenticate"} <= exposed
+
+
+# What a client needs of a segment, and what the gateway says of itself.
+STREAM_HEADERS = {"accept-ranges", "cache-control", "content-length", "content-range", "content-type", "date", "etag"}
+STREAM_HEADERS |= {"last-modified", "referrer-policy", "x-content-type-options", "x-frame-options"}
+STREAM_HEADERS |= {"access-control-allow-origin", "access-control-expose-headers"}
+
+
+@pytest.mark.parametrize("query", ["", "?exp=1&sig=2"])
+def test_segment_has_no_header_of_the_object_store(gateway: Gateway, query: str) -> None:
+    answer = send(
+        gateway, f"GET /video/{ID}/720p/1.m4s{query}", {"Origin": "https://app.example", "X-Probe-Store": "200"}
+    )
+    assert answer.status_code == 200
+    assert {name for name in answer.headers if not name.startswith("x-probe")} <= STREAM_HEADERS
+    assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+    assert answer.headers["etag"] == '"of-the-store"'
+
+
+@pytest.mark.parametrize("query", ["", "?exp=1&sig=2"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [(400, 503), (403, 503), (404, 404), (412, 412), (416, 416), (500, 503), (503, 503)]
+)
+def test_error_of_the_object_store_is_a_problem_document(
+    gateway: Gateway, method: str, query: str, theirs: int, ours: int
+) -> None:
+    """As the video service words it: here a probe says what it was asked."""
+    path = f"/video/{ID}/720p/1.m4s"
+    answer = send(gateway, f"{method} {path}{query}", {"Origin": "https://app.example", "X-Probe-Store": str(theirs)})
+    assert answer.status_code == ours
+    assert answer.headers["x-probe"] == "video"
+    assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+    assert not {name for name in answer.headers if name.startswith(("x-amz", "x-minio", "strict-transport"))}
+    asked = answer.headers["x-probe-path"]
+    assert asked == f"/internal/stream_error?status={theirs}"
+    assert gateway.asked[-1]["headers"]["x-replaced-path"] == path
+    assert "BucketName" not in answer.text
 
 
 def test_answers_say_nothing_of_the_servers_and_are_not_guessed_at(gateway: Gateway) -> None:

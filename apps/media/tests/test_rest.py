@@ -190,5 +190,5 @@ async def test_a_wrong_page_is_refused(call: Call, params: dict[str, str]) -> No
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
 
 
-async def test_an_id_that_is_none_is_refused(call: Call) -> None:
-    assert (await call("GET", "/media/not-an-id")).status_code == 422
+async def test_get_media_is_404_for_what_is_no_id(call: Call) -> None:
+    assert (await call("GET", "/media/not-an-id")).status_code == 404

@@ -10,10 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinora_kit import logs
-from kinora_kit.edge import Edge, problem_response
+from kinora_kit.edge import METHODS, UNROUTED, Edge, problem_response
 from kinora_kit.errors import DomainError, InvalidInput
 from kinora_kit.health import Check, Health
 from kinora_kit.outages import as_domain_error
@@ -28,6 +29,38 @@ class Wired(Protocol):
 
     @property
     def checks(self) -> Mapping[str, Check]: ...
+
+
+def _allowed(app: FastAPI, path: str) -> list[str]:
+    """The methods that ``path`` has, for ``Allow``; none when there is nothing at that path."""
+
+    def served(method: str) -> bool:
+        scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+        return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+
+    found = {method for method in METHODS if served(method)}
+    if found:
+        found |= {"OPTIONS"} | ({"HEAD"} if "GET" in found else set())
+    return sorted(found)
+
+
+class _Unrouted:
+    """Answers what no route of the gateway matched, with no handler involved: such a request passed no guard.
+
+    404 for a path that does not exist, 405 with Allow for one that exists for other methods, and OPTIONS.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise HTTPException(404)
+        allowed = _allowed(self._app, scope["path"].removeprefix(UNROUTED))
+        if allowed and scope["method"] == "OPTIONS":
+            await Response(status_code=204, headers={"Allow": ", ".join(allowed)})(scope, receive, send)
+            return
+        raise HTTPException(404 if not allowed or scope["method"] in allowed else 405)
 
 
 class _HTTPProblem(DomainError):
@@ -58,6 +91,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
     if isinstance(error.__cause__, DomainError):  # FastAPI wraps what is raised while it reads a body
         return problem_response(request, error.__cause__)
+    if error.status_code == 405:
+        # Starlette names the methods of the first route with this path, and others may follow.
+        allowed = _allowed(request.app, request.url.path.removeprefix(UNROUTED))
+        error.headers = {"Allow": ", ".join(allowed)}
     return problem_response(request, _HTTPProblem(error))
 
 
@@ -144,6 +181,7 @@ def create_app(
     app.add_exception_handler(DomainError, _on_error)
     app.add_middleware(CatchAll)
     app.add_middleware(Edge, settings=settings)
+    app.mount(UNROUTED, _Unrouted(app))
     app.include_router(_health_routes(health))
     for router in routers:
         app.include_router(router)

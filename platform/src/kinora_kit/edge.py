@@ -2,7 +2,8 @@
 
 A request gets an id, a trace, one log line and a metric. Its body is read here, whole: bounded in size, time, rate and
 number, and held to strict_json.py when it is JSON. So no route waits for a slow client, and none has to think of what a
-hostile one sends. Plain ASGI: responses may stream.
+hostile one sends. HEAD is served by the handler of GET, and the body is dropped (RFC 9110, 9.3.2). Plain ASGI:
+responses may stream.
 """
 
 import asyncio
@@ -39,14 +40,18 @@ log = logs.get(__name__)
 # What a client may choose for its request id: enough to find it again, too little to write into a log.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+UNROUTED = "/unrouted"
+"""What the gateway puts before the path of a request that none of its routes matched; see kinora_kit/app.py."""
 PROBES = {"/healthz", "/readyz", "/metrics"}
 """Asked by the kubelet and Prometheus. They are answered however full the process is, and not logged."""
 
 
 def problem_response(request: Request, error: DomainError) -> JSONResponse:
     return JSONResponse(
-        problem(error, instance=request.url.path, request_id=get_contextvars().get("request_id")),
+        problem(
+            error, instance=request.url.path.removeprefix(UNROUTED), request_id=get_contextvars().get("request_id")
+        ),
         status_code=error.status,
         headers=error.headers,
         media_type="application/problem+json",
@@ -67,7 +72,7 @@ def _template(scope: Scope, mounted_at: str) -> str:
     """The route's template, never the path: a label must not grow with the number of videos."""
     # FastAPI keeps the route as it was written, and beside it where its router was included.
     included = scope.get("fastapi", {}).get("effective_route_context")
-    path = getattr(included or scope.get("route"), "path", None)
+    path = getattr(included or scope.get("route"), "path_format", None)
     if path is None:
         return "unmatched"
     return str(scope.get("root_path", "").removeprefix(mounted_at) + path)
@@ -174,24 +179,31 @@ class Edge:
         started = time.perf_counter()
         status = 500
         mounted_at = scope.get("root_path", "")
+        head, ended = scope["method"] == "HEAD", False
+        served: Scope = {**scope, "method": "GET"} if head else scope
 
         async def stamped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message.setdefault("headers", []).append((b"x-request-id", request_id.encode()))
+            elif head:
+                if ended:
+                    return
+                # The first part of a stream ends the response: the handler is told that the client has gone.
+                message, ended = {"type": "http.response.body", "body": b""}, True
             await send(message)
 
         HTTP_IN_FLIGHT.inc()
         try:
-            await self._answer(scope, receive, stamped)
+            await self._answer(served, receive, stamped)
         except ClientClosedRequest as gone:
             status = gone.status  # nobody is there to hear it
         finally:
             HTTP_IN_FLIGHT.dec()
             seconds = time.perf_counter() - started
-            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-            HTTP_REQUESTS.labels(method, _template(scope, mounted_at), str(status)).observe(seconds)
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
+            HTTP_REQUESTS.labels(method, _template(served, mounted_at), str(status)).observe(seconds)
             if scope["path"] not in PROBES:
                 log.info(
                     "request",

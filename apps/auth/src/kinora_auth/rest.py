@@ -110,7 +110,7 @@ async def sessions(caller: SignedIn, accounts: Service) -> Sessions:
     return Sessions(items=[Session(**asdict(each), current=each.id == caller.session_id) for each in living])
 
 
-@router.delete("/auth/sessions/{session_id}", status_code=204)
+@router.delete("/auth/sessions/{session_id:uuid}", status_code=204)
 async def end_session(session_id: UUID, caller: SignedIn, accounts: Service) -> None:
     await accounts.end_session(caller, session_id)
 
@@ -158,6 +158,6 @@ async def list_users(wanted: domain.UserIds, accounts: Service) -> Users:
     return Users(items=[User.model_validate(user) for user in await accounts.users(wanted.ids)])
 
 
-@router.get("/user/{user_id}")
+@router.get("/user/{user_id:uuid}")
 async def user(user_id: UUID, accounts: Service) -> User:
     return User.model_validate(await accounts.user(user_id))

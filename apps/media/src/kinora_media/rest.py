@@ -71,22 +71,22 @@ def _before(cursor: str) -> UUID:
         raise InvalidInput("The cursor is not one of ours") from None
 
 
-@router.get("/{media_id}")
+@router.get("/{media_id:uuid}")
 async def get(media_id: UUID, caller: OptionalCaller, catalogue: Served) -> MediaOut:
     return _out(await catalogue.get(caller, media_id))
 
 
-@router.patch("/{media_id}")
+@router.patch("/{media_id:uuid}")
 async def edit(media_id: UUID, changes: Changes, caller: SignedIn, catalogue: Served) -> MediaOut:
     return _out(await catalogue.edit(caller, media_id, changes))
 
 
-@router.delete("/{media_id}", status_code=204)
+@router.delete("/{media_id:uuid}", status_code=204)
 async def delete(media_id: UUID, caller: SignedIn, catalogue: Served) -> None:
     await catalogue.delete(caller, media_id)
 
 
-@router.get("/users/{user_id}")
+@router.get("/users/{user_id:uuid}")
 async def of_user(
     user_id: UUID,
     caller: OptionalCaller,

@@ -63,6 +63,23 @@ class NotPlayable(Conflict):
     title = "There is nothing to play yet"
 
 
+class ObjectNotFound(NotFound):
+    code = "object_not_found"
+    title = "The stream has no such file"
+
+
+class PreconditionFailed(DomainError):
+    status = 412
+    code = "precondition_failed"
+    title = "The file is not the one that the request is conditional on"
+
+
+class RangeNotSatisfiable(DomainError):
+    status = 416
+    code = "range_not_satisfiable"
+    title = "The file has no byte in this range"
+
+
 class LinkExpired(Forbidden):
     code = "link_expired"
     title = "The link has expired or is not genuine; ask for the video again"

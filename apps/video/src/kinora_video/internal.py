@@ -10,13 +10,20 @@ from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from kinora_kit import logs
-from kinora_kit.errors import DomainError, NotSignedIn, problem
+from kinora_kit.errors import DomainError, NotSignedIn, Unavailable, problem
 from kinora_kit.identity import Caller, SignedIn, caller_from_headers
-from kinora_video.errors import SizeUnknown, UploadEnded, VideoNotFound
+from kinora_video.errors import (
+    ObjectNotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    SizeUnknown,
+    UploadEnded,
+    VideoNotFound,
+)
 from kinora_video.uploads import parse_metadata, read_request, video_of
 from kinora_video.wiring import Wired
 
@@ -27,6 +34,8 @@ router = APIRouter(prefix="/internal", include_in_schema=False)
 _OBJECT = re.compile(
     r"/video/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/((?:[a-z0-9]{1,16}/)?[A-Za-z0-9_-]{1,64}\.(?:m4s|mp4|jpg|vtt))"
 )
+
+_STORE_ERRORS: dict[int, type[DomainError]] = {404: ObjectNotFound, 412: PreconditionFailed}
 
 
 class Upload(BaseModel):
@@ -155,6 +164,27 @@ async def stream_verify(request: Request, wired: Wired) -> Response:
         request.headers.get("X-Forwarded-Method", "GET"), UUID(match[1]), match[2], uri.query
     )
     return Response(status_code=200, headers=headers)
+
+
+@router.get("/stream_error")
+async def stream_error(request: Request, status: int, wired: Wired) -> Response:
+    """What a client is told instead of an error of the object store.
+
+    The gateway asks with the headers of the client's request, and keeps the status that it decided on. The path that it
+    replaced is in X-Replaced-Path.
+    """
+    path = request.headers.get("X-Replaced-Path", "")
+    error: DomainError
+    if status == 416 and (match := _OBJECT.fullmatch(path)):
+        size = await wired.videos.object_size(UUID(match[1]), match[2])
+        error = RangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
+    else:
+        error = _STORE_ERRORS.get(status, Unavailable)()
+    return JSONResponse(
+        problem(error, instance=path, request_id=request.headers.get("X-Request-Id")),
+        headers={**error.headers, "Cache-Control": "no-store"},
+        media_type="application/problem+json",
+    )
 
 
 def _forwarded(request: Request) -> SplitResult:

@@ -4,13 +4,13 @@ from fastapi import FastAPI
 
 from kinora_kit.app import create_app, run
 from kinora_kit.settings import load
-from kinora_video import internal, rest
+from kinora_video import elsewhere, internal, rest
 from kinora_video.settings import VideoSettings
 from kinora_video.wiring import wire
 
 
 def build(settings: VideoSettings) -> FastAPI:
-    return create_app(settings, wire, [rest.router, internal.router])
+    return create_app(settings, wire, [rest.router, elsewhere.router, internal.router])
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ async def upload_options(response: Response, wired: Wired) -> None:
     response.headers["Tus-Max-Size"] = str(wired.videos.settings.upload_max_bytes)
 
 
-@router.get("/{video_id}")
+@router.get("/{video_id:uuid}")
 async def get_video(video_id: UUID, caller: OptionalCaller, wired: Wired) -> VideoBody:
     return _body(await wired.videos.get(caller, video_id))
 
@@ -106,19 +106,19 @@ class VideoChange(BaseModel):
     """Seconds from the beginning."""
 
 
-@router.patch("/{video_id}", status_code=202)
+@router.patch("/{video_id:uuid}", status_code=202)
 async def change_video(video_id: UUID, change: VideoChange, caller: SignedIn, wired: Wired) -> VideoBody:
     """Accepted: the new poster is there a moment later, under an address of its own."""
     await wired.videos.choose_poster(caller, video_id, change.poster_time)
     return _body(await wired.videos.get(caller, video_id))
 
 
-@router.delete("/{video_id}", status_code=204)
+@router.delete("/{video_id:uuid}", status_code=204)
 async def delete_video(video_id: UUID, caller: SignedIn, wired: Wired) -> None:
     await wired.videos.delete(caller, video_id)
 
 
-@router.get("/{video_id}/progress")
+@router.get("/{video_id:uuid}/progress")
 async def follow_progress(video_id: UUID, caller: OptionalCaller, wired: Wired) -> StreamingResponse:
     """Server-sent events: the present state first, then each change, until the video is ready, failed or deleted."""
     watching = contextlib.ExitStack()
@@ -167,12 +167,12 @@ def _playlist(video: Video, text: str) -> Response:
     return Response(text, media_type=PLAYLIST_TYPE, headers={"Cache-Control": cache})
 
 
-@router.get("/{video_id}/master.m3u8")
+@router.get("/{video_id:uuid}/master.m3u8")
 async def master_playlist(video_id: UUID, caller: OptionalCaller, request: Request, wired: Wired) -> Response:
     return _playlist(*await wired.videos.master_playlist(caller, video_id, request.url.query))
 
 
-@router.get("/{video_id}/{rendition}.m3u8")
+@router.get("/{video_id:uuid}/{rendition}.m3u8")
 async def media_playlist(
     video_id: UUID, rendition: RenditionName, caller: OptionalCaller, request: Request, wired: Wired
 ) -> Response:

@@ -312,6 +312,10 @@ class Videos:
         path = f"/{self.settings.streams_bucket}/{video_id}/{key}"
         return dict(self.objects.signed_headers(method, f"{path}?{query}" if query else path))
 
+    async def object_size(self, video_id: UUID, key: str) -> int:
+        """The bytes of one object of the stream."""
+        return await self.objects.size(self.settings.streams_bucket, f"{video_id}/{key}")
+
     async def choose_poster(self, caller: Caller, video_id: UUID, seconds: float) -> None:
         """Have the poster made of another moment of the video.
 
