@@ -187,13 +187,24 @@ async def test_sockets_of_a_process_are_limited(start: Start, open_socket: Open)
             assert await hear(socket) == ACK
 
 
-async def test_pages_of_other_origins_may_not_open_one(address: str, open_socket: Open) -> None:
-    with pytest.raises(InvalidStatus):
-        async with open_socket(address, origin="http://evil.test"):
-            pass
-    async with open_socket(address, origin="http://issuer.test") as socket:
-        await say(socket, INIT)
-        assert await hear(socket) == ACK
+async def test_socket_opens_from_any_origin_by_default(address: str, open_socket: Open) -> None:
+    """Who calls is told by a token that only the application holds, never by a cookie."""
+    for origin in ("https://app.example", "http://localhost:5173", "null", "capacitor://localhost"):
+        async with open_socket(address, origin=origin) as socket:
+            await say(socket, INIT)
+            assert await hear(socket) == ACK
+
+
+async def test_socket_refuses_other_origins_than_the_configured(start: Start, open_socket: Open) -> None:
+    async with start(socket_origins=["https://app.example", "https://other.example"]) as address:
+        for origin in ("https://evil.example", "https://app.example.evil.example", "http://app.example", "null"):
+            with pytest.raises(InvalidStatus):
+                async with open_socket(address, origin=origin):
+                    pass
+        for origin in ("https://app.example", "https://other.example", None):  # a browser always names one
+            async with open_socket(address, origin=origin) as socket:
+                await say(socket, INIT)
+                assert await hear(socket) == ACK
 
 
 async def test_limits_hold_on_a_socket_too(address: str, open_socket: Open) -> None:

@@ -9,7 +9,7 @@ class GraphqlSettings(Settings):
     service: ClassVar[str] = "graphql"
 
     public_url: str
-    """Where clients reach the platform; the issuer of the access tokens, and the origin of its own pages."""
+    """Where clients reach the platform; the issuer of the access tokens."""
     redis_url: SecretStr
     rabbitmq_url: SecretStr
     jwks_url: str
@@ -26,6 +26,8 @@ class GraphqlSettings(Settings):
     max_tokens: int = Field(default=1000, ge=1)
     """How long a document may be, counted in words and brackets."""
 
+    socket_origins: tuple[str, ...] = ("*",)
+    """Origins whose pages may open a WebSocket. Any by default: who calls is told by a token, never by a cookie."""
     socket_connections: int = Field(default=500, ge=1)
     """WebSockets that one process holds at a time."""
     socket_operations: int = Field(default=20, ge=1)

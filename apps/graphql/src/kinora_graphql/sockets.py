@@ -7,21 +7,23 @@ import asyncio
 import contextlib
 import time
 from datetime import timedelta
-from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.fastapi import GraphQLRouter
-from strawberry.http import GraphQLRequestData
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
 from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, Message
 from strawberry.types.unset import UnsetType
 
+from kinora_graphql import http
 from kinora_graphql.context import Context, get_context
 from kinora_graphql.schema import build
 from kinora_graphql.settings import GraphqlSettings
 from kinora_kit import logs, rpc, strict_json
-from kinora_kit.errors import InvalidToken, MalformedRequest, Unavailable
+from kinora_kit.errors import InvalidToken, Unavailable
 from kinora_kit.identity import bearer
 from kinora_kit.outages import as_domain_error
 
@@ -120,7 +122,7 @@ class Router(GraphQLRouter[Context, None]):
             subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL,),
             connection_init_wait_timeout=timedelta(seconds=settings.socket_init_seconds),
             max_subscriptions_per_connection=settings.socket_operations,
-            allowed_origins=[settings.public_url],
+            allowed_origins=settings.socket_origins,
         )
         self.settings = settings
         self.open = 0
@@ -129,12 +131,12 @@ class Router(GraphQLRouter[Context, None]):
     def decode_json(self, data: str | bytes) -> object:
         return strict_json.loads(data)
 
-    async def parse_http_body(self, request: Any) -> GraphQLRequestData | list[GraphQLRequestData]:
-        if request.method == "POST" and "application/json" in (request.content_type or ""):
-            body = self.parse_json(await request.get_body())
-            if not isinstance(body, dict | list):  # a list is a batch, which Strawberry refuses itself
-                raise MalformedRequest("The body must be a JSON object")
-        return await super().parse_http_body(request)
+    async def run(  # type: ignore[override] # the context is always given, by the dependency above
+        self, request: Request | WebSocket, context: Context, root_value: None = None
+    ) -> Response | WebSocket:
+        if isinstance(request, WebSocket):
+            return await super().run(request, context, root_value)
+        return await http.answer(request, self.schema, context)
 
     async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
         """Sign in the socket by ``{"authorization": "Bearer ..."}``; without it, it stays anonymous."""

@@ -1,0 +1,203 @@
+"""GraphQL over HTTP: what a request may be, and which status and media type an answer has.
+
+https://graphql.github.io/graphql-over-http/draft/ (tests/test_over_http.py has the audits of npm's graphql-http). Every
+refusal is a GraphQL response: JSON with ``errors``, each with ``extensions.code``.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from strawberry.exceptions import MissingQueryError
+from strawberry.schema import BaseSchema
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
+from strawberry.types.graphql import OperationType
+
+from kinora_graphql.context import Context
+from kinora_kit import strict_json
+from kinora_kit.errors import DomainError, MalformedRequest
+from kinora_kit.outages import as_domain_error
+
+JSON = "application/json"
+GRAPHQL_RESPONSE = "application/graphql-response+json"
+
+ALLOWED = {
+    "GET": {OperationType.QUERY},
+    "POST": {OperationType.QUERY, OperationType.MUTATION},
+}
+
+
+class UnsupportedMediaType(DomainError):
+    status = 415
+    code = "unsupported_media_type"
+    title = "Send the operation as application/json"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Accept-Post": JSON})
+
+
+class BatchingNotSupported(DomainError):
+    code = "batching_not_supported"
+    title = "Send one operation per request: batches are not supported"
+
+
+class PersistedQueryNotSupported(DomainError):
+    # The code and the message that clients look for before they send the whole document.
+    code = "PERSISTED_QUERY_NOT_SUPPORTED"
+    title = "PersistedQueryNotSupported"
+
+
+class MutationByGet(DomainError):
+    status = 405
+    code = "method_not_allowed"
+    title = "Send mutations by POST"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Allow": "POST"})
+
+
+class SubscriptionsNeedASocket(DomainError):
+    code = "subscription_not_supported"
+    title = "Subscribe over a WebSocket (graphql-transport-ws)"
+
+
+class UnknownOperation(DomainError):
+    code = "invalid_query"
+    title = "The document has several operations: name one in operationName"
+
+
+REQUEST_ERRORS = (PersistedQueryNotSupported, UnknownOperation)
+"""Of well-formed requests, as an invalid document is: clients that accept application/json only are answered 200."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    query: str
+    name: str | None
+    variables: dict[str, Any] | None
+
+
+async def answer(request: Request, schema: BaseSchema, context: Context) -> Response:
+    """Carry out the operation of a GET or POST request."""
+    media_type = _media_type(request.headers.get("accept", ""))
+    refused_status = 400 if media_type == GRAPHQL_RESPONSE else 200
+    try:
+        operation = await _parse(request)
+        body, is_request_error = await _execute(operation, request.method, schema, context)
+    except REQUEST_ERRORS as error:
+        return _response(_refusal(error), media_type, status=refused_status)
+    except Exception as error:
+        known = as_domain_error(error)
+        if known is None:
+            raise
+        return _response(_refusal(known), media_type, status=known.status, headers=known.headers)
+    return _response(body, media_type, status=refused_status if is_request_error else 200)
+
+
+def _response(
+    body: Mapping[str, Any], media_type: str, *, status: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    text = json.dumps(body, separators=(",", ":"))
+    return Response(
+        text, status, media_type=f"{media_type}; charset=utf-8", headers={"Vary": "Accept", **(headers or {})}
+    )
+
+
+def _refusal(error: DomainError) -> dict[str, Any]:
+    return {"errors": [{"message": error.detail, "extensions": {"code": error.code}}]}
+
+
+def _media_type(accept: str) -> str:
+    """The one that the client prefers; application/json unless it names the other."""
+    weights = {JSON: 0.0, GRAPHQL_RESPONSE: 0.0}
+    for item in accept.split(","):
+        message = Message()
+        message["content-type"] = item.strip()
+        name = item.partition(";")[0].strip().lower()
+        try:
+            weight = float(str(message.get_param("q", "1")))
+        except ValueError:
+            weight = 0.0
+        if name in weights:
+            weights[name] = weight
+    return GRAPHQL_RESPONSE if weights[GRAPHQL_RESPONSE] > 0 and weights[GRAPHQL_RESPONSE] >= weights[JSON] else JSON
+
+
+async def _parse(request: Request) -> Operation:
+    if request.method == "GET":
+        given: Any = dict(request.query_params)
+        for name in ("variables", "extensions"):
+            given[name] = _json(given[name]) if given.get(name) else None
+    else:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+            raise UnsupportedMediaType
+        given = _json(await request.body())
+    if isinstance(given, list):
+        raise BatchingNotSupported
+    if not isinstance(given, dict):
+        raise MalformedRequest("The body must be a JSON object")
+    # Some clients send "" for what they do not have.
+    query = _member(given, "query", str)
+    variables = _member(given, "variables", dict)
+    extensions = _member(given, "extensions", dict)
+    name = _member(given, "operationName", str)
+    if query is None:
+        raise (
+            PersistedQueryNotSupported
+            if "persistedQuery" in (extensions or {})
+            else MalformedRequest("query is missing")
+        )
+    return Operation(query, name, variables)
+
+
+def _member(given: dict[str, Any], name: str, kind: type) -> Any:
+    value = given.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, kind):
+        raise MalformedRequest(f"{name} must be {'a string' if kind is str else 'an object'}")
+    return value
+
+
+def _json(text: bytes | str) -> Any:
+    try:
+        return strict_json.loads(text)
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(f"This is not JSON as the service takes it: {error.msg}") from None
+
+
+async def _execute(
+    operation: Operation, method: str, schema: BaseSchema, context: Context
+) -> tuple[dict[str, Any], bool]:
+    """The GraphQL response, and whether the operation was refused before any of it was carried out."""
+    try:
+        result = await schema.execute(
+            operation.query,
+            variable_values=operation.variables,
+            context_value=context,
+            operation_name=operation.name,
+            allowed_operation_types=ALLOWED[method],
+        )
+    except MissingQueryError:
+        raise MalformedRequest("query is missing") from None
+    except CannotGetOperationTypeError:
+        if operation.name is None:
+            raise UnknownOperation from None
+        raise UnknownOperation(f'The document has no operation named "{operation.name}"') from None
+    except InvalidOperationTypeError as error:
+        if error.operation_type is OperationType.SUBSCRIPTION:
+            raise SubscriptionsNeedASocket from None
+        raise MutationByGet from None
+    errors = [error.formatted for error in result.errors or ()]
+    # An error of execution has the path of its field.
+    is_request_error = result.data is None and bool(errors) and not any("path" in error for error in errors)
+    body: dict[str, Any] = {} if is_request_error else {"data": result.data}
+    if errors:
+        body["errors"] = errors
+    if result.extensions:
+        body["extensions"] = result.extensions
+    return body, is_request_error
