@@ -59,6 +59,18 @@ class Errors(SchemaExtension):
         yield
 
 
+class OneOperation(SchemaExtension):
+    """Refuses a document of several operations when none of them is named. Strawberry would carry out the first."""
+
+    def on_validate(self) -> Iterator[None]:
+        context = self.execution_context
+        definitions = context.graphql_document.definitions if context.graphql_document else ()
+        operations = sum(isinstance(definition, OperationDefinitionNode) for definition in definitions)
+        if operations > 1 and context._provided_operation_name is None:
+            context.pre_execution_errors = [GraphQLError("Name one of the operations in operationName")]
+        yield
+
+
 def _publish(result: object) -> None:
     if errors := getattr(result, "errors", None):
         result.errors = [_public(error) for error in errors]  # type: ignore[attr-defined]

@@ -67,7 +67,7 @@ class SubscriptionsNeedASocket(DomainError):
 
 class UnknownOperation(DomainError):
     code = "invalid_query"
-    title = "The document has several operations: name one in operationName"
+    title = "The document has no operation"
 
 
 REQUEST_ERRORS = (PersistedQueryNotSupported, UnknownOperation)
@@ -185,9 +185,8 @@ async def _execute(
     except MissingQueryError:
         raise MalformedRequest("query is missing") from None
     except CannotGetOperationTypeError:
-        if operation.name is None:
-            raise UnknownOperation from None
-        raise UnknownOperation(f'The document has no operation named "{operation.name}"') from None
+        named = f' named "{operation.name}"' if operation.name else ""
+        raise UnknownOperation(f"The document has no operation{named}") from None
     except InvalidOperationTypeError as error:
         if error.operation_type is OperationType.SUBSCRIPTION:
             raise SubscriptionsNeedASocket from None

@@ -13,7 +13,7 @@ from strawberry.types.graphql import OperationType
 from kinora_graphql import scalars
 from kinora_graphql.auth.mutations import AuthMutation
 from kinora_graphql.auth.queries import AuthQuery
-from kinora_graphql.extensions import Errors, Measure, limits
+from kinora_graphql.extensions import Errors, Measure, OneOperation, limits
 from kinora_graphql.media.mutations import MediaMutation
 from kinora_graphql.media.queries import MediaQuery
 from kinora_graphql.settings import GraphqlSettings
@@ -63,6 +63,7 @@ def build(settings: GraphqlSettings) -> Schema:
             Errors,
             limit_document,
             limit_operation,
+            OneOperation,
             *([] if settings.introspection else [DisableIntrospection]),
         ],
         config=StrawberryConfig(disable_field_suggestions=not settings.introspection, scalar_map=scalars.DEFINITIONS),
