@@ -92,6 +92,16 @@ async def test_a_migration_that_fails_leaves_nothing_of_itself_and_keeps_those_b
     assert [m.name for m in await migrate.migrate(connection, unique)] == ["second"]
 
 
+async def test_restore_migrates_an_empty_database_and_leaves_any_other_to_the_job(
+    connection: asyncpg.Connection, schema_url: str, package: Path, unique: str
+) -> None:
+    await migrate.restore(schema_url, unique)
+    assert await connection.fetchval("SELECT n FROM first") == 1
+    (package / "0002_second.sql").write_text("ALTER TABLE first ADD m int")
+    await migrate.restore(schema_url, unique)
+    assert [m.name for m in await migrate.migrate(connection, unique)] == ["second"]
+
+
 async def test_check_refuses_until_all_that_the_code_needs_is_applied(
     schema_url: str, connection: asyncpg.Connection, package: Path, unique: str
 ) -> None:

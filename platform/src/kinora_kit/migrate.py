@@ -23,7 +23,10 @@ from importlib import resources
 
 import asyncpg
 
+from kinora_kit import logs
 from kinora_kit.settings import PREFIX
+
+log = logs.get(__name__)
 
 LOCK = 0x6B696E6F7261  # "kinora", so that it cannot be another program's by accident
 WAIT_SECONDS = 120
@@ -32,6 +35,8 @@ TURN_SECONDS = 600
 STATEMENT_TIMEOUT = "1min"
 LOCK_TIMEOUT = "2s"
 LOCK_RETRY_SECONDS = 1.0
+RESTORE_SECONDS = 15.0
+"""How often a service looks whether its database is empty."""
 LOCKS_SECONDS = 120
 """How long to try for the locks of one file."""
 
@@ -230,6 +235,21 @@ async def check(pool: asyncpg.Pool, package: str) -> None:
     missing = [m for m in wanted(package) if (m.package, m.version) not in applied]
     if missing:
         raise MigrationError(f"{len(missing)} migrations are not applied yet")
+
+
+async def restore(url: str, package: str) -> None:
+    """Apply all migrations to a database that has no schema at all, as one has whose volume was lost.
+
+    Called by the service, for nobody starts the job then. A schema that is there is the job's alone: another version of
+    the service may be using it.
+    """
+    connection = await asyncpg.connect(url, timeout=3, server_settings={"application_name": "restore"})
+    try:
+        if await connection.fetchval("SELECT to_regclass('schema_migrations') IS NULL"):
+            for migration in await migrate(connection, package):
+                log.warning("the database was empty, applied a migration", migration=migration.file)
+    finally:
+        await connection.close()
 
 
 async def _connect(url: str) -> asyncpg.Connection:

@@ -63,6 +63,9 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
             tasks.background(
                 auth_revocations=lambda: tasks.every(settings.revocation_sync_seconds, accounts.restore_revocations),
                 auth_upkeep=lambda: tasks.every(UPKEEP_SECONDS, upkeep),
+                schema=lambda: tasks.every(
+                    migrate.RESTORE_SECONDS, lambda: migrate.restore(reveal(settings.postgres_url), "kinora_auth")
+                ),
             )
         )
         await stack.enter_async_context(

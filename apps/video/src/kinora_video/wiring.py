@@ -112,6 +112,9 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
             tasks.background(
                 catalogue=lambda: consumer.consume(stores.broker, CATALOGUE, reactions.to_media),
                 users=lambda: consumer.consume(stores.broker, USERS, reactions.to_user),
+                schema=lambda: tasks.every(
+                    migrate.RESTORE_SECONDS, lambda: migrate.restore(reveal(settings.postgres_url), "kinora_video")
+                ),
                 purge=lambda: tasks.every(cleanup.PURGE_SECONDS, care.purge),
                 recent_uploads=lambda: tasks.every(cleanup.LATELY_EVERY_SECONDS, care.look_after_uploads),
                 all_uploads=lambda: tasks.every(
