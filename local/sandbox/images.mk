@@ -36,6 +36,7 @@ $(BUILT)/sandbox-prometheus: $(BIN)/prometheus-kubernetes
 $(BUILT)/sandbox-mc: $(BIN)/mc
 $(BUILT)/sandbox-tusd: $(BIN)/tusd
 $(BUILT)/sandbox-traefik: $(MADE)/venv/installed
+$(BUILT)/sandbox-git: argocd/pre-receive
 UPSTREAM := $(MADE)/upstream/argo-cd-$(call version,argo-cd,github.com/argoproj/argo-cd/v3)
 $(BUILT)/sandbox-argocd: $(BIN)/argocd $(BIN)/helm $(UPSTREAM)
 # local/install.mk and local/tools.mk make these, and `make cluster-up` calls them first.
@@ -46,4 +47,4 @@ $(BIN)/% $(MADE)/venv/% $(MADE)/upstream/%:
 $(NAMES:%=$(BUILT)/sandbox-%): $(BUILT)/sandbox-%: $(BUILT)/base $$(wildcard local/sandbox/images/%/*)
 	$(call step,image-$*,building the image $(call reference,$*),\
 	    $(call build-image,$(call reference,$*),local/sandbox/images/$*,\
-	        --build-context bin=$(BIN) --build-context venv=$(MADE)/venv --build-context upstream=$(UPSTREAM)))
+	        --build-context argocd=argocd --build-context bin=$(BIN) --build-context venv=$(MADE)/venv --build-context upstream=$(UPSTREAM)))
