@@ -9,7 +9,7 @@ from kinora_environment.config import ConfigError
 IMAGES: Mapping[str, str] = {
     "postgres": "pgvector/pgvector:0.8.5-pg17",
     "postgres-operator": "ghcr.io/cloudnative-pg/postgresql:17.7-standard-bookworm",
-    "mongo": "docker.io/library/mongo:8.0.16",
+    "mongo": "docker.io/library/mongo:8.0.29",
     "redis": "docker.io/library/redis:8.4.0",
     "haproxy": "docker.io/library/haproxy:3.2.9",
     "rabbitmq": "docker.io/library/rabbitmq:4.2.1-management",

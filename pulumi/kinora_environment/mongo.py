@@ -30,7 +30,7 @@ PORT = 27017
 USER = 999
 """The user `mongodb` of the image."""
 ROOT = "root"
-VERSION = "8.0.16"
+VERSION = "8.0.29"
 """What the operator runs, as ``<its repository>:<version>-ubi8``."""
 OPERATOR_NAMESPACE = "mongodb"
 OPERATOR_USER = 2000
