@@ -235,7 +235,9 @@ class EnvironmentConfig(Model):
     context: str | None = None
     """The kubeconfig's context; the current one unless given. Needed with `deletion_protection`."""
     deletion_protection: bool = False
-    """Volumes outlive their store, and Pulumi refuses to delete what holds data."""
+    """Pulumi refuses to delete what holds data, and no push deletes an application."""
+    disposable: bool = False
+    """Whether a volume is deleted with the StatefulSet that it belongs to. Scaling one down never deletes any."""
     await_ready: bool = True
     """Whether `pulumi up` waits until what it made runs. False only where nothing can run, as in tests."""
     storage_class: str | None = None
@@ -268,6 +270,8 @@ class EnvironmentConfig(Model):
             )
         if url.scheme == "https" and not self.gateway.certificate and self.gateway.service == "NodePort":
             raise wrong("public_url is https, but a NodePort gateway has no `gateway.certificate`: name the TLS Secret")
+        if self.deletion_protection and self.disposable:
+            raise wrong("deletion_protection is on, but disposable, too: turn one of them off")
         if self.deletion_protection and (lost := [name for name in STORES if self.store(name).mode == "single"]):
             raise wrong(
                 f"deletion_protection is on, but {', '.join(lost)} would be one pod: write `mode: operator` or"

@@ -104,7 +104,8 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
             watched=list(namespaces.places.values()),
             admin_password=credentials.random("grafana-admin") if config.monitoring.grafana else None,
             storage_class=config.storage_class,
-            retain=config.deletion_protection,
+            retain=not config.disposable,
+            protect=config.deletion_protection,
         ),
         cluster,
     )
@@ -125,6 +126,7 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
             config=config.repository,
             sizes=sizes,
             images=chosen,
+            protect=config.deletion_protection,
         ),
         cluster,
     )
@@ -153,6 +155,7 @@ def _stores(
         credentials: Credentials
         storage_class: str | None
         retain: bool
+        protect: bool
 
     common = Common(
         place=place,
@@ -160,7 +163,8 @@ def _stores(
         images=chosen,
         credentials=credentials,
         storage_class=config.storage_class,
-        retain=config.deletion_protection,
+        retain=not config.disposable,
+        protect=config.deletion_protection,
     )
     return {
         "postgres": PostgresCluster("postgres", PostgresClusterArgs(config=config.postgres, **common), opts),

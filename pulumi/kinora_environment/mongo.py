@@ -119,6 +119,7 @@ class MongoCluster(StoreComponent):
                 disk_mib=args.sizes.mongo.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
+                protect=args.protect,
                 grace_seconds=60,
             ),
             self.child,
@@ -194,7 +195,7 @@ class MongoCluster(StoreComponent):
                 "statefulSet": {"spec": self._stateful_set(args, account)},
             },
             opts=pulumi.ResourceOptions(
-                parent=self, protect=args.retain, ignore_changes=[f"spec.statefulSet.{CLAIMS}"]
+                parent=self, protect=args.protect, ignore_changes=[f"spec.statefulSet.{CLAIMS}"]
             ),
         )
         budget("mongo", args.place, {"app": "mongo-svc"}, self.child)
@@ -219,7 +220,7 @@ class MongoCluster(StoreComponent):
         storage = {"storageClassName": args.storage_class} if args.storage_class else {}
         keep = "Retain" if args.retain else "Delete"
         return {
-            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": keep, "whenScaled": keep},
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": keep, "whenScaled": "Retain"},
             "template": {
                 "spec": {
                     "serviceAccountName": account,

@@ -151,6 +151,8 @@ class MonitoringArgs:
     storage_class: str | None
     retain: bool
     """Whether what was collected outlives Prometheus."""
+    protect: bool
+    """Whether Pulumi refuses to delete it."""
 
 
 def rule_files() -> Mapping[str, str]:
@@ -347,6 +349,7 @@ class Monitoring(pulumi.ComponentResource):
                 disk_mib=resources.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
+                protect=args.protect,
                 token=token,
                 annotations=scraped(port),
                 configuration=configuration,
@@ -451,10 +454,10 @@ class Monitoring(pulumi.ComponentResource):
                         }
                     }
                 },
-                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": keep, "whenScaled": keep},
+                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": keep, "whenScaled": "Retain"},
                 **spec,
             },
-            protect=args.retain,
+            protect=args.protect,
         )
         budget(name, args.place, selector(name), self._child)
 

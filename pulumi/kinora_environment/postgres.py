@@ -193,6 +193,7 @@ class PostgresCluster(StoreComponent):
                 disk_mib=args.sizes.postgres.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
+                protect=args.protect,
                 configuration=hba,
                 grace_seconds=60,
             ),
@@ -246,7 +247,7 @@ class PostgresCluster(StoreComponent):
                 **({"storage_class_name": args.storage_class} if args.storage_class else {}),
             },
             # As with workload.CLAIMS: it is grown by hand, and never made anew.
-            opts=pulumi.ResourceOptions(parent=self, protect=args.retain, ignore_changes=["spec"]),
+            opts=pulumi.ResourceOptions(parent=self, protect=args.protect, ignore_changes=["spec"]),
         )
         scripts = config_map(name, place, {"back-up.sh": BACK_UP, "restore.sh": RESTORE}, self.child)
         template = pod(
@@ -371,7 +372,7 @@ class PostgresCluster(StoreComponent):
                     {"backup": {"retentionPolicy": f"{backups.keep_days}d", **self._barman(backups)}} if backups else {}
                 ),
             },
-            opts=pulumi.ResourceOptions(parent=self, protect=args.retain),
+            opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
         )
         for owner, extensions in self._extensions().items():
             k8s.apiextensions.CustomResource(

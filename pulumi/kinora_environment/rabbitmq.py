@@ -209,6 +209,7 @@ class MessageBroker(StoreComponent):
                 disk_mib=args.sizes.rabbitmq.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
+                protect=args.protect,
                 configuration=settings,
                 grace_seconds=60,
             ),
@@ -322,7 +323,7 @@ class MessageBroker(StoreComponent):
                     }
                 },
             },
-            opts=pulumi.ResourceOptions(parent=self, protect=args.retain),
+            opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
         )
 
 

@@ -232,6 +232,7 @@ class RedisCache(StoreComponent):
                 disk_mib=args.sizes.redis.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
+                protect=args.protect,
             ),
             self.child,
         )
@@ -320,6 +321,7 @@ class RedisCache(StoreComponent):
                 disk_mib=args.sizes.redis.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
+                protect=args.protect,
                 configuration=config + SERVER + SENTINEL + MASTER,
             ),
             self.child,

@@ -115,6 +115,7 @@ class ObjectStore(StoreComponent):
                 disk_mib=args.sizes.s3.disk // 2 if replicas > 1 else args.sizes.s3.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
+                protect=args.protect,
                 annotations=scraped(PORT, METRICS),
             ),
             self.child,

@@ -26,6 +26,8 @@ class StoreArgs:
     storage_class: str | None
     retain: bool
     """Whether the data outlives the store."""
+    protect: bool
+    """Whether Pulumi refuses to delete what holds data."""
 
 
 class StoreComponent(pulumi.ComponentResource):

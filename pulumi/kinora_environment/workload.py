@@ -200,8 +200,10 @@ class WorkloadArgs:
     """Roles of the namespaces whose pods may connect."""
     disk_mib: int = 0
     storage_class: str | None = None
-    retain: bool = False
-    """Whether the volumes outlive the workload."""
+    retain: bool = True
+    """Whether the volumes outlive the workload. Scaling it down to nothing never deletes them."""
+    protect: bool = False
+    """Whether Pulumi refuses to delete what holds data."""
     service_account: str | None = None
     """One that is there already; unless given, one of its own without any right."""
     token: bool = False
@@ -324,12 +326,12 @@ class Workload(pulumi.ComponentResource):
                 "selector": {"match_labels": selector(self.name)},
                 "pod_management_policy": "Parallel" if args.parallel else "OrderedReady",
                 "revision_history_limit": 3,
-                "persistent_volume_claim_retention_policy": {"when_deleted": keep, "when_scaled": keep},
+                "persistent_volume_claim_retention_policy": {"when_deleted": keep, "when_scaled": "Retain"},
                 "template": template,
                 "volume_claim_templates": claims,
             },
             opts=pulumi.ResourceOptions.merge(
-                opts, pulumi.ResourceOptions(protect=args.retain, ignore_changes=[CLAIMS])
+                opts, pulumi.ResourceOptions(protect=args.protect, ignore_changes=[CLAIMS])
             ),
         )
 
@@ -423,7 +425,9 @@ def job(
     fingerprint: str,
     opts: pulumi.ResourceOptions,
 ) -> None:
-    """A task that runs once, and again (as another Job) when its fingerprint changes."""
+    """A task that makes a store what it is to be, and is safe to repeat: once, again (as another Job) when its
+    fingerprint changes, and every few minutes, so that a store that came back empty needs nobody to notice.
+    """
     unique = f"{name}-{fingerprint[:8]}"
     account = k8s.core.v1.ServiceAccount(
         name,
@@ -440,10 +444,23 @@ def job(
         service_account=named(account),
         restart="OnFailure",
     )
+    # It waits for its store by failing; six times, each later than the last, is about ten minutes.
+    task = {"backoff_limit": 6, "active_deadline_seconds": 900, "template": template}
     k8s.batch.v1.Job(
         unique,
         metadata={"name": unique, "namespace": place.created, "labels": place.labels(name)},
-        # It waits for its store by failing; six times, each later than the last, is about ten minutes.
-        spec={"backoff_limit": 6, "active_deadline_seconds": 900, "template": template},
+        spec=task,
+        opts=opts,
+    )
+    k8s.batch.v1.CronJob(
+        name,
+        metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
+        spec={
+            "schedule": "*/5 * * * *",
+            "concurrency_policy": "Forbid",
+            "successful_jobs_history_limit": 1,
+            "failed_jobs_history_limit": 1,
+            "job_template": {"spec": {**task, "backoff_limit": 0}},
+        },
         opts=opts,
     )

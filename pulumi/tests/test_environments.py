@@ -226,6 +226,22 @@ def test_prod_keeps_its_volumes_and_refuses_to_delete_what_holds_data(rendered: 
             assert each["spec"]["databaseReclaimPolicy"] == "retain"
 
 
+def test_volumes_are_deleted_with_their_set_only_where_the_environment_is_disposable(environment: Rendered) -> None:
+    deleted = "Delete" if render.configuration(environment.stack).disposable else "Retain"
+    for each in environment.objects:
+        if each["kind"] == "StatefulSet" and each["spec"].get("volumeClaimTemplates"):
+            policy = each["spec"]["persistentVolumeClaimRetentionPolicy"]
+            assert policy == {"whenDeleted": deleted, "whenScaled": "Retain"}, identity(each)
+
+
+def test_what_provisions_a_store_is_repeated(environment: Rendered) -> None:
+    jobs = {each["metadata"]["name"]: each for each in environment.objects if each["kind"] == "Job"}
+    repeated = {each["metadata"]["name"]: each for each in environment.objects if each["kind"] == "CronJob"}
+    for name, once in jobs.items():
+        task = repeated[name.rpartition("-")[0]]["spec"]["jobTemplate"]["spec"]
+        assert task["template"] == once["spec"]["template"]
+
+
 def test_prod_is_bigger_and_more_available_than_dev(rendered: Callable[[str], Rendered]) -> None:
     dev, prod = ({part.name: part for part in plan.parts(rendered(stack))} for stack in ("dev", "prod"))
     for name in ("postgres", "mongo", "redis", "rabbitmq", "traefik"):
