@@ -76,7 +76,7 @@ def new_service(root: Path, name: str) -> str:
         f"apps/{name} is a service; here it listens at {values['port']}. `make up S={name}` runs it,"
         f" `pytest apps/{name}` tests it, `make images APP={name}` builds it. It has an entry in"
         f" {', '.join(ENTRIES)}.\n"
-        "What you commit and push is rolled out in every environment that has a version.yaml in its deploy/envs: delete"
+        "What you commit and push is rolled out in every environment that has a folder in its deploy/envs: delete"
         f" those that are too early. Nobody may call it yet; apps/{name}/README.md says how that is changed."
     )
 

@@ -324,7 +324,7 @@ def _rolled_out(commit: str) -> Iterator[str]:
 def expected(commit: str) -> set[str]:
     """The applications that a commit leads to: the services that it names for the sandbox, and those beside them."""
     files = [Path(line) for line in git("ls-tree", "-r", "--name-only", commit, "apps").splitlines()]
-    named = {file.parts[1] for file in files if file.match(f"apps/*/deploy/envs/{STACK}/version.yaml")}
+    named = {file.parts[1] for file in files if file.match(f"apps/*/deploy/envs/{STACK}/*.yaml")}
     return {"root", "gateway"} | named
 
 

@@ -63,7 +63,7 @@ LAYERS: Mapping[str, Layer] = {
         "The services: charts/service for each app.",
         ["apps"],
         {
-            "": ["Service", "ServiceAccount"],
+            "": ["Pod", "Service", "ServiceAccount"],
             "apps": ["Deployment"],
             "autoscaling": ["HorizontalPodAutoscaler"],
             "batch": ["Job"],
@@ -112,8 +112,11 @@ def rules(resources: Sequence[Sequence[str]], verbs: Sequence[str]) -> list[dict
     return [{"api_groups": [group], "resources": names, "verbs": list(verbs)} for group, *names in resources]
 
 
-def settings(environment: str) -> Mapping[str, Mapping[str, str]]:
-    """What we set in the ConfigMaps of the published manifest, beside what it sets."""
+def settings(environment: str, *, protect: bool) -> Mapping[str, Mapping[str, str]]:
+    """What we set in the ConfigMaps of the published manifest, beside what it sets.
+
+    ``protect``: no push deletes an application; that is a second, explicit step (docs/deploys.md).
+    """
     return {
         "argocd-cm": {
             "admin.enabled": "true",
@@ -135,6 +138,10 @@ def settings(environment: str) -> Mapping[str, Mapping[str, str]]:
             "reposerver.enable.git.submodule": "false",
             # For so long what cannot be rendered counts as an outage of git. Values that are wrong are to be told soon.
             "controller.repo.error.grace.period.seconds": "30",
+            # A sync that waits for something that never comes is ended, and the newest commit tried. Longer than the
+            # deadline of a migration (charts/service).
+            "controller.sync.timeout.seconds": "900",
+            **({"applicationsetcontroller.policy": "create-update"} if protect else {}),
         },
         # Who signs in may do nothing unless a role says so; admin may do everything.
         "argocd-rbac-cm": {"policy.default": ""},
@@ -155,6 +162,12 @@ class GitOpsArgs:
     config: config.Repository
     sizes: Sizes
     images: Mapping[str, str]
+    protect: bool
+    """Whether the environment has deletion protection."""
+
+    @property
+    def settings(self) -> Mapping[str, Mapping[str, str]]:
+        return settings(self.place.environment, protect=self.protect)
 
 
 class GitOps(pulumi.ComponentResource):
@@ -213,7 +226,7 @@ class GitOps(pulumi.ComponentResource):
         given = {key: manifest[key] for key in manifest.keys() - {"apiVersion", "kind", "metadata", "roleRef"}}
         match kind:
             case "ConfigMap":
-                given["data"] = {**given.get("data", {}), **settings(self._args.place.environment).get(name, {})}
+                given["data"] = {**given.get("data", {}), **self._args.settings.get(name, {})}
             case "ServiceAccount":
                 given["automount_service_account_token"] = False
             case "RoleBinding":
@@ -233,7 +246,7 @@ class GitOps(pulumi.ComponentResource):
         # Redis' own makes a password; it is given ours.
         before = [self._container(each) for each in pod.get("initContainers", []) if each["name"] != "secret-init"]
         # Most settings are read only when it starts.
-        restart = {"checksum/configuration": checksum(json.dumps(settings(self._args.place.environment)))}
+        restart = {"checksum/configuration": checksum(json.dumps(self._args.settings))}
         watched = scraped(METRICS_PORT) if name == CONTROLLER else {}
         return {
             **spec,
@@ -401,7 +414,7 @@ class GitOps(pulumi.ComponentResource):
                 "retry": {
                     "limit": -1,
                     "refresh": True,
-                    "backoff": {"duration": "5s", "factor": 2, "maxDuration": "30s"},
+                    "backoff": {"duration": "5s", "factor": 2, "maxDuration": "15s"},
                 },
             },
         }

@@ -113,11 +113,11 @@ def parameters(given: Values, fill: Callable[[Any, Values], Any], rendered: Rend
         return
     git = fill(parts[1]["git"], one)
     assert {"url": git["repoURL"], "revision": git["revision"]}.items() <= repository(rendered).items()
-    (files,) = git["files"]
-    for file in sorted(ROOT.glob(files["path"])):
-        folder = file.parent.relative_to(ROOT)
+    (directories,) = git["directories"]
+    for found in sorted(ROOT.glob(directories["path"])):
+        folder = found.relative_to(ROOT)
         path = {"path": str(folder), "basename": folder.name, "segments": list(folder.parts)}
-        yield {**one, **yaml.safe_load(file.read_text()), "path": path}
+        yield {**one, "path": path}
 
 
 def repository(rendered: Rendered) -> dict[str, str]:

@@ -213,7 +213,7 @@ def test_a_migration_runs_before_everything_else_and_needs_nothing_of_it() -> No
     }
     assert job["metadata"]["annotations"] == hook
     (account,) = (each for each in kinds(objects)["ServiceAccount"] if each["metadata"]["name"] == "one-migrate")
-    assert account["metadata"]["annotations"] == {**hook, "argocd.argoproj.io/sync-wave": "-1"}
+    assert account["metadata"]["annotations"] == {**hook, "argocd.argoproj.io/sync-wave": "-2"}
     only = container(objects, "Job", "one-migrate")
     assert only["image"] == container(objects)["image"]
     assert only["command"] == ["python", "-m", "kinora_kit.migrate", "kinora_some"]
@@ -226,6 +226,21 @@ def test_a_migration_runs_before_everything_else_and_needs_nothing_of_it() -> No
     assert pod["metadata"]["labels"]["app.kubernetes.io/name"] != "one"
     assert not list(violations(job))
     assert "Job" not in kinds(chart({"secrets": ["postgres"]}))
+
+
+def test_the_image_of_a_migration_is_tried_first_by_a_pod_that_argo_cd_judges_by_its_containers() -> None:
+    objects = chart({"migrations": True, "secrets": ["postgres"]})
+    (pod,) = kinds(objects)["Pod"]
+    assert pod["metadata"]["annotations"] == {
+        "argocd.argoproj.io/hook": "PreSync",
+        "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation,HookSucceeded,HookFailed",
+        "argocd.argoproj.io/sync-wave": "-1",
+    }
+    # Only of such a pod does Argo CD say that it failed when its image cannot be pulled.
+    assert pod["spec"]["restartPolicy"] == "Always"
+    (only,), job = pod["spec"]["containers"], container(objects, "Job", "one-migrate")
+    assert (only["image"], only["envFrom"]) == (job["image"], job["envFrom"])
+    assert not list(violations(pod))
 
 
 def test_cpu_scales_by_an_autoscaler_that_alone_says_how_many() -> None:

@@ -22,7 +22,9 @@ FACTS = {"publicUrl": "https://test.example", "mesh": True, "monitoring": "singl
 EXTERNAL = {"postgres": {"host": "db.example", "port": 5432, "protocol": "TCP"}}
 
 
-def made(given: config.Repository = PUBLIC, environment: str = "test", *, mesh: bool = True) -> tuple[Rendered, GitOps]:
+def made(
+    given: config.Repository = PUBLIC, environment: str = "test", *, mesh: bool = True, protect: bool = False
+) -> tuple[Rendered, GitOps]:
     return register(
         lambda places: GitOps(
             "gitops",
@@ -39,6 +41,7 @@ def made(given: config.Repository = PUBLIC, environment: str = "test", *, mesh: 
                     "argocd": "registry.example.org/argocd:1",
                     "redis": "registry.example.org/redis:1",
                 },
+                protect=protect,
             ),
         ),
         environment=environment,
@@ -108,11 +111,20 @@ def test_only_what_speaks_to_the_api_server_has_a_token(rendered: Rendered) -> N
 
 
 def test_settings_are_added_to_those_that_are_published(rendered: Rendered) -> None:
-    for name, added in gitops.settings("test").items():
+    for name, added in gitops.settings("test", protect=False).items():
         before = published("ConfigMap", name).get("data", {})
         assert find(rendered, "ConfigMap", name)["data"] == {**before, **added}
     # By this label Argo CD finds them.
     assert find(rendered, "ConfigMap", "argocd-cm")["metadata"]["labels"]["app.kubernetes.io/part-of"] == "argocd"
+
+
+def test_where_deletion_is_protected_no_push_deletes_an_application(rendered: Rendered) -> None:
+    policy = "applicationsetcontroller.policy"
+    protected = find(made(protect=True)[0], "ConfigMap", "argocd-cmd-params-cm")["data"]
+    assert protected[policy] == "create-update"
+    # The application sets could set it themselves otherwise.
+    assert "applicationsetcontroller.enable.policy.override" not in protected
+    assert policy not in find(rendered, "ConfigMap", "argocd-cmd-params-cm")["data"]
 
 
 def test_a_change_of_the_settings_starts_it_anew(rendered: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +133,7 @@ def test_a_change_of_the_settings_starts_it_anew(rendered: Rendered, monkeypatch
         return {each["metadata"]["annotations"]["checksum/configuration"] for each in templates}
 
     before = sums(rendered)
-    monkeypatch.setattr(gitops, "settings", lambda _: {"argocd-cmd-params-cm": {"server.insecure": "true"}})
+    monkeypatch.setattr(gitops, "settings", lambda *_, **__: {"argocd-cmd-params-cm": {"server.insecure": "true"}})
     assert sums(made()[0]).isdisjoint(before)
 
 

@@ -124,8 +124,8 @@ class Cluster:
         return self.git("rev-parse", "HEAD")
 
     def apps(self) -> list[str]:
-        """Those that git names for the sandbox."""
-        return sorted(file.parts[-5] for file in self.clone.glob(f"apps/*/deploy/envs/{ENVIRONMENT}/version.yaml"))
+        """The apps that git deploys to the sandbox."""
+        return sorted(folder.parts[-4] for folder in self.clone.glob(f"apps/*/deploy/envs/{ENVIRONMENT}"))
 
     def workloads(self, app: str) -> list[str]:
         given = yaml.safe_load((self.clone / f"apps/{app}/deploy/values.yaml").read_text())

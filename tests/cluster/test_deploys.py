@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import httpx
+import pytest
 import yaml
 from client import Person
 from clips import Clip
@@ -75,12 +76,56 @@ async def test_a_migration_that_fails_stops_its_rollout_and_the_old_version_goes
         with cluster.pushed(
             {version_file("auth"): f"version: {broken}\n"}, "Roll out a migration that fails"
         ) as commit:
-            await until(lambda: migration_failed(cluster, "auth", commit), what="the migration to fail")
+            await until(lambda: sync_failed(cluster, "auth", commit), what="the migration to fail")
             now = cluster.get("deployment", "auth")
             assert now is not None
             assert now["spec"]["template"] == old["spec"]["template"]
         await back(cluster, "auth")
     assert running.failures == []
+
+
+async def test_a_version_without_an_image_fails_within_seconds_and_the_next_push_counts(cluster: Cluster) -> None:
+    old = cluster.get("deployment", "auth")
+    assert old is not None
+    missing = f"{cluster.version('auth')}-missing"
+    with cluster.pushed({version_file("auth"): f"version: {missing}\n"}, "Roll out an image that is missing") as commit:
+        failed = await until(lambda: sync_failed(cluster, "auth", commit), what="the sync to fail")
+        now = cluster.get("deployment", "auth")
+        assert now is not None
+        assert now["spec"]["template"] == old["spec"]["template"]
+    # Far less than the deadline of the migration, which waits for its image.
+    reverted = await until(
+        lambda: cluster.is_synced("auth", cluster.head()), what="the revert to be rolled out", seconds=120
+    )
+    print(f"\nThe sync failed after {failed:.0f} s; the revert was rolled out after {reverted:.0f} s.")
+
+
+async def test_yaml_that_cannot_be_read_stops_one_service_and_its_correction_counts(
+    cluster: Cluster, version: Callable[[str], str]
+) -> None:
+    new = version("graphql")
+    with cluster.pushed({version_file("media"): "version: [\n"}, "Break the version of media"):
+        await until(lambda: complaints(cluster, "media") != [], what="Argo CD to refuse the file")
+        with cluster.pushed({version_file("graphql"): f"version: {new}\n"}, f"Roll out graphql {new}") as commit:
+            await until(
+                lambda: cluster.is_synced("graphql", commit) and cluster.images("graphql") == {new},
+                what="another service to be rolled out",
+            )
+    seconds = await until(
+        lambda: cluster.is_synced("media", cluster.head()), what="the correction to be rolled out", seconds=120
+    )
+    print(f"\nThe correction was rolled out after {seconds:.0f} s.")
+    await back(cluster, "graphql")
+
+
+def test_a_push_that_removes_several_services_is_refused(cluster: Cluster) -> None:
+    for app in cluster.apps():
+        envs = f"apps/{app}/deploy/envs"
+        cluster.git("mv", f"{envs}/{ENVIRONMENT}", f"{envs}/{ENVIRONMENT}-renamed")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        cluster.push("Rename a folder by mistake")
+    assert f"would remove several services from {ENVIRONMENT}: auth graphql media video" in refused.value.stderr
+    cluster.git("reset", "--quiet", "--hard", "@{upstream}")
 
 
 async def test_values_that_are_wrong_never_reach_the_cluster(cluster: Cluster) -> None:
@@ -132,7 +177,9 @@ async def test_a_removed_service_is_pruned_and_a_store_never(cluster: Cluster) -
     stores = {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("statefulset", STORES)}
     claims = {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("pvc", STORES)}
     assert {"postgres", "mongo", "redis", "rabbitmq", "s3"} <= stores.keys()
-    with cluster.pushed({version_file("graphql"): None}, "Remove graphql"):
+    folder = cluster.clone / "apps/graphql/deploy/envs" / ENVIRONMENT
+    removed = {str(file.relative_to(cluster.clone)): None for file in folder.iterdir()}
+    with cluster.pushed(removed, "Remove graphql"):
         await until(lambda: cluster.get("application", "graphql", GITOPS) is None, what="the application to go")
         for kind in ("deployment", "service", "networkpolicy", "ingressroute", "serviceaccount"):
             await until(lambda kind=kind: cluster.get(kind, "graphql") is None, what=f"its {kind} to go")  # type: ignore[misc]
@@ -188,7 +235,7 @@ def addresses(cluster: Cluster, service: str) -> set[str]:
     }
 
 
-def migration_failed(cluster: Cluster, app: str, commit: str) -> bool:
+def sync_failed(cluster: Cluster, app: str, commit: str) -> bool:
     operation = cluster.application(app).get("operationState", {})
     return operation.get("phase") in ("Failed", "Error") or (
         operation.get("phase") == "Running"
