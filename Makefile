@@ -8,18 +8,23 @@ S ?=
 # `make plan ENV=prod`: the environments are the files pulumi/Pulumi.<name>.yaml.
 ENV ?= dev
 # What else a verb takes, as its line of `make help` says; nothing unless it is given.
+ALL ?=
 APP ?=
 FILE ?=
 FROM ?=
 NAME ?=
 SECRET ?=
+SEED ?=
 SVC ?=
 TO ?=
 UNCOMMITTED ?=
 .DEFAULT_GOAL := help
+# `make test-all`: every case, in a random order, of which a seed that it printed gives the same again.
+WHOLE := $(if $(ALL),--whole -p randomly $(if $(SEED),--randomly-seed=$(SEED)))
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
-.PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools plan render diff rotate test test-cluster test-pulumi lint format \
-    images types generate lock bench clean cluster-up cluster-demo cluster-push cluster-status cluster-down
+.PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools plan render diff rotate test \
+    test-all test-native test-cluster pytest-cluster test-pulumi lint format types generate lock bench images clean \
+    doctor-cluster cluster-up cluster-demo cluster-push cluster-status cluster-down
 
 ##@ Use
 demo: doctor install ## Upload a video (FILE=...) and watch it become playable
@@ -46,9 +51,10 @@ tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, ist
 pulumi: ## Build Pulumi and its Kubernetes provider (a quarter of an hour), into .kinora: the tests do a real `pulumi up`
 	@$(PYTHON) local/doctor.py tools
 	@$(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) cli
+# Phases of `make test` that run at the same time may build images: flock lets the second wait for the first.
 images: ## Build the services' images without Docker (APP=..., VERSION=...), into .kinora/containers
 	@$(PYTHON) local/doctor.py images
-	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) APP=$(APP)
+	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) APP=$(APP)
 clean: down cluster-down ## Remove everything that was made here, data included
 	rm -rf .kinora .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -57,13 +63,13 @@ doctor-cluster:
 	@$(PYTHON) local/doctor.py cluster
 cluster-up: doctor-cluster install tools ## Run the whole platform on a real Kubernetes on this machine, rolled out by Argo CD
 	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON) sandbox
-	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
-	@$(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON)
+	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
+	@flock local/images.mk $(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON)
 	@$(CLUSTER) up $(if $(UNCOMMITTED),--uncommitted)
 cluster-demo: ## Upload a video to it (FILE=...) and watch it become playable
 	@KINORA_GATEWAY="$$($(CLUSTER) url)" no_proxy=10.231.0.2 $(VENV)/python local/demo.py $(if $(FILE),"$(FILE)")
 cluster-push: ## Push what is committed here to its git server; Argo CD rolls it out
-	@$(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
+	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
 	@$(CLUSTER) push $(if $(UNCOMMITTED),--uncommitted)
 cluster-status: ## Show its applications, and what is not ready
 	@$(CLUSTER) status
@@ -87,18 +93,23 @@ promote: install ## Promote a version (SVC=auth FROM=dev TO=staging): changes on
 	@$(VENV)/python local/promote.py "$(SVC)" "$(FROM)" "$(TO)"
 
 ##@ Work
-test: doctor install tools lint types test-pulumi ## All checks and all tests, beside the running platform
-	@$(CTL) run python -m pytest --ignore=tests/cluster
-	@$(MAKE) --no-print-directory test-cluster
+test: doctor ## All checks and all tests, in phases (local/checks.py), with a sample of what is combinatorial
+	@$(PYTHON) local/checks.py
+test-all: doctor ## The same in a random order (SEED=...), with nothing left out
+	@$(PYTHON) local/checks.py ALL=1 $(if $(SEED),SEED=$(SEED))
+test-native: doctor install tools ## The tests of the services and of all that runs natively, beside the running platform
+	@$(if $(ALL),KINORA_TEST_EXAMPLES=400) $(CTL) run python -m pytest --ignore=tests/cluster $(WHOLE)
 # Not $(MAKE): a line with it is carried out by a dry run, too.
 test-cluster: install tools ## The tests of the sandbox, which is brought up for them unless it is up already
 	@if $(PYTHON) local/doctor.py cluster >/dev/null; then \
 	    [ -d .kinora/sandbox ] || trap '$(CLUSTER) down' EXIT; trap 'exit 130' INT TERM; \
 	    make --no-print-directory cluster-up || exit; \
 	fi; \
-	PATH="$(CURDIR)/$(VENV):$(CURDIR)/.kinora/bin:$$PATH" $(VENV)/python -m pytest tests/cluster
+	make --no-print-directory pytest-cluster
+pytest-cluster:
+	@PATH="$(CURDIR)/$(VENV):$(CURDIR)/.kinora/bin:$$PATH" $(VENV)/python -m pytest tests/cluster $(WHOLE)
 test-pulumi: install tools ## The tests of the environments, before a real API server
-	@cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m pytest
+	@cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m pytest $(WHOLE)
 lint: install ## Refuse what ruff finds
 	@$(VENV)/ruff check
 	@$(VENV)/ruff format --check

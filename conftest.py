@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 from environment import load
 
+pytest_plugins = ["sampling"]
+
 # pytest names the kit's tests platform.tests.*, and would put a package of that name in the standard library's place.
 # With a path of its own the module is taken for the package.
 platform.__path__ = []

@@ -61,9 +61,9 @@ def version(command: list[str], pattern: str) -> tuple[int, ...] | None:
     return tuple(int(number) for number in found.groups() if number) if found else None
 
 
-def makes_something(verb: str) -> bool:
+def makes_something(verb: str, target: str = "all") -> bool:
     """Whether `make install` or `make tools` would install or build anything."""
-    question = ["make", "--question", "--file", f"local/{verb}.mk"]
+    question = ["make", "--question", "--file", f"local/{verb}.mk", target]
     return subprocess.run(question, cwd=ROOT, capture_output=True, check=False).returncode != 0
 
 

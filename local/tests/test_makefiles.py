@@ -12,6 +12,9 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Checkout
 
+# A dry run of every verb starts some hundred processes, which takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILES = sorted(ROOT.glob("local/**/*.mk"))
 INCLUDED = set(re.findall(r"^include (\S+)$", "".join(file.read_text() for file in MAKEFILES), re.MULTILINE))

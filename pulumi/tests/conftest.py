@@ -8,6 +8,8 @@ import real_postgres
 
 from kinora_environment import render
 
+pytest_plugins = ["sampling"]
+
 STACKS = render.stacks()
 
 _render = functools.cache(render.render)

@@ -106,6 +106,7 @@ NOT_VIDEOS: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("suffix", ["mp4", "m3u8", "avi", ""])
 @pytest.mark.parametrize("what", NOT_VIDEOS)
 async def test_what_is_not_a_video_is_refused_and_reaches_no_host(

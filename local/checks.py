@@ -1,0 +1,222 @@
+"""Everything that has to pass before a change is taken, in phases: `make test`, and `make test-all` with `--all`.
+
+A suite of pytest computes on one core at most and waits often, and a machine has two or more: so what needs the
+platform runs beside what needs none, and the sandbox comes up while the platform is still tested. The cluster's tests
+run alone, because they ask how fast a rollout is and whether it loses a request.
+
+The output of each phase is kept in .kinora/logs/test-<phase>.log and shown in one piece when the phase ends. When one
+fails, those under way go on to their end and no other begins. The seconds of each are printed last, whatever happened.
+
+Standard library only: it runs before the virtual environment exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import doctor
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / ".kinora" / "logs"
+SANDBOX = ROOT / ".kinora" / "sandbox"
+LIMIT_SECONDS = {"warm": 45 * 60, "cold": 75 * 60}
+"""What a run may take on two cores, with all tools built and with none: a change that needs more makes room first."""
+REPORT_SECONDS = 60
+END_LIMIT_SECONDS = 120
+"""How long an interrupted phase may take to end what it started."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    verbs: tuple[str, ...]
+    """Of make, one after another."""
+    after: tuple[str, ...]
+
+
+PHASES = (
+    Phase("install", ("install", "tools"), after=()),
+    Phase("lint", ("lint",), after=("install",)),
+    Phase("native", ("test-native",), after=("lint",)),
+    Phase("types", ("types",), after=("lint",)),
+    Phase("environments", ("test-pulumi",), after=("types",)),
+    Phase("sandbox", ("cluster-up",), after=("environments",)),
+    Phase("cluster", ("pytest-cluster",), after=("sandbox", "native")),
+)
+
+
+@dataclass
+class Run:
+    """A phase that has begun."""
+
+    phase: Phase
+    process: subprocess.Popen[bytes]
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+def log_of(phase: Phase) -> Path:
+    return LOGS / f"test-{phase.name}.log"
+
+
+def begin(phase: Phase, variables: list[str]) -> Run:
+    with log_of(phase).open("wb") as log:
+        process = subprocess.Popen(
+            ["make", "--no-print-directory", *phase.verbs, *variables],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for this process, which ends each phase with all that it started
+        )
+    return Run(phase, process)
+
+
+def end(run: Run) -> None:
+    """Interrupt a phase, so that it takes down what it brought up, and wait for it."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(run.process.pid, number)
+            run.process.wait(END_LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            pass
+        return
+
+
+def changed_files() -> list[str]:
+    """What differs from the merge base with origin/main, committed or not.
+
+    Nothing where there is no such branch, or where this checkout is what it names: a clean clone of main, as the check
+    before a merge has, says nothing of what was tested before, so that everything is.
+    """
+    if shutil.which("git") is None:
+        return []
+    merge_base = ["git", "merge-base", "HEAD", "origin/main"]
+    base = subprocess.run(merge_base, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    if not base:
+        return []
+    tracked = ["git", "diff", "--name-only", "--no-renames", base]
+    untracked = ["git", "ls-files", "--others", "--exclude-standard"]
+    return [
+        line
+        for listed in (tracked, untracked)
+        for line in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    ]
+
+
+def reason_to_skip_the_cluster() -> str:
+    files = changed_files()
+    if files and all(file.endswith(".md") for file in files):
+        return f"only documents differ from origin/main: {', '.join(files)}"
+    if problems := doctor.check_cluster():
+        return f"this machine cannot run it: {' '.join(problems)}"
+    return ""
+
+
+def builds_tools() -> bool:
+    return any(doctor.makes_something(*each) for each in (("install",), ("tools",), ("tools", "sandbox")))
+
+
+class Checks:
+    def __init__(self, variables: list[str]) -> None:
+        self.variables = variables
+        self.results = {phase.name: "not run" for phase in PHASES}
+        self.seconds: dict[str, float] = {}
+        self.running: list[Run] = []
+        self.began = time.monotonic()
+
+    def all_pass(self) -> bool:
+        reported = time.monotonic()
+        while True:
+            for phase in self._ready():
+                self.running.append(begin(phase, self.variables))
+                self.results[phase.name] = "under way"
+                say(f"{phase.name} begins")
+            if not self.running:
+                return "failed" not in self.results.values()
+            time.sleep(0.2)
+            for run in [run for run in self.running if run.process.poll() is not None]:
+                self.running.remove(run)
+                self._note(run, "passed" if run.process.returncode == 0 else "failed")
+            if time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                for run in self.running:
+                    say(f"{run.phase.name}, {run.seconds:.0f} s: {last_line(log_of(run.phase))}")
+
+    def _ready(self) -> list[Phase]:
+        if "failed" in self.results.values():
+            return []
+        over = [name for name, result in self.results.items() if result not in ("not run", "under way")]
+        return [each for each in PHASES if self.results[each.name] == "not run" and set(each.after) <= set(over)]
+
+    def skip(self, names: tuple[str, ...], reason: str) -> None:
+        self.results |= dict.fromkeys(names, f"skipped, {reason}")
+
+    def _note(self, run: Run, result: str) -> None:
+        self.results[run.phase.name], self.seconds[run.phase.name] = result, run.seconds
+        say(f"{run.phase.name} {result}; its output:")
+        sys.stdout.write(log_of(run.phase).read_text(errors="replace"))
+        say(f"end of the output of {run.phase.name}, which {result} after {run.seconds:.0f} s")
+
+    def interrupt(self) -> None:
+        for run in self.running:
+            end(run)
+            self._note(run, "interrupted")
+
+    def report(self, kind: str) -> str:
+        lines = [f"  {name:12} {self.seconds.get(name, 0):6.0f} s  {result}" for name, result in self.results.items()]
+        return "\n".join([*lines, verdict(time.monotonic() - self.began, kind)])
+
+
+def verdict(seconds: float, kind: str) -> str:
+    limit = LIMIT_SECONDS[kind]
+    within = f"within the limit of {limit} s" if seconds <= limit else f"OVER THE LIMIT of {limit} s: make room"
+    return f"  {'together':12} {seconds:6.0f} s  {kind}, {within}"
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line.strip()[-100:] for line in reversed(lines) if line.strip()), "")
+
+
+def say(words: str) -> None:
+    print(f"== {words}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variables", nargs="*", help="for make, as ALL=1")
+    variables = parser.parse_args().variables
+    LOGS.mkdir(parents=True, exist_ok=True)
+    kind = "cold" if builds_tools() else "warm"
+    was_up = SANDBOX.exists()
+    checks = Checks(variables)
+    if reason := reason_to_skip_the_cluster():
+        checks.skip(("sandbox", "cluster"), reason)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return 0 if checks.all_pass() else 1
+    except KeyboardInterrupt:
+        checks.interrupt()
+        return 130
+    finally:
+        if SANDBOX.exists() and not was_up:
+            subprocess.run(["make", "--no-print-directory", "cluster-down"], cwd=ROOT, check=False)
+        print(checks.report(kind), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""How many cases of a sampled test run (local/sampling.py)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from environment import ROOT
+
+TESTS = """
+import pytest
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("n", range(10))
+def test_many(n): pass
+
+@pytest.mark.parametrize("n", range(3))
+def test_few(n): pass
+"""
+
+
+def outcome(folder: Path, *words: str) -> list[str]:
+    """The tests that passed."""
+    (folder / "test_it.py").write_text(TESTS)
+    options = [
+        "-c",
+        "/dev/null",
+        f"--rootdir={folder}",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "sampling",
+        "-v",
+        "--strict-markers",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *words],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT / "local"), "PATH": "/usr/bin:/bin", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return sorted(line.split()[0].partition("::")[2] for line in done.stdout.splitlines() if " PASSED " in line)
+
+
+def test_a_sampled_test_runs_some_of_its_cases_and_the_same_ones_again(tmp_path: Path) -> None:
+    ran = outcome(tmp_path)
+    assert len([name for name in ran if name.startswith("test_many")]) == 2
+    assert [name for name in ran if name.startswith("test_few")] == [f"test_few[{n}]" for n in range(3)]
+    assert outcome(tmp_path) == ran
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [(["--whole"], 13), (["test_it.py::test_many[7]"], 1), (["-k", "many and (3 or 4)"], 2)]
+)
+def test_all_cases_run_when_they_are_asked_for(tmp_path: Path, words: list[str], expected: int) -> None:
+    assert len(outcome(tmp_path, *words)) == expected
