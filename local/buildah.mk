@@ -32,3 +32,19 @@ $(BUILT)/base: local/buildah.mk | $(NEEDED_PACKAGES)
 
 # $(call build-image,reference,folder with the Dockerfile,more arguments) makes the target.
 build-image = $(BUILDAH) build --isolation chroot --layers --pull=never --tag $(1) $(3) $(2) && touch $@
+
+# The addresses of this machine's package index may hold a password, so they are mounted as a secret and in no layer: an
+# image that needs pip is built with $(pip-secrets), after $(write-pip-conf).
+# Debian's python3 may have no pip; the platform's environment does.
+PIP := $(firstword $(wildcard $(MADE)/venv/bin/python) $(PYTHON)) -m pip
+PIP_CONF := $(CONTAINERS)/pip.conf
+CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
+define write-pip-conf
+(umask 077 && rm -f $(PIP_CONF) && { echo '[global]' && \
+    $(PIP) config list | sed -nE "s/^[^=]*\.(index-url|extra-index-url|trusted-host)='(.*)'$$/\1 = \2/p" | \
+        awk '!seen[$$1]++' && \
+    $(if $(CERTIFICATES),echo 'cert = /run/secrets/certificates',true); } >$(PIP_CONF))
+endef
+, := ,
+pip-secrets = --secret id=pip.conf$(,)src=$(PIP_CONF) \
+    $(if $(CERTIFICATES),--secret id=certificates$(,)src=$(CERTIFICATES))

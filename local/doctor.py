@@ -78,9 +78,6 @@ def check_system() -> list[str]:
         )
     if len(str(ROOT)) > LONGEST_ROOT:
         problems.append(f"The path of this checkout is too long for unix sockets; keep it below {LONGEST_ROOT} bytes.")
-    java = version(["java", "-version"], r'version "(\d+)')
-    if java is None or java < (17,):
-        problems.append("Java 17 or newer is needed; on Debian, install openjdk-17-jdk-headless.")
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
         problems.append("setpriv is needed to run PostgreSQL as root; on Debian, install util-linux.")
     return problems
@@ -92,8 +89,6 @@ def check_install() -> list[str]:
     go = version(["go", "version"], r"go(\d+)\.(\d+)")
     if go is None or go < (1, 25):
         problems.append("Go 1.25 or newer is needed to build tusd and MinIO; install it and put it on PATH.")
-    if shutil.which("mvn") is None:
-        problems.append("Maven is needed to build the stand-in for MongoDB; on Debian, install maven.")
     if not (MADE / "venv").exists() and version([sys.executable, "-m", "ensurepip", "--version"], r"pip (\d+)") is None:
         problems.append(f"{sys.executable} cannot make virtual environments; on Debian, install python3-venv.")
     return [*problems, *check_packages(PACKAGES)]

@@ -12,18 +12,6 @@ include local/steps.mk
 include local/buildah.mk
 
 REGISTRY := ghcr.io/kinora-platform/kinora
-# Debian's python3 may have no pip; the platform's environment does.
-PIP := $(firstword $(wildcard $(MADE)/venv/bin/python) $(PYTHON)) -m pip
-# The addresses of this machine's package index may hold a password, so they are mounted as a secret and in no layer.
-PIP_CONF := $(CONTAINERS)/pip.conf
-CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
-define write-pip-conf
-(umask 077 && rm -f $(PIP_CONF) && { echo '[global]' && \
-    $(PIP) config list | sed -nE "s/^[^=]*\.(index-url|extra-index-url|trusted-host)='(.*)'$$/\1 = \2/p" | \
-        awk '!seen[$$1]++' && \
-    $(if $(CERTIFICATES),echo 'cert = /run/secrets/certificates',true); } >$(PIP_CONF))
-endef
-
 # $(call image,name,app,target of the Dockerfile). What was built, how large it is and how long it took stands in its file.
 define image
 $(1)-version := $$(or $$(VERSION),$$(shell sed -n 's/^version = "\(.*\)"/\1/p' apps/$(2)/pyproject.toml))
@@ -36,12 +24,10 @@ $$($(1)-file): Dockerfile requirements.txt local/images/requirements.py $$(BUILT
 	    $$(write-pip-conf) && \
 	    $$(call build-image,$$(REGISTRY)-$(1):$$($(1)-version),.,--format docker --timestamp 0 --build-arg APP=$(2) \
 	        --target $(3) --label org.opencontainers.image.version=$$($(1)-version) \
-	        --secret id=pip.conf$$(,)src=$$(PIP_CONF) \
-	        $$(if $$(CERTIFICATES),--secret id=certificates$$(,)src=$$(CERTIFICATES))) && \
+	        $$(pip-secrets)) && \
 	    size=$$$$($$(BUILDAH) images --noheading --format '{{.Size}}' $$(REGISTRY)-$(1):$$($(1)-version)) && \
 	    echo "$$(REGISTRY)-$(1):$$($(1)-version): $$$$size$$(,) built in $$$$(($$$$(date +%s) - begun)) s" >$$@)
 endef
-, := ,
 $(foreach app,$(APPS),$(eval $(call image,$(app),$(app),service)))
 $(foreach worker,$(WORKERS),$(eval $(call image,$(worker),$(worker:-worker=),worker)))
 

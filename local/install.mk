@@ -2,13 +2,13 @@
 
 VERB := install
 PACKAGES_FOR := install
-STEPS = $(NEEDED_PACKAGES) python mongo tusd minio
+STEPS = $(NEEDED_PACKAGES) python tusd minio
 include local/steps.mk
 
 PIP := $(MADE)/venv/bin/python -m pip --quiet --disable-pip-version-check install
 PROJECTS := $(wildcard platform/pyproject.toml apps/*/pyproject.toml)
 
-all: $(NEEDED_PACKAGES) $(MADE)/venv/installed $(BIN)/mongo.jar $(BIN)/tusd $(BIN)/minio
+all: $(NEEDED_PACKAGES) $(MADE)/venv/installed $(BIN)/tusd $(BIN)/minio
 
 .PHONY: all
 
@@ -19,12 +19,6 @@ $(MADE)/venv/installed: requirements.txt $(PROJECTS)
 	    $(PIP) --require-hashes --requirement requirements.txt && \
 	    $(PIP) --no-deps --no-build-isolation $(patsubst %/pyproject.toml,--editable ./%,$(PROJECTS)) && \
 	    touch $@)
-
-$(BIN)/mongo.jar: local/mongo/pom.xml $(wildcard local/mongo/src/main/java/*.java)
-	$(call step,mongo,building the stand-in for MongoDB (about 15 s),\
-	    mvn --quiet --batch-mode --strict-checksums --file local/mongo/pom.xml \
-	        -Dkinora.build=$(abspath $(BUILD)/mongo) package && \
-	    mv $(BUILD)/mongo/mongo.jar $@)
 
 $(BIN)/tusd: local/go/tusd/go.mod local/go/tusd/go.sum
 	$(call step,tusd,building tusd $(call version,tusd,github.com/tus/tusd/v2) (about 90 s),\

@@ -76,7 +76,7 @@ PARTS: dict[str, Part] = {
         store=True,
     ),
     "minio": Part("MinIO", (8900,), Http(8900, "/minio/health/ready"), store=True),
-    "mongo": Part("MongoDB stand-in", (8017,), Tcp(8017), store=True),
+    "mongo": Part("MongoDB stand-in (SecantusDB)", (8017,), Tcp(8017), store=True),
     "traefik": Part("gateway", (8080, 8081), Http(8081, "/ping"), address="http://localhost:8080"),
     "prometheus": Part("Prometheus", (8090,), Http(8090, "/-/ready"), address="http://localhost:8090"),
     "tusd": Part("resumable uploads", (8108,), Http(8108, "/metrics")),

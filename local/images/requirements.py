@@ -1,4 +1,4 @@
-"""The lines of the lock (standard input) that the named distributions need: their images hold no more than that.
+"""The lines of the lock (standard input) of the named distributions and of what they need: their images hold no more.
 
 The lock says below each requirement whose it is ("# via"), so nothing has to be resolved anew.
 
@@ -10,7 +10,7 @@ import sys
 
 
 def needed(lock: str, by: set[str]) -> list[str]:
-    """The requirements, each with its hashes, that these distributions need themselves or by way of others."""
+    """The requirements, each with its hashes: these distributions, where the lock has them, and what they depend on."""
     texts, users = {}, {}
     for text in re.findall(r"^\w.*\n(?:\s.*\n)*", lock, flags=re.MULTILINE):
         name, via = text.partition("==")[0], text.partition("# via")[2]
@@ -18,7 +18,7 @@ def needed(lock: str, by: set[str]) -> list[str]:
         users[name] = set(re.findall(r"([\w.-]+)(?: \(.*\))?$", via, flags=re.MULTILINE))
         if not users[name]:
             raise SystemExit(f"requirements: the lock does not say whose {name} is")
-    found: set[str] = set()
+    found = by & texts.keys()
     while new := {name for name in texts if users[name] & (by | found)} - found:
         found |= new
     return [texts[name] for name in sorted(found)]

@@ -8,7 +8,7 @@ include local/steps.mk
 include local/buildah.mk
 
 IMAGES := localhost/kinora-sandbox/postgres:17
-IMAGES += localhost/kinora-sandbox/mongo:stand-in
+IMAGES += localhost/kinora-sandbox/mongo:secantusdb
 IMAGES += localhost/kinora-sandbox/redis:8
 IMAGES += localhost/kinora-sandbox/rabbitmq:4
 IMAGES += localhost/kinora-sandbox/minio:2026
@@ -30,7 +30,7 @@ all: $(NAMES:%=$(BUILT)/sandbox-%)
 references: ; @printf '%s\n' $(IMAGES)
 .PHONY: all references
 
-$(BUILT)/sandbox-mongo: $(BIN)/mongo.jar
+$(BUILT)/sandbox-mongo: requirements.txt local/images/requirements.py $(wildcard local/mongo/mongo*)
 $(BUILT)/sandbox-minio: $(BIN)/minio
 $(BUILT)/sandbox-prometheus: $(BIN)/prometheus-kubernetes
 $(BUILT)/sandbox-mc: $(BIN)/mc
@@ -46,5 +46,7 @@ $(BIN)/% $(MADE)/venv/% $(MADE)/upstream/%:
 .SECONDEXPANSION:
 $(NAMES:%=$(BUILT)/sandbox-%): $(BUILT)/sandbox-%: $(BUILT)/base $$(wildcard local/sandbox/images/%/*)
 	$(call step,image-$*,building the image $(call reference,$*),\
-	    $(call build-image,$(call reference,$*),local/sandbox/images/$*,\
-	        --build-context argocd=argocd --build-context bin=$(BIN) --build-context venv=$(MADE)/venv --build-context upstream=$(UPSTREAM)))
+	    $(write-pip-conf) && \
+	    $(call build-image,$(call reference,$*),local/sandbox/images/$*,$(pip-secrets) \
+	        --build-context argocd=argocd --build-context bin=$(BIN) --build-context venv=$(MADE)/venv \
+	        --build-context upstream=$(UPSTREAM) --build-context repository=.))

@@ -4,6 +4,7 @@ import io
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import aio_pika
 import aiormq
@@ -13,6 +14,8 @@ from aio_pika.abc import AbstractChannel
 from environment import SECRETS, parse
 from minio import Minio
 from minio.error import S3Error
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 from urllib3.exceptions import HTTPError
@@ -96,6 +99,22 @@ async def test_a_role_reaches_its_own_database_only(database: str) -> None:
     await own.close()
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await postgres("auth", database)
+
+
+@pytest.mark.parametrize(("user", "password"), [("media", "wrong"), ("", "")])
+def test_mongo_refuses_a_wrong_password_and_none(user: str, password: str) -> None:
+    credentials: dict[str, Any] = {"username": user, "password": password} if user else {}
+    with MongoClient[dict[str, object]]("127.0.0.1", 8017, **credentials) as client, pytest.raises(OperationFailure):
+        client.media.list_collection_names()
+
+
+def test_mongo_refuses_the_database_of_another_service() -> None:
+    login: dict[str, Any] = {"username": "media", "password": secret("MONGO_MEDIA_PASSWORD")}
+    with MongoClient[dict[str, object]]("127.0.0.1", 8017, **login) as client:
+        client.media.list_collection_names()
+        for other in ("admin", "kit_test"):
+            with pytest.raises(OperationFailure, match="not authorized"):
+                client[other].things.find_one()
 
 
 @pytest.mark.parametrize("user", ["postgres", "auth"])

@@ -72,7 +72,6 @@ class MongoCluster(StoreComponent):
             options += "&replicaSet=mongo"
         else:
             where = f"{self.args.place.host('mongo')}:{PORT}"
-            options += "&retryWrites=false"  # only a replica set can tell a write that was repeated
         url = pulumi.Output.concat("mongodb://", login.name, ":", login.password, "@", where, "/?", options)
         return {"KINORA_MONGO_URL": url}
 
