@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 from aio_pika import Message
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
 from kinora_kit import broker as broker_module
 from kinora_kit import consumer, logs, outbox, postgres, tasks
@@ -393,6 +393,94 @@ async def test_cancelled_it_takes_nothing_more_and_gives_back_what_it_had(
         return await depth(queue.name) == 3
 
     await eventually(all_back)
+
+
+async def test_stopping_a_consumer_does_not_count_towards_the_delivery_limit(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf, depth: Depth
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    await consumer.declare(channel, queue)
+    await send(broker, queue)
+    for _ in range(consumer.DELIVERY_LIMIT + 1):
+        started = asyncio.Event()
+
+        async def never_ends(_: Event, started: asyncio.Event = started) -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+        async with consuming(broker, queue, never_ends):
+            await started.wait()
+
+    async def handler(_: Event) -> None:
+        pass
+
+    async with consuming_until_given_up(broker, queue, handler) as told:
+        await eventually(lambda: handled(queue, "done") == 1)
+    assert told == []
+    assert await is_empty(queue, depth)
+
+
+async def test_consumers_that_ended_are_counted_across_retries(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf
+) -> None:
+    queue = queue_of(retry_seconds=(1,))
+    await consumer.declare(channel, queue)
+    await send(broker, queue)
+    source = await channel.get_queue(queue.name)
+    half = consumer.DELIVERY_LIMIT // 2
+
+    async def ended(times: int) -> None:
+        """As many consumers end with the message, each giving it back as the broker does for one that was killed."""
+        for _ in range(times):
+            message = await eventually_got(source)
+            await message.reject(requeue=True)
+
+    await ended(half)
+    tried = asyncio.Event()
+
+    async def away(_: Event) -> None:
+        tried.set()
+        raise ConnectionResetError
+
+    async with consuming(broker, queue, away):
+        await tried.wait()
+        await eventually(lambda: handled(queue, "retry") == 1)
+    await ended(consumer.DELIVERY_LIMIT - half)
+
+    async def handler(_: Event) -> None:
+        raise AssertionError("it would end this one, too")
+
+    async with consuming_until_given_up(broker, queue, handler) as told:
+        await dead_letter(channel, queue)
+    assert [subject for subject, _ in told] == ["1"]
+
+
+async def eventually_got(source: AbstractQueue) -> AbstractIncomingMessage:
+    got: list[AbstractIncomingMessage] = []
+
+    async def taken() -> bool:
+        message = await source.get(fail=False)
+        if message is not None:
+            got.append(message)
+        return message is not None
+
+    await eventually(taken, seconds=20)
+    return got[0]
+
+
+async def test_outages_use_up_no_retry_of_a_failure(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
+    queue = queue_of(retry_seconds=(1, 2))
+    failures: list[Exception] = [ConnectionResetError(), ConnectionResetError(), LookupError(), LookupError()]
+
+    async def handler(_: Event) -> None:
+        if failures:
+            raise failures.pop(0)
+
+    async with consuming_until_given_up(broker, queue, handler) as told:
+        await send(broker, queue, 4)
+        await eventually(lambda: handled(queue, "done") == 1, seconds=40)
+    assert (handled(queue, "retry"), told) == (4, [])
+    assert await is_empty(queue, depth)
 
 
 async def test_at_most_prefetch_messages_are_handled_at_once(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:

@@ -220,25 +220,49 @@ async def test_a_growing_playlist_is_an_event_list_and_a_complete_one_is_vod(sta
     assert kinds[-1] == ("vod", True)
 
 
-async def test_a_worker_that_dies_in_a_part_costs_that_part(stage: Stage, clip: Path) -> None:
+async def test_workers_that_stop_in_a_part_cost_no_attempt(stage: Stage, clip: Path) -> None:
     _, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)
     await stage.transcoder.handle(prepare)
     commands = await stage.commands(video_id)
     for command in commands:
-        dying = asyncio.create_task(stage.transcoder.handle(command))
-        rows = "SELECT count(*) FROM parts WHERE video_id = $1 AND index = $2 AND attempts = 1"
-        while not await stage.pool.fetchval(rows, video_id, command.data["index"]):
-            await asyncio.sleep(0)
-        dying.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await dying
+        for _ in range(2):
+            await stopped(stage, command)
     for command in commands:
         await stage.transcoder.handle(command)
     await stage.work(video_id)
     assert await stage.state(video_id) == "ready"
     attempts = await stage.pool.fetchval("SELECT max(attempts) FROM parts WHERE video_id = $1", video_id)
-    assert attempts == 2
+    assert attempts == 1
+
+
+async def stopped(stage: Stage, command: Event) -> None:
+    """Begin the part and stop in the middle, as a worker does in a rollout."""
+    stopping = asyncio.create_task(stage.transcoder.handle(command))
+    begun = "SELECT count(*) FROM parts WHERE video_id = $1 AND index = $2 AND attempts = 1"
+    while not await stage.pool.fetchval(begun, UUID(command.subject), command.data["index"]):
+        await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+
+
+async def test_rollouts_and_failures_of_ffmpeg_do_not_add_up(stage: Stage, clip: Path) -> None:
+    _, video_id = await stage.uploaded(clip)
+    [prepare] = await stage.commands(video_id)
+    await stage.transcoder.handle(prepare)
+    commands = await stage.commands(video_id)
+    limited = replace(stage.transcoder, limits=Limits(memory_bytes=1 << 20))
+    for _ in range(transcode.ENCODE_ATTEMPTS - 1):
+        await stopped(stage, commands[0])
+        with pytest.raises(EncodeFailed):
+            await limited.handle(commands[0])
+    # A worker that was killed, which cannot tell.
+    await stage.pool.execute("UPDATE parts SET attempts = attempts + 1 WHERE video_id = $1", video_id)
+    for command in commands:
+        await stage.transcoder.handle(command)
+    await stage.work(video_id)
+    assert await stage.state(video_id) == "ready"
 
 
 async def test_a_part_that_ends_every_worker_ends_the_video(stage: Stage, clip: Path) -> None:

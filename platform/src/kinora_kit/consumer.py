@@ -2,9 +2,12 @@
 
 For a queue ``media.video`` there are ``media.video.retry.<seconds>`` (messages wait there, then return) and
 ``media.video.dead`` (what was given up; the alert watches its length). A handler returns when its effect is committed,
-or raises Ignore (not for us), Poison (can never work), or anything else (try again later). An outage is not the fault
-of the message, which is kept for as long as it lasts. A message may arrive twice: a handler makes its effect happen
-once, see ``outbox.first_time``.
+or raises Ignore (not for us), Poison (can never work), or anything else (try again later). A message may arrive twice:
+a handler makes its effect happen once, see ``outbox.first_time``.
+
+Three counters, so that a message is given up only for what it caused itself: failures of its handler (ATTEMPT, limited
+by the queue's retries), outages it waited for (WAITS, without a limit), and consumers that ended while they had it
+(ENDED, limited by DELIVERY_LIMIT). A consumer that is stopped is none of them.
 """
 
 import asyncio
@@ -19,7 +22,8 @@ from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
 from kinora_kit import logs
-from kinora_kit.broker import CLOSE_SECONDS, LOST, Broker
+from kinora_kit.broker import CLOSE_SECONDS, LOST, Broker, Unroutable
+from kinora_kit.errors import Unavailable
 from kinora_kit.events import Event
 from kinora_kit.metrics import EVENTS_HANDLED
 from kinora_kit.outages import is_outage
@@ -27,10 +31,14 @@ from kinora_kit.outages import is_outage
 log = logs.get(__name__)
 
 ATTEMPT = "x-kinora-attempt"
+WAITS = "x-kinora-waits"
+ENDED = "x-kinora-ended"
 REASON = "x-kinora-reason"
-DELIVERIES = "x-delivery-count"  # set by quorum queues: how often the message came back
+# Set by quorum queues: how often this message came back. Before RabbitMQ 4.3 whatever the cause; a lost connection
+# counts in every version, because the broker cannot tell it from a consumer that was killed.
+DELIVERIES = "x-delivery-count"
 
-# A worker that is killed again and again by one message gives it back this often before the broker lets go of it.
+# A message that ends its consumer again and again is given up after so many of them. The broker lets go of it, too.
 DELIVERY_LIMIT = 10
 
 
@@ -106,11 +114,12 @@ async def consume(broker: Broker, queue: Queue, handler: Handler, *, given_up: H
 
     ``given_up`` is told of an event before it becomes a dead letter, so that nobody waits for its effect for ever.
 
-    Cancelled, it takes no new message; those whose handler was running go back to the queue. Raises when a message
-    could be neither handled nor moved to another queue: it goes back, too, and whoever runs this starts it again.
+    Cancelled, it takes no new message; those whose handler was running go back to the queue's end as if nobody had had
+    them. Raises when a message could be neither handled nor moved to another queue: the broker takes it back, and
+    whoever runs this starts it again.
     """
     channel = await broker.channel(prefetch=queue.prefetch)
-    running: set[asyncio.Task[None]] = set()
+    running: dict[asyncio.Task[None], AbstractIncomingMessage] = {}
     end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ended(*_: object) -> None:
@@ -118,7 +127,7 @@ async def consume(broker: Broker, queue: Queue, handler: Handler, *, given_up: H
             end.set_result(None)
 
     def handled(task: asyncio.Task[None]) -> None:
-        running.discard(task)
+        running.pop(task, None)
         if task.cancelled():
             ended()
         elif (error := task.exception()) and not end.done():
@@ -132,17 +141,25 @@ async def consume(broker: Broker, queue: Queue, handler: Handler, *, given_up: H
 
         async def received(message: AbstractIncomingMessage) -> None:
             task = asyncio.create_task(_handle(broker, queue, handler, given_up, message))
-            running.add(task)
+            running[task] = message
             task.add_done_callback(handled)
 
         source = await channel.get_queue(queue.name, ensure=False)
-        await source.consume(received)
+        tag = await source.consume(received)
         try:
             await end
         finally:
-            for task in running:
+            # Unsubscribe first, or what is given back comes to this consumer again.
+            with contextlib.suppress(*LOST):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await source.cancel(tag)
+            stopped = dict(running)
+            for task in stopped:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*stopped, return_exceptions=True)
+            if not channel.is_closed:
+                messages = [message for task, message in stopped.items() if task.cancelled()]
+                await asyncio.gather(*(_give_back(broker, queue, message) for message in messages))
     finally:
         with contextlib.suppress(*LOST):
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -162,10 +179,9 @@ async def _handle(
         logs.traceparent.set(event.traceparent)
         with bound_contextvars(event_id=str(event.id), event_type=event.type, queue=queue.name):
             try:
-                deliveries = message.headers.get(DELIVERIES)
-                if isinstance(deliveries, int) and deliveries >= DELIVERY_LIMIT:
+                if (ended := _ended(message)) >= DELIVERY_LIMIT:
                     # After this one the broker would let go of it, and nobody would be told.
-                    raise Poison(f"ended its consumer {deliveries} times")
+                    raise Poison(f"ended its consumer {ended} times")
                 await handler(event)
             except Ignore:
                 outcome = "ignored"
@@ -185,12 +201,11 @@ async def _failed(
     given_up: Handler | None,
 ) -> str:
     """Move the message to where it waits, or to the dead letters; returns the outcome."""
-    given = message.headers.get(ATTEMPT)
-    attempt = given if isinstance(given, int) and given > 0 else 0
+    attempt = _count(message, ATTEMPT)
     if isinstance(error, Poison | ValidationError):
         reason = repr(error)
     elif is_outage(error):
-        return await _wait_out(broker, queue, message, attempt, error)
+        return await _wait_out(broker, queue, message, error)
     elif attempt < len(queue.retry_seconds):
         log.warning("handler failed, trying again later", attempt=attempt, error=repr(error))
         await _move(broker, message, queue.retry(attempt), {ATTEMPT: attempt + 1})
@@ -204,18 +219,39 @@ async def _failed(
         except Exception as unheard:
             if not is_outage(unheard):
                 raise
-            return await _wait_out(broker, queue, message, attempt, unheard)
+            return await _wait_out(broker, queue, message, unheard)
     return await _bury(broker, queue, message, reason)
 
 
-async def _wait_out(
-    broker: Broker, queue: Queue, message: AbstractIncomingMessage, attempt: int, error: Exception
-) -> str:
-    """Wait, longer and longer, and again and again: the last retry is never used up."""
-    last = len(queue.retry_seconds) - 1
-    log.warning("something is away, trying again later", attempt=attempt, error=repr(error))
-    await _move(broker, message, queue.retry(min(attempt, last)), {ATTEMPT: min(attempt + 1, last)})
+async def _wait_out(broker: Broker, queue: Queue, message: AbstractIncomingMessage, error: Exception) -> str:
+    """Wait, longer and longer, and for as long as it takes; the retries after failures are not touched."""
+    waits = _count(message, WAITS)
+    log.warning("something is away, trying again later", waits=waits, error=repr(error))
+    target = queue.retry(min(waits, len(queue.retry_seconds) - 1))
+    await _move(broker, message, target, {ATTEMPT: _count(message, ATTEMPT), WAITS: waits + 1})
     return "retry"
+
+
+async def _give_back(broker: Broker, queue: Queue, message: AbstractIncomingMessage) -> None:
+    """Send it to its queue again, for another consumer; the broker would count a message that comes back to it.
+
+    Where that fails, the broker takes it back after all.
+    """
+    with contextlib.suppress(*LOST, Unroutable, Unavailable):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            counts: dict[str, str | int] = {ATTEMPT: _count(message, ATTEMPT), WAITS: _count(message, WAITS)}
+            await _move(broker, message, queue.name, counts)
+            await message.ack()
+
+
+def _count(message: AbstractIncomingMessage, header: str) -> int:
+    given = message.headers.get(header)
+    return given if isinstance(given, int) and given > 0 else 0
+
+
+def _ended(message: AbstractIncomingMessage) -> int:
+    """How many consumers ended with it, or lost their connection: now and before it was moved."""
+    return _count(message, ENDED) + _count(message, DELIVERIES)
 
 
 async def _bury(broker: Broker, queue: Queue, message: AbstractIncomingMessage, reason: str) -> str:
@@ -232,5 +268,5 @@ async def _move(broker: Broker, message: AbstractIncomingMessage, target: str, h
         routing_key=target,
         message_id=message.message_id or "",
         mandatory=True,
-        headers=headers,
+        headers={ENDED: _ended(message), **headers},
     )

@@ -242,8 +242,19 @@ async def begin_part(connection: Connection, video_id: UUID, index: int) -> Plan
 
 
 async def spare_attempt(pool: Pool, video_id: UUID, index: int) -> None:
-    """What went wrong was not the part's fault."""
+    """Take back the attempt: the part did not cause its end."""
     await pool.execute("UPDATE parts SET attempts = attempts - 1 WHERE video_id = $1 AND index = $2", video_id, index)
+
+
+async def fail_attempt(pool: Pool, video_id: UUID, index: int) -> int:
+    """Count the attempt as failed; returns how many failed so far."""
+    failures = await pool.fetchval(
+        "UPDATE parts SET attempts = attempts - 1, failures = failures + 1 WHERE video_id = $1 AND index = $2"
+        " RETURNING failures",
+        video_id,
+        index,
+    )
+    return int(failures or 0)
 
 
 async def queue_parts(connection: Connection, video_id: UUID, window: int) -> list[Part]:

@@ -1,21 +1,24 @@
 """The worker's use cases: look at a source and plan its parts; make a part. Each may die anywhere and be done again."""
 
+import asyncio
 import contextlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 from minio.error import S3Error
 
 from kinora.events import video as events
-from kinora_kit import logs, postgres
+from kinora_kit import logs, postgres, tasks
 from kinora_kit.consumer import Ignore
 from kinora_kit.events import Event
+from kinora_kit.outages import is_outage
 from kinora_kit.postgres import Connection, Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import announce, domain, encode, store
@@ -30,11 +33,15 @@ from kinora_video.settings import WorkerSettings
 
 log = logs.get(__name__)
 
+T = TypeVar("T")
+
 # A video has at most so many parts on their way, so that a long one does not stand before all that come after it.
 WINDOW = 6
-# So often is a part begun, by whatever workers, before the video is given up; one that ffmpeg itself fails, less often.
+# A video is given up when so many workers ended without a word while they had the same part (killed, out of memory), or
+# when ffmpeg failed the part so often. Workers that were stopped and outages count for neither.
 ATTEMPTS = 8
 ENCODE_ATTEMPTS = 3
+OUTAGE_POLL_SECONDS = 1.0
 PROGRESS_SECONDS = 1.0
 SOURCE_LINK_SECONDS = 24 * 3600
 _FOLDER = "kinora-part-"
@@ -150,20 +157,30 @@ class Transcoder:
                     await announce.fail(connection, video, error.code, error.detail)
                 return
         except EncodeFailed as error:
-            if planned.attempts < ENCODE_ATTEMPTS:
+            if await self._note(store.fail_attempt, video_id, index) < ENCODE_ATTEMPTS:
                 raise
             if planned.part.kind != "poster":
                 async with self._changing(video_id) as (connection, video):
                     await _give_up(connection, video, str(error))
                 return
-        except Exception:
-            await store.spare_attempt(self.pool, video_id, index)
+        except (Exception, asyncio.CancelledError):
+            await self._note(store.spare_attempt, video_id, index)
             raise
         await self._finish(video_id, index)
         seconds = time.perf_counter() - started
         PARTS.labels(planned.part.kind).observe(seconds)
         if planned.part.kind == "video":
             ENCODE_SPEED.observe(_length(planned.part, source) / seconds)
+
+    async def _note(self, note: Callable[[Pool, UUID, int], Awaitable[T]], video_id: UUID, index: int) -> T:
+        """Note how an attempt ended, also when the database is away: an attempt without a note counts as a death."""
+        while True:
+            try:
+                return await note(self.pool, video_id, index)
+            except Exception as error:
+                if tasks.cancelled() or not is_outage(error):
+                    raise
+                await asyncio.sleep(OUTAGE_POLL_SECONDS)
 
     async def _encode(self, video: Video, source: Source, planned: PlannedPart) -> None:
         part = planned.part
