@@ -122,9 +122,10 @@ types: install ## Check the types
 	@$(VENV)/mypy local
 	@cd pulumi && MYPYPATH=../local ../.kinora/pulumi/bin/mypy kinora_environment \
 	    ../local/sandbox/objects.py ../local/compose/configure.py
-generate: install ## Make what is generated: gRPC code, event schemas, the GraphQL schema
+generate: install ## Make what is generated: gRPC code, event schemas, the GraphQL schema, the OpenAPI document
 	@PATH="$(CURDIR)/$(VENV):$$PATH" $(VENV)/python platform/generate.py
 	@$(VENV)/python -m kinora_graphql.schema >apps/graphql/schema.graphql
+	@$(VENV)/python local/openapi.py >platform/src/kinora/openapi.json
 lock: install ## Resolve the dependencies into requirements.txt, with hashes
 	@$(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-emit-package kinora-kit --group local --group test platform/pyproject.toml apps/*/pyproject.toml \

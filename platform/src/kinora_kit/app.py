@@ -171,6 +171,7 @@ def create_app(
     app = FastAPI(
         title=f"Kinora {settings.service}",
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

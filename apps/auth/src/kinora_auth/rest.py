@@ -1,6 +1,8 @@
+import json
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Literal
+from importlib import resources
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -125,6 +127,13 @@ async def key_set(wired: Wired, response: Response) -> dict[str, list[dict[str, 
     # As long as the kit's verifiers keep it, and shorter than a new key is published before it signs.
     response.headers["Cache-Control"] = "public, max-age=300"
     return await wired.keys.key_set()
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def openapi(accounts: Service) -> dict[str, Any]:
+    """The routes of the whole platform, as ``make generate`` composed them."""
+    document: dict[str, Any] = json.loads(resources.files("kinora").joinpath("openapi.json").read_text())
+    return {**document, "servers": [{"url": accounts.settings.public_url}]}
 
 
 @router.get("/user/token_verify", response_class=Response)

@@ -1,61 +1,81 @@
 """Paths below /video that the gateway sends to tusd and to the object store.
 
 Declared here so that they have their place in the OpenAPI document and in ``Allow``. No handler of this module answers
-anything: a request that reaches one took a way that is not the gateway's.
+anything: a request that reaches one did not come through the gateway.
 """
 
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header, Response
 
 from kinora_kit.errors import NotFound
+from kinora_kit.identity import SignedIn
 
 router = APIRouter(prefix="/video")
 
+Tus = Annotated[Literal["1.0.0"], Header(alias="Tus-Resumable")]
+Length = Annotated[int, Header(alias="Upload-Length", ge=0)]
+Metadata = Annotated[str, Header(alias="Upload-Metadata", description="filename, title, visibility: base64 values")]
+Offset = Annotated[int, Header(alias="Upload-Offset", ge=0)]
 
-@router.post("/upload", status_code=201)
-async def create_upload() -> None:
+BYTES: dict[str, Any] = {
+    "requestBody": {"content": {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        200: {"content": content},
+        206: {"description": "The bytes of Range", "content": content},
+        304: {"description": "Not modified"},
+    }
+
+
+@router.post("/upload", status_code=201, response_class=Response)
+async def create_upload(caller: SignedIn, tus: Tus, length: Length, metadata: Metadata) -> None:
     """Begin an upload (tus 1.0, creation). Its address is in ``Location``."""
     raise NotFound
 
 
-@router.head("/upload/{upload}")
-async def upload_offset(upload: str) -> None:
+@router.head("/upload/{upload}", response_class=Response)
+async def upload_offset(upload: str, caller: SignedIn, tus: Tus) -> None:
     """How many bytes are there, in ``Upload-Offset`` (tus 1.0)."""
     raise NotFound
 
 
-@router.patch("/upload/{upload}", status_code=204)
-async def send_bytes(upload: str) -> None:
+@router.patch("/upload/{upload}", status_code=204, openapi_extra=BYTES)
+async def send_bytes(upload: str, caller: SignedIn, tus: Tus, offset: Offset) -> None:
     """Send bytes from ``Upload-Offset`` on (tus 1.0)."""
     raise NotFound
 
 
 @router.delete("/upload/{upload}", status_code=204)
-async def cancel_upload(upload: str) -> None:
+async def cancel_upload(upload: str, caller: SignedIn, tus: Tus) -> None:
     """End an upload and delete its video (tus 1.0, termination)."""
     raise NotFound
 
 
-@router.get("/{video_id:uuid}/{rendition}/{name}.mp4")
+@router.get("/{video_id:uuid}/{rendition}/{name}.mp4", response_class=Response, responses=_file("video/mp4"))
 async def initialisation(video_id: UUID, rendition: str, name: str) -> None:
     """The initialisation segment of a rendition."""
     raise NotFound
 
 
-@router.get("/{video_id:uuid}/{rendition}/{name}.m4s")
+@router.get("/{video_id:uuid}/{rendition}/{name}.m4s", response_class=Response, responses=_file("video/iso.segment"))
 async def segment(video_id: UUID, rendition: str, name: str) -> None:
     """A media segment (CMAF) that a playlist names."""
     raise NotFound
 
 
-@router.get("/{video_id:uuid}/{name}.jpg")
+@router.get("/{video_id:uuid}/{name}.jpg", response_class=Response, responses=_file("image/jpeg"))
 async def picture(video_id: UUID, name: str) -> None:
     """The poster, or a sprite of the storyboard."""
     raise NotFound
 
 
-@router.get("/{video_id:uuid}/{name}.vtt")
+@router.get("/{video_id:uuid}/{name}.vtt", response_class=Response, responses=_file("text/vtt"))
 async def track(video_id: UUID, name: str) -> None:
     """A WebVTT track: the storyboard or captions."""
     raise NotFound

@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request
@@ -24,6 +24,7 @@ router = APIRouter(prefix="/video")
 KEEPALIVE_SECONDS = 15.0
 OUTAGE_SECONDS = 1.0
 PLAYLIST_TYPE = "application/vnd.apple.mpegurl"
+PLAYLIST: dict[int | str, dict[str, Any]] = {200: {"content": {PLAYLIST_TYPE: {"schema": {"type": "string"}}}}}
 
 RenditionName = Annotated[str, Path(pattern=r"^[a-z0-9]{1,16}$")]
 
@@ -118,7 +119,11 @@ async def delete_video(video_id: UUID, caller: SignedIn, wired: Wired) -> None:
     await wired.videos.delete(caller, video_id)
 
 
-@router.get("/{video_id:uuid}/progress")
+@router.get(
+    "/{video_id:uuid}/progress",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
 async def follow_progress(video_id: UUID, caller: OptionalCaller, wired: Wired) -> StreamingResponse:
     """Server-sent events: the present state first, then each change, until the video is ready, failed or deleted."""
     watching = contextlib.ExitStack()
@@ -167,12 +172,12 @@ def _playlist(video: Video, text: str) -> Response:
     return Response(text, media_type=PLAYLIST_TYPE, headers={"Cache-Control": cache})
 
 
-@router.get("/{video_id:uuid}/master.m3u8")
+@router.get("/{video_id:uuid}/master.m3u8", response_class=Response, responses=PLAYLIST)
 async def master_playlist(video_id: UUID, caller: OptionalCaller, request: Request, wired: Wired) -> Response:
     return _playlist(*await wired.videos.master_playlist(caller, video_id, request.url.query))
 
 
-@router.get("/{video_id:uuid}/{rendition}.m3u8")
+@router.get("/{video_id:uuid}/{rendition}.m3u8", response_class=Response, responses=PLAYLIST)
 async def media_playlist(
     video_id: UUID, rendition: RenditionName, caller: OptionalCaller, request: Request, wired: Wired
 ) -> Response:

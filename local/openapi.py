@@ -1,0 +1,114 @@
+"""Print the OpenAPI document of all public REST routes; the gateway serves it at /openapi.json (``make generate``)."""
+
+import importlib
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from kinora_kit import identity
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PROBLEM = {
+    "title": "Problem",
+    "description": "RFC 9457. `code` is stable, for machines; `detail` is a sentence for a person.",
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string"},
+        "request_id": {"type": "string"},
+        "errors": {
+            "description": "Of invalid input: what is wrong with which field.",
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "message"],
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+}
+REASONS = {
+    "400": "The request cannot be read",
+    "401": "Not signed in, or the access token is not valid",
+    "403": "Not allowed",
+    "404": "There is nothing here for the caller",
+    "409": "It conflicts with what is already there",
+    "413": "The body is too large",
+    "422": "The input is not valid",
+    "429": "Too many requests: try again after Retry-After",
+    "503": "A part of the platform is away: try again after Retry-After",
+    "default": "Any other problem",
+}
+
+
+def routers() -> list[APIRouter]:
+    """Of every service that has REST routes."""
+    packages = sorted(path.parent.name for path in ROOT.glob("apps/*/src/kinora_*/rest.py"))
+    names = [f"{package}.{module}" for package in packages for module in ("rest", "elsewhere")]
+    return [importlib.import_module(name).router for name in names if find_spec(name)]
+
+
+def _security(dependant: Dependant) -> list[dict[str, list[str]]]:
+    calls = {each.call for each in dependant.dependencies}
+    if identity._required in calls:
+        return [{"bearer": []}]
+    return [{}, {"bearer": []}] if identity._optional in calls else []
+
+
+def _problems(route: APIRoute, operation: dict[str, Any]) -> dict[str, Any]:
+    statuses = {"429", "503", "default"}
+    if operation["security"]:
+        statuses |= {"401"}
+    if route.param_convertors:
+        statuses |= {"404"}
+    if operation.get("parameters") or "requestBody" in operation:
+        statuses |= {"400", "422"}
+    if "requestBody" in operation:
+        statuses |= {"413"}
+    if route.methods.isdisjoint({"GET", "HEAD"}):
+        statuses |= {"403", "409"}
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": REASONS[status], "content": content} for status in sorted(statuses)}
+
+
+def document() -> dict[str, Any]:
+    app = FastAPI(
+        title="Kinora",
+        version="1",
+        description="Everything but upload and playback is in GraphQL, too: POST /graphql.",
+        servers=[{"url": "/"}],
+    )
+    included = routers()
+    for router in included:
+        app.include_router(router)
+    made = app.openapi()
+    for router in included:
+        for route in router.routes:
+            if not isinstance(route, APIRoute) or not route.include_in_schema:
+                continue
+            for method in route.methods:
+                operation = made["paths"][route.path_format][method.lower()]
+                operation["security"] = _security(route.dependant)
+                operation["responses"].pop("422", None)
+                operation["responses"] |= _problems(route, operation)
+    schemas = made.setdefault("components", {}).setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["Problem"] = PROBLEM
+    made["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+    return made
+
+
+if __name__ == "__main__":
+    print(json.dumps(document(), indent=2))
