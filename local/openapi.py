@@ -76,7 +76,7 @@ def _problems(route: APIRoute, operation: dict[str, Any]) -> dict[str, Any]:
         statuses |= {"400", "422"}
     if "requestBody" in operation:
         statuses |= {"413"}
-    if route.methods.isdisjoint({"GET", "HEAD"}):
+    if not (route.methods or set()) & {"GET", "HEAD"}:
         statuses |= {"403", "409"}
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": REASONS[status], "content": content} for status in sorted(statuses)}
@@ -97,7 +97,7 @@ def document() -> dict[str, Any]:
         for route in router.routes:
             if not isinstance(route, APIRoute) or not route.include_in_schema:
                 continue
-            for method in route.methods:
+            for method in route.methods or ():
                 operation = made["paths"][route.path_format][method.lower()]
                 operation["security"] = _security(route.dependant)
                 operation["responses"].pop("422", None)
