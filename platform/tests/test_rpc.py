@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,7 +17,7 @@ from structlog.contextvars import bound_contextvars, get_contextvars
 
 from kinora.auth.v1 import auth_pb2
 from kinora.media.v1 import media_pb2
-from kinora_kit import identity, logs, rpc
+from kinora_kit import deadline, http, identity, logs, rpc, s3
 from kinora_kit.errors import Conflict, DomainError, NotFound, NotSignedIn, Unavailable
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.outages import as_domain_error
@@ -362,3 +363,92 @@ async def test_a_message_with_nul_is_refused_before_the_service_sees_it(message:
         assert (caught.value.status, caught.value.code) == (422, "invalid_input")
         await call(type(message)())
     assert service.calls == 1
+
+
+@contextlib.asynccontextmanager
+async def silent() -> AsyncIterator[str]:
+    """The URL of a server that takes connections and never answers."""
+    done = asyncio.Event()
+
+    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        done.set()
+        server.close()
+
+
+async def test_a_call_knows_how_long_its_caller_waits() -> None:
+    async def left() -> str:
+        return str(deadline.remaining())
+
+    async with serving(Service(left)) as address, rpc.connect(address) as channel:
+        assert 0 < float(await ask(channel, timeout=60)) < 60 - deadline.MARGIN_SECONDS
+
+
+async def assert_answered_in_time(answer: Answer) -> None:
+    """The service says what is away, though it could wait for longer than its caller does."""
+
+    async def late() -> str:
+        deadline.start(0.5 + deadline.MARGIN_SECONDS)
+        return await answer()
+
+    async with serving(Service(late)) as address, rpc.connect(address) as channel:
+        with pytest.raises(rpc.RemoteError) as caught:
+            await ask(channel, timeout=100)
+    assert caught.value.code == "unavailable"
+
+
+async def test_http_ends_before_the_call_that_it_is_made_for() -> None:
+    async with silent() as url, http.connect(url, timeout_seconds=30) as client:
+
+        async def answer() -> str:
+            return (await client.get("/")).text
+
+        await assert_answered_in_time(answer)
+
+
+async def test_a_call_ends_before_the_call_that_it_is_made_for() -> None:
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async with serving(Service(never), drain_seconds=0) as address, rpc.connect(address) as channel:
+        await assert_answered_in_time(lambda: ask(channel, timeout=100))
+
+
+async def test_the_object_store_is_waited_for_no_longer_than_the_caller_waits() -> None:
+    async with silent() as url, s3.connect(url, access_key="a", secret_key="b") as store:
+
+        async def answer() -> str:
+            return str(await store.size("bucket", "key"))
+
+        await assert_answered_in_time(answer)
+
+
+async def test_nothing_is_begun_when_no_time_is_left() -> None:
+    async def answer() -> str:
+        deadline.start(deadline.MARGIN_SECONDS)
+        return str(deadline.within(10))
+
+    await assert_answered_in_time(answer)
+
+
+async def test_http_is_bounded_as_a_whole() -> None:
+    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with http.connect(f"http://127.0.0.1:{port}", timeout_seconds=0.5) as client:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.get("/")

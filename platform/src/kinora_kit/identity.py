@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from kinora_kit import logs
+from kinora_kit import http, logs
 from kinora_kit.errors import InvalidToken, NotSignedIn, Unavailable
 
 log = logs.get(__name__)
@@ -136,8 +136,7 @@ class RemoteKeys:
 
     async def _fetch(self) -> None:
         try:
-            # No proxy from the environment may come between services.
-            async with httpx.AsyncClient(timeout=3, trust_env=False) as client:
+            async with http.connect(timeout_seconds=3) as client:
                 answer = await client.get(self._url)
                 answer.raise_for_status()
                 keys = jwt.PyJWKSet.from_dict(answer.json())

@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.message import Message
 from structlog.contextvars import bound_contextvars, get_contextvars
 
-from kinora_kit import logs
+from kinora_kit import deadline, logs
 from kinora_kit.errors import DomainError, InvalidInput, NotSignedIn
 from kinora_kit.identity import Caller, TokenVerifier, bearer
 from kinora_kit.metrics import RPC_CALLED, RPC_SERVED
@@ -137,6 +137,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             logs.traceparent.set(metadata.get("traceparent") or logs.new_traceparent())
             _caller.set(None)
             access_token.set(None)
+            deadline.start(context.time_remaining())
             with bound_contextvars(request_id=metadata.get("x-request-id"), rpc=method):
                 try:
                     token = bearer(metadata)
@@ -212,7 +213,7 @@ class ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
             metadata.add("x-request-id", str(request_id))
         details = grpc.aio.ClientCallDetails(
             method=client_call_details.method,
-            timeout=client_call_details.timeout or DEADLINE_SECONDS,
+            timeout=deadline.within(client_call_details.timeout or DEADLINE_SECONDS),
             metadata=metadata,
             credentials=client_call_details.credentials,
             wait_for_ready=client_call_details.wait_for_ready,

@@ -17,6 +17,7 @@ from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 from minio.signer import sign_v4_s3
 
+from kinora_kit import deadline
 from kinora_kit.metrics import S3_CALLS
 
 T = TypeVar("T")
@@ -51,8 +52,10 @@ class ObjectStore:
         )
 
     async def _run(self, operation: str, call: Callable[[], T]) -> T:
+        # The thread goes on until its own timeouts, which are the client's for all; who asked does not wait for it.
         with S3_CALLS.labels(operation).time():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            async with asyncio.timeout(deadline.remaining()):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

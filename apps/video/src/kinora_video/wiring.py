@@ -5,12 +5,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-import httpx
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from kinora.events import video as events
-from kinora_kit import broker, consumer, migrate, outbox, postgres, redis, rpc, s3, tasks
+from kinora_kit import broker, consumer, http, migrate, outbox, postgres, redis, rpc, s3, tasks
 from kinora_kit.broker import Broker
 from kinora_kit.health import Check
 from kinora_kit.identity import RemoteKeys, TokenVerifier
@@ -88,7 +87,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
     async with (
         _stores(settings) as stores,
         redis.connect(reveal(settings.redis_url), name=settings.service) as revocations,
-        httpx.AsyncClient(base_url=settings.tusd_url, timeout=10, trust_env=False) as tusd,
+        http.connect(settings.tusd_url, timeout_seconds=10) as tusd,
         changes.listening(reveal(settings.postgres_url)),
     ):
         videos = Videos(
