@@ -16,6 +16,9 @@ import pytest
 from client import TUS, Person, register, video_id
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from test_bad_input import emptied
+
+from conftest import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -275,3 +278,89 @@ async def test_refusals_of_the_gateway_name_the_protocol(duel: Duel) -> None:
     assert (refused.status_code, refused.headers["tus-resumable"]) == (401, "1.0.0")
     hidden = await duel.eve.http.head(f"/video/upload/{duel.target}", headers={**duel.eve.headers, **TUS})
     assert (hidden.status_code, hidden.headers["tus-resumable"]) == (404, "1.0.0")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "status", "code"),
+    [
+        ({"filename": "a.mp4", "note": "x" * 2300}, 413, "metadata_too_large"),
+        ({"filename": "a.mp4", "b\N{LATIN SMALL LETTER E WITH ACUTE}": "x"}, 422, "invalid_input"),
+        ({"filename": "a.mp4", "a:b": "x"}, 422, "invalid_input"),
+        ({"filename": "a.mp4", "filetype": "video/mp4\r\nX-Amz-Acl: public-read"}, 422, "invalid_input"),
+        ({"filename": "a.mp4", "nul": "\0"}, 422, "invalid_input"),
+        ({"filename": "a.png"}, 415, "unsupported_type"),
+    ],
+)
+async def test_metadata_that_cannot_be_kept_is_a_problem_document(
+    duel: Duel, metadata: dict[str, str], status: int, code: str
+) -> None:
+    pairs = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items())
+    refused = await duel.eve.http.post(
+        "/video/upload",
+        headers=[
+            *(duel.eve.headers | TUS).items(),
+            ("Upload-Length", "10"),
+            ("Upload-Metadata", pairs.encode("latin-1")),
+        ],
+    )
+    assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.headers["tus-resumable"] == "1.0.0"
+
+
+@settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.dictionaries(st.text(alphabet="aB9-_.!~*'%$^`|#&+", min_size=1, max_size=64), st.text(max_size=600), max_size=6)
+)
+@example({"title": "  spaces   inside and around  ", "t2": "\t", "é": "x"})
+@example({"title": "x" * (2048 - len("x-amz-meta-title"))})
+async def test_metadata_that_is_taken_comes_back_as_it_was(duel: Duel, metadata: dict[str, str]) -> None:
+    try:
+        pairs = ",".join(
+            f"{key} {base64.b64encode(value.encode()).decode()}".rstrip(" ") for key, value in metadata.items()
+        )
+    except UnicodeEncodeError:  # lone surrogates are in no encoded text
+        return
+    created = await duel.eve.http.post(
+        "/video/upload",
+        headers=[
+            *(duel.eve.headers | TUS).items(),
+            ("Upload-Length", "10"),
+            ("Upload-Metadata", pairs.encode("latin-1")),
+        ],
+    )
+    if created.status_code != 201:
+        assert created.json()["code"] in ("invalid_input", "metadata_too_large", "unsupported_type"), created.text
+        return
+    shown = await duel.eve.http.head(created.headers["location"], headers={**duel.eve.headers, **TUS})
+    back = shown.headers.get("upload-metadata", "").split(",")
+    assert {pair.rstrip(" ") for pair in back} == set(pairs.split(","))
+    await duel.eve.http.delete(created.headers["location"], headers={**duel.eve.headers, **TUS})
+
+
+async def test_a_whole_upload_tells_its_offset_and_takes_no_more(duel: Duel) -> None:
+    created = await duel.eve.create("text.mp4", 20)
+    location, whole = created.headers["location"], {**duel.eve.headers, **TUS, "Upload-Offset": "20"}
+    offset = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    sent = await duel.eve.http.patch(location, headers=whole | offset, content=b"This is not a video.")
+    assert sent.status_code == 204, sent.text
+    assert (await duel.eve.outcome(video_id(location)))["state"] == "failed"
+    for _ in range(2):
+        assert await duel.eve.offset(location) == 20
+        beyond = await duel.eve.http.patch(location, headers=offset | whole, content=b"x")
+        assert (beyond.status_code, beyond.json()["code"]) == (413, "upload_full")
+        again = await duel.eve.http.patch(location, headers=offset | whole, content=b"")
+        assert (again.status_code, again.headers["upload-offset"]) == (204, "20")
+        late = await duel.eve.http.patch(location, headers=whole | offset, content=b"x")
+        assert late.status_code == 409
+        await until(emptied(video_id(location)), what="the failed video's objects to be removed")
+    ended = await duel.eve.http.delete(location, headers=whole)
+    assert ended.status_code == 204
+    assert (await duel.eve.http.head(location, headers=whole)).status_code in (404, 410)
+
+
+@pytest.mark.parametrize("name", ["Screen Recording at 9.41.02\u202fAM.mp4", "\u0645\u06cc\u200c\u062e\u0648.mp4"])
+async def test_a_file_keeps_its_name(duel: Duel, name: str) -> None:
+    created = await duel.eve.create(name, 10)
+    assert created.status_code == 201, created.text
+    await duel.eve.http.delete(created.headers["location"], headers={**duel.eve.headers, **TUS})
