@@ -145,18 +145,24 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, otherwise: str)
 # --- health --------------------------------------------------------------------------------------------------------
 
 
-def is_well(name: str, info: dict[str, Any]) -> bool:
+def trouble(name: str, info: dict[str, Any]) -> str:
+    """What is wrong with a process, empty when it is well."""
     if is_job(name):
-        return bool(info["statename"] == "EXITED" and info["exitstatus"] == 0)
+        return "" if info["statename"] == "EXITED" and info["exitstatus"] == 0 else "not done"
     if info["statename"] != "RUNNING":
-        return False
-    return name not in PARTS or PARTS[name].probe.well(PROBE_LIMIT_SECONDS)
+        return str(info["statename"].lower())
+    return PARTS[name].probe.trouble(PROBE_LIMIT_SECONDS) if name in PARTS else ""
 
 
-def health(names: Iterable[str], infos: dict[str, dict[str, Any]]) -> dict[str, bool]:
+def said(what: str) -> str:
+    return f"[red]{what}[/]" if what else "[green]well[/]"
+
+
+def troubles(names: Iterable[str], infos: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """By process."""
     names = list(names)
     with ThreadPoolExecutor(len(names) or 1) as pool:
-        return dict(zip(names, pool.map(lambda name: is_well(name, infos[name]), names), strict=True))
+        return dict(zip(names, pool.map(lambda name: trouble(name, infos[name]), names), strict=True))
 
 
 def log_tail(name: str) -> str:
@@ -172,8 +178,9 @@ def wait_until_well(names: list[str]) -> None:
         while True:
             infos = processes()
             seconds = time.monotonic() - begun
-            for name, well in health(waiting, infos).items():
-                if well:
+            wrong = troubles(waiting, infos)
+            for name, what in wrong.items():
+                if not what:
                     waiting.remove(name)
                     console.print(f"  [green]✓[/] {name:20} {seconds:5.1f} s")
             if not waiting:
@@ -184,7 +191,7 @@ def wait_until_well(names: list[str]) -> None:
             line.update(f"waiting for {', '.join(waiting)} ({seconds:.0f} s)")
             time.sleep(0.3)
     for name in fatal or waiting:
-        console.print(f"\n[red]✗ {name}[/] ({infos[name]['statename'].lower()}); the end of .kinora/logs/{name}.log:")
+        console.print(f"\n[red]✗ {name}[/] ({wrong[name]}); the end of .kinora/logs/{name}.log:")
         console.print(log_tail(name), markup=False, soft_wrap=True)
     reason = "ended again and again" if fatal else f"not well after {UP_LIMIT_SECONDS} s"
     raise Failure(
@@ -280,7 +287,7 @@ def status() -> None:
         raise Failure("The platform is not running; `make up` starts it.")
     infos = processes()
     active = [name for name, info in infos.items() if is_job(name) or info["statename"] in ACTIVE]
-    well = health(active, infos)
+    wrong = troubles(active, infos)
     table = Table("process", "state", "pid", "uptime", "health", Column("address", no_wrap=True), box=None)
     for name in known_processes():
         info = infos.get(name)
@@ -292,11 +299,11 @@ def status() -> None:
             info["statename"].lower(),
             str(info["pid"]) if runs else "",
             f"{info['now'] - info['start']} s" if runs else "",
-            "" if name not in well or info["start"] == 0 else "[green]well[/]" if well[name] else "[red]not well[/]",
+            said(wrong[name]) if name in wrong and info["start"] else "",
             PARTS[name].address if name in PARTS else "",
         )
     console.print(table, soft_wrap=True)
-    if sick := [name for name in active if not well[name] and infos[name]["start"]]:
+    if sick := [name for name in active if wrong[name] and infos[name]["start"]]:
         raise Failure(f"Not well: {', '.join(sick)}; `make logs S={sick[0]}` shows why.")
 
 

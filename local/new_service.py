@@ -24,7 +24,7 @@ ENTRIES = {
     "Procfile": (r"\Z", "$name: local/with-env $name -- python -m $module.main\n"),
     "local/parts.py": (
         r"(?<=\n)(?=\}\n\n\ndef is_job)",
-        '    "$name": Part("$name service", ($port,), Http($port, "/readyz")),\n',
+        '    "$name": Part("$name service", ($port,), Service($port)),\n',
     ),
     "observability/prometheus.yml": (
         r"(?=  - job_name: tusd\n)",

@@ -5,6 +5,7 @@ Standard library only, like everything that `make doctor` needs. What starts the
 
 from __future__ import annotations
 
+import json
 import socket
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 HOST = "127.0.0.1"
 JOB_SUFFIXES = ("-provision", "-migrate")
+NO_ANSWER = "does not answer"
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,32 @@ class Http:
     port: int
     path: str
 
-    def well(self, timeout_seconds: float) -> bool:
-        url = f"http://{HOST}:{self.port}{self.path}"
-        # No proxy from the environment may come between.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    def trouble(self, timeout_seconds: float) -> str:
+        """What is wrong, empty when nothing is."""
+        status, _ = _get(self.port, self.path, timeout_seconds)
+        return "" if status == 200 else f"{self.path} answers {status}" if status else NO_ANSWER
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of ours: well when it is ready and reaches all that it depends on (kinora_kit/health.py).
+
+    A balancer asks for the first only; a person wants to know the second, too.
+    """
+
+    port: int
+
+    def trouble(self, timeout_seconds: float) -> str:
+        """What is wrong, empty when nothing is."""
+        status, body = _get(self.port, "/readyz", timeout_seconds)
+        if not status:
+            return NO_ANSWER
         try:
-            with opener.open(url, timeout=timeout_seconds) as answer:
-                return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
-            return False
+            report = json.loads(body)
+            said = {"process": report["process"], **report["dependencies"]}
+        except (ValueError, KeyError, TypeError):
+            return f"/readyz answers {status} and no report"
+        return ", ".join(f"{name}: {what}" for name, what in said.items() if what != "ok")
 
 
 @dataclass(frozen=True)
@@ -40,21 +59,37 @@ class Tcp:
     says: bytes = b""
     hears: bytes = b""
 
-    def well(self, timeout_seconds: float) -> bool:
+    def trouble(self, timeout_seconds: float) -> str:
+        """What is wrong, empty when nothing is."""
         try:
             with socket.create_connection((HOST, self.port), timeout=timeout_seconds) as connection:
                 if self.says:
                     connection.sendall(self.says)
-                return connection.recv(64).startswith(self.hears) if self.hears else True
+                heard = connection.recv(64) if self.hears else b""
         except OSError:
-            return False
+            return NO_ANSWER
+        return "" if heard.startswith(self.hears) else "answers something else"
+
+
+def _get(port: int, path: str, timeout_seconds: float) -> tuple[int, bytes]:
+    """Status and body of an answer, whatever the status; 0 when there is none."""
+    # No proxy from the environment may come between.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{HOST}:{port}{path}", timeout=timeout_seconds) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+    except OSError:
+        return 0, b""
 
 
 @dataclass(frozen=True)
 class Part:
     purpose: str
     ports: tuple[int, ...]
-    probe: Http | Tcp
+    probe: Http | Service | Tcp
     address: str = ""
     store: bool = False
 
@@ -80,11 +115,11 @@ PARTS: dict[str, Part] = {
     "traefik": Part("gateway", (8080, 8081), Http(8081, "/ping"), address="http://localhost:8080"),
     "prometheus": Part("Prometheus", (8090,), Http(8090, "/-/ready"), address="http://localhost:8090"),
     "tusd": Part("resumable uploads", (8108,), Http(8108, "/metrics")),
-    "auth": Part("auth service", (8101, 8201), Http(8101, "/readyz")),
-    "media": Part("media service", (8102, 8202), Http(8102, "/readyz")),
-    "video": Part("video service", (8103, 8203), Http(8103, "/readyz")),
-    "video-worker": Part("transcode worker", (8113,), Http(8113, "/readyz")),
-    "graphql": Part("GraphQL service", (8105,), Http(8105, "/readyz"), address="http://localhost:8080/graphql"),
+    "auth": Part("auth service", (8101, 8201), Service(8101)),
+    "media": Part("media service", (8102, 8202), Service(8102)),
+    "video": Part("video service", (8103, 8203), Service(8103)),
+    "video-worker": Part("transcode worker", (8113,), Service(8113)),
+    "graphql": Part("GraphQL service", (8105,), Service(8105), address="http://localhost:8080/graphql"),
 }
 
 

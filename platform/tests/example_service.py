@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from starlette.routing import Route
 from kinora_kit import logs
 from kinora_kit.app import create_app, run
 from kinora_kit.errors import Conflict, Forbidden, TooManyRequests
-from kinora_kit.health import Check
+from kinora_kit.health import Checks
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_kit.settings import Settings, load
 from kinora_kit.testing import eventually
@@ -33,7 +33,7 @@ class ExampleSettings(Settings):
 
 @dataclass
 class State:
-    checks: Mapping[str, Check]
+    checks: Checks
 
 
 async def well() -> None:
@@ -50,7 +50,7 @@ async def hanging() -> None:
 
 @contextlib.asynccontextmanager
 async def wire(settings: ExampleSettings) -> AsyncIterator[State]:
-    yield State({"good": well, "broken": broken, "slow": hanging} if settings.broken else {"good": well})
+    yield State(Checks({"good": well, "broken": broken, "slow": hanging} if settings.broken else {"good": well}))
     print("unwired", flush=True)  # noqa: T201 - what the test looks for
 
 

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from kinora_kit import identity, redis
 from kinora_kit.errors import InvalidToken, NotSignedIn, Unavailable
 from kinora_kit.identity import Caller, RemoteKeys, TokenVerifier
-from kinora_kit.testing import free_port
+from kinora_kit.testing import eventually, free_port, proxy
 
 ISSUER = "https://kit.test"
 KEY = Ed25519PrivateKey.generate()
@@ -124,6 +124,74 @@ async def test_when_revocations_cannot_be_known_nobody_is_let_in() -> None:
     async with redis.connect(f"redis://127.0.0.1:{free_port()}/0", name="kit-test") as away:
         with pytest.raises(Unavailable):
             await TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=away).verify(signed(claims()))
+
+
+async def test_while_redis_is_away_another_is_asked_and_redis_once_in_a_while(
+    client: Redis, kit: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: set[UUID] = set()
+    asked: list[str] = []
+
+    async def otherwise(session_id: UUID, token: str) -> bool:
+        asked.append(token)
+        return session_id in ended
+
+    living, payload = signed(claims()), claims()
+    ended.add(UUID(payload["sid"]))
+    async with (
+        proxy(kit["REDIS_URL"]) as cable,
+        redis.connect(cable.url, name="kit-test") as behind_cable,
+    ):
+        verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=behind_cable, otherwise=otherwise)
+        await verifier.verify(living)
+        assert asked == [], "Redis answers"
+        cable.stall()
+        await verifier.verify(living)
+        attempts = cable.accepted
+        for _ in range(5):
+            await verifier.verify(living)
+            with pytest.raises(InvalidToken, match="session has ended"):
+                await verifier.verify(signed(payload))
+        assert len(asked) == 11
+        assert cable.accepted == attempts, "a Redis that does not answer delays one request in a second"
+        await cable.cut()
+        monkeypatch.setattr(identity, "RETRY_SECONDS", 0.0)
+        await verifier.verify(living)
+        await cable.mend()
+        await client.set(identity.revocation_key(UUID(payload["sid"])), "1", ex=60)
+        ended.clear()
+
+        async def redis_decides() -> bool:
+            try:
+                await verifier.verify(signed(payload))
+            except InvalidToken:
+                return True
+            return False
+
+        await eventually(redis_decides)
+        await client.delete(identity.revocation_key(UUID(payload["sid"])))
+
+
+@pytest.mark.parametrize(("status", "ended"), [(200, False), (401, True), (503, None), (500, None)])
+async def test_auth_is_asked_whether_a_session_has_ended(status: int, ended: bool | None) -> None:
+    requests: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(f"HTTP/1.1 {status} Said\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with identity.ask_auth(f"http://127.0.0.1:{port}/auth/.well-known/jwks.json") as has_ended:
+            if ended is None:
+                with pytest.raises(Unavailable):
+                    await has_ended(uuid4(), "a.b.c")
+            else:
+                assert await has_ended(uuid4(), "a.b.c") == ended
+    assert requests[0].startswith(b"GET /user/token_verify ")
+    assert b"authorization: bearer a.b.c" in requests[0].lower()
 
 
 class KeyServer:

@@ -174,8 +174,9 @@ def test_what_tusd_asks_is_answered(rendered_policies: list[Manifest]) -> None:
 
 
 @pytest.mark.parametrize("caller", ["graphql", "media", "video"])
-def test_key_sets_are_all_that_services_read_of_auth(rendered_policies: list[Manifest], caller: str) -> None:
+def test_services_read_key_set_and_token_check_of_auth_only(rendered_policies: list[Manifest], caller: str) -> None:
     assert permitted(rendered_policies, caller, "auth", 8101, "GET /auth/.well-known/jwks.json")
+    assert permitted(rendered_policies, caller, "auth", 8101, "GET /user/token_verify")
     assert not permitted(rendered_policies, caller, "auth", 8101, "GET /user/profile")
     assert not permitted(rendered_policies, caller, "auth", 8101, "POST /auth/login")
 

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from kinora.media.v1 import media_pb2
 from kinora_kit.identity import revocation_key
 from kinora_kit.ids import new_id
+from kinora_kit.testing import eventually
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 World = Any
@@ -361,6 +362,10 @@ async def test_a_literal_that_is_no_text_is_the_clients_mistake(ask: Ask, world:
 
 
 async def test_it_says_how_it_is(http: httpx.AsyncClient) -> None:
-    ready = await http.get("/readyz")
-    assert ready.json() == {"status": "ready", "checks": {"redis": "ok", "rabbitmq": "ok"}}
+    async def well() -> bool:
+        report = (await http.get("/readyz")).json()
+        assert report == {"status": "ready", "process": "ok", "dependencies": {"redis": "ok", "rabbitmq": "ok"}}
+        return True
+
+    await eventually(well)
     assert "kinora_graphql_operation_seconds" in (await http.get("/metrics")).text

@@ -17,6 +17,7 @@ from kinora.events import auth, media, video
 from kinora_kit import broker, mongo
 from kinora_kit.app import create_app
 from kinora_kit.broker import Broker
+from kinora_kit.health import Checks
 from kinora_kit.identity import AUDIENCE, Caller, TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Relay
@@ -111,7 +112,7 @@ async def call(
 
     @contextlib.asynccontextmanager
     async def wire(_: MediaSettings) -> AsyncIterator[State]:
-        yield State(catalogue=catalogue, checks={})
+        yield State(catalogue=catalogue, checks=Checks())
 
     app = create_app(make_settings(), wire, [router])
     async with app.router.lifespan_context(app) as state:

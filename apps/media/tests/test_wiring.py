@@ -17,9 +17,9 @@ async def test_it_starts_without_its_dependencies_and_says_so(make_settings: Cal
         mongo_url=f"mongodb://{nowhere}", redis_url=f"redis://{nowhere}", rabbitmq_url=f"amqp://{nowhere}"
     )
     async with wire(settings) as state:
-        assert set(state.checks) == {"mongo", "redis", "rabbitmq"}
+        assert set(state.checks.dependencies) == {"mongo", "redis", "rabbitmq"}
         with pytest.raises(ConnectionError):
-            await state.checks["rabbitmq"]()
+            await state.checks.dependencies["rabbitmq"]()
 
 
 def test_the_committed_environment_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The app factory: what every service is made of, and how it answers errors and probes."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kinora_kit import logs
+from kinora_kit import logs, tasks
 from kinora_kit.edge import METHODS, UNROUTED, Edge, problem_response
 from kinora_kit.errors import DomainError, InvalidInput
-from kinora_kit.health import Check, Health
+from kinora_kit.health import Checks, Health
 from kinora_kit.outages import as_domain_error
 from kinora_kit.server import serve
 from kinora_kit.settings import Settings
@@ -25,10 +25,10 @@ log = logs.get(__name__)
 
 
 class Wired(Protocol):
-    """What a service's ``wiring.py`` yields: at least its checks, by the name of the dependency."""
+    """What a service's ``wiring.py`` yields: at least its checks."""
 
     @property
-    def checks(self) -> Mapping[str, Check]: ...
+    def checks(self) -> Checks: ...
 
 
 def _allowed(app: FastAPI, path: str) -> list[str]:
@@ -144,8 +144,8 @@ def _health_routes(health: Health) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz() -> JSONResponse:
-        ready, checks = await health.ready()
-        return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
+        ready, report = health.report()
+        return JSONResponse(report, 200 if ready else 503)
 
     @router.get("/metrics")
     async def metrics() -> Response:
@@ -165,8 +165,9 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with wire(settings) as wired:
-            health.checks = wired.checks
-            yield {"wired": wired}
+            health.begin(wired.checks)
+            async with tasks.background(health=health.watch):
+                yield {"wired": wired}
 
     app = FastAPI(
         title=f"Kinora {settings.service}",

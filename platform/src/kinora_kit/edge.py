@@ -41,6 +41,8 @@ log = logs.get(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+RETRY_AFTER = "5"
+"""With every 503 that names no time of its own: most outages are noticed and over within seconds or minutes."""
 UNROUTED = "/unrouted"
 """What the gateway puts before the path of a request that none of its routes matched; see kinora_kit/app.py."""
 PROBES = {"/healthz", "/readyz", "/metrics"}
@@ -53,7 +55,7 @@ def problem_response(request: Request, error: DomainError) -> JSONResponse:
             error, instance=request.url.path.removeprefix(UNROUTED), request_id=get_contextvars().get("request_id")
         ),
         status_code=error.status,
-        headers=error.headers,
+        headers={**({"Retry-After": RETRY_AFTER} if error.status == Unavailable.status else {}), **error.headers},
         media_type="application/problem+json",
     )
 

@@ -5,10 +5,12 @@ required. A token whose session was revoked is refused although its signature st
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
+from urllib.parse import urljoin
 from uuid import UUID
 
 import httpx
@@ -32,7 +34,9 @@ TOKEN_TYPE = "at+jwt"  # noqa: S105 - the media type of RFC 9068
 
 
 RETRY_SECONDS = 1.0
-"""How soon a key set is asked for again while there is none at all."""
+"""How soon a key set is asked for again while there is none at all, and Redis after it did not answer."""
+REDIS_SECONDS = 1.0
+"""How long Redis may take to say whether a session has ended."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,37 @@ def revocation_key(session_id: UUID) -> str:
     return f"auth:revoked:{session_id}"
 
 
+HasEnded = Callable[[UUID, str], Awaitable[bool]]
+"""Whether a session, given by its id and its access token, has ended. Raises an outage when that cannot be known."""
+
+
+@contextlib.asynccontextmanager
+async def ask_auth(jwks_url: str) -> AsyncIterator[HasEnded]:
+    """Asks auth itself, which publishes its key set at ``jwks_url``."""
+    url = urljoin(jwks_url, "/user/token_verify")
+    async with httpx.AsyncClient(timeout=2, trust_env=False, limits=httpx.Limits(max_connections=32)) as client:
+
+        async def has_ended(_: UUID, token: str) -> bool:
+            answer = await client.get(url, headers={"Authorization": f"Bearer {token}"})
+            if answer.status_code not in (200, 401):
+                raise Unavailable("Whether the session has ended cannot be known")
+            return answer.status_code == 401
+
+        yield has_ended
+
+
 class TokenVerifier:
-    def __init__(self, *, keys: KeySource, issuer: str, revocations: Redis) -> None:
+    """``revocations`` is asked whether a session has ended, and while it does not answer, ``otherwise``.
+
+    Both know it exactly: an answer of a moment ago would let a session pass that has ended since.
+    """
+
+    def __init__(self, *, keys: KeySource, issuer: str, revocations: Redis, otherwise: HasEnded | None = None) -> None:
         self._keys = keys
         self._issuer = issuer
         self._revocations = revocations
+        self._otherwise = otherwise
+        self._away_until = float("-inf")
 
     async def verify(self, token: str) -> Caller:
         """The caller that the token was issued to.
@@ -195,10 +225,18 @@ class TokenVerifier:
             raise InvalidToken("The access token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
             raise InvalidToken from None
-        try:
-            revoked = await self._revocations.exists(revocation_key(UUID(claims["sid"])))
-        except RedisError as error:
-            raise Unavailable("Whether the session has ended cannot be known") from error
-        if revoked:
+        if await self._has_ended(UUID(claims["sid"]), token):
             raise InvalidToken("The session has ended")
         return caller, float(claims["exp"])
+
+    async def _has_ended(self, session_id: UUID, token: str) -> bool:
+        # While Redis is away it is asked once a second, so that not every request waits for it.
+        if self._otherwise is None or time.monotonic() >= self._away_until:
+            try:
+                async with asyncio.timeout(REDIS_SECONDS):
+                    return bool(await self._revocations.exists(revocation_key(session_id)))
+            except (RedisError, OSError, TimeoutError) as error:
+                if self._otherwise is None:
+                    raise Unavailable("Whether the session has ended cannot be known") from error
+                self._away_until = time.monotonic() + RETRY_SECONDS
+        return await self._otherwise(session_id, token)

@@ -31,6 +31,9 @@ EVENTS_HANDLED = Histogram(
     buckets=SECONDS,
 )
 OUTBOX_PENDING = Gauge("kinora_outbox_pending", "Events committed and not yet published, at the last look")
+DEPENDENCY_UP = Gauge(
+    "kinora_dependency_up", "Whether a store, broker or cache answered at the last look (1) or not (0)", ["dependency"]
+)
 POOL_SIZE = Gauge("kinora_pool_size", "Connections open in a pool", ["pool"])
 POOL_IDLE = Gauge("kinora_pool_idle", "Connections open and unused in a pool", ["pool"])
 BACKGROUND_FAILURES = Counter(

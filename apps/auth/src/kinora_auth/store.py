@@ -222,6 +222,10 @@ async def end_sessions(
     return [row["session_id"] for row in rows]
 
 
+async def is_revoked(pool: Pool, session_id: UUID) -> bool:
+    return bool(await pool.fetchval("SELECT EXISTS (SELECT FROM revocations WHERE session_id = $1)", session_id))
+
+
 async def revocations(pool: Pool, *, now: datetime) -> dict[UUID, datetime]:
     """The ended sessions whose access tokens may not have expired, and until when."""
     rows = await pool.fetch("SELECT session_id, expires_at FROM revocations WHERE expires_at > $1", now)

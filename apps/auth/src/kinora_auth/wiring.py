@@ -1,17 +1,17 @@
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 from kinora.events.auth import EXCHANGE
-from kinora_auth import keys
+from kinora_auth import keys, store
 from kinora_auth.keys import KeyRing
 from kinora_auth.passwords import Passwords
 from kinora_auth.rpc import register
 from kinora_auth.service import Accounts, Throttles
 from kinora_auth.settings import AuthSettings
 from kinora_kit import broker, migrate, outbox, postgres, redis, rpc, tasks, throttle
-from kinora_kit.health import Check
+from kinora_kit.health import Checks
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.settings import reveal
 from kinora_kit.throttle import Throttle
@@ -24,7 +24,7 @@ class State:
     accounts: Accounts
     keys: KeyRing
     verifier: TokenVerifier
-    checks: Mapping[str, Check]
+    checks: Checks
 
 
 @contextlib.asynccontextmanager
@@ -39,7 +39,12 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
         passwords = Passwords(threads=settings.hashing_threads, queue=settings.hashing_queue)
         stack.callback(passwords.close)
         ring = keys.ring(settings, pool)
-        verifier = TokenVerifier(keys=ring, issuer=settings.public_url, revocations=cache)
+        verifier = TokenVerifier(
+            keys=ring,
+            issuer=settings.public_url,
+            revocations=cache,
+            otherwise=lambda session_id, _: store.is_revoked(pool, session_id),
+        )
         counters = throttle.storage(cache, prefix=name)
         accounts = Accounts(
             settings=settings,
@@ -79,10 +84,12 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
             accounts=accounts,
             keys=ring,
             verifier=verifier,
-            checks={
-                "postgres": lambda: postgres.check(pool),
-                "migrations": lambda: migrate.check(pool, "kinora_auth"),
-                "redis": cache.ping,
-                "rabbitmq": events.check,
-            },
+            checks=Checks(
+                dependencies={
+                    "postgres": lambda: postgres.check(pool),
+                    "redis": cache.ping,
+                    "rabbitmq": events.check,
+                },
+                schema=lambda: migrate.check(pool, "kinora_auth"),
+            ),
         )

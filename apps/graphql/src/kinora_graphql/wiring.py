@@ -1,7 +1,7 @@
 """The only place that builds clients."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from kinora.auth.v1.auth_pb2_grpc import AccountsStub, UsersStub
@@ -11,8 +11,8 @@ from kinora_graphql.context import Clients
 from kinora_graphql.progress import ProgressHub
 from kinora_graphql.settings import GraphqlSettings
 from kinora_kit import broker, redis, rpc, tasks
-from kinora_kit.health import Check
-from kinora_kit.identity import RemoteKeys, TokenVerifier
+from kinora_kit.health import Checks
+from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.settings import reveal
 
 
@@ -21,7 +21,7 @@ class State:
     clients: Clients
     progress: ProgressHub
     verifier: TokenVerifier
-    checks: Mapping[str, Check]
+    checks: Checks
 
 
 @contextlib.asynccontextmanager
@@ -29,6 +29,7 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
     async with (
         redis.connect(reveal(settings.redis_url), name="graphql") as cache,
         broker.connect(reveal(settings.rabbitmq_url), name="graphql") as bus,
+        ask_auth(settings.jwks_url) as has_ended,
         rpc.connect(settings.auth_grpc) as auth,
         rpc.connect(settings.media_grpc) as media,
         rpc.connect(settings.video_grpc) as video,
@@ -46,8 +47,11 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                 ),
                 progress=progress,
                 verifier=TokenVerifier(
-                    keys=RemoteKeys(settings.jwks_url), issuer=settings.public_url, revocations=cache
+                    keys=RemoteKeys(settings.jwks_url),
+                    issuer=settings.public_url,
+                    revocations=cache,
+                    otherwise=has_ended,
                 ),
-                # Not the services behind it: while one is away, what the others can do goes on.
-                checks={"redis": cache.ping, "rabbitmq": bus.check},
+                # Not the services behind it, which report for themselves.
+                checks=Checks({"redis": cache.ping, "rabbitmq": bus.check}),
             )

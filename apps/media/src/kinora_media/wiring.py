@@ -1,13 +1,14 @@
 """The only place that builds clients."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from kinora.events import media
 from kinora_kit import broker, consumer, mongo, redis, rpc, tasks
-from kinora_kit.health import Check
-from kinora_kit.identity import RemoteKeys, TokenVerifier
+from kinora_kit.health import Checks
+from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.settings import reveal
 from kinora_media import events
 from kinora_media.rpc import register
@@ -21,7 +22,7 @@ INDEX_SECONDS = 3600
 @dataclass(frozen=True)
 class State:
     catalogue: Catalogue
-    checks: Mapping[str, Check]
+    checks: Checks
 
 
 @contextlib.asynccontextmanager
@@ -30,15 +31,24 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         mongo.connect(reveal(settings.mongo_url), database=settings.mongo_database, name="media") as database,
         redis.connect(reveal(settings.redis_url), name="media") as cache,
         broker.connect(reveal(settings.rabbitmq_url), name="media", exchanges=[media.EXCHANGE]) as bus,
+        ask_auth(settings.jwks_url) as has_ended,
     ):
         store = Store(database, tombstone_days=settings.tombstone_days)
         relay = mongo.Relay([store.media], bus)
         catalogue = Catalogue(store, relay)
-        verifier = TokenVerifier(keys=RemoteKeys(settings.jwks_url), issuer=settings.public_url, revocations=cache)
+        verifier = TokenVerifier(
+            keys=RemoteKeys(settings.jwks_url),
+            issuer=settings.public_url,
+            revocations=cache,
+            otherwise=has_ended,
+        )
+
+        indexed = asyncio.Event()
 
         async def ensure_indexes() -> None:
             await store.ensure_indexes()
             await relay.ensure_indexes()
+            indexed.set()
 
         async with (
             rpc.serve(
@@ -56,9 +66,13 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         ):
             yield State(
                 catalogue=catalogue,
-                checks={
-                    "mongo": lambda: mongo.check(database),
-                    "redis": cache.ping,
-                    "rabbitmq": bus.check,
-                },
+                checks=Checks(
+                    dependencies={
+                        "mongo": lambda: mongo.check(database),
+                        "redis": cache.ping,
+                        "rabbitmq": bus.check,
+                    },
+                    # What migrations are elsewhere.
+                    schema=indexed.wait,
+                ),
             )

@@ -1,7 +1,7 @@
 """The only place that builds clients: ``wire`` for the API, ``wire_worker`` for the worker."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,8 +11,8 @@ from starlette.requests import HTTPConnection
 from kinora.events import video as events
 from kinora_kit import broker, consumer, http, migrate, outbox, postgres, redis, rpc, s3, tasks
 from kinora_kit.broker import Broker
-from kinora_kit.health import Check
-from kinora_kit.identity import RemoteKeys, TokenVerifier
+from kinora_kit.health import Checks
+from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_kit.settings import reveal
@@ -34,14 +34,14 @@ BULK = consumer.Queue(announce.BULK_QUEUE, prefetch=1, retry_seconds=(1, 5, 30, 
 
 @dataclass(frozen=True)
 class State:
-    checks: Mapping[str, Check]
+    checks: Checks
     videos: Videos
     changes: Changes
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    checks: Mapping[str, Check]
+    checks: Checks
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _Stores:
     pool: Pool
     broker: Broker
     objects: ObjectStore
-    checks: Mapping[str, Check]
+    checks: Checks
 
 
 @contextlib.asynccontextmanager
@@ -72,12 +72,14 @@ async def _stores(settings: StoreSettings) -> AsyncIterator[_Stores]:
             pool,
             messages,
             objects,
-            checks={
-                "postgres": lambda: postgres.check(pool),
-                "migrations": lambda: migrate.check(pool, "kinora_video"),
-                "rabbitmq": messages.check,
-                "object_store": lambda: objects.check(settings.streams_bucket),
-            },
+            checks=Checks(
+                dependencies={
+                    "postgres": lambda: postgres.check(pool),
+                    "rabbitmq": messages.check,
+                    "object_store": lambda: objects.check(settings.streams_bucket),
+                },
+                schema=lambda: migrate.check(pool, "kinora_video"),
+            ),
         )
 
 
@@ -87,6 +89,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
     async with (
         _stores(settings) as stores,
         redis.connect(reveal(settings.redis_url), name=settings.service) as revocations,
+        ask_auth(settings.jwks_url) as has_ended,
         http.connect(settings.tusd_url, timeout_seconds=10) as tusd,
         changes.listening(reveal(settings.postgres_url)),
     ):
@@ -100,7 +103,10 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
         reactions = Reactions(videos)
         care = Cleanup(stores.pool, stores.objects, videos, settings)
         verifier = TokenVerifier(
-            keys=RemoteKeys(settings.jwks_url), issuer=settings.public_url, revocations=revocations
+            keys=RemoteKeys(settings.jwks_url),
+            issuer=settings.public_url,
+            revocations=revocations,
+            otherwise=has_ended,
         )
         async with (
             rpc.serve(
@@ -122,7 +128,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
             ),
         ):
             yield State(
-                checks={**stores.checks, "redis": revocations.ping},
+                checks=Checks({**stores.checks.dependencies, "redis": revocations.ping}, schema=stores.checks.schema),
                 videos=videos,
                 changes=changes,
             )

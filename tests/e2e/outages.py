@@ -1,0 +1,115 @@
+"""What people do, and which stores it needs: the proof that an outage stays where it is, here and in a cluster.
+
+It knows the platform by its gateway only; whoever uses it takes the store away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import httpx
+from client import Person
+
+# Longer than any driver waits for a store that does not answer, and shorter than anybody's patience.
+ANSWER_SECONDS = 8
+
+Store = str
+"""postgres, mongo, redis, rabbitmq, object_store."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A person, and a public video of theirs that is ready."""
+
+    person: Person
+    video: str
+
+    async def graphql(self, query: str) -> httpx.Response:
+        body = {"query": query, "variables": {"id": self.video}}
+        return await self.person.http.post("/graphql", headers=self.person.headers, json=body)
+
+    async def progress(self) -> httpx.Response:
+        """The first event of the stream."""
+        path = f"/video/{self.video}/progress"
+        async with self.person.http.stream("GET", path, headers=self.person.headers) as answer:
+            if answer.status_code == 200:
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: "):
+                        return httpx.Response(200, text=line)
+            await answer.aread()
+            return answer
+
+    @property
+    def login(self) -> dict[str, str]:
+        return {"login": self.person.username, "password": self.person.password}
+
+    @property
+    def newcomer(self) -> dict[str, str]:
+        name = f"e2e-{secrets.token_hex(6)}"
+        return {"username": name, "email": f"{name}@example.org", "password": secrets.token_urlsafe(16)}
+
+
+@dataclass(frozen=True)
+class UseCase:
+    needs: frozenset[Store]
+    """Without one of these it is answered 503, and without any other as ever."""
+    ask: Callable[[Scene], Awaitable[httpx.Response]]
+
+
+def needs(*stores: Store) -> Callable[[Callable[[Scene], Awaitable[httpx.Response]]], UseCase]:
+    return lambda ask: UseCase(frozenset(stores), ask)
+
+
+USE_CASES: dict[str, UseCase] = {
+    "key set": needs()(lambda it: it.person.http.get("/auth/.well-known/jwks.json")),
+    "who am I": needs()(lambda it: it.person.get("/user/token_verify")),
+    "sign in": needs("postgres", "redis")(lambda it: it.person.http.post("/auth/login", json=it.login)),
+    "register": needs("postgres", "redis")(lambda it: it.person.http.post("/auth/register", json=it.newcomer)),
+    "own profile": needs("postgres")(lambda it: it.person.get("/user/profile")),
+    "sessions": needs("postgres")(lambda it: it.person.get("/auth/sessions")),
+    "read the catalogue": needs("mongo")(lambda it: it.person.http.get(f"/media/{it.video}")),
+    "read it signed in": needs("mongo")(lambda it: it.person.get(f"/media/{it.video}")),
+    "change a title": needs("mongo")(lambda it: it.person.patch(f"/media/{it.video}", {"title": "Another"})),
+    "look at a video": needs("postgres")(lambda it: it.person.get(f"/video/{it.video}")),
+    "playlist": needs("postgres")(lambda it: it.person.http.get(f"/video/{it.video}/master.m3u8")),
+    "progress": needs("postgres")(lambda it: it.progress()),
+    "query the catalogue": needs("mongo")(lambda it: it.graphql("query ($id: ID!) { media(id: $id) { title } }")),
+    "query oneself": needs("postgres")(lambda it: it.graphql("{ me { email } }")),
+}
+
+
+async def assert_outage_stays_where_it_is(scene: Scene, away: Store | None) -> None:
+    """Do everything at once, without ``away``: what needs it is told so, and all the rest is as ever."""
+    asked = [_assert_held(name, use_case, scene, away) for name, use_case in USE_CASES.items()]
+    troubles = [trouble for trouble in await asyncio.gather(*asked) if trouble]
+    assert not troubles, f"without {away}: {troubles}"
+
+
+async def _assert_held(name: str, use_case: UseCase, scene: Scene, away: Store | None) -> str:
+    """What is wrong, empty when nothing is."""
+    started = time.monotonic()
+    answer = await use_case.ask(scene)
+    seconds = time.monotonic() - started
+    if seconds > ANSWER_SECONDS:
+        return f"{name} took {seconds:.1f} s"
+    if away in use_case.needs:
+        wrong = not is_unavailable(answer)
+    else:
+        wrong = answer.status_code >= 400 or '"errors"' in answer.text
+    return f"{name}: {answer.status_code} {answer.text[:300]}" if wrong else ""
+
+
+def is_unavailable(answer: httpx.Response) -> bool:
+    """Whether an answer says that it cannot be done now, in the way that every client understands."""
+    if answer.request.url.path == "/graphql":
+        return bool(answer.json().get("errors", [{}])[0].get("extensions", {}).get("code") == "unavailable")
+    return (
+        answer.status_code == 503
+        and answer.headers["content-type"] == "application/problem+json"
+        and answer.json()["code"] == "unavailable"
+        and int(answer.headers["retry-after"]) > 0
+    )

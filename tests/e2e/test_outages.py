@@ -1,0 +1,104 @@
+"""A store goes away: what does not need it goes on, no service leaves the balancer, and a person is told why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import ctl
+import httpx
+import pytest
+from client import Person, register
+from clips import Clip
+from outages import Scene, assert_outage_stays_where_it_is
+
+from conftest import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+SERVICES = {"auth": 8101, "media": 8102, "video": 8103, "graphql": 8105, "video-worker": 8113}
+# The process of each store, by the name that the services have for it, and who uses it.
+STORES = {
+    "postgres": ("postgres", {"auth", "video", "video-worker"}),
+    "mongo": ("mongo", {"media"}),
+    "redis": ("redis", {"auth", "media", "video", "graphql"}),
+    "rabbitmq": ("rabbitmq", {"auth", "media", "video", "graphql", "video-worker"}),
+    "object_store": ("minio", {"video", "video-worker"}),
+}
+
+
+@pytest.fixture(scope="module")
+async def scene(clip: Callable[[str], Clip]) -> AsyncIterator[Scene]:
+    async with register() as person:
+        video = await person.upload(clip("short").path)
+        assert (await person.outcome(video))["state"] == "ready"
+
+        async def listed() -> bool:
+            return bool((await person.get(f"/media/{video}")).json().get("state") == "ready")
+
+        await until(listed, what="the catalogue to follow")
+        yield Scene(person, video)
+
+
+async def readyz(service: str) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
+        return await http.get(f"http://127.0.0.1:{SERVICES[service]}/readyz")
+
+
+async def reported(service: str) -> dict[str, str]:
+    """The dependencies of a service that are away, and what is wrong with them."""
+    dependencies: dict[str, str] = (await readyz(service)).json()["dependencies"]
+    return {name: said for name, said in dependencies.items() if said != "ok"}
+
+
+async def all_well() -> bool:
+    try:
+        return not any([await reported(service) for service in SERVICES])
+    except httpx.HTTPError:
+        return False
+
+
+@asynccontextmanager
+async def stopped(process: str) -> AsyncIterator[None]:
+    """Without one process for a while; all services reach all that they need when this returns."""
+    await asyncio.to_thread(ctl.stop, [process])
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(ctl.start, [process])
+        await until(all_well, what=f"all services to be well after {process} came back")
+
+
+@pytest.mark.parametrize("store", STORES)
+async def test_store_outage_stops_only_what_needs_the_store(scene: Scene, store: str) -> None:
+    process, users = STORES[store]
+    async with stopped(process):
+        await assert_outage_stays_where_it_is(scene, store)
+
+        async def named() -> bool:
+            return {service for service in SERVICES if store in await reported(service)} == users
+
+        await until(named, what=f"{users} to name {store}")
+        assert {(await readyz(service)).status_code for service in SERVICES} == {200}
+        infos = ctl.processes()
+        said: dict[str, Any] = ctl.troubles(SERVICES, infos)
+        assert {service for service, what in said.items() if store in what} == users, "`make status` tells a person"
+        await assert_outage_stays_where_it_is(scene, store)
+    await assert_outage_stays_where_it_is(scene, None)
+
+
+async def test_session_that_ended_stays_ended_without_redis(person: Person) -> None:
+    login = {"login": person.username, "password": person.password}
+    other = (await person.http.post("/auth/login", json=login)).json()["access_token"]
+    headers = {"Authorization": f"Bearer {other}"}
+    assert (await person.http.post("/auth/logout", headers=headers)).status_code == 204
+    query = {"query": "{ me { email } }"}
+    async with stopped("redis"):
+        for _ in range(3):
+            assert (await person.http.get("/user/profile", headers=headers)).status_code == 401
+            assert (await person.http.post("/graphql", headers=headers, json=query)).status_code == 401
+        assert (await person.get("/user/profile")).status_code == 200
+        living = await person.http.post("/auth/logout", headers=person.headers)
+        assert (living.status_code, living.json()["code"]) == (503, "unavailable"), "it cannot be kept yet"
