@@ -86,7 +86,7 @@ def running(folder: Path, variables: Mapping[str, str] | None = None, *, port: i
         )
     try:
         deadline = time.monotonic() + 100
-        while not Tcp(port).well(1):
+        while Tcp(port).trouble(1):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)

@@ -181,6 +181,22 @@ def test_services_read_key_set_and_token_check_of_auth_only(rendered_policies: l
     assert not permitted(rendered_policies, caller, "auth", 8101, "POST /auth/login")
 
 
+ENFORCING = {("media", "video"), ("auth", "video"), ("auth", "media"), ("video", "media")}
+
+
+@pytest.mark.parametrize("service", ["media", "video"])
+def test_only_the_owners_of_decisions_call_enforcement(rendered_policies: list[Manifest], service: str) -> None:
+    package = f"/kinora.{service}.v1"
+    for caller in ("auth", "media", "video", "graphql", "gateway", "tusd"):
+        if caller == service:
+            continue
+        port = SERVICES[service]["grpc"]
+        enforces = permitted(rendered_policies, caller, service, port, f"POST {package}.Enforcement/X")
+        assert enforces == ((caller, service) in ENFORCING), caller
+        others = permitted(rendered_policies, caller, service, port, f"POST {package}.Other/X")
+        assert others == (caller == "graphql"), caller
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_metrics_and_what_nobody_named_stay_closed(rendered_policies: list[Manifest], service: str) -> None:
     for protocol in ("http", "grpc"):

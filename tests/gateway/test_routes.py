@@ -46,7 +46,7 @@ GUARDS: dict[Who, list[str]] = {
     "upload owner": ["tus", "auth-required", "upload-owner"],
     "upload owner, empty": ["tus", "auth-required", "upload-owner-empty"],
     "anyone by tus": ["tus"],
-    "by address": ["stream-access", "stream-errors", "stream-path", "stream-headers"],
+    "by address": ["stream-access", "stream-errors", "stream-path", "stream-headers", "public-cache"],
     "by signed address": ["stream-access", "stream-errors", "stream-path", "stream-headers", "private-cache"],
 }
 
@@ -520,6 +520,22 @@ def test_a_segment_is_fetched_from_the_store_as_the_video_service_signed_it(gate
     gateway.refusals.add("/internal/stream_verify")
     try:
         assert send(gateway, f"GET /video/{ID}/720p/1.m4s").status_code == 403
+    finally:
+        gateway.refusals.clear()
+
+
+def test_stream_caching_follows_visibility(gateway: Gateway) -> None:
+    """Whatever the object store says of its objects, which are the same before and after a change of visibility."""
+    public = send(gateway, f"GET /video/{ID}/720p/1.m4s").headers["cache-control"].split(", ")
+    private = send(gateway, f"GET /video/{ID}/720p/1.m4s?exp=1&sig=2").headers["cache-control"].split(", ")
+    shared = next(int(each.removeprefix("s-maxage=")) for each in public if each.startswith("s-maxage="))
+    assert public[0] == "public"
+    assert 0 < shared <= 60
+    assert private[0] == "private"
+    assert not {"immutable", "must-revalidate"} & {*public, *private}
+    gateway.refusals.add("/internal/stream_verify")
+    try:
+        assert "cache-control" not in send(gateway, f"GET /video/{ID}/720p/1.m4s").headers, "a refusal is not kept"
     finally:
         gateway.refusals.clear()
 

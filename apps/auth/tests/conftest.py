@@ -5,22 +5,28 @@ import contextlib
 import itertools
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
+import grpc
 import httpx
 import pytest
 from pydantic import SecretStr
 
+from kinora.media.v1 import media_pb2
+from kinora.media.v1 import media_pb2_grpc as media_grpc
+from kinora.video.v1 import video_pb2
+from kinora.video.v1 import video_pb2_grpc as video_grpc
 from kinora_auth import rest
 from kinora_auth.settings import AuthSettings
 from kinora_auth.wiring import State, wire
-from kinora_kit import migrate
+from kinora_kit import migrate, rpc
 from kinora_kit.app import create_app
+from kinora_kit.errors import Unavailable
 from kinora_kit.settings import PREFIX, reveal
 
 PASSWORD = "correct horse battery"
@@ -50,6 +56,49 @@ def settings_of_auth(settings: AuthSettings) -> AuthSettings:
     return settings.model_copy(update={"grpc_port": free_port()})
 
 
+class Others(media_grpc.EnforcementServicer, video_grpc.EnforcementServicer):
+    """Media and video as auth knows them: the tokens of those whose things were dropped."""
+
+    def __init__(self) -> None:
+        self.media: list[str] = []
+        self.videos: list[str] = []
+        self.away = False
+
+    async def DropAllMedia(self, request: Any, context: Any) -> media_pb2.DropAllMediaResponse:  # noqa: N802
+        self.media.append(self._token(context))
+        return media_pb2.DropAllMediaResponse()
+
+    async def DropAllVideos(self, request: Any, context: Any) -> video_pb2.DropAllVideosResponse:  # noqa: N802
+        self.videos.append(self._token(context))
+        return video_pb2.DropAllVideosResponse()
+
+    def _token(self, context: Any) -> str:
+        if self.away:
+            raise Unavailable
+        return str(dict(context.invocation_metadata())["authorization"]).removeprefix("Bearer ")
+
+    def register(self, server: grpc.aio.Server) -> None:
+        media_grpc.add_EnforcementServicer_to_server(self, server)
+        video_grpc.add_EnforcementServicer_to_server(self, server)
+
+
+@pytest.fixture(scope="session")
+async def others_address() -> AsyncIterator[tuple[Others, str]]:
+    others, address = Others(), f"127.0.0.1:{free_port()}"
+    async with rpc.serve(address, others.register, verifier=None, drain_seconds=0):
+        yield others, address
+
+
+@pytest.fixture
+def others(others_address: tuple[Others, str]) -> Iterator[Others]:
+    """Told nothing yet, and well again afterwards."""
+    found, _ = others_address
+    found.media.clear()
+    found.videos.clear()
+    yield found
+    found.away = False
+
+
 @dataclass
 class Device:
     """A signed-in client. Its calls go as through the gateway: the token is verified, then exchanged for headers."""
@@ -66,7 +115,8 @@ class Device:
         if verified.status_code != 200:
             return verified
         identity = {name: value for name, value in verified.headers.items() if name.startswith(("x-user", "x-session"))}
-        return await self.api.http.request(method, path, json=json, headers=identity)
+        headers = {**identity, "Authorization": f"Bearer {self.access_token}"}
+        return await self.api.http.request(method, path, json=json, headers=headers)
 
     async def refresh(self, token: str | None = None) -> httpx.Response:
         return await self.api.post("/auth/refresh", {"refresh_token": token or self.refresh_token})
@@ -116,12 +166,14 @@ Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
 
 
 @pytest.fixture(scope="session")
-def start(settings: AuthSettings) -> Start:
+def start(settings: AuthSettings, others_address: tuple[Others, str]) -> Start:
     """``start(setting=value, ...)``: another replica, with other settings."""
 
     @contextlib.asynccontextmanager
     async def started(*, address: str = "127.0.0.1", **changes: Any) -> AsyncIterator[Api]:
-        mine = settings.model_copy(update={"grpc_port": free_port(), **changes})
+        _, others = others_address
+        calls = {"media_grpc": others, "video_grpc": others}
+        mine = settings.model_copy(update={"grpc_port": free_port(), **calls, **changes})
         app = create_app(mine, wire, [rest.router])
         async with app.router.lifespan_context(app) as state:
             assert state is not None

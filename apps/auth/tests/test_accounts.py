@@ -16,7 +16,7 @@ from kinora_kit.ids import new_id
 from kinora_kit.settings import reveal
 
 if TYPE_CHECKING:
-    from conftest import Api, Start
+    from conftest import Api, Others, Start
 
 PASSWORD = "correct horse battery"
 
@@ -278,6 +278,21 @@ async def test_a_deleted_account_leaves_no_row_and_frees_its_name(api: Api) -> N
     problem(await other.verify(), 401, "invalid_token")
     again = {"username": person.username, "email": person.email, "password": PASSWORD}
     assert (await api.post("/auth/register", again)).status_code == 201
+
+
+async def test_delete_account_drops_what_others_can_see_first(api: Api, others: Others) -> None:
+    person = await api.person()
+    device = await person.sign_in()
+    problem(await device.call("DELETE", "/user/profile", {"current_password": "wrong"}), 403, "wrong_password")
+    assert others.media == others.videos == []
+    others.away = True
+    refused = await device.call("DELETE", "/user/profile", {"current_password": PASSWORD})
+    problem(refused, 503, "unavailable")
+    assert refused.headers["retry-after"]
+    assert (await device.verify()).status_code == 200, "the account is there, to ask again"
+    others.away = False
+    assert (await device.call("DELETE", "/user/profile", {"current_password": PASSWORD})).status_code == 204
+    assert others.media == others.videos == [device.access_token]
 
 
 async def test_a_deletion_is_kept_until_a_queue_takes_it(start: Start, empty_database: SecretStr) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from kinora_kit.identity import AUDIENCE, Caller, TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Relay
 from kinora_kit.testing import free_port
+from kinora_media.domain import Media, Visibility
 from kinora_media.rest import router
 from kinora_media.service import Catalogue
 from kinora_media.settings import MediaSettings
@@ -67,9 +68,44 @@ async def relay(store: Store, bus: Broker) -> Relay:
     return relay
 
 
+class Streams:
+    """The video service as media knows it: what it was asked, and the error that it answers with, if any."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[UUID, Visibility, int]] = []
+        self.dropped: list[UUID] = []
+        self.error: Exception | None = None
+
+    async def set_visibility(self, media: Media) -> None:
+        self._answer()
+        self.shown.append((media.id, media.visibility, media.version))
+
+    async def drop(self, media_id: UUID) -> None:
+        self._answer()
+        self.dropped.append(media_id)
+
+    def _answer(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
 @pytest.fixture(scope="session")
-def catalogue(store: Store, relay: Relay) -> Catalogue:
-    return Catalogue(store, relay)
+def streams_of_all() -> Streams:
+    return Streams()
+
+
+@pytest.fixture
+def streams(streams_of_all: Streams) -> Iterator[Streams]:
+    """Asked nothing yet, and well again afterwards."""
+    streams_of_all.shown.clear()
+    streams_of_all.dropped.clear()
+    yield streams_of_all
+    streams_of_all.error = None
+
+
+@pytest.fixture(scope="session")
+def catalogue(store: Store, relay: Relay, streams_of_all: Streams) -> Catalogue:
+    return Catalogue(store, relay, streams_of_all)
 
 
 class Keys:
@@ -141,6 +177,7 @@ def make_settings(kit: dict[str, str]) -> Callable[..., MediaSettings]:
             "redis_url": kit["KINORA_REDIS_URL"],
             "rabbitmq_url": kit["KINORA_RABBITMQ_URL"],
             "jwks_url": "http://127.0.0.1:9/jwks.json",
+            "video_grpc": "127.0.0.1:9",
         }
         return MediaSettings(**{**values, **different})
 

@@ -1,11 +1,14 @@
 """The document follows its video, over the real broker and store."""
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import httpx
@@ -28,6 +31,9 @@ from kinora_media import events
 from kinora_media.domain import Changes, Media, State, Visibility
 from kinora_media.service import Catalogue
 from kinora_media.store import Store, Tombstone
+
+if TYPE_CHECKING:
+    from conftest import Streams
 
 Call = Callable[..., Awaitable[httpx.Response]]
 
@@ -342,12 +348,12 @@ async def test_pending_events_are_published_again_after_a_kill_and_then_never(
 
 
 async def test_a_running_relay_publishes_at_once(
-    bus: Broker, store: Store, on_video: Handler, catalogue: Catalogue
+    bus: Broker, store: Store, on_video: Handler, streams: Streams
 ) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
     relay = Relay([store.media], bus)
     async with relay.running():
-        woken = Catalogue(store, relay)
+        woken = Catalogue(store, relay, streams)
         begin = datetime.now(UTC)
         await woken.edit(Caller(owner_id), media_id, Changes(title="New"))
 

@@ -1,19 +1,28 @@
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 from uuid import UUID
 
+import grpc
 import httpx
 import pytest
 
 from kinora.events import video
+from kinora_kit.errors import Unavailable
 from kinora_kit.events import event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Relay
+from kinora_kit.rpc import RemoteError
 from kinora_media import events
 from kinora_media.domain import Changes, Media, edited
 from kinora_media.errors import ChangedMeanwhile
 from kinora_media.service import ATTEMPTS, Catalogue
 from kinora_media.store import Store
+
+if TYPE_CHECKING:
+    from conftest import Streams
 
 Call = Callable[..., Awaitable[httpx.Response]]
 Begin = Callable[..., Awaitable[UUID]]
@@ -117,7 +126,9 @@ async def test_an_edit_that_changes_nothing_writes_nothing(call: Call, begin: Be
     assert await store.media.find_one({"_id": media_id}) == before
 
 
-async def test_an_edit_that_always_comes_second_gives_up(store: Store, relay: Relay, begin: Begin) -> None:
+async def test_an_edit_that_always_comes_second_gives_up(
+    store: Store, relay: Relay, begin: Begin, streams: Streams
+) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id)
 
@@ -139,7 +150,7 @@ async def test_an_edit_that_always_comes_second_gives_up(store: Store, relay: Re
 
     busy = Busy()
     with pytest.raises(ChangedMeanwhile) as refused:
-        await Catalogue(busy, relay).edit(Caller(owner_id), media_id, Changes(title="Mine"))
+        await Catalogue(busy, relay, streams).edit(Caller(owner_id), media_id, Changes(title="Mine"))
     assert (refused.value.status, refused.value.code) == (409, "changed_meanwhile")
     assert busy.reads == ATTEMPTS
 
@@ -151,6 +162,52 @@ async def test_a_deleted_document_is_gone(call: Call, begin: Begin) -> None:
     assert (await call("GET", f"/media/{media_id}", owner_id)).status_code == 404
     assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 404
     assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []
+
+
+async def test_patch_visibility_reaches_the_stream_before_the_answer(
+    call: Call, begin: Begin, streams: Streams
+) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id, visibility="public", ready=True)
+    assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Other"})).status_code == 200
+    assert streams.shown == [], "its visibility is not spoken of"
+    assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": "private"})).status_code == 200
+    [(shown, visibility, version)] = streams.shown
+    assert (shown, visibility) == (media_id, "private")
+    assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": "unlisted"})).status_code == 200
+    assert streams.shown[1] == (media_id, "unlisted", version + 1), "so that the later one wins in any order"
+
+
+@pytest.mark.parametrize("error", [Unavailable(), grpc.RpcError()])
+async def test_patch_visibility_answers_503_until_the_stream_follows(
+    call: Call, begin: Begin, streams: Streams, error: Exception
+) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id, visibility="public", ready=True)
+    streams.error = error
+    refused = await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": "private"})
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert int(refused.headers["retry-after"]) > 0
+    streams.error = None
+    assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": "private"})).status_code == 200
+    assert [(shown, visibility) for shown, visibility, _ in streams.shown] == [(media_id, "private")], "asked again"
+
+
+async def test_delete_closes_the_stream_before_the_answer(call: Call, begin: Begin, streams: Streams) -> None:
+    owner_id, stranger = new_id(), new_id()
+    media_id = await begin(owner_id, visibility="public", ready=True)
+    streams.error = Unavailable()
+    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 503
+    assert (await call("GET", f"/media/{media_id}", owner_id)).status_code == 404
+    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 503, "gone here, and still to be seen"
+    streams.error = RemoteError("Only the owner may", status=403, code="not_the_owner")
+    assert (await call("DELETE", f"/media/{media_id}", stranger)).status_code == 404
+    streams.error = RemoteError("Expired", status=401, code="invalid_token")
+    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 401
+    assert streams.dropped == []
+    streams.error = None
+    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 404
+    assert streams.dropped == [media_id]
 
 
 async def test_a_list_is_paged_newest_first_without_gap_or_double(call: Call, begin: Begin) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from kinora.events import video
 from kinora.media.v1 import media_pb2 as pb
-from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub
+from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub, EnforcementStub
 from kinora_kit import rpc
 from kinora_kit.events import event
 from kinora_kit.identity import TokenVerifier
@@ -22,13 +22,14 @@ from kinora_media.service import Catalogue
 from kinora_media.settings import MediaSettings
 
 if TYPE_CHECKING:  # they exist in the stubs only
-    from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub
+    from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub, EnforcementAsyncStub
 
 
 @dataclass(frozen=True)
 class Stubs:
     catalogue: "CatalogueAsyncStub"
     editing: "EditingAsyncStub"
+    enforcement: "EnforcementAsyncStub"
     token_for: Callable[[UUID], str]
 
     def sign_in(self, user_id: UUID | None) -> None:
@@ -47,7 +48,7 @@ async def stubs(
         rpc.serve(address, lambda server: register(server, catalogue), verifier=verifier, drain_seconds=0),
         rpc.connect(address) as channel,
     ):
-        yield Stubs(CatalogueStub(channel), EditingStub(channel), token_for)
+        yield Stubs(CatalogueStub(channel), EditingStub(channel), EnforcementStub(channel), token_for)
 
 
 async def begun(catalogue: Catalogue, owner_id: UUID, visibility: str = "private") -> str:
@@ -126,6 +127,37 @@ async def test_wrong_input_is_refused(stubs: Stubs, request_: pb.UpdateMediaRequ
     with pytest.raises(RemoteError) as refused:
         await stubs.editing.UpdateMedia(request_)
     assert (refused.value.status, refused.value.code) == (422, "invalid_input")
+
+
+async def test_drop_media_is_for_the_owner_and_repeatable(catalogue: Catalogue, stubs: Stubs) -> None:
+    owner_id = new_id()
+    request = pb.DropMediaRequest(id=await begun(catalogue, owner_id, "public"))
+    for user_id, code in ((None, "not_signed_in"), (new_id(), "not_the_owner")):
+        stubs.sign_in(user_id)
+        with pytest.raises(RemoteError) as refused:
+            await stubs.enforcement.DropMedia(request)
+        assert refused.value.code == code
+    stubs.sign_in(owner_id)
+    for _ in range(2):
+        await stubs.enforcement.DropMedia(request)
+    await stubs.enforcement.DropMedia(pb.DropMediaRequest(id=str(new_id())))
+    with pytest.raises(RemoteError) as gone:
+        await stubs.catalogue.GetMedia(pb.GetMediaRequest(id=request.id))
+    assert gone.value.code == "media_not_found"
+
+
+async def test_drop_all_media_takes_what_is_the_callers(catalogue: Catalogue, stubs: Stubs) -> None:
+    owner_id, other = new_id(), new_id()
+    own = [await begun(catalogue, owner_id, "public") for _ in range(3)]
+    foreign = await begun(catalogue, other, "public")
+    stubs.sign_in(owner_id)
+    for _ in range(2):
+        await stubs.enforcement.DropAllMedia(pb.DropAllMediaRequest())
+    listed = await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[*own, foreign]))
+    assert [one.id for one in listed.media] == [foreign]
+    later = await begun(catalogue, owner_id, "public")
+    listed = await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[later]))
+    assert [one.id for one in listed.media] == [later], "the account may stay, if the rest of its deletion fails"
 
 
 async def test_a_batch_is_bounded(stubs: Stubs) -> None:

@@ -35,4 +35,4 @@ def test_a_missing_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MONGO_URL", "REDIS_URL", "RABBITMQ_URL"):
         monkeypatch.delenv(f"KINORA_{name}", raising=False)
     with pytest.raises(ValidationError):
-        MediaSettings(http_port=1, grpc_port=1, public_url="", jwks_url="")
+        MediaSettings(http_port=1, grpc_port=1, public_url="", jwks_url="", video_grpc="")

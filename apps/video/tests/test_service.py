@@ -20,14 +20,14 @@ from pydantic import SecretStr
 
 from kinora_kit import migrate, postgres, s3
 from kinora_kit.consumer import Ignore
-from kinora_kit.errors import InvalidInput
+from kinora_kit.errors import InvalidInput, Unavailable
 from kinora_kit.events import Event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.outages import is_outage
 from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
-from kinora_video import store, transcode
+from kinora_video import service, store, transcode
 from kinora_video.cleanup import EVER_SECONDS, Cleanup
 from kinora_video.encode import EncodeFailed
 from kinora_video.errors import (
@@ -52,11 +52,25 @@ UPLOADS, STREAMS = "uploads", "streams"
 SECRET = "a secret of the tests, long enough"
 
 
+class Documents:
+    """The media service as video knows it."""
+
+    def __init__(self) -> None:
+        self.dropped: list[UUID] = []
+        self.away = False
+
+    async def drop(self, video_id: UUID) -> None:
+        if self.away:
+            raise Unavailable
+        self.dropped.append(video_id)
+
+
 @dataclass(frozen=True)
 class Stage:
     pool: Pool
     objects: ObjectStore
     videos: Videos
+    catalogue: Documents
     transcoder: Transcoder
     cleanup: Cleanup
 
@@ -95,7 +109,7 @@ class Stage:
         owner = Caller(new_id())
         metadata = {"filename": "clip.mp4", "visibility": visibility}
         video_id = await self.videos.begin_upload(owner, size=clip.stat().st_size, metadata=metadata)
-        await self.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4", cache_control="no-store")
+        await self.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4")
         await self.videos.finish_upload(video_id)
         return owner, video_id
 
@@ -135,6 +149,7 @@ async def stage(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[S
         public_url="http://gateway",
         tusd_url="http://127.0.0.1:1",
         jwks_url="http://127.0.0.1:1",
+        media_grpc="127.0.0.1:1",
         redis_url=SecretStr("redis://127.0.0.1:1"),
         signing_secret=SecretStr(SECRET),
         upload_max_bytes=1 << 30,
@@ -147,9 +162,10 @@ async def stage(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[S
         ) as objects,
         httpx.AsyncClient(base_url=settings.tusd_url) as tusd,
     ):
-        videos = Videos(pool, objects, tusd, Links(SECRET, 3600), settings)
+        catalogue = Documents()
+        videos = Videos(pool, objects, tusd, Links(SECRET, 3600), catalogue, settings)
         transcoder = Transcoder(pool, objects, WorkerSettings(**stores, part_seconds=2, segment_seconds=1))
-        yield Stage(pool, objects, videos, transcoder, Cleanup(pool, objects, videos, settings))
+        yield Stage(pool, objects, videos, catalogue, transcoder, Cleanup(pool, objects, videos, settings))
         for row in await pool.fetch("SELECT id FROM videos"):
             for bucket in (UPLOADS, STREAMS):
                 await objects.remove_prefix(bucket, str(row["id"]))
@@ -343,7 +359,7 @@ async def test_what_was_stored_just_after_the_purge_goes_with_the_second(stage: 
     await stage.videos.delete(owner, video_id)
     while await stage.cleanup.purge_one():
         pass
-    await stage.objects.put(STREAMS, f"{video_id}/240p/late.m4s", b"x", content_type="x/y", cache_control="no-store")
+    await stage.objects.put(STREAMS, f"{video_id}/240p/late.m4s", b"x", content_type="x/y")
     await stage.pool.execute(
         "UPDATE videos SET purge_at = now(), updated_at = now() - interval '1 hour' WHERE id = $1", video_id
     )
@@ -362,11 +378,98 @@ async def test_deleting_twice_tells_it_once(stage: Stage, clip: Path) -> None:
     assert (await stage.told(video_id)).count("video.deleted") == 1
 
 
-async def test_deleting_an_account_deletes_all_its_videos(stage: Stage, clip: Path) -> None:
+async def test_delete_reaches_the_catalogue_before_the_answer(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    stage.catalogue.away = True
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await stage.videos.delete(owner, video_id)
+    with pytest.raises(VideoNotFound):
+        await stage.videos.get(owner, video_id)
+    stage.catalogue.away = False
+    with pytest.raises(VideoNotFound):  # it is done
+        await stage.videos.delete(owner, video_id)
+    assert stage.catalogue.dropped.count(video_id) == 1
+    with pytest.raises(VideoNotFound):
+        await stage.videos.delete(Caller(new_id()), video_id)
+    assert stage.catalogue.dropped.count(video_id) == 1
+
+
+async def test_drop_is_for_the_owner_and_repeatable(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    with pytest.raises(NotTheOwner):
+        await stage.videos.drop(Caller(new_id()), video_id)
+    for _ in range(2):
+        await stage.videos.drop(owner, video_id)
+    await stage.videos.drop(owner, new_id())
+    assert (await stage.told(video_id)).count("video.deleted") == 1
+    assert video_id not in stage.catalogue.dropped, "it asked, and knows"
+
+
+async def test_deleting_an_account_deletes_all_its_videos(
+    stage: Stage, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "DELETE_BATCH", 1)
     owner, first = await stage.uploaded(clip)
     second = await stage.videos.begin_upload(owner, size=10, metadata={"filename": "b.mp4"})
-    await stage.videos.delete_all_of(owner.user_id)
+    _, foreign = await stage.uploaded(clip)
+    for _ in range(2):
+        await stage.videos.delete_all_of(owner.user_id)
     assert await stage.videos.list_videos(owner, [first, second]) == []
+    for video_id in (first, second):
+        assert (await stage.told(video_id)).count("video.deleted") == 1
+    progress = [event for exchange, event in await stage.outbox() if exchange == "video.progress"]
+    assert [event.data["state"] for event in progress if event.subject == str(first)][-1] == "deleted"
+    assert await stage.state(foreign) == "processing"
+
+
+async def test_enforced_visibility_is_for_the_owner_and_the_newest_wins(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    stranger = Caller(new_id())
+    with pytest.raises(NotTheOwner):
+        await stage.videos.enforce_visibility(stranger, video_id, "private", 7)
+    for visibility, version, stands in (
+        ("private", 7, "private"),
+        ("public", 6, "private"),  # late
+        ("private", 7, "private"),  # repeated
+        ("unlisted", 8, "unlisted"),
+    ):
+        await stage.videos.enforce_visibility(owner, video_id, visibility, version)  # type: ignore[arg-type]
+        assert (await stage.videos.get(owner, video_id)).video.visibility == stands
+    await stage.videos.drop(owner, video_id)
+    for caller in (owner, stranger):
+        with pytest.raises(VideoNotFound):
+            await stage.videos.enforce_visibility(caller, video_id, "public", 9)
+
+
+async def test_signed_addresses_end_with_the_next_change_of_visibility(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip, visibility="private")
+    await stage.work(video_id)
+    queries = []
+    for version, visibility in enumerate(("private", "public", "private", "unlisted", "private"), start=1):
+        await stage.videos.enforce_visibility(owner, video_id, visibility, version)  # type: ignore[arg-type]
+        if visibility == "private":
+            queries.append((await stage.videos.get(owner, video_id)).stream_url.partition("?")[2])
+            await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", queries[-1])
+            for ended in queries[:-1]:
+                with pytest.raises(LinkExpired):
+                    await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", ended)
+                with pytest.raises(LinkExpired):
+                    await stage.videos.master_playlist(None, video_id, ended)
+    assert len(set(queries)) == len(queries)
+    again = (await stage.videos.get(owner, video_id)).stream_url.partition("?")[2]
+    assert again == queries[-1], "what changes nothing ends nothing"
+
+
+async def test_visibility_written_by_the_version_before_ends_signed_addresses_too(stage: Stage, clip: Path) -> None:
+    """It knows no counter, and runs beside this one during a rollout."""
+    owner, video_id = await stage.uploaded(clip, visibility="private")
+    await stage.work(video_id)
+    query = (await stage.videos.get(owner, video_id)).stream_url.partition("?")[2]
+    for visibility in ("public", "private"):
+        await stage.pool.execute("UPDATE videos SET visibility = $2 WHERE id = $1", video_id, visibility)
+    with pytest.raises(LinkExpired):
+        await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", query)
 
 
 async def test_only_the_owner_may_touch_a_video(stage: Stage, clip: Path) -> None:
@@ -411,7 +514,7 @@ async def test_a_private_stream_opens_with_its_signature_only(stage: Stage, clip
     with pytest.raises(VideoNotFound):
         await stage.videos.master_playlist(None, video_id, "")
     # Whoever came by an address gets no younger one: it does end.
-    older = Links(SECRET, 60).query(video_id, 0)
+    older = Links(SECRET, 60).query(video_id, 0, 0)
     assert older != query
     for _, text in (
         await stage.videos.master_playlist(None, video_id, older),
@@ -420,11 +523,11 @@ async def test_a_private_stream_opens_with_its_signature_only(stage: Stage, clip
         assert older in text
         assert query not in text
     other_owner, other = await stage.uploaded(clip, visibility="private")
-    foreign = stage.videos.links.query(other, 0)
+    foreign = stage.videos.links.query(other, 0, 0)
     for wrong in ("exp=99999999999&sig=abc", query.replace("sig=", "sig=0"), foreign, "exp=x&sig=y", query + "&acl"):
         with pytest.raises(LinkExpired):
             await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", wrong)
-    expired = Links(SECRET, -10_000).query(video_id, 0)
+    expired = Links(SECRET, -10_000).query(video_id, 0, 0)
     with pytest.raises(LinkExpired):
         await stage.videos.master_playlist(None, video_id, expired)
     assert other_owner != owner
@@ -433,7 +536,7 @@ async def test_a_private_stream_opens_with_its_signature_only(stage: Stage, clip
 async def test_the_gateway_can_fetch_exactly_the_object_that_was_authorised(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip, visibility="private")
     await stage.work(video_id)
-    query = stage.videos.links.query(video_id, 0)
+    query = stage.videos.links.query(video_id, 0, 0)
     headers = await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", query)
     path = f"{stage.objects.url}/{STREAMS}/{video_id}"
     async with httpx.AsyncClient() as http:
@@ -441,7 +544,6 @@ async def test_the_gateway_can_fetch_exactly_the_object_that_was_authorised(stag
         part = await http.get(f"{path}/240p/init.mp4?{query}", headers={**headers, "Range": "bytes=0-9"})
         other = await http.get(f"{path}/audio/init.mp4?{query}", headers=headers)
     assert (whole.status_code, part.status_code, other.status_code) == (200, 206, 403)
-    assert whole.headers["cache-control"] == transcode.IMMUTABLE
     assert whole.content[4:8] == b"ftyp"
     assert owner is not None
 
@@ -460,7 +562,7 @@ async def test_a_stream_made_private_is_closed_at_once(stage: Stage, clip: Path)
 async def test_an_upload_whose_end_was_never_told_is_noticed(stage: Stage, clip: Path) -> None:
     owner = Caller(new_id())
     video_id = await stage.videos.begin_upload(owner, size=clip.stat().st_size, metadata={"filename": "a.mp4"})
-    await stage.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4", cache_control="no-store")
+    await stage.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4")
     await stage.pool.execute("UPDATE videos SET updated_at = now() - interval '1 minute' WHERE id = $1", video_id)
     await stage.cleanup.look_after_uploads()
     assert await stage.state(video_id) == "processing"
@@ -484,7 +586,7 @@ async def test_a_failed_video_keeps_what_tells_that_its_upload_was_whole(stage: 
     (workdir / "a.mp4").write_bytes(b"no video")
     owner, video_id = await stage.uploaded(workdir / "a.mp4")
     info = f"{video_id}.info"
-    await stage.objects.put(UPLOADS, info, b"{}", content_type="x/y", cache_control="no-store")
+    await stage.objects.put(UPLOADS, info, b"{}", content_type="x/y")
     await stage.work(video_id)
     assert await stage.state(video_id) == "failed"
     while await stage.cleanup.purge_one():

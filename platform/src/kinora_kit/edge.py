@@ -21,10 +21,11 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars, get_contextvars
 
-from kinora_kit import logs, strict_json
+from kinora_kit import logs, rpc, strict_json
 from kinora_kit.errors import (
     ClientClosedRequest,
     DomainError,
+    InvalidToken,
     MalformedRequest,
     RequestTimeout,
     TooLarge,
@@ -32,6 +33,7 @@ from kinora_kit.errors import (
     Unavailable,
     problem,
 )
+from kinora_kit.identity import bearer
 from kinora_kit.metrics import HTTP_IN_FLIGHT, HTTP_REQUESTS
 from kinora_kit.settings import Settings
 
@@ -82,6 +84,15 @@ def _template(scope: Scope, mounted_at: str) -> str:
 
 def _header(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+def _token(scope: Scope) -> str | None:
+    """What calls that the request causes carry; whoever is called verifies it."""
+    value = _header(scope, b"authorization")
+    try:
+        return bearer({"authorization": value.decode("latin-1")}) if value else None
+    except InvalidToken:
+        return None
 
 
 class _Bodies:
@@ -172,9 +183,11 @@ class Edge:
         trace = _header(scope, b"traceparent").decode("latin-1")
         logs.traceparent.set(trace if _TRACEPARENT.fullmatch(trace) else logs.new_traceparent())
         with bound_contextvars(request_id=request_id):
-            if scope["type"] == "websocket":
+            if scope["type"] == "websocket":  # it says later who it is
+                rpc.access_token.set(None)
                 await self._app(scope, receive, send)
             else:
+                rpc.access_token.set(_token(scope))
                 await self._http(scope, receive, send, request_id)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:

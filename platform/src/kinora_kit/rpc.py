@@ -27,6 +27,8 @@ log = logs.get(__name__)
 CODE = "kinora-code"
 STATUS = "kinora-status"
 DEADLINE_SECONDS = 5.0
+ENFORCEMENT_SECONDS = 3.0
+"""Deadline of a call to an Enforcement service: within that of the request that it is part of."""
 MAX_MESSAGE_BYTES = 4 << 20
 _REPEATS = {
     "methodConfig": [

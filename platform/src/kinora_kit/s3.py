@@ -65,15 +65,13 @@ class ObjectStore:
         if not await self._run("bucket_exists", lambda: self._client.bucket_exists(bucket)):
             raise LookupError(f"no bucket {bucket}")
 
-    async def put_file(self, bucket: str, key: str, path: Path, *, content_type: str, cache_control: str) -> None:
+    async def put_file(self, bucket: str, key: str, path: Path, *, content_type: str) -> None:
         await self._run(
             "put",
-            lambda: self._client.fput_object(
-                bucket, key, str(path), content_type=content_type, metadata={"Cache-Control": cache_control}
-            ),
+            lambda: self._client.fput_object(bucket, key, str(path), content_type=content_type),
         )
 
-    async def put(self, bucket: str, key: str, data: bytes, *, content_type: str, cache_control: str) -> None:
+    async def put(self, bucket: str, key: str, data: bytes, *, content_type: str) -> None:
         await self._run(
             "put",
             lambda: self._client.put_object(
@@ -82,7 +80,6 @@ class ObjectStore:
                 io.BytesIO(data),
                 len(data),
                 content_type=content_type,
-                metadata={"Cache-Control": cache_control},
             ),
         )
 

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from kinora.events.auth import EXCHANGE, UserDeleted, UserRegistered, UserUpdated
 from kinora_auth import store, tokens
+from kinora_auth.belongings import Belongings
 from kinora_auth.domain import (
     Client,
     Credentials,
@@ -87,6 +88,7 @@ class Accounts:
     keys: KeyRing
     passwords: Passwords
     throttles: Throttles
+    belongings: Belongings
     now: Callable[[], datetime] = _utcnow
 
     # --- accounts --------------------------------------------------------------------------------------------------
@@ -196,8 +198,13 @@ class Accounts:
         await self._announce(ended)
 
     async def delete_account(self, caller: Caller, current_password: SecretStr) -> None:
-        """Leaves nothing of the user. Raises WrongPassword, UserNotFound."""
+        """Leaves nothing of the user: at once for everyone, and soon in every store.
+
+        Raises WrongPassword, UserNotFound, and an outage when something could not be made invisible. What others can
+        see goes first and the account last, because without it nobody could ask again.
+        """
         await self._confirm(caller, current_password)
+        await self.belongings.drop()
         async with postgres.transaction(self.pool) as connection:
             await store.lock_user(connection, caller.user_id)
             ended = await self._end(connection, caller.user_id)

@@ -24,6 +24,8 @@ class AuthSettings(Settings):
     postgres_url: SecretStr
     redis_url: SecretStr
     rabbitmq_url: SecretStr
+    media_grpc: str
+    video_grpc: str
     key_encryption_secret: Secret
     """Encrypts the signing keys in the database."""
     refresh_secret: Secret

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from kinora.events.auth import EXCHANGE
+from kinora.media.v1 import media_pb2_grpc as media_grpc
+from kinora.video.v1 import video_pb2_grpc as video_grpc
 from kinora_auth import keys, store
+from kinora_auth.belongings import RemoteBelongings
 from kinora_auth.keys import KeyRing
 from kinora_auth.passwords import Passwords
 from kinora_auth.rpc import register
@@ -36,6 +39,8 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
         events = await stack.enter_async_context(
             broker.connect(reveal(settings.rabbitmq_url), name=name, exchanges=[EXCHANGE])
         )
+        media = await stack.enter_async_context(rpc.connect(settings.media_grpc))
+        video = await stack.enter_async_context(rpc.connect(settings.video_grpc))
         passwords = Passwords(threads=settings.hashing_threads, queue=settings.hashing_queue)
         stack.callback(passwords.close)
         ring = keys.ring(settings, pool)
@@ -52,6 +57,7 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
             redis=cache,
             keys=ring,
             passwords=passwords,
+            belongings=RemoteBelongings(media_grpc.EnforcementStub(media), video_grpc.EnforcementStub(video)),
             throttles=Throttles(
                 account_failures=Throttle(counters, name="account_failures", limit=settings.account_failures),
                 address_failures=Throttle(counters, name="address_failures", limit=settings.address_failures),

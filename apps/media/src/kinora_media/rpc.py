@@ -13,8 +13,10 @@ from kinora.media.v1 import media_pb2 as pb
 from kinora.media.v1.media_pb2_grpc import (
     CatalogueServicer,
     EditingServicer,
+    EnforcementServicer,
     add_CatalogueServicer_to_server,
     add_EditingServicer_to_server,
+    add_EnforcementServicer_to_server,
 )
 from kinora_kit.errors import InvalidInput
 from kinora_kit.rpc import optional_caller, signed_in
@@ -30,6 +32,7 @@ OF_NUMBER = {number: visibility for visibility, number in VISIBILITIES.items()}
 def register(server: grpc.aio.Server, catalogue: Catalogue) -> None:
     add_CatalogueServicer_to_server(CatalogueRpc(catalogue), server)
     add_EditingServicer_to_server(EditingRpc(catalogue), server)
+    add_EnforcementServicer_to_server(EnforcementRpc(catalogue), server)
 
 
 class CatalogueRpc(CatalogueServicer):
@@ -54,6 +57,19 @@ class EditingRpc(EditingServicer):
     async def DeleteMedia(self, request: pb.DeleteMediaRequest, context: object) -> pb.DeleteMediaResponse:
         await self._catalogue.delete(signed_in(), _id(request.id))
         return pb.DeleteMediaResponse()
+
+
+class EnforcementRpc(EnforcementServicer):
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    async def DropMedia(self, request: pb.DropMediaRequest, context: object) -> pb.DropMediaResponse:
+        await self._catalogue.drop(signed_in(), _id(request.id))
+        return pb.DropMediaResponse()
+
+    async def DropAllMedia(self, request: pb.DropAllMediaRequest, context: object) -> pb.DropAllMediaResponse:
+        await self._catalogue.drop_all(signed_in())
+        return pb.DropAllMediaResponse()
 
 
 def _id(text: str) -> UUID:

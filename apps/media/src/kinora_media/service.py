@@ -6,13 +6,15 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from kinora.events.media import MediaDeleted, MediaPublished, MediaUpdated
-from kinora_kit.errors import InvalidInput
+from kinora_kit.errors import Forbidden, InvalidInput, NotFound
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.identity import Caller
 from kinora_kit.mongo import Relay
+from kinora_kit.rpc import RemoteError
 from kinora_media.domain import Changes, Media, edited
 from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
 from kinora_media.store import Store, Tombstone
+from kinora_media.videos import Videos
 
 SERVICE = "media"
 MAX_BATCH = 100
@@ -21,9 +23,10 @@ ATTEMPTS = 20
 
 
 class Catalogue:
-    def __init__(self, store: Store, relay: Relay) -> None:
+    def __init__(self, store: Store, relay: Relay, videos: Videos) -> None:
         self._store = store
         self._relay = relay
+        self._videos = videos
 
     async def get(self, caller: Caller | None, media_id: UUID) -> Media:
         media = await self._store.find(media_id)
@@ -43,16 +46,49 @@ class Catalogue:
         return await self._store.page(owner_id, published=others, before=before, limit=limit)
 
     async def edit(self, caller: Caller, media_id: UUID, changes: Changes) -> Media:
+        """A visibility that this returns holds for the stream, too. Raises an outage when that could not be made so."""
         for _ in range(ATTEMPTS):
             before = await self._own(caller, media_id)
             after = await self._save(before, edited(before, changes))
             if after is not None:
-                return after
-        raise ChangedMeanwhile
+                break
+        else:
+            raise ChangedMeanwhile
+        if "visibility" in changes.model_fields_set:
+            # Also when nothing changed: an earlier attempt may have ended between the two.
+            await self._videos.set_visibility(after)
+        return after
 
     async def delete(self, caller: Caller, media_id: UUID) -> None:
+        """Once this returns nobody sees the document or its stream. Raises an outage when that could not be made so."""
+        if isinstance(await self._store.find(media_id), Tombstone):
+            # An earlier attempt may have ended before the stream was closed: "not found" says that it is.
+            await self._close(media_id)
+            raise MediaNotFound
         media = await self._own(caller, media_id)
         await self.remove(media.id, media.owner_id)
+        await self._videos.drop(media.id)
+
+    async def _close(self, media_id: UUID) -> None:
+        """Close the stream of a removed document, of which nothing tells any more whose it was."""
+        try:
+            await self._videos.drop(media_id)
+        except RemoteError as error:
+            if error.status not in (Forbidden.status, NotFound.status):  # of those, somebody else's is none of ours
+                raise
+
+    async def drop(self, caller: Caller, media_id: UUID) -> None:
+        """As delete, because its video was deleted. Nothing happens when there is none."""
+        media = await self._store.find(media_id)
+        if isinstance(media, Media):
+            if media.owner_id != caller.user_id:
+                raise NotTheOwner
+            await self.remove(media.id, media.owner_id)
+
+    async def drop_all(self, caller: Caller) -> None:
+        """Remove all documents of the caller, whose account goes next. More may come until then."""
+        for media_id in await self._store.ids_of(caller.user_id):
+            await self.remove(media_id, caller.user_id)
 
     async def follow(self, media_id: UUID, owner_id: UUID, change: Callable[[Media], Media]) -> None:
         """Apply to the document what happened to its video. Made when it is not there yet, left alone when removed."""

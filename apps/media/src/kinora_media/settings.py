@@ -17,5 +17,6 @@ class MediaSettings(Settings):
     redis_url: SecretStr
     rabbitmq_url: SecretStr
     jwks_url: str
+    video_grpc: str
     tombstone_days: int = Field(default=30, ge=1)
     """How long a deletion is remembered, so that an event that comes later does not undo it."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from kinora.events import media
+from kinora.video.v1.video_pb2_grpc import EnforcementStub
 from kinora_kit import broker, consumer, mongo, redis, rpc, tasks
 from kinora_kit.health import Checks
 from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
@@ -15,6 +16,7 @@ from kinora_media.rpc import register
 from kinora_media.service import Catalogue
 from kinora_media.settings import MediaSettings
 from kinora_media.store import Store
+from kinora_media.videos import RemoteVideos
 
 INDEX_SECONDS = 3600
 
@@ -32,10 +34,11 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         redis.connect(reveal(settings.redis_url), name="media") as cache,
         broker.connect(reveal(settings.rabbitmq_url), name="media", exchanges=[media.EXCHANGE]) as bus,
         ask_auth(settings.jwks_url) as has_ended,
+        rpc.connect(settings.video_grpc) as video,
     ):
         store = Store(database, tombstone_days=settings.tombstone_days)
         relay = mongo.Relay([store.media], bus)
-        catalogue = Catalogue(store, relay)
+        catalogue = Catalogue(store, relay, RemoteVideos(EnforcementStub(video)))
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
             issuer=settings.public_url,

@@ -116,6 +116,13 @@ async def progressed(connection: Connection, video_id: UUID) -> None:
         await outbox.emit(connection, progress, exchange=events.PROGRESS_EXCHANGE, routing_key=str(video_id))
 
 
+async def deleted(connection: Connection, video: Video) -> None:
+    """Tell everyone that ``video``, as it stands now, is deleted."""
+    await tell(connection, events.Deleted(video_id=video.id, owner_id=video.owner_id))
+    progress = event(SERVICE, await snapshot(connection, video))
+    await outbox.emit(connection, progress, exchange=events.PROGRESS_EXCHANGE, routing_key=str(video.id))
+
+
 async def fail(connection: Connection, video: Video, code: str, detail: str) -> None:
     """End a video that cannot become one; what is stored of it is removed. Nothing happens when it ended already."""
     if video.state in domain.GONE:

@@ -32,7 +32,7 @@ GONE: frozenset[State] = frozenset({"failed", "deleted"})
 class Video:
     """``source`` is absent until probed; ``poster`` is the key of an object below the video's prefix.
 
-    ``poster_time`` is the second that the owner chose for it, absent if none was.
+    ``poster_time`` is the second that the owner chose for it, absent if none was. ``visibility_changes`` counts them.
     """
 
     id: UUID
@@ -41,6 +41,7 @@ class Video:
     filename: str
     size: int
     visibility: Visibility
+    visibility_changes: int
     state: State
     bytes_received: int
     version: int

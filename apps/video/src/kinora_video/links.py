@@ -1,7 +1,8 @@
 """Signed, expiring addresses of private streams.
 
 One signature covers everything below ``/video/{id}/``: a player that was given the master playlist needs no token for
-what it names.
+what it names. It ends when its time is up, and with the next change of the video's visibility, of which there were
+``changes`` before.
 """
 
 import hashlib
@@ -23,22 +24,24 @@ class Links:
     secret: str
     lifetime_seconds: int
 
-    def query(self, video_id: UUID, duration: float) -> str:
+    def query(self, video_id: UUID, changes: int, duration: float) -> str:
         """``exp=...&sig=...``; good for the lifetime on top of the video's own length."""
         # Rounded up to a quarter of an hour, so that a viewer who comes back finds the same addresses in the cache.
         expires = math.ceil((time.time() + self.lifetime_seconds + duration) / 900) * 900
-        return f"exp={expires}&sig={self._signature(video_id, expires)}"
+        return f"exp={expires}&sig={self._signature(video_id, changes, expires)}"
 
-    def check(self, video_id: UUID, query: str) -> None:
+    def check(self, video_id: UUID, changes: int, query: str) -> None:
         """Raises LinkExpired unless ``query`` is a living signature for this video."""
         if not SIGNED_QUERY.fullmatch(query):
             raise LinkExpired
         given = parse_qs(query)
         expires, signature = int(given["exp"][0]), given["sig"][0]
         if expires < time.time() or not hmac.compare_digest(
-            signature.encode(), self._signature(video_id, expires).encode()
+            signature.encode(), self._signature(video_id, changes, expires).encode()
         ):
             raise LinkExpired
 
-    def _signature(self, video_id: UUID, expires: int) -> str:
-        return hmac.new(self.secret.encode(), f"{video_id}:{expires}".encode(), hashlib.sha256).hexdigest()
+    def _signature(self, video_id: UUID, changes: int, expires: int) -> str:
+        # Without a change it is what the version before the counter signs, as both run during a rollout.
+        text = f"{video_id}:{expires}:{changes}" if changes else f"{video_id}:{expires}"
+        return hmac.new(self.secret.encode(), text.encode(), hashlib.sha256).hexdigest()

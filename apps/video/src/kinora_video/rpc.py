@@ -11,7 +11,7 @@ from kinora.video.v1 import video_pb2_grpc as pb_grpc
 from kinora_kit import logs
 from kinora_kit.errors import InvalidInput
 from kinora_kit.rpc import optional_caller, signed_in
-from kinora_video.domain import VISIBILITIES
+from kinora_video.domain import VISIBILITIES, Visibility
 from kinora_video.service import Shown, Videos
 
 MAX_IDS = 100
@@ -22,6 +22,12 @@ def _id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise InvalidInput(f"{text[:40]!r} is not an id") from None
+
+
+def _visibility(text: str) -> Visibility:
+    if text not in VISIBILITIES:
+        raise InvalidInput(f"visibility must be one of {', '.join(VISIBILITIES)}")
+    return text  # type: ignore[return-value]
 
 
 def _video(shown: Shown) -> pb.Video:
@@ -85,9 +91,6 @@ class UploadsServicer(pb_grpc.UploadsServicer):
         self._videos = videos
 
     async def CreateUpload(self, request: pb.CreateUploadRequest, context: Any) -> pb.CreateUploadResponse:  # noqa: N802
-        visibility = request.visibility or "private"
-        if visibility not in VISIBILITIES:
-            raise InvalidInput(f"visibility must be one of {', '.join(VISIBILITIES)}")
         if request.size < 0:
             raise InvalidInput("size must not be negative")
         trace = logs.traceparent.get()
@@ -96,7 +99,7 @@ class UploadsServicer(pb_grpc.UploadsServicer):
             title=request.title,
             filename=request.filename,
             size=request.size,
-            visibility=visibility,  # type: ignore[arg-type]
+            visibility=_visibility(request.visibility or "private"),
             trace={"traceparent": trace} if trace else {},
         )
         return pb.CreateUploadResponse(video_id=str(video_id), upload_url=url)
@@ -106,6 +109,26 @@ class UploadsServicer(pb_grpc.UploadsServicer):
         return pb.DeleteVideoResponse()
 
 
+class EnforcementServicer(pb_grpc.EnforcementServicer):
+    def __init__(self, videos: Videos) -> None:
+        self._videos = videos
+
+    async def SetVisibility(self, request: pb.SetVisibilityRequest, context: Any) -> pb.SetVisibilityResponse:  # noqa: N802
+        await self._videos.enforce_visibility(
+            signed_in(), _id(request.id), _visibility(request.visibility), request.version
+        )
+        return pb.SetVisibilityResponse()
+
+    async def DropVideo(self, request: pb.DropVideoRequest, context: Any) -> pb.DropVideoResponse:  # noqa: N802
+        await self._videos.drop(signed_in(), _id(request.id))
+        return pb.DropVideoResponse()
+
+    async def DropAllVideos(self, request: pb.DropAllVideosRequest, context: Any) -> pb.DropAllVideosResponse:  # noqa: N802
+        await self._videos.delete_all_of(signed_in().user_id)
+        return pb.DropAllVideosResponse()
+
+
 def register(server: grpc.aio.Server, videos: Videos) -> None:
+    pb_grpc.add_EnforcementServicer_to_server(EnforcementServicer(videos), server)
     pb_grpc.add_VideosServicer_to_server(VideosServicer(videos), server)
     pb_grpc.add_UploadsServicer_to_server(UploadsServicer(videos), server)

@@ -19,6 +19,7 @@ from kinora_kit.ids import new_id
 from kinora_kit.postgres import Connection, Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import announce, domain, hls, store
+from kinora_video.catalogue import Catalogue
 from kinora_video.domain import PlannedPart, StoredRendition, StoredSegment, Video, Visibility
 from kinora_video.errors import (
     FileTooLarge,
@@ -37,6 +38,7 @@ from kinora_video.settings import VideoSettings
 from kinora_video.uploads import COLLECTION, displayable, video_of_path
 
 TITLE_LENGTH, FILENAME_LENGTH = 200, 255
+DELETE_BATCH = 200
 # Names that a client may give to bytes without saying anything about them.
 _ANY_TYPE = {"", "application/octet-stream", "application/mxf", "application/x-matroska", "application/ogg"}
 
@@ -58,6 +60,7 @@ class Videos:
     objects: ObjectStore
     tusd: httpx.AsyncClient
     links: Links
+    catalogue: Catalogue
     settings: VideoSettings
 
     # Uploading
@@ -115,6 +118,7 @@ class Videos:
             filename=filename[:FILENAME_LENGTH],
             size=size,
             visibility=visibility,  # type: ignore[arg-type]
+            visibility_changes=0,
             state="uploading",
             bytes_received=0,
             version=1,
@@ -240,7 +244,7 @@ class Videos:
         """What an address of a private stream carries; only those who may see the video are ever told it."""
         if video.visibility != "private":
             return ""
-        return "?" + self.links.query(video.id, video.source.duration if video.source else 0)
+        return "?" + self.links.query(video.id, video.visibility_changes, video.source.duration if video.source else 0)
 
     # Watching
 
@@ -256,7 +260,7 @@ class Videos:
         if not video.visible_to(caller):
             if not query:
                 raise VideoNotFound
-            self.links.check(video_id, query)
+            self.links.check(video_id, video.visibility_changes, query)
             suffix = f"?{query}"
         if video.state not in domain.STREAMING:
             raise NotPlayable
@@ -338,13 +342,29 @@ class Videos:
     # Ending
 
     async def delete(self, caller: Caller, video_id: UUID) -> None:
-        """Delete the caller's video: at once for everyone, and soon from every store."""
+        """Delete the caller's video: at once for everyone, here and in the catalogue, and soon from every store.
+
+        Raises an outage when the catalogue could not be told, VideoNotFound when all of it is done already.
+        """
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
             if video is None:
                 raise VideoNotFound
-            video.must_be_owned_by(caller)
-            await _delete(connection, video)
+            again = video.state == "deleted" and video.owned_by(caller)
+            if not again:
+                video.must_be_owned_by(caller)
+                await _delete(connection, video)
+        await self.catalogue.drop(video_id)
+        if again:
+            raise VideoNotFound
+
+    async def drop(self, caller: Caller, video_id: UUID) -> None:
+        """As delete, because its document was deleted. Nothing happens when it is gone already."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is not None and video.state != "deleted":
+                video.must_be_owned_by(caller)
+                await _delete(connection, video)
 
     async def delete_quietly(self, video_id: UUID) -> None:
         """As delete, because something else was deleted; nothing happens when it is gone already."""
@@ -354,14 +374,27 @@ class Videos:
                 await _delete(connection, video)
 
     async def delete_all_of(self, owner_id: UUID) -> None:
-        after = UUID(int=0)
-        while ids := await store.ids_of_owner(self.pool, owner_id, after, 100):
-            for video_id in ids:
-                await self.delete_quietly(video_id)
-            after = ids[-1]
+        """Many at a time, because somebody waits for it. What is done stays done when the rest cannot be."""
+        while True:
+            async with postgres.transaction(self.pool) as connection:
+                deleted = await store.delete_some_of(connection, owner_id, limit=DELETE_BATCH)
+                for video in deleted:
+                    await announce.deleted(connection, video)
+            if len(deleted) < DELETE_BATCH:
+                return
 
     async def set_visibility(self, video_id: UUID, visibility: Visibility, version: int) -> None:
+        """As an event says. It counts only if ``version``, the document's, is newer than what was set before."""
         async with postgres.transaction(self.pool) as connection:
+            await store.set_visibility(connection, video_id, visibility, version)
+
+    async def enforce_visibility(self, caller: Caller, video_id: UUID, visibility: Visibility, version: int) -> None:
+        """As set_visibility, for the owner who is waiting. Raises VideoNotFound, NotTheOwner."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is None:
+                raise VideoNotFound
+            video.must_be_owned_by(caller)
             await store.set_visibility(connection, video_id, visibility, version)
 
 
@@ -383,9 +416,7 @@ async def _begin(connection: Connection, video: Video) -> None:
 
 
 async def _delete(connection: Connection, video: Video) -> None:
-    await store.set_deleted(connection, video.id)
-    await announce.tell(connection, events.Deleted(video_id=video.id, owner_id=video.owner_id))
-    await announce.progressed(connection, video.id)
+    await announce.deleted(connection, await store.set_deleted(connection, video.id))
 
 
 class _Refused(DomainError):

@@ -27,6 +27,7 @@ class VideoSettings(StoreSettings):
     """Where clients reach the gateway, without a slash at the end; also the issuer of the access tokens."""
     tusd_url: str
     jwks_url: str
+    media_grpc: str
     redis_url: SecretStr
     signing_secret: Secret
     """Signs the addresses of private streams."""

@@ -16,8 +16,8 @@ from kinora_video.probe import Source
 _SOURCE = TypeAdapter(Source)
 
 _VIDEO = (
-    "id, owner_id, title, filename, size, visibility, state, bytes_received, version, source, poster, failure_code,"
-    " poster_time, failure_detail, created_at, transcoding_at"
+    "id, owner_id, title, filename, size, visibility, visibility_changes, state, bytes_received, version, source,"
+    " poster, failure_code, poster_time, failure_detail, created_at, transcoding_at"
 )
 
 
@@ -65,16 +65,6 @@ async def lock(connection: Connection, video_id: UUID) -> Video | None:
 async def list_videos(pool: Pool, ids: Sequence[UUID]) -> list[Video]:
     rows = await pool.fetch(f"SELECT {_VIDEO} FROM videos WHERE id = ANY($1::uuid[])", ids)
     return [_video(row) for row in rows]
-
-
-async def ids_of_owner(pool: Pool, owner_id: UUID, after: UUID, limit: int) -> list[UUID]:
-    rows = await pool.fetch(
-        "SELECT id FROM videos WHERE owner_id = $1 AND id > $2 AND state <> 'deleted' ORDER BY id LIMIT $3",
-        owner_id,
-        after,
-        limit,
-    )
-    return [row["id"] for row in rows]
 
 
 async def count_uploading(connection: Connection, owner_id: UUID) -> int:
@@ -130,13 +120,28 @@ async def set_failed(connection: Connection, video_id: UUID, code: str, detail: 
     )
 
 
-async def set_deleted(connection: Connection, video_id: UUID) -> None:
+_DELETED = (
+    "state = 'deleted', title = '', filename = '', source = NULL, version = version + 1, updated_at = now(),"
+    " purge_at = now()"
+)
+
+
+async def set_deleted(connection: Connection, video_id: UUID) -> Video:
     """What remains until the last purge is the id, so that late events and workers know it."""
-    await connection.execute(
-        "UPDATE videos SET state = 'deleted', title = '', filename = '', source = NULL, version = version + 1,"
-        " updated_at = now(), purge_at = now() WHERE id = $1",
-        video_id,
+    row = await connection.fetchrow(f"UPDATE videos SET {_DELETED} WHERE id = $1 RETURNING {_VIDEO}", video_id)
+    return _video(row)
+
+
+async def delete_some_of(connection: Connection, owner_id: UUID, *, limit: int) -> list[Video]:
+    """As set_deleted, for so many of the owner's videos at most that are not deleted yet."""
+    rows = await connection.fetch(
+        f"UPDATE videos SET {_DELETED} WHERE id IN ("
+        f"  SELECT id FROM videos WHERE owner_id = $1 AND state <> 'deleted' ORDER BY id LIMIT $2 FOR NO KEY UPDATE"
+        f") RETURNING {_VIDEO}",
+        owner_id,
+        limit,
     )
+    return [_video(row) for row in rows]
 
 
 async def set_visibility(connection: Connection, video_id: UUID, visibility: Visibility, version: int) -> bool:

@@ -45,7 +45,6 @@ OUTAGE_POLL_SECONDS = 1.0
 PROGRESS_SECONDS = 1.0
 SOURCE_LINK_SECONDS = 24 * 3600
 _FOLDER = "kinora-part-"
-IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 class Gone(Ignore):
@@ -216,7 +215,6 @@ class Transcoder:
             f"{video_id}/{key}",
             piece.path,
             content_type=content_type,
-            cache_control=IMMUTABLE,
         )
         piece.path.unlink(missing_ok=isinstance(piece, EncodedInit))
         async with self._changing(video_id) as (connection, video):
@@ -254,7 +252,6 @@ class Transcoder:
                 f"{video.id}/{key}",
                 path,
                 content_type="image/jpeg",
-                cache_control=IMMUTABLE,
             )
         async with self._changing(video.id) as (connection, present):
             if present.poster_time == video.poster_time:

@@ -9,6 +9,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from kinora.events import video as events
+from kinora.media.v1.media_pb2_grpc import EnforcementStub
 from kinora_kit import broker, consumer, http, migrate, outbox, postgres, redis, rpc, s3, tasks
 from kinora_kit.broker import Broker
 from kinora_kit.health import Checks
@@ -17,6 +18,7 @@ from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_kit.settings import reveal
 from kinora_video import announce, cleanup
+from kinora_video.catalogue import RemoteCatalogue
 from kinora_video.cleanup import Cleanup
 from kinora_video.events import CATALOGUE, USERS, Reactions
 from kinora_video.links import Links
@@ -90,6 +92,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
         _stores(settings) as stores,
         redis.connect(reveal(settings.redis_url), name=settings.service) as revocations,
         ask_auth(settings.jwks_url) as has_ended,
+        rpc.connect(settings.media_grpc) as media,
         http.connect(settings.tusd_url, timeout_seconds=10) as tusd,
         changes.listening(reveal(settings.postgres_url)),
     ):
@@ -98,6 +101,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
             objects=stores.objects,
             tusd=tusd,
             links=Links(reveal(settings.signing_secret), settings.link_lifetime_seconds),
+            catalogue=RemoteCatalogue(EnforcementStub(media)),
             settings=settings,
         )
         reactions = Reactions(videos)

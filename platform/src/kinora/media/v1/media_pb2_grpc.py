@@ -261,3 +261,126 @@ class Editing:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class EnforcementStub:
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose documents it may touch. Idempotent, and never calls back.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.DropMedia = channel.unary_unary(
+                '/kinora.media.v1.Enforcement/DropMedia',
+                request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.DropMediaRequest.SerializeToString,
+                response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.DropMediaResponse.FromString,
+                _registered_method=True)
+        self.DropAllMedia = channel.unary_unary(
+                '/kinora.media.v1.Enforcement/DropAllMedia',
+                request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.DropAllMediaRequest.SerializeToString,
+                response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.DropAllMediaResponse.FromString,
+                _registered_method=True)
+
+
+class EnforcementServicer:
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose documents it may touch. Idempotent, and never calls back.
+    """
+
+    def DropMedia(self, request, context):
+        """Nothing happens when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropAllMedia(self, request, context):
+        """All documents of the caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EnforcementServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'DropMedia': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropMedia,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.DropMediaRequest.FromString,
+                    response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.DropMediaResponse.SerializeToString,
+            ),
+            'DropAllMedia': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropAllMedia,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.DropAllMediaRequest.FromString,
+                    response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.DropAllMediaResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'kinora.media.v1.Enforcement', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('kinora.media.v1.Enforcement', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Enforcement:
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose documents it may touch. Idempotent, and never calls back.
+    """
+
+    @staticmethod
+    def DropMedia(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.media.v1.Enforcement/DropMedia',
+            kinora_dot_media_dot_v1_dot_media__pb2.DropMediaRequest.SerializeToString,
+            kinora_dot_media_dot_v1_dot_media__pb2.DropMediaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropAllMedia(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.media.v1.Enforcement/DropAllMedia',
+            kinora_dot_media_dot_v1_dot_media__pb2.DropAllMediaRequest.SerializeToString,
+            kinora_dot_media_dot_v1_dot_media__pb2.DropAllMediaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -105,3 +105,52 @@ class EditingServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_media_pb2.DeleteMediaResponse, _abc.Awaitable[_media_pb2.DeleteMediaResponse]]: ...
 
 def add_EditingServicer_to_server(servicer: EditingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class EnforcementStub:
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose documents it may touch. Idempotent, and never calls back.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> EnforcementAsyncStub: ...
+    DropMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.DropMediaRequest, _media_pb2.DropMediaResponse]
+    """Nothing happens when there is none."""
+    DropAllMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.DropAllMediaRequest, _media_pb2.DropAllMediaResponse]
+    """All documents of the caller."""
+
+@_typing.type_check_only
+class EnforcementAsyncStub(EnforcementStub):
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose documents it may touch. Idempotent, and never calls back.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    DropMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.DropMediaRequest, _media_pb2.DropMediaResponse]  # type: ignore[assignment]
+    """Nothing happens when there is none."""
+    DropAllMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.DropAllMediaRequest, _media_pb2.DropAllMediaResponse]  # type: ignore[assignment]
+    """All documents of the caller."""
+
+class EnforcementServicer(metaclass=_abc_1.ABCMeta):
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose documents it may touch. Idempotent, and never calls back.
+    """
+
+    @_abc_1.abstractmethod
+    def DropMedia(
+        self,
+        request: _media_pb2.DropMediaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_media_pb2.DropMediaResponse, _abc.Awaitable[_media_pb2.DropMediaResponse]]:
+        """Nothing happens when there is none."""
+
+    @_abc_1.abstractmethod
+    def DropAllMedia(
+        self,
+        request: _media_pb2.DropAllMediaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_media_pb2.DropAllMediaResponse, _abc.Awaitable[_media_pb2.DropAllMediaResponse]]:
+        """All documents of the caller."""
+
+def add_EnforcementServicer_to_server(servicer: EnforcementServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -304,3 +304,170 @@ class Uploads:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class EnforcementStub:
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose videos it may touch. Idempotent, and never calls back.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.SetVisibility = channel.unary_unary(
+                '/kinora.video.v1.Enforcement/SetVisibility',
+                request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.SetVisibilityRequest.SerializeToString,
+                response_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.SetVisibilityResponse.FromString,
+                _registered_method=True)
+        self.DropVideo = channel.unary_unary(
+                '/kinora.video.v1.Enforcement/DropVideo',
+                request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.DropVideoRequest.SerializeToString,
+                response_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.DropVideoResponse.FromString,
+                _registered_method=True)
+        self.DropAllVideos = channel.unary_unary(
+                '/kinora.video.v1.Enforcement/DropAllVideos',
+                request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.DropAllVideosRequest.SerializeToString,
+                response_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.DropAllVideosResponse.FromString,
+                _registered_method=True)
+
+
+class EnforcementServicer:
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose videos it may touch. Idempotent, and never calls back.
+    """
+
+    def SetVisibility(self, request, context):
+        """Counts only if its version is newer than what was set before. NOT_FOUND when there is nothing to be seen anyway.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropVideo(self, request, context):
+        """Nothing happens when it is gone already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropAllVideos(self, request, context):
+        """All videos of the caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EnforcementServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'SetVisibility': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetVisibility,
+                    request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.SetVisibilityRequest.FromString,
+                    response_serializer=kinora_dot_video_dot_v1_dot_video__pb2.SetVisibilityResponse.SerializeToString,
+            ),
+            'DropVideo': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropVideo,
+                    request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.DropVideoRequest.FromString,
+                    response_serializer=kinora_dot_video_dot_v1_dot_video__pb2.DropVideoResponse.SerializeToString,
+            ),
+            'DropAllVideos': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropAllVideos,
+                    request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.DropAllVideosRequest.FromString,
+                    response_serializer=kinora_dot_video_dot_v1_dot_video__pb2.DropAllVideosResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'kinora.video.v1.Enforcement', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('kinora.video.v1.Enforcement', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Enforcement:
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose videos it may touch. Idempotent, and never calls back.
+    """
+
+    @staticmethod
+    def SetVisibility(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.video.v1.Enforcement/SetVisibility',
+            kinora_dot_video_dot_v1_dot_video__pb2.SetVisibilityRequest.SerializeToString,
+            kinora_dot_video_dot_v1_dot_video__pb2.SetVisibilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.video.v1.Enforcement/DropVideo',
+            kinora_dot_video_dot_v1_dot_video__pb2.DropVideoRequest.SerializeToString,
+            kinora_dot_video_dot_v1_dot_video__pb2.DropVideoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropAllVideos(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.video.v1.Enforcement/DropAllVideos',
+            kinora_dot_video_dot_v1_dot_video__pb2.DropAllVideosRequest.SerializeToString,
+            kinora_dot_video_dot_v1_dot_video__pb2.DropAllVideosResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

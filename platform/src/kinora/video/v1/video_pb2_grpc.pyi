@@ -114,3 +114,64 @@ class UploadsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_video_pb2.DeleteVideoResponse, _abc.Awaitable[_video_pb2.DeleteVideoResponse]]: ...
 
 def add_UploadsServicer_to_server(servicer: UploadsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class EnforcementStub:
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose videos it may touch. Idempotent, and never calls back.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> EnforcementAsyncStub: ...
+    SetVisibility: _grpc.UnaryUnaryMultiCallable[_video_pb2.SetVisibilityRequest, _video_pb2.SetVisibilityResponse]
+    """Counts only if its version is newer than what was set before. NOT_FOUND when there is nothing to be seen anyway."""
+    DropVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.DropVideoRequest, _video_pb2.DropVideoResponse]
+    """Nothing happens when it is gone already."""
+    DropAllVideos: _grpc.UnaryUnaryMultiCallable[_video_pb2.DropAllVideosRequest, _video_pb2.DropAllVideosResponse]
+    """All videos of the caller."""
+
+@_typing.type_check_only
+class EnforcementAsyncStub(EnforcementStub):
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose videos it may touch. Idempotent, and never calls back.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    SetVisibility: _aio.UnaryUnaryMultiCallable[_video_pb2.SetVisibilityRequest, _video_pb2.SetVisibilityResponse]  # type: ignore[assignment]
+    """Counts only if its version is newer than what was set before. NOT_FOUND when there is nothing to be seen anyway."""
+    DropVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.DropVideoRequest, _video_pb2.DropVideoResponse]  # type: ignore[assignment]
+    """Nothing happens when it is gone already."""
+    DropAllVideos: _aio.UnaryUnaryMultiCallable[_video_pb2.DropAllVideosRequest, _video_pb2.DropAllVideosResponse]  # type: ignore[assignment]
+    """All videos of the caller."""
+
+class EnforcementServicer(metaclass=_abc_1.ABCMeta):
+    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
+    says whose videos it may touch. Idempotent, and never calls back.
+    """
+
+    @_abc_1.abstractmethod
+    def SetVisibility(
+        self,
+        request: _video_pb2.SetVisibilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_pb2.SetVisibilityResponse, _abc.Awaitable[_video_pb2.SetVisibilityResponse]]:
+        """Counts only if its version is newer than what was set before. NOT_FOUND when there is nothing to be seen anyway."""
+
+    @_abc_1.abstractmethod
+    def DropVideo(
+        self,
+        request: _video_pb2.DropVideoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_pb2.DropVideoResponse, _abc.Awaitable[_video_pb2.DropVideoResponse]]:
+        """Nothing happens when it is gone already."""
+
+    @_abc_1.abstractmethod
+    def DropAllVideos(
+        self,
+        request: _video_pb2.DropAllVideosRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_pb2.DropAllVideosResponse, _abc.Awaitable[_video_pb2.DropAllVideosResponse]]:
+        """All videos of the caller."""
+
+def add_EnforcementServicer_to_server(servicer: EnforcementServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,23 @@
+"""The documents of the videos, which belong to the media service."""
+
+from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
+
+from kinora.media.v1 import media_pb2 as pb
+from kinora_kit.rpc import ENFORCEMENT_SECONDS
+
+if TYPE_CHECKING:  # it exists in the stubs only
+    from kinora.media.v1.media_pb2_grpc import EnforcementAsyncStub
+
+
+class Catalogue(Protocol):
+    async def drop(self, video_id: UUID) -> None:
+        """Nobody can see the document any more. Raises an outage when that could not be made so."""
+
+
+class RemoteCatalogue:
+    def __init__(self, stub: "EnforcementAsyncStub") -> None:
+        self._stub = stub
+
+    async def drop(self, video_id: UUID) -> None:
+        await self._stub.DropMedia(pb.DropMediaRequest(id=str(video_id)), timeout=ENFORCEMENT_SECONDS)

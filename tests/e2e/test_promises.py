@@ -1,0 +1,123 @@
+"""What is confirmed is true: with no broker to tell anybody, a stranger is refused from the next request on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import httpx
+import pytest
+from client import Person, register
+from clips import Clip
+from outages import is_unavailable
+from test_outages import stopped
+
+from conftest import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A public video that is ready, and everything that a stranger can fetch of it."""
+
+    owner: Person
+    id: str
+    addresses: dict[str, str]
+
+    async def statuses(self, stranger: Person) -> dict[str, int]:
+        return {what: (await stranger.http.get(address)).status_code for what, address in self.addresses.items()}
+
+
+async def publish(owner: Person, clip: Clip) -> Published:
+    video = await owner.upload(clip.path)
+    assert (await owner.outcome(video))["state"] == "ready"
+
+    async def listed() -> bool:
+        return bool((await owner.get(f"/media/{video}")).json().get("state") == "ready")
+
+    await until(listed, what="the catalogue to follow")
+    shown = (await owner.http.get(f"/video/{video}")).json()
+    master = shown["stream_url"]
+    playlist = await owner.http.get(master.replace("master", "240p"))
+    segment = next(line for line in playlist.text.splitlines() if line.endswith(".m4s"))
+    addresses = {
+        "video": f"/video/{video}",
+        "catalogue": f"/media/{video}",
+        "master": master,
+        "playlist": master.replace("master", "240p"),
+        "init": master.replace("master.m3u8", "240p/init.mp4"),
+        "segment": master.replace("master.m3u8", segment),
+        "poster": shown["poster_url"],
+    }
+    return Published(owner, video, addresses)
+
+
+Promise: TypeAlias = Callable[[Published], Awaitable[httpx.Response]]
+
+
+@pytest.fixture
+async def owner() -> AsyncIterator[Person]:
+    async with register() as someone:
+        yield someone
+
+
+async def make_private(it: Published) -> httpx.Response:
+    return await it.owner.patch(f"/media/{it.id}", {"visibility": "private"})
+
+
+async def delete_media(it: Published) -> httpx.Response:
+    return await it.owner.delete(f"/media/{it.id}")
+
+
+async def delete_video(it: Published) -> httpx.Response:
+    return await it.owner.delete(f"/video/{it.id}")
+
+
+async def delete_account(it: Published) -> httpx.Response:
+    return await it.owner.delete("/user/profile", {"current_password": it.owner.password})
+
+
+@pytest.mark.parametrize("promise", [make_private, delete_media, delete_video, delete_account])
+async def test_confirmed_promise_holds_at_once_without_the_broker(
+    owner: Person, stranger: Person, clip: Callable[[str], Clip], promise: Promise
+) -> None:
+    published = await publish(owner, clip("short"))
+    assert set((await published.statuses(stranger)).values()) == {200}
+    async with stopped("rabbitmq"):
+        answer = await promise(published)
+        assert answer.is_success, answer.text
+        statuses = await published.statuses(stranger)
+        assert set(statuses.values()) == {404}, statuses
+
+
+@pytest.mark.parametrize(
+    ("away", "promise"),
+    [("video", make_private), ("video", delete_media), ("media", delete_video), ("media", delete_account)],
+)
+async def test_promise_that_cannot_be_kept_is_not_confirmed_and_may_be_repeated(
+    owner: Person, stranger: Person, clip: Callable[[str], Clip], away: str, promise: Promise
+) -> None:
+    published = await publish(owner, clip("short"))
+    async with stopped(away):
+        answer = await promise(published)
+        assert is_unavailable(answer), answer.text
+    answer = await promise(published)
+    # A deletion that says "not found" the second time says that it is done.
+    assert answer.is_success or answer.status_code == 404, answer.text
+    statuses = await published.statuses(stranger)
+    assert set(statuses.values()) == {404}, statuses
+
+
+async def test_signed_address_ends_when_the_video_turns_public_and_private_again(
+    owner: Person, stranger: Person, clip: Callable[[str], Clip]
+) -> None:
+    published = await publish(owner, clip("short"))
+    assert (await make_private(published)).is_success
+    signed = (await owner.get(f"/video/{published.id}")).json()["stream_url"]
+    init = signed.replace("master.m3u8", "240p/init.mp4")
+    assert [(await stranger.http.get(url)).status_code for url in (signed, init)] == [200, 200]
+    for visibility in ("public", "private"):
+        assert (await owner.patch(f"/media/{published.id}", {"visibility": visibility})).is_success
+    assert [(await stranger.http.get(url)).status_code for url in (signed, init)] == [403, 403]
