@@ -233,7 +233,8 @@ class TokenVerifier:
         # While Redis is away it is asked once a second, so that not every request waits for it.
         if self._otherwise is None or time.monotonic() >= self._away_until:
             try:
-                async with asyncio.timeout(REDIS_SECONDS):
+                # Its own timeouts are longer, and hold where nobody else can be asked.
+                async with asyncio.timeout(None if self._otherwise is None else REDIS_SECONDS):
                     return bool(await self._revocations.exists(revocation_key(session_id)))
             except (RedisError, OSError, TimeoutError) as error:
                 if self._otherwise is None:
