@@ -29,9 +29,9 @@ ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi
 ##@ Use
 demo: doctor install ## Upload a video (FILE=...) and watch it become playable
 	@$(CTL) run --keep python local/demo.py $(if $(FILE),"$(FILE)")
-up: doctor install ## Start the platform (S=...: only these), wait until it is well, print the addresses
+up: doctor install ## Start the platform (S=...: only these), wait until it is healthy, print the addresses
 	@$(CTL) up $(S)
-down: ## Stop everything
+down: ## Stop all processes
 	@if [ -x $(VENV)/python ]; then $(CTL) down; fi
 restart: ## Stop and start again (S=...: only these), to run changed code
 	@$(CTL) restart $(S)

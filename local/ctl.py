@@ -1,7 +1,7 @@
-"""Brings the platform up, takes it down and says how it is.
+"""Start and stop the native platform, and report its health.
 
-The Procfile names the processes, honcho writes them down for supervisord, supervisord keeps them running. Nothing is
-started in an order: every process waits for what it needs.
+The Procfile names the processes, honcho converts it to a supervisord configuration, and supervisord restarts what
+exits. There is no start order: every process retries until what it depends on is there.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, otherwise: str)
 
 
 def trouble(name: str, info: dict[str, Any]) -> str:
-    """What is wrong with a process, empty when it is well."""
+    """What is wrong with a process, empty when it is healthy."""
     if is_job(name):
         return "" if info["statename"] == "EXITED" and info["exitstatus"] == 0 else "not done"
     if info["statename"] != "RUNNING":
@@ -155,7 +155,7 @@ def trouble(name: str, info: dict[str, Any]) -> str:
 
 
 def said(what: str) -> str:
-    return f"[red]{what}[/]" if what else "[green]well[/]"
+    return f"[red]{what}[/]" if what else "[green]healthy[/]"
 
 
 def troubles(names: Iterable[str], infos: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -171,7 +171,7 @@ def log_tail(name: str) -> str:
     return "\n".join(f"    {line}" for line in lines) or "    (its log is empty)"
 
 
-def wait_until_well(names: list[str]) -> None:
+def wait_until_healthy(names: list[str]) -> None:
     begun = time.monotonic()
     waiting = list(names)
     with console.status("starting") as line:
@@ -193,10 +193,8 @@ def wait_until_well(names: list[str]) -> None:
     for name in fatal or waiting:
         console.print(f"\n[red]✗ {name}[/] ({wrong[name]}); the end of .kinora/logs/{name}.log:")
         console.print(log_tail(name), markup=False, soft_wrap=True)
-    reason = "ended again and again" if fatal else f"not well after {UP_LIMIT_SECONDS} s"
-    raise Failure(
-        f"{', '.join(fatal or waiting)}: {reason}. Mend the cause that the log shows and run `make up` again."
-    )
+    reason = "keeps exiting" if fatal else f"not healthy after {UP_LIMIT_SECONDS} s"
+    raise Failure(f"{', '.join(fatal or waiting)}: {reason}. Fix what the log shows and run `make up` again.")
 
 
 # --- the verbs -----------------------------------------------------------------------------------------------------
@@ -215,7 +213,7 @@ def up(words: list[str]) -> None:
         else:
             reload_supervisor()
         started = start(chosen)
-        wait_until_well(chosen)
+        wait_until_healthy(chosen)
     except (KeyboardInterrupt, Failure):
         console.print("\nStopping what this command started.")
         if fresh:
@@ -304,7 +302,7 @@ def status() -> None:
         )
     console.print(table, soft_wrap=True)
     if sick := [name for name in active if wrong[name] and infos[name]["start"]]:
-        raise Failure(f"Not well: {', '.join(sick)}; `make logs S={sick[0]}` shows why.")
+        raise Failure(f"Unhealthy: {', '.join(sick)}; `make logs S={sick[0]}` shows why.")
 
 
 def logs(words: list[str]) -> None:

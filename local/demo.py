@@ -228,7 +228,7 @@ def main() -> int:
         return 1
     except (TransportError, TusCommunicationError, httpx.HTTPError, OSError, subprocess.CalledProcessError) as error:
         console.print(f"[red]✗[/] {type(error).__name__}: {error}", soft_wrap=True)
-        console.print(f"`{VERB}status` shows which part is not well.")
+        console.print(f"`{VERB}status` shows which process is unhealthy.")
         return 1
     except KeyboardInterrupt:
         console.print("\nInterrupted; what was uploaded so far stays until the account is deleted.")

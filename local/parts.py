@@ -1,4 +1,4 @@
-"""The processes of the platform that listen: what each is for, its ports, and how it says that it is well.
+"""The processes of the platform that listen: what each is for, its ports, and how its health is probed.
 
 Standard library only, like everything that `make doctor` needs. What starts them stands in the Procfile.
 """
@@ -18,7 +18,7 @@ NO_ANSWER = "does not answer"
 
 @dataclass(frozen=True)
 class Http:
-    """Well when a GET answers 200."""
+    """Healthy when a GET answers 200."""
 
     port: int
     path: str
@@ -31,7 +31,7 @@ class Http:
 
 @dataclass(frozen=True)
 class Service:
-    """One of ours: well when it is ready and reaches all that it depends on (kinora_kit/health.py).
+    """One of ours: healthy when it is ready and reaches all that it depends on (kinora_kit/health.py).
 
     A balancer asks for the first only; a person wants to know the second, too.
     """
@@ -53,7 +53,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Tcp:
-    """Well when it accepts a connection and, told `says`, begins its answer with `hears`."""
+    """Healthy when it accepts a connection and, told `says`, begins its answer with `hears`."""
 
     port: int
     says: bytes = b""

@@ -27,8 +27,8 @@ define step
 	@echo '$(place) $(2)'
 	@{ $(3); } >$(LOGS)/install-$(1).log 2>&1 || { \
 	    tail -n 20 $(LOGS)/install-$(1).log; \
-	    echo '$(place) failed; all it said is in $(LOGS)/install-$(1).log.' \
-	        'Mend the cause and run `make $(VERB)` again.'; \
+	    echo '$(place) failed; its whole output is in $(LOGS)/install-$(1).log.' \
+	        'Fix the cause and run `make $(VERB)` again.'; \
 	    exit 1; }
 	@echo '$(place) done'
 endef

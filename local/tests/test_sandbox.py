@@ -1,4 +1,4 @@
-"""What of the sandbox needs no cluster to be tried; tests/cluster has the rest."""
+"""Unit tests of the sandbox, without a cluster; tests/cluster has the others."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def stubborn() -> Iterator[psutil.Process]:
-    """A process that does not end when it is asked to."""
+    """A process that ignores SIGTERM."""
     ignoring = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
     process = subprocess.Popen([sys.executable, "-c", ignoring], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    process.stdout.readline()  # it ignores from now on
+    process.stdout.readline()  # it ignores SIGTERM from now on
     yield psutil.Process(process.pid)
     process.kill()
     process.wait()
@@ -49,7 +49,7 @@ def stubborn() -> Iterator[psutil.Process]:
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-def test_a_process_is_known_by_its_number_and_the_moment_it_began(state: Path, stubborn: psutil.Process) -> None:
+def test_running_identifies_a_process_by_pid_and_start_time(state: Path, stubborn: psutil.Process) -> None:
     file = state / "pids" / "kubelet"
     assert node.running("kubelet") is None
     file.write_text(node.identity(stubborn.pid))
@@ -57,10 +57,10 @@ def test_a_process_is_known_by_its_number_and_the_moment_it_began(state: Path, s
     pid, began, boot = node.identity(stubborn.pid).split()
     for other in (f"{pid} {int(began) - 1} {boot}", f"{pid} {began} {boot[::-1]}", pid, ""):
         file.write_text(other)
-        assert node.running("kubelet") is None, "a later process that has the same number is nobody's business"
+        assert node.running("kubelet") is None, "a later process with the same pid is not ours"
 
 
-def test_what_ended_does_not_run(state: Path) -> None:
+def test_running_ignores_a_zombie_and_an_exited_process(state: Path) -> None:
     ended = subprocess.Popen(["true"])
     noted = node.identity(ended.pid)
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as what this program started may become
@@ -70,12 +70,12 @@ def test_what_ended_does_not_run(state: Path) -> None:
     assert node.running("etcd") is None
 
 
-def test_taking_down_asks_nobody(stubborn: psutil.Process) -> None:
+def test_kill_ends_a_process_that_ignores_sigterm(stubborn: psutil.Process) -> None:
     node._kill([stubborn])
     assert not stubborn.is_running() or stubborn.status() == psutil.STATUS_ZOMBIE
 
 
-def test_another_checkouts_sandbox_is_left_alone(
+def test_down_leaves_another_checkouts_sandbox_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: psutil.Process
 ) -> None:
     monkeypatch.setattr(node, "STATE", tmp_path / "never-made")
@@ -85,7 +85,7 @@ def test_another_checkouts_sandbox_is_left_alone(
     assert stubborn.is_running()
 
 
-def test_the_node_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_the_node_bypass_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://proxy.example.org:3128")
     monkeypatch.setenv("NO_PROXY", "localhost")
@@ -97,7 +97,7 @@ def test_the_node_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not urllib.request.proxy_bypass("example.org")
 
 
-def test_waiting_in_vain_names_the_log(state: Path, stubborn: psutil.Process) -> None:
+def test_wait_names_the_log_on_timeout(state: Path, stubborn: psutil.Process) -> None:
     node.LOGS.mkdir()
     (node.LOGS / "etcd.log").write_text("cannot bind\n")
     (state / "pids" / "etcd").write_text(node.identity(stubborn.pid))
@@ -108,7 +108,7 @@ def test_waiting_in_vain_names_the_log(state: Path, stubborn: psutil.Process) ->
 # --- what stays on the machine ---------------------------------------------------------------------------------------
 
 
-def test_containerd_keeps_all_but_images_in_the_state_folder(state: Path) -> None:
+def test_containerd_keeps_everything_but_images_in_the_state_folder(state: Path) -> None:
     node._containerd_configuration()
     written = tomllib.loads((state / "containerd.toml").read_text())
     assert written["root"] == str(node.IMAGES), "which is built once, like everything else"
@@ -117,7 +117,7 @@ def test_containerd_keeps_all_but_images_in_the_state_folder(state: Path) -> Non
         assert Path(place).is_relative_to(state)
 
 
-def test_the_settings_of_the_kernel_are_remembered_as_they_were_before(state: Path) -> None:
+def test_kernel_settings_are_saved_once_before_they_change(state: Path) -> None:
     node._remember_kernel_settings()
     before = (state / "kernel.json").read_text()
     assert '"kernel/panic"' in before
@@ -126,7 +126,7 @@ def test_the_settings_of_the_kernel_are_remembered_as_they_were_before(state: Pa
     assert (state / "kernel.json").read_text() == "{}"
 
 
-def test_tokens_are_for_one_user_only(state: Path) -> None:
+def test_tokens_and_kubeconfigs_are_readable_by_their_owner_only(state: Path) -> None:
     node._credentials()
     (state / "certificates").mkdir()
     files = [state / "tokens.csv", *(node._kubeconfig(account) for account in node.ACCOUNTS)]
@@ -145,11 +145,11 @@ def test_the_addresses_are_those_of_the_stack() -> None:
     assert ENVIRONMENT["repository"] == {"url": f"http://git.{cluster.GIT_NAMESPACE}.svc.cluster.local/{path}"}
 
 
-def test_every_image_that_is_built_for_it_is_brought() -> None:
+def test_every_image_of_the_stack_is_imported() -> None:
     assert set(ENVIRONMENT["images"].values()) | {node.PAUSE} <= set(images.references())
 
 
-def test_what_is_built_no_longer_is_not_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_no_longer_built_are_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["localhost/kinora-sandbox/git:1", "localhost/kinora-sandbox/git:2", f"{images.SERVICES}kinora-auth:0.1.0"]
     listed = [{"id": str(number), "names": [name]} for number, name in enumerate(names)] + [{"id": "3", "names": None}]
     monkeypatch.setattr(node, "run", lambda *_: json.dumps(listed))
@@ -181,7 +181,7 @@ def _commit() -> None:
     cluster.git("-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "--quiet", "--message=go on")
 
 
-def test_what_is_not_committed_is_a_commit_that_nobody_else_sees(checkout: Path) -> None:
+def test_push_of_uncommitted_files_leaves_the_checkout_as_it_is(checkout: Path) -> None:
     for name in ("changed", "staged", "new", "secret"):
         (checkout / name).write_text("after")
     cluster.git("add", "staged")
@@ -213,7 +213,7 @@ def test_a_shallow_clone_is_pushed_and_can_be_fetched(
     assert cluster.git("show", f"{commit}:changed") == "after"
 
 
-def test_what_is_waited_for_is_what_was_pushed(checkout: Path) -> None:
+def test_expected_applications_are_those_of_the_pushed_commit(checkout: Path) -> None:
     for app, stack in (("auth", cluster.STACK), ("video", cluster.STACK), ("media", "dev")):
         file = checkout / "apps" / app / "deploy" / "envs" / stack / "version.yaml"
         file.parent.mkdir(parents=True)
@@ -225,9 +225,7 @@ def test_what_is_waited_for_is_what_was_pushed(checkout: Path) -> None:
     assert cluster.expected(commit) == {"root", "gateway", "auth", "video"}
 
 
-def test_what_argo_cd_says_of_an_older_commit_is_not_yet_rolled_out(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rollout_waits_until_argo_cd_reports_the_pushed_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = cluster.push()
     states = {"root": f"Synced Healthy {commit}", "gateway": "Synced Healthy older"}
     monkeypatch.setattr(cluster, "kubectl", lambda *_, **__: "")
@@ -247,13 +245,13 @@ def test_what_argo_cd_says_of_an_older_commit_is_not_yet_rolled_out(
 # --- doctor ----------------------------------------------------------------------------------------------------------
 
 
-def test_only_root_is_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_requires_root_for_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (problem,) = doctor.check_cluster()
     assert problem.endswith("sudo make cluster-up")
 
 
-def test_the_room_on_the_disk_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_requires_disk_only_before_the_sandbox_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(doctor, "MADE", tmp_path)
     monkeypatch.setattr(doctor, "check_disk", lambda _: ["no room"])
@@ -262,7 +260,7 @@ def test_the_room_on_the_disk_is_asked_for_once(tmp_path: Path, monkeypatch: pyt
     assert "no room" not in doctor.check_cluster(), "which it has taken"
 
 
-def test_another_kubernetes_is_found_in_either_version_of_control_groups(tmp_path: Path) -> None:
+def test_doctor_finds_other_kubelets_in_cgroup_v1_and_v2(tmp_path: Path) -> None:
     assert doctor.kubelets(tmp_path) == []
     (tmp_path / "kubepods.slice").mkdir()
     (tmp_path / "cpu" / "kubepods").mkdir(parents=True)
