@@ -1,5 +1,5 @@
 # The image of a service: docker build --build-arg APP=auth .
-# Of an app's worker, with ffmpeg: docker build --build-arg APP=video --target worker .
+# Of an app's worker, with ffmpeg and what contains it: docker build --build-arg APP=video --target worker .
 #
 # An app that needs Debian packages names them in apps/<app>/packages, and its Python then sees theirs: torch for CPUs,
 # for one, is python3-torch there, and is not in the app's pyproject.toml.
@@ -70,7 +70,7 @@ CMD exec python -m kinora_${APP}.main
 FROM runtime AS worker-runtime
 USER 0
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ffmpeg \
+    && apt-get install --yes --no-install-recommends ffmpeg libseccomp2 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*
 USER 10001:10001
 

@@ -7,6 +7,7 @@ Standard library only, and no syntax that an older Python would refuse: it must 
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import re
 import shutil
@@ -80,6 +81,15 @@ def check_system() -> list[str]:
         problems.append(f"The path of this checkout is too long for unix sockets; keep it below {LONGEST_ROOT} bytes.")
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
         problems.append("setpriv is needed to run PostgreSQL as root; on Debian, install util-linux.")
+    if ctypes.util.find_library("seccomp") is None:
+        problems.append("libseccomp is needed to contain ffmpeg; on Debian, install libseccomp2.")
+    accepted = "KINORA_REQUIRE_LANDLOCK=false" in (ROOT / "local" / "env" / "video-worker.env").read_text()
+    # landlock_create_ruleset, which answers with the version
+    if sys.platform == "linux" and not accepted and ctypes.CDLL(None).syscall(444, None, 0, 1) < 1:
+        problems.append(
+            "This kernel has no Landlock, which keeps ffmpeg from files. Enable it, or accept that with"
+            " KINORA_REQUIRE_LANDLOCK=false in local/env/video-worker.env."
+        )
     return problems
 
 

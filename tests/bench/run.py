@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT / "tests" / "e2e"), str(ROOT / "local")]
 from client import GATEWAY, Person, register, video_id  # noqa: E402
 from clips import make  # noqa: E402
 
+from kinora_kit.testing import served  # noqa: E402
 from kinora_video import encode  # noqa: E402
 from kinora_video.ladder import ladder  # noqa: E402
 from kinora_video.probe import Source, probe  # noqa: E402
@@ -45,17 +46,17 @@ def whole(source: Source, *, kind: encode.Kind, names: tuple[str, ...], end: flo
 
 
 async def raw_encode(source: Source, path: Path, part: encode.Part) -> float:
-    """Seconds that one ffmpeg needs for a part, from the local file and with nobody else at work."""
+    """Seconds that one ffmpeg needs for a part, contained as in the worker, with nobody else at work."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        async for _ in encode.encode(part, source, ladder(source), str(path), Path(folder)):
+        async for _ in encode.encode(part, source, ladder(source), served(path), Path(folder)):
             pass
         return time.perf_counter() - begun
 
 
 async def bench_transcode(person: Person, folder: Path) -> list[Row]:
     clip = make("minute", folder).path
-    source = await probe(str(clip))
+    source = await probe(served(clip))
     names = tuple(rendition.name for rendition in ladder(source))
     first_limit = await raw_encode(source, clip, whole(source, kind="video", names=names[:1], end=4.0))
     all_limit = await raw_encode(source, clip, whole(source, kind="video", names=names, end=None))
@@ -150,7 +151,6 @@ async def bench_forward_auth(person: Person) -> Row:
 async def main() -> None:
     table = Table("what", "measured", "limit in the same run", "ratio", box=None)
     with tempfile.TemporaryDirectory() as folder, console.status("measuring") as status:
-        Path(folder).chmod(0o755)  # ffmpeg runs as nobody, and reads the clip from here for the limit
         async with register() as person:
             status.update("measuring ForwardAuth")
             rows = [await bench_forward_auth(person)]

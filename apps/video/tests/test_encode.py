@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from kinora_video import hls, sandbox
+from kinora_kit.testing import served
+from kinora_video import hls
 from kinora_video.encode import (
     AUDIO_RATE,
     TIMELINE_START,
@@ -95,12 +96,12 @@ async def encode_part(
 
 
 async def encode_all(clip: Path, folder: Path) -> Encoded:
-    source = await probe(str(clip))
+    source = await probe(served(clip))
     renditions = ladder(source)
     parts = [part for part in plan(source, renditions) if part.kind != "poster"]
     made = {}
     for part in random.Random(7).sample(parts, len(parts)):
-        made[part.index] = await encode_part(part, source, renditions, str(clip), folder / str(part.index))
+        made[part.index] = await encode_part(part, source, renditions, served(clip), folder / str(part.index))
 
     tracks: dict[str, hls.Track] = {}
     for name in (*(rendition.name for rendition in renditions), *([AUDIO] if source.has_audio else [])):
@@ -179,11 +180,11 @@ async def test_parts_are_one_stream_with_every_frame_of_the_source(
 
 async def test_a_part_done_again_has_the_same_frames(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("thirty.mp4", *CLIPS["thirty.mp4"])
-    source = await probe(str(clip))
+    source = await probe(served(clip))
     part = next(part for part in plan(source, ladder(source)) if part.start > 0)
 
-    once = await encode_part(part, source, ladder(source), str(clip), workdir / "once")
-    again = await encode_part(part, source, ladder(source), str(clip), workdir / "again")
+    once = await encode_part(part, source, ladder(source), served(clip), workdir / "once")
+    again = await encode_part(part, source, ladder(source), served(clip), workdir / "again")
 
     assert contents(once) == contents(again)
 
@@ -235,12 +236,10 @@ async def test_a_high_frame_rate_is_dropped_to_sixty(make_clip: MakeClip, workdi
 
 async def test_segments_are_given_out_while_the_rest_is_encoded(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("silent.mp4", *CLIPS["silent.mp4"])
-    source = await probe(str(clip))
+    source = await probe(served(clip))
     whole = Part(0, "video", 0, None, ("240p",), "bulk", SEGMENT_SECONDS)
     progress: list[float] = []
-    sandbox.hand_over(workdir)
-
-    files = encode(whole, source, ladder(source), str(clip), workdir, on_progress=progress.append)
+    files = encode(whole, source, ladder(source), served(clip), workdir, on_progress=progress.append)
     async with contextlib.aclosing(files):
         kinds = [type(await anext(files)), type(await anext(files))]
         finished = (workdir / "240p.m3u8").read_text().endswith("#EXT-X-ENDLIST\n")
@@ -265,14 +264,14 @@ async def test_a_file_cut_in_the_middle_is_truncated(suffix: str, make_clip: Mak
     clip = make_clip(f"whole.{suffix}", *picture("25"), *H264, "-movflags", "+faststart")
     cut = workdir / f"cut.{suffix}"
     cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    source = await probe(str(cut))
+    source = await probe(served(cut))
     assert source.duration == pytest.approx(21.3, abs=0.1)
 
     refused = []
     for part in plan(source, ladder(source)):
         try:
             if part.kind == "video":
-                await encode_part(part, source, ladder(source), str(cut), workdir / str(part.index))
+                await encode_part(part, source, ladder(source), served(cut), workdir / str(part.index))
         except SourceRejected as error:
             refused.append((part.start, error.code))
 
@@ -281,7 +280,7 @@ async def test_a_file_cut_in_the_middle_is_truncated(suffix: str, make_clip: Mak
 
 async def test_a_source_that_cannot_be_fetched_is_tried_again(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("silent.mp4", *CLIPS["silent.mp4"])
-    source = await probe(str(clip))
+    source = await probe(served(clip))
     part = plan(source, ladder(source))[0]
     nobody = "http://127.0.0.1:9/source?signature=secret"
 
@@ -329,7 +328,7 @@ async def test_a_source_that_breaks_off_on_the_way_is_tried_again(
 ) -> None:
     clip = make_clip("front.mp4", *picture(), *SOUND, *H264, *AAC, "-movflags", "+faststart")
     content = clip.read_bytes()
-    source = await probe(str(clip))
+    source = await probe(served(clip))
     part = next(part for part in reversed(plan(source, ladder(source))) if part.kind == kind)
 
     with stored(content, breaks_at=len(content) // 2) as url, pytest.raises(SourceUnreachable):
@@ -340,7 +339,7 @@ async def test_a_source_that_breaks_off_on_the_way_is_tried_again(
 async def test_a_stored_file_that_was_cut_is_truncated(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("front.mp4", *picture(), *SOUND, *H264, *AAC, "-movflags", "+faststart")
     content = clip.read_bytes()[: clip.stat().st_size // 2]
-    source = await probe(str(clip))
+    source = await probe(served(clip))
     part = plan(source, ladder(source))[-1]
 
     with stored(content, breaks_at=len(content) + 1) as url, pytest.raises(SourceRejected) as refused:
@@ -358,7 +357,7 @@ async def test_ranges_of_a_stored_file_are_encoded(make_clip: MakeClip, workdir:
         source = await probe(url)
         part = plan(source, ladder(source))[-1]
         there = await encode_part(part, source, ladder(source), url, workdir / "there")
-    here = await encode_part(part, source, ladder(source), str(clip), workdir / "here")
+    here = await encode_part(part, source, ladder(source), served(clip), workdir / "here")
 
     assert contents(there) == contents(here)
 
@@ -367,7 +366,7 @@ async def test_a_poster_is_of_the_time_that_was_asked_for(make_clip: MakeClip, w
     halves = ["-f", "lavfi", "-i", "color=black:s=320x180:d=4", "-f", "lavfi", "-i", "color=white:s=320x180:d=4"]
     clip = make_clip("halves.mp4", *halves, "-filter_complex", "concat", *H264)
 
-    path = await poster(await probe(str(clip)), str(clip), workdir, at=4.0)
+    path = await poster(await probe(served(clip)), served(clip), workdir, at=4.0)
 
     argv = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "gray", "-"]
     shown = subprocess.run(argv, check=True, capture_output=True)
@@ -377,14 +376,14 @@ async def test_a_poster_is_of_the_time_that_was_asked_for(make_clip: MakeClip, w
 async def test_the_poster_has_the_shape_of_the_picture(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("wide.mp4", *picture("25", "1920x800", 3), *H264)
 
-    path = await poster(await probe(str(clip)), str(clip), workdir)
+    path = await poster(await probe(served(clip)), served(clip), workdir)
 
     (stream,) = read(path, "v:0", "stream=codec_name,width,height")
     assert stream == {"codec_name": "mjpeg", "width": 1280, "height": 533}
 
 
 async def test_a_job_begins_with_what_a_viewer_needs_first(make_clip: MakeClip) -> None:
-    source = await probe(str(make_clip("thirty.mp4", *CLIPS["thirty.mp4"])))
+    source = await probe(served(make_clip("thirty.mp4", *CLIPS["thirty.mp4"])))
     both = ("240p", "360p")
 
     parts = plan(source, ladder(source))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kinora_kit.testing import served
 from kinora_video.probe import SourceRejected, probe
 from kinora_video.sandbox import ToolFailed
 
@@ -42,7 +43,7 @@ def address(make_clip: MakeClip) -> Iterator[str]:
 async def test_a_source_is_described(make_clip: MakeClip) -> None:
     clip = make_clip("plain.mp4", *picture(), *SOUND, *H264, "-movflags", "+faststart")
 
-    source = await probe(str(clip))
+    source = await probe(served(clip))
 
     assert source.container == "mov"
     assert source.size == clip.stat().st_size
@@ -57,7 +58,7 @@ async def test_a_source_is_described(make_clip: MakeClip) -> None:
 async def test_a_source_is_read_over_http(address: str, make_clip: MakeClip) -> None:
     clip = make_clip("plain.mp4", *picture(), *SOUND, *H264, "-movflags", "+faststart")
 
-    assert await probe(f"{address}/plain.mp4") == await probe(str(clip))
+    assert await probe(f"{address}/plain.mp4") == await probe(served(clip))
 
 
 async def test_a_source_that_cannot_be_fetched_may_be_tried_again(address: str) -> None:
@@ -81,7 +82,7 @@ async def test_a_source_that_cannot_be_fetched_may_be_tried_again(address: str) 
     ],
 )
 async def test_containers(name: str, arguments: list[str], container: str, seekable: bool, make_clip: MakeClip) -> None:
-    source = await probe(str(make_clip(name, *picture(), *arguments)))
+    source = await probe(served(make_clip(name, *picture(), *arguments)))
 
     assert (source.container, source.seekable) == (container, seekable)
     assert (source.width, source.height) == (320, 180)
@@ -91,7 +92,7 @@ async def test_containers(name: str, arguments: list[str], container: str, seeka
 
 async def test_a_recording_without_a_length_is_measured(make_clip: MakeClip) -> None:
     arguments = ["-c:v", "libvpx", "-deadline", "realtime", "-live", "1"]
-    source = await probe(str(make_clip("recorded.webm", *picture(), *arguments)))
+    source = await probe(served(make_clip("recorded.webm", *picture(), *arguments)))
 
     assert source.duration == pytest.approx(2.0, abs=0.05)
     assert source.frame_rate == pytest.approx(25, rel=0.03)
@@ -99,7 +100,7 @@ async def test_a_recording_without_a_length_is_measured(make_clip: MakeClip) -> 
 
 
 async def test_pixels_that_are_not_square_are_counted_as_seen(make_clip: MakeClip) -> None:
-    source = await probe(str(make_clip("pal.mp4", *picture("720x576"), "-vf", "setsar=64/45", *H264)))
+    source = await probe(served(make_clip("pal.mp4", *picture("720x576"), "-vf", "setsar=64/45", *H264)))
 
     assert (source.width, source.height) == (1024, 576)
 
@@ -126,7 +127,7 @@ async def test_a_turned_picture_is_measured_as_seen(
 
 async def test_a_varying_frame_rate_is_noticed(make_clip: MakeClip) -> None:
     varying = ["-vf", "select='lt(mod(n,7),3)'", "-fps_mode", "passthrough"]
-    source = await probe(str(make_clip("varying.mp4", *picture("320x180", "60"), *varying, *H264)))
+    source = await probe(served(make_clip("varying.mp4", *picture("320x180", "60"), *varying, *H264)))
 
     assert source.variable_frame_rate
     assert source.frame_rate < 30
@@ -134,7 +135,7 @@ async def test_a_varying_frame_rate_is_noticed(make_clip: MakeClip) -> None:
 
 async def test_the_first_frame_s_time_is_told_from_the_container_s(make_clip: MakeClip) -> None:
     late = ["-itsoffset", "1.5", *picture(), *SOUND, *H264, "-map", "0:v", "-map", "1:a"]
-    source = await probe(str(make_clip("late_picture.mkv", *late)))
+    source = await probe(served(make_clip("late_picture.mkv", *late)))
 
     assert source.start_time == pytest.approx(0.0, abs=0.05)
     assert source.video_start == pytest.approx(1.5, abs=0.05)
@@ -160,7 +161,7 @@ async def test_a_cover_is_not_a_video(make_clip: MakeClip) -> None:
     ]
 
     with pytest.raises(SourceRejected) as refused:
-        await probe(str(make_clip("covered.m4a", *covered)))
+        await probe(served(make_clip("covered.m4a", *covered)))
 
     assert refused.value.code == "no_video_stream"
 
@@ -173,6 +174,6 @@ async def test_subtitles_and_a_cover_beside_the_picture_do_no_harm(make_clip: Ma
     inputs = ["-i", str(cover), "-i", str(video), "-i", str(words), "-map", "0", "-map", "1", "-map", "2"]
     dressed = [*inputs, "-c", "copy", "-c:s", "mov_text", "-disposition:v:0", "attached_pic"]
 
-    source = await probe(str(make_clip("dressed.mp4", *dressed)))
+    source = await probe(served(make_clip("dressed.mp4", *dressed)))
 
     assert (source.video_codec, source.frame_rate) == ("h264", Fraction(25))

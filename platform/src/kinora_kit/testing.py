@@ -2,11 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
+import http.server
 import inspect
+import re
+import shutil
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from urllib.parse import urlsplit, urlunsplit
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 POLL_SECONDS = 0.02
 
@@ -33,6 +39,44 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def served(path: Path) -> str:
+    """An address on this machine at which ``path`` can be read over HTTP, by ranges, for as long as the tests run."""
+    return f"http://127.0.0.1:{_file_server()}{quote(str(path.absolute()))}"
+
+
+@functools.cache
+def _file_server() -> int:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
+
+
+class _Files(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        path = Path(unquote(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        with path.open("rb") as content:
+            size = content.seek(0, 2)
+            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            start = int(wanted[1]) if wanted else 0
+            if start >= size > 0:
+                self.send_error(416)
+                return
+            content.seek(start)
+            self.send_response(206 if wanted and size else 200)
+            self.send_header("Content-Length", str(size - start))
+            if wanted and size:
+                self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+            self.end_headers()
+            with contextlib.suppress(OSError):  # who asked has read enough
+                shutil.copyfileobj(content, self.wfile)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
 
 
 class Proxy:

@@ -12,6 +12,7 @@ computes the same things from the Source alone:
 """
 
 import itertools
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -20,10 +21,10 @@ from typing import Any, Literal
 
 import ffmpeg
 
-from kinora_video import sandbox
+from kinora_video import feed, sandbox
 from kinora_video.ladder import AUDIO, MAX_FRAME_RATE, Rendition
-from kinora_video.probe import Source, SourceRejected, SourceUnreachable, access_failed, source_argument, source_options
-from kinora_video.sandbox import Exit, Limits, ToolFailed
+from kinora_video.probe import SOURCE_OPTIONS, Source, SourceRejected, SourceUnreachable, access_failed
+from kinora_video.sandbox import Exit, Limits, OutputRefused, ToolFailed
 
 TIMELINE_START = 10  # seconds, as Apple's segmenter begins
 TIMESCALE = 90_000
@@ -37,6 +38,9 @@ _SEEK_MARGIN_SECONDS = 1
 _SEEK_MARGIN_FRAMES = 16
 _SLOWEST = 60  # seconds of wall clock for a second of video: four 2160p60 ladders at a time on two cores
 _POLL_SECONDS = 0.1
+_PLAYLIST_BYTES = 4 << 20  # 100 bytes for each segment of a day
+_INIT_BYTES = 64 << 10
+_DURATION = re.compile(rb"^#EXTINF:(\d{1,6}(?:\.\d+)?),", re.MULTILINE)
 _SHORTFALL_SECONDS = 2.0  # so much less than the source declares, and it is truncated
 
 Kind = Literal["video", "audio", "poster"]
@@ -141,19 +145,18 @@ async def encode(
     Raises SourceRejected (truncated, unreadable) for a damaged source, SourceUnreachable when it could not be read, and
     EncodeFailed for all else.
     """
-    sandbox.hand_over(workdir)
     expected = (source.duration if part.end is None else min(part.end, source.duration)) - part.start
     limits = replace(limits, wall_seconds=max(limits.wall_seconds, expected * _SLOWEST))
     outputs = [_Output(name, workdir) for name in part.renditions]
-    async with sandbox.start(_command(part, source, ladder, url), limits, workdir) as process:
+    async with sandbox.start(_command(part, source, ladder), limits, folder=workdir, source=url) as process:
         end = None
         while end is None:
             end = await process.poll(_POLL_SECONDS)
-            for file in itertools.chain.from_iterable([output.finished() for output in outputs]):
+            for file in _finished(outputs):
                 yield file
             on_progress(min(output.seconds for output in outputs))
     done = min(output.seconds for output in outputs)
-    _judge(end, url, source, missing=expected - done)
+    _judge(end, source, missing=expected - done)
     if done == 0 and part.start == 0:
         raise SourceRejected("unreadable", "No picture or sound in the file can be decoded.")
 
@@ -165,15 +168,14 @@ async def poster(
 
     Without a time it is the most typical of the 50 frames after a tenth of the video. Raises as `encode` does.
     """
-    sandbox.hand_over(workdir)
     scale = min(Fraction(1), Fraction(POSTER_WIDTH, source.width))
     if at is None:
         position = source.duration / 10 if source.seekable else 0.0
-        chosen = _input(url, _seek(source, position)).video
+        chosen = _input(_seek(source, position)).video
     else:
         last = max(0.0, source.duration - 2 * _half_frame(source))
         begin = source.video_start + min(at, last) - _half_frame(source)
-        chosen = _input(url, _seek(source, at) if source.seekable else 0.0).video.filter("trim", start=f"{begin:.6f}")
+        chosen = _input(_seek(source, at) if source.seekable else 0.0).video.filter("trim", start=f"{begin:.6f}")
     # Scaled before the choice is made: it holds 50 pictures.
     chosen = chosen.filter("scale", max(2, round(source.width * scale)), max(2, round(source.height * scale)))
     if at is None:
@@ -181,12 +183,23 @@ async def poster(
     stream = chosen.filter("setsar", 1).output(
         "poster.jpg", **{"frames:v": 1, "update": 1, "q:v": 3, "pix_fmt": "yuvj420p", **_CLEAN}
     )
-    end = await sandbox.run(_compile(stream), limits, workdir)
+    end = await sandbox.run(_compile(stream), limits, folder=workdir, source=url)
     path = workdir / "poster.jpg"
-    _judge(end, url, source, missing=0.0)
-    if not path.exists():
-        raise SourceRejected("unreadable", "No picture in the file can be decoded.")
+    _judge(end, source, missing=0.0)
+    try:
+        sandbox.output_size(path)
+    except OutputRefused as error:
+        raise EncodeFailed(str(error)) from error
+    except FileNotFoundError as error:
+        raise SourceRejected("unreadable", "No picture in the file can be decoded.") from error
     return path
+
+
+def _finished(outputs: Sequence["_Output"]) -> list[EncodedInit | EncodedSegment]:
+    try:
+        return list(itertools.chain.from_iterable([output.finished() for output in outputs]))
+    except (OutputRefused, FileNotFoundError) as error:
+        raise EncodeFailed(f"ffmpeg left something else than its playlist says: {error}") from error
 
 
 class _Output:
@@ -201,17 +214,17 @@ class _Output:
     def finished(self) -> Iterator[EncodedInit | EncodedSegment]:
         """What has been finished since the last call."""
         try:
-            lines = (self._workdir / f"{self._rendition}.m3u8").read_text().splitlines()
+            playlist = sandbox.read_output(self._workdir / f"{self._rendition}.m3u8", limit=_PLAYLIST_BYTES)
         except FileNotFoundError:
             return
-        durations = [float(line[len("#EXTINF:") :].rstrip(",")) for line in lines if line.startswith("#EXTINF:")]
+        durations = [float(duration) for duration in _DURATION.findall(playlist)]
         for duration in durations[self._sequence :]:
             if self._sequence == 0:
                 init = self._workdir / f"{self._rendition}-init.mp4"
-                content = init.read_bytes()
+                content = sandbox.read_output(init, limit=_INIT_BYTES)
                 yield EncodedInit(self._rendition, init, len(content), codecs(content))
             path = self._workdir / f"{self._rendition}-{self._sequence}.m4s"
-            yield EncodedSegment(self._rendition, self._sequence, duration, path, path.stat().st_size)
+            yield EncodedSegment(self._rendition, self._sequence, duration, path, sandbox.output_size(path))
             self._sequence += 1
             self.seconds += duration
 
@@ -241,10 +254,10 @@ _HLS = {
 }
 
 
-def _command(part: Part, source: Source, ladder: Sequence[Rendition], url: str) -> list[str]:
+def _command(part: Part, source: Source, ladder: Sequence[Rendition]) -> list[str]:
     if part.kind == "audio":
-        return _compile(_audio_output(source, url, part))
-    stream = _input(url, _seek(source, part.start)).video
+        return _compile(_audio_output(source, part))
+    stream = _input(_seek(source, part.start)).video
     # Ticks are fixed before anything is computed from them: the parts must see the same numbers.
     shift = TIMELINE_START * TIMESCALE - round(source.video_start * TIMESCALE)
     stream = stream.filter("settb", f"1/{TIMESCALE}").filter("setpts", f"PTS+({shift})")
@@ -290,10 +303,10 @@ def _video_output(stream: Any, rendition: Rendition, part: Part, source: Source)
     )
 
 
-def _audio_output(source: Source, url: str, part: Part) -> Any:
+def _audio_output(source: Source, part: Part) -> Any:
     """Sound that begins and ends with the picture: cut where it is longer, silent where it is shorter."""
     return (
-        _input(url, 0.0)
+        _input(0.0)
         .audio.filter("asetpts", f"PTS-({source.video_start})/TB")
         .filter("aresample", AUDIO_RATE, **{"async": 1, "first_pts": 0})
         .filter("aformat", channel_layouts="stereo", sample_fmts="fltp")
@@ -342,11 +355,11 @@ def _seek(source: Source, position: float) -> float:
     return max(0.0, source.video_start - source.start_time + position - margin)
 
 
-def _input(url: str, seek: float) -> Any:
-    options: dict[str, Any] = {**source_options(url)}
+def _input(seek: float) -> Any:
+    options: dict[str, Any] = {**SOURCE_OPTIONS}
     if seek > 0:
         options |= {"ss": f"{seek:.6f}", "noaccurate_seek": None}
-    return ffmpeg.input(source_argument(url), **options)
+    return ffmpeg.input(feed.URL, **options)
 
 
 def _compile(stream: Any) -> list[str]:
@@ -355,9 +368,9 @@ def _compile(stream: Any) -> list[str]:
     return argv
 
 
-def _judge(end: Exit, url: str, source: Source, *, missing: float) -> None:
+def _judge(end: Exit, source: Source, *, missing: float) -> None:
     """Raise for what ended badly, or well but `missing` too many seconds of what the source declares."""
-    message = end.stderr.replace(url, "source").strip()
+    message = end.stderr.strip()
     cut = "partial file" in end.stderr or "ended prematurely" in end.stderr
     # Even where ffmpeg made do with what it got: sound is padded with silence, and frames could be missing at the end.
     if access_failed(end.stderr):

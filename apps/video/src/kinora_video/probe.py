@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from kinora_video import sandbox
+from kinora_video import feed, sandbox
 from kinora_video.sandbox import Limits, ToolFailed
 
 _SEEKABLE = frozenset({"mov", "matroska"})  # containers whose index can be trusted to find a time
@@ -100,25 +100,15 @@ class Source:
         return self.audio_codec is not None
 
 
-def source_options(url: str) -> dict[str, str]:
-    """ffmpeg's input options that confine it to the one source at `url` (http, https or a path)."""
-    options = {
-        "format_whitelist": _DEMUXERS,
-        "codec_whitelist": f"{_VIDEO_CODECS},{_AUDIO_CODECS},{_COMPANIONS},{_DECODERS}",
-    }
-    if url.startswith(("http://", "https://")):
-        return options | {
-            "protocol_whitelist": "http,https,tls,tcp",
-            "rw_timeout": str(_NETWORK_TIMEOUT_MICROSECONDS),
-            "reconnect": "1",
-            "reconnect_delay_max": "5",
-        }
-    return options | {"protocol_whitelist": "file"}
-
-
-def source_argument(url: str) -> str:
-    """`url` as ffmpeg's input; a path is marked as one, so that a colon in its name is not read as a protocol."""
-    return url if url.startswith(("http://", "https://")) else f"file:{url}"
+SOURCE_OPTIONS = {
+    "format_whitelist": _DEMUXERS,
+    "codec_whitelist": f"{_VIDEO_CODECS},{_AUDIO_CODECS},{_COMPANIONS},{_DECODERS}",
+    "protocol_whitelist": "http,tcp",
+    "rw_timeout": str(_NETWORK_TIMEOUT_MICROSECONDS),
+    "reconnect": "1",
+    "reconnect_delay_max": "5",
+}
+"""ffmpeg's input options, with which it opens nothing but the source."""
 
 
 class SourceUnreachable(ToolFailed):
@@ -131,7 +121,10 @@ def access_failed(stderr: str) -> bool:
 
 
 async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
-    """Look at the source; raises SourceRejected, SourceUnreachable, or ToolFailed when it did not work this time."""
+    """Look at the source at `url`, http or https.
+
+    Raises SourceRejected, SourceUnreachable, or ToolFailed when it did not work this time.
+    """
     answer = await _ffprobe(url)
     streams = answer.get("streams", [])
     container = answer["format"]["format_name"].split(",")[0]
@@ -209,19 +202,17 @@ _ENTRIES = (
 
 
 async def _ffprobe(url: str) -> Any:
-    options = [word for name, value in source_options(url).items() for word in (f"-{name}", value)]
+    options = [word for name, value in SOURCE_OPTIONS.items() for word in (f"-{name}", value)]
     end = await sandbox.run(
-        ["ffprobe", "-v", "error", "-of", "json", "-show_entries", _ENTRIES, *options, source_argument(url)], _PROBE
+        ["ffprobe", "-v", "error", "-of", "json", "-show_entries", _ENTRIES, *options, feed.URL], _PROBE, source=url
     )
     if end.code == 0:
         return json.loads(end.stdout)
-    message = end.stderr.replace(url, "source").strip()
+    message = end.stderr.strip()
     if access_failed(end.stderr):
         raise SourceUnreachable(f"ffprobe ended with {end.code}: {message}")
     if not (message or end.timed_out):
         raise ToolFailed(f"ffprobe ended with {end.code}: {message}")
-    if "No such file" in end.stderr:
-        raise SourceRejected("unreadable", "The file is not there any more.")
     if refused := re.search(r"Codec \((\w+)\) not on whitelist", end.stderr):
         raise _unsupported("picture or sound", refused[1])
     head = await _head(url)
@@ -261,9 +252,9 @@ async def _measure(url: str) -> tuple[float, int]:
 
 
 async def _ffmpeg(url: str, options: dict[str, str], output: list[str]) -> sandbox.Exit:
-    given = [word for name, value in (source_options(url) | options).items() for word in (f"-{name}", value)]
-    argv = ["ffmpeg", "-v", "warning", "-nostdin", *given, "-i", source_argument(url), *output]
-    return await sandbox.run(argv, _PROBE)
+    given = [word for name, value in (SOURCE_OPTIONS | options).items() for word in (f"-{name}", value)]
+    argv = ["ffmpeg", "-v", "warning", "-nostdin", *given, "-i", feed.URL, *output]
+    return await sandbox.run(argv, _PROBE, source=url)
 
 
 def _first(streams: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:

@@ -1,21 +1,28 @@
-"""Run ffmpeg and ffprobe as if they were hostile, because what they read may make them so.
+"""Run ffmpeg and ffprobe as if they were hostile, because what they read may make them so (docs/adr/0012).
 
-A tool gets its own process group, no standard input, a minimal environment, resource limits (prlimit), no new
-privileges and, when the caller is root, an unprivileged user without capabilities (setpriv). It dies with its parent
-(PR_SET_PDEATHSIG) and with the task that awaits it. Containment on the network is the deployment's: a tool has to read
-its source over HTTP.
+Each tool is started through `launch.py`, which leaves it no privileges, no file but the system's programs and its own
+folder, few system calls (`syscalls.py`) and limits. Its network is `feed.py`: one source, by whatever address. It has a
+minimal environment, no standard input and a process group of its own; it dies with its parent (PR_SET_PDEATHSIG) and
+with the task that awaits it.
 """
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import shutil
 import signal
+import socket
+import stat
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-UNPRIVILEGED_ID = 65534  # nobody and nogroup on every Linux
+from kinora_video import launch
+from kinora_video.feed import Feed
+from kinora_video.syscalls import filters
 
 _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -25,21 +32,37 @@ _ENVIRONMENT = {
     # glibc reserves 64 MiB of address space per thread arena, which counts against memory_bytes.
     "MALLOC_ARENA_MAX": "2",
 }
+# Where tools share the worker's user, the kernel counts the threads of all its processes on the machine.
+_SHARED_USER_FACTOR = 8
+_WATCH_SECONDS = 0.25
+_FOLDER_FILES = 20_000
+_PR_SET_DUMPABLE = 4
 
 
 class ToolFailed(Exception):
     """A tool did not do its work for a reason outside the source (network, disk, a signal); may be tried again."""
 
 
+class OutputRefused(Exception):
+    """A tool wrote something that only a tool which was taken over would write."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run of a tool may use. Bytes and seconds; `memory_bytes` is address space, not resident memory."""
+    """What one run of a tool may use, in bytes and seconds.
+
+    `memory_bytes` is address space, which the kernel bounds. `resident_bytes` and `folder_bytes` are looked at four
+    times a second: a tool may use more for as long.
+    """
 
     memory_bytes: int = 8 << 30
+    resident_bytes: int = 4 << 30
     cpu_seconds: int = 24 * 3600
     wall_seconds: float = 3600.0
-    file_bytes: int = 2 << 30
+    file_bytes: int = 1 << 30
+    folder_bytes: int = 1 << 30
     open_files: int = 256
+    threads: int = 512
     stdout_bytes: int = 1 << 20
     stderr_bytes: int = 16 << 10
     niceness: int = 10
@@ -58,12 +81,17 @@ class Exit:
 class Process:
     """A running tool; made by `start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, limits: Limits) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, limits: Limits, folder: Path | None) -> None:
         self._process = process
+        self._folder = folder
         self._timed_out = False
         self._stdout = bytearray()
         self._stderr = bytearray()
         self._end = asyncio.create_task(self._run(limits))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     async def wait(self) -> Exit:
         """The tool's end."""
@@ -85,11 +113,13 @@ class Process:
         stderr = cast(asyncio.StreamReader, self._process.stderr)
         # A timer and not asyncio.timeout: the callers are generators, and their consumer must not be cancelled.
         timer = asyncio.get_running_loop().call_later(limits.wall_seconds, self._time_out)
+        watch = asyncio.create_task(self._watch(limits))
         try:
             await asyncio.gather(self._keep_head(stdout, limits), self._keep_tail(stderr, limits))
             code = await self._process.wait()
         finally:
             timer.cancel()
+            watch.cancel()
         return Exit(code, bytes(self._stdout), self._stderr.decode(errors="replace"), self._timed_out)
 
     async def _keep_head(self, stream: asyncio.StreamReader, limits: Limits) -> None:
@@ -104,6 +134,16 @@ class Process:
             self._stderr += chunk
             del self._stderr[: -limits.stderr_bytes]
 
+    async def _watch(self, limits: Limits) -> None:
+        """Kill the tool when it uses more than the kernel can be told to bound."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if (
+                _resident_bytes(self._process.pid) > limits.resident_bytes
+                or _folder_bytes(self._folder) > limits.folder_bytes
+            ):
+                self.kill()
+
     def _time_out(self) -> None:
         self._timed_out = True
         self.kill()
@@ -115,52 +155,141 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def start(argv: Sequence[str], limits: Limits, folder: Path | None = None) -> AsyncIterator[Process]:
-    """Start a tool in `folder` (it must be writable to the tool, see `hand_over`); leaving the block kills it."""
-    process = Process(
-        await asyncio.create_subprocess_exec(
-            *_contained(argv, limits),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=_ENVIRONMENT,
-            cwd=folder,
-            start_new_session=True,
-        ),
-        limits,
-    )
-    try:
-        yield process
-    finally:
-        await process.close()
+async def start(
+    argv: Sequence[str], limits: Limits, *, folder: Path | None = None, source: str | None = None
+) -> AsyncIterator[Process]:
+    """Start a tool in `folder`, the only place where it may write; leaving the block kills it.
+
+    `source` is the address of the one thing that it may read; it finds that at `feed.URL`. Raises ToolFailed when the
+    tool could not be contained or is not installed.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = Process(
+            await asyncio.create_subprocess_exec(
+                *_command(argv, limits, control=theirs.fileno(), own_folder=folder is not None),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=_ENVIRONMENT,
+                cwd=folder or "/",
+                start_new_session=True,
+                pass_fds=[theirs.fileno()],
+            ),
+            limits,
+            folder,
+        )
+        try:
+            theirs.close()
+            listener = await _receive_descriptor(ours)
+            if listener is None:
+                raise ToolFailed(f"{argv[0]} was not started: {(await process.wait()).stderr}")
+            feed = Feed(listener, source)
+            try:
+                yield process
+            finally:
+                await feed.close()
+        finally:
+            await process.close()
 
 
-async def run(argv: Sequence[str], limits: Limits, folder: Path | None = None) -> Exit:
+async def run(argv: Sequence[str], limits: Limits, *, folder: Path | None = None, source: str | None = None) -> Exit:
     """Run a tool to its end."""
-    async with start(argv, limits, folder) as process:
+    async with start(argv, limits, folder=folder, source=source) as process:
         return await process.wait()
 
 
-def hand_over(folder: Path) -> None:
-    """Make `folder` the tool's own, so that the unprivileged user can write there."""
-    if os.geteuid() == 0:
-        os.chown(folder, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+async def check(*, require_landlock: bool = True) -> None:
+    """Hide this process's memory and environment from tools, and see that they can be contained here.
+
+    Raises RuntimeError, which says what is missing.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, *[ctypes.c_ulong(0)] * 4)
+    if require_landlock and launch.landlock_version() == 0:
+        raise RuntimeError(
+            "This kernel has no Landlock, or does not let this process use it: ffmpeg could read every file that its"
+            " user can. Enable it (CONFIG_SECURITY_LANDLOCK, lsm=landlock,...; Linux 5.14 or newer), or accept this"
+            " with KINORA_REQUIRE_LANDLOCK=false."
+        )
+    try:
+        end = await run(["true"], Limits())
+    except (ToolFailed, OSError) as error:
+        raise RuntimeError(
+            f"ffmpeg cannot be contained here (libseccomp2 and Linux 5.14 or newer are needed): {error}"
+        ) from error
+    if end.code != 0:
+        raise RuntimeError(f"No program can be run in containment: {end.stderr}")
 
 
-def _contained(argv: Sequence[str], limits: Limits) -> list[str]:
-    drop = ["--no-new-privs", "--inh-caps=-all", "--pdeathsig", "KILL"]
-    if os.geteuid() == 0:
-        ids = [f"--reuid={UNPRIVILEGED_ID}", f"--regid={UNPRIVILEGED_ID}", "--clear-groups"]
-        drop = [*ids, "--bounding-set=-all", *drop]
-    return [
-        *("nice", "-n", str(limits.niceness)),
-        *("setpriv", *drop),
-        "prlimit",
-        f"--as={limits.memory_bytes}",
-        f"--cpu={limits.cpu_seconds}",
-        f"--fsize={limits.file_bytes}",
-        f"--nofile={limits.open_files}",
-        "--core=0",
-        "--",
-        *argv,
-    ]
+def output_size(path: Path) -> int:
+    """The size of a file that a tool wrote. Raises OutputRefused when it is anything but a file of its own."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise OutputRefused(f"{path.name} is not a file")
+    return status.st_size
+
+
+def read_output(path: Path, *, limit: int) -> bytes:
+    """A file that a tool wrote, whole. Raises OutputRefused when it is no file, or has more than `limit` bytes."""
+    if output_size(path) > limit:
+        raise OutputRefused(f"{path.name} has more than {limit} bytes")
+    with path.open("rb") as file:
+        return file.read(limit)
+
+
+def _command(argv: Sequence[str], limits: Limits, *, control: int, own_folder: bool) -> list[str]:
+    program = shutil.which(argv[0], path=_ENVIRONMENT["PATH"])
+    if program is None:
+        raise ToolFailed(f"{argv[0]} is not installed")
+    compiled = filters()
+    options = {
+        "control": control,
+        "parent": os.getpid(),
+        "folder": "own" if own_folder else "none",
+        "niceness": limits.niceness,
+        "AS": limits.memory_bytes,
+        "CPU": limits.cpu_seconds,
+        "FSIZE": limits.file_bytes,
+        "NOFILE": limits.open_files,
+        "NPROC": limits.threads * (1 if os.geteuid() == 0 else _SHARED_USER_FACTOR),
+        "seccomp": compiled.seccomp,
+        "answered": compiled.answered.hex(),
+        "allowed": compiled.allowed.hex(),
+    }
+    words = [f"{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-I", "-S", launch.__file__, *words, "--", program, *argv[1:]]
+
+
+async def _receive_descriptor(control: socket.socket) -> int | None:
+    """What `launch.py` sends when the tool is contained; None when it ended before."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(control, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(control)
+    _, descriptors, _, _ = socket.recv_fds(control, 16, 1)
+    return descriptors[0] if descriptors else None
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):  # it has ended
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _folder_bytes(folder: Path | None) -> int:
+    """What the files take; a folder without an end is as good as one that is too big."""
+    if folder is None:
+        return 0
+    used = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as files:
+        for number, file in enumerate(files):
+            if number == _FOLDER_FILES:
+                return sys.maxsize
+            with contextlib.suppress(FileNotFoundError):  # a segment that was stored meanwhile
+                used += file.stat(follow_symlinks=False).st_blocks * 512
+    return used

@@ -49,3 +49,6 @@ class WorkerSettings(StoreSettings):
     segment_seconds: float = Field(default=4, gt=0)
     work_dir: Path | None = None
     """Where parts are encoded; the system's temporary folder unless given."""
+    require_landlock: bool = True
+    """Whether the worker refuses to start where the kernel has no Landlock. Without it, code in a hostile file could
+    read what the worker's user can read; it could still signal nothing and reach nothing."""

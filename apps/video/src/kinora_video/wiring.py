@@ -17,7 +17,7 @@ from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_kit.settings import reveal
-from kinora_video import announce, cleanup
+from kinora_video import announce, cleanup, sandbox
 from kinora_video.catalogue import RemoteCatalogue
 from kinora_video.cleanup import Cleanup
 from kinora_video.events import CATALOGUE, USERS, Reactions
@@ -140,6 +140,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
 
 @contextlib.asynccontextmanager
 async def wire_worker(settings: WorkerSettings) -> AsyncIterator[WorkerState]:
+    await sandbox.check(require_landlock=settings.require_landlock)
     async with _stores(settings) as stores:
         transcoder = Transcoder(stores.pool, stores.objects, settings)
         transcoder.sweep_work_dir()

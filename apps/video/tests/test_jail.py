@@ -1,0 +1,233 @@
+"""Code that took ffmpeg over, seen from inside: it reads, signals, writes and reaches nothing but what it was given.
+
+The worker is tried as both users that it may have: root, as on a machine of one's own, and one without any privilege,
+as in a pod.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinora_kit.testing import served
+from kinora_video import launch, sandbox
+from kinora_video.sandbox import Limits, OutputRefused
+
+WORKER, ATTACK = ((Path(__file__).parent / name).read_text() for name in ("attacked.py", "attack.py"))
+ROOT = Path(__file__).resolve().parents[3]
+PYTHON = "/usr/bin/python3"  # a tool can execute no other
+POD_USER = 10001
+AS_IN_A_POD = [
+    *("setpriv", f"--reuid={POD_USER}", f"--regid={POD_USER}", "--clear-groups", "--no-new-privs"),
+    *("--bounding-set=-all", "--inh-caps=-all"),
+]
+LIMITS = Limits(wall_seconds=60)
+PORTS = {"postgres": 8432, "redis": 8379, "rabbitmq": 8672, "minio": 8900, "gateway": 8080, "auth": 8101, "video": 8103}
+
+
+def users() -> list[str]:
+    return ["root", "unprivileged"] if os.geteuid() == 0 else ["unprivileged"]
+
+
+@pytest.fixture
+def modules(workdir: Path) -> Path:
+    """The containment's code, where any user can read it; nothing else belongs to it."""
+    package = workdir / "modules" / "kinora_video"
+    package.mkdir(parents=True)
+    for module in ("__init__", "sandbox", "launch", "feed", "syscalls"):
+        source = Path(sandbox.__file__).with_name(f"{module}.py")
+        (package / source.name).write_text(source.read_text())
+    return package.parent
+
+
+def run_worker(user: str, modules: Path, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [*(AS_IN_A_POD if user == "unprivileged" and os.geteuid() == 0 else []), PYTHON, "-c", program]
+    return subprocess.run(
+        [*command, *arguments],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(modules), "KINORA_SECRET": "secret"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+
+
+class Listener:
+    """A part of the platform; counts who reaches it."""
+
+    def __init__(self) -> None:
+        self.reached: list[str] = []
+
+    @contextlib.contextmanager
+    def listening(self, local: Path) -> Iterator[int]:
+        with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(str(local))
+            unix.listen()
+            local.chmod(0o777)
+            for name, server in (("tcp", tcp), ("unix", unix)):
+                threading.Thread(target=self._accept, args=(name, server), daemon=True).start()
+            yield tcp.getsockname()[1]
+
+    def _accept(self, name: str, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                server.accept()[0].close()
+                self.reached.append(name)
+
+
+def attack(user: str, modules: Path, workdir: Path, source: str | None) -> tuple[dict[str, str], Listener]:
+    """What came of each attempt."""
+    secrets = [workdir / name for name in ("pg_hba.conf", "passwords", "worker")]
+    for secret, owner, mode in zip(secrets, (65534, 0, POD_USER), (0o600, 0o666, 0o600), strict=True):
+        secret.write_text("secret")
+        secret.chmod(mode)
+        if os.geteuid() == 0:
+            os.chown(secret, owner, owner)
+    secrets += list((ROOT / ".kinora").glob("state/postgres/data/pg_hba.conf"))
+    workdir.chmod(0o777)  # by its modes alone, anybody could write there
+    listener = Listener()
+    with listener.listening(workdir / "local") as port:
+        addresses: dict[str, Any] = {"the metadata service": ("169.254.169.254", 80), "a listener": ("127.0.0.1", port)}
+        given = {
+            "secrets": [str(secret) for secret in secrets],
+            "outside": str(workdir),
+            "local": str(workdir / "local"),
+            "addresses": addresses | {name: ("127.0.0.1", number) for name, number in PORTS.items()},
+            "source": source,
+        }
+        done = run_worker(user, modules, WORKER, ATTACK, json.dumps(given))
+    assert done.returncode == 0, done.stderr
+    end = json.loads(done.stdout)
+    assert end["code"] == 0, end["stderr"]
+    assert end["survived"], "the sibling runs on"
+    outcomes: dict[str, str] = json.loads(end["stdout"])
+    assert len(outcomes) > 100
+    return outcomes, listener
+
+
+needs_landlock = pytest.mark.skipif(launch.landlock_version() == 0, reason="this kernel has no Landlock")
+
+
+@needs_landlock
+@pytest.mark.parametrize("user", users())
+def test_tool_without_source_is_refused_everything(user: str, modules: Path, workdir: Path) -> None:
+    outcomes, listener = attack(user, modules, workdir, source=None)
+
+    assert {name: outcome for name, outcome in outcomes.items() if outcome != "refused"} == {}
+    assert listener.reached == []
+
+
+@needs_landlock
+@pytest.mark.parametrize("user", users())
+def test_tool_reaches_its_source_by_every_address(user: str, modules: Path, workdir: Path) -> None:
+    source = workdir / "source"
+    source.write_text("its source")
+
+    outcomes, listener = attack(user, modules, workdir, source=served(source))
+
+    achieved = {name: outcome for name, outcome in outcomes.items() if outcome != "refused"}
+    assert set(achieved.values()) == {"done: 'connected to HTTP/1.0 206'"}
+    assert set(achieved) == {name for name in outcomes if name.startswith("connect to") and "by IPv6" not in name} - {
+        "connect to a local socket",
+        "connect to an abstract socket",
+    }
+    assert listener.reached == []
+
+
+def test_worker_cannot_be_read_by_processes_of_its_user(modules: Path) -> None:
+    program = (
+        "import asyncio, os, subprocess, sys; from kinora_video import sandbox;"
+        "asyncio.run(sandbox.check(require_landlock=False));"
+        "sys.exit(subprocess.run(['cat', f'/proc/{os.getpid()}/environ']).returncode)"
+    )
+
+    done = run_worker("unprivileged", modules, program)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Permission denied" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a run a user of its own")
+async def test_runs_have_users_of_their_own_as_root() -> None:
+    command = ["id", "-u"]
+    ends = await asyncio.gather(*(sandbox.run(command, LIMITS) for _ in range(2)))
+
+    one, other = (int(end.stdout) for end in ends)
+    assert one != other
+    assert min(one, other) > launch.FIRST_USER
+
+
+async def test_tool_has_no_privileges() -> None:
+    async with sandbox.start(["sleep", "100"], LIMITS) as process:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    if os.geteuid() == 0:
+        assert status["CapBnd"] == "0" * 16
+    assert "0" not in status["Uid"].split()
+    assert "0" not in status["Gid"].split()
+
+
+async def test_tool_is_killed_when_its_folder_or_memory_grows_too_big(workdir: Path) -> None:
+    write = "import os\nwhile True: open(str(os.urandom(4).hex()), 'wb').write(bytes(1 << 20))"
+    fill = "kept = bytearray(1 << 30)\nimport time\ntime.sleep(100)"
+
+    wrote = await sandbox.run(
+        ["python3", "-I", "-S", "-c", write], replace(LIMITS, folder_bytes=10 << 20, cpu_seconds=20), folder=workdir
+    )
+    filled = await sandbox.run(["python3", "-I", "-S", "-c", fill], replace(LIMITS, resident_bytes=200 << 20))
+
+    assert (wrote.code, wrote.timed_out) == (-9, False)
+    assert (filled.code, filled.timed_out) == (-9, False)
+
+
+def test_output_that_is_no_file_of_its_own_is_refused(workdir: Path) -> None:
+    secret, link, hard = workdir / "secret", workdir / "link", workdir / "hard"
+    secret.write_text("secret")
+    link.symlink_to(secret)
+    pipe = workdir / "pipe"
+    os.mkfifo(pipe)
+
+    assert sandbox.read_output(secret, limit=6) == b"secret"
+    with pytest.raises(OutputRefused):
+        sandbox.read_output(secret, limit=5)
+    hard.hardlink_to(secret)
+    for path in (link, hard, pipe):
+        with pytest.raises(OutputRefused):
+            sandbox.read_output(path, limit=100)
+
+
+async def test_tool_that_is_not_installed_is_named() -> None:
+    with pytest.raises(sandbox.ToolFailed, match="nothing-of-that-name is not installed"):
+        await sandbox.run(["nothing-of-that-name"], LIMITS)
+
+
+REFUSES_LANDLOCK = """
+import asyncio, errno, sys
+from kinora_video import launch, sandbox, syscalls
+rules = [("landlock_create_ruleset", syscalls.ERRNO | errno.EPERM, None)]
+launch.forbid_privileges()
+launch.add_filter(syscalls.number("seccomp"), syscalls.compiled(syscalls.ALLOW, rules))
+asyncio.run(sandbox.check(require_landlock=sys.argv[1] == "required"))
+"""
+
+
+def test_worker_refuses_to_start_without_landlock_unless_told(modules: Path) -> None:
+    refused = run_worker("unprivileged", modules, REFUSES_LANDLOCK, "required")
+    accepted = run_worker("unprivileged", modules, REFUSES_LANDLOCK, "accepted")
+
+    assert refused.returncode == 1
+    assert "KINORA_REQUIRE_LANDLOCK=false" in refused.stderr
+    assert (accepted.returncode, accepted.stderr) == (0, "")
