@@ -283,6 +283,21 @@ def test_a_worker_encodes_with_ffmpeg_7(name: str, images: Callable[[str], Image
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_contains_ffmpeg(name: str, images: Callable[[str], Image]) -> None:
+    """By the code that natively is tried with more: what it needs is in the image, and the image's Python."""
+    tests = ROOT / "apps" / "video" / "tests"
+    worker, attack = ((tests / file).read_text() for file in ("attacked.py", "attack.py"))
+    given = {"secrets": ["/etc/hosts"], "outside": "/tmp", "local": "/tmp/socket", "addresses": {}}  # noqa: S108
+
+    done = images(name).run("python", "-c", worker, attack, json.dumps({**given, "source": None}))
+
+    assert done.returncode == 0, done.stderr
+    end = json.loads(done.stdout)
+    assert (end["code"], end["survived"]) == (0, True), end["stderr"]
+    assert set(json.loads(end["stdout"]).values()) == {"refused"}
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_has_no_ffmpeg(name: str, images: Callable[[str], Image]) -> None:
     assert not (images(name).root / "usr" / "bin" / "ffmpeg").exists()
