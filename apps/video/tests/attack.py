@@ -3,6 +3,7 @@
 Prints, as JSON, what came of each attempt: "refused", or what was achieved. Standard library only: it sees no other.
 """
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -128,6 +129,17 @@ def threads_without_end() -> object:
     return f"{len(running)} threads"
 
 
+def inherited_descriptors() -> object:
+    """Beside standard input, output and error."""
+    found = []
+    for descriptor in range(3, 1024):
+        with contextlib.suppress(OSError):
+            found.append(os.fstat(descriptor).st_ino)
+    if found:
+        return found
+    raise OSError(errno.EBADF, "none of them")
+
+
 def unlisted_calls() -> object:
     """Every call that is not on the list, without arguments that could do harm."""
     done = []
@@ -141,6 +153,7 @@ def unlisted_calls() -> object:
     raise OSError(errno.ENOSYS, "all of them")
 
 
+attempt("use a descriptor of the worker", inherited_descriptors)
 attempt("fill the memory", fill_memory)
 attempt("start threads", threads_without_end)
 attempt("make any other system call", unlisted_calls)

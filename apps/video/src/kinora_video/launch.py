@@ -120,6 +120,7 @@ def main(arguments: list[str]) -> None:
     options = dict(argument.split("=", 1) for argument in arguments[:split])
     command = arguments[split + 1 :]
     control = socket(fileno=int(options["control"]))
+    os.set_inheritable(control.fileno(), False)
     folder = os.open(".", os.O_DIRECTORY | os.O_CLOEXEC) if options["folder"] == "own" else None
     version = landlock_version()
     opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (*PROGRAMS, *DEVICES) if os.path.exists(path)}
