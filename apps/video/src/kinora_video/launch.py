@@ -55,7 +55,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _limit(limits: dict[str, str]) -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, int(limits["niceness"]))
+    os.nice(int(limits["niceness"]))
     for name in ("AS", "CPU", "FSIZE", "NOFILE", "NPROC"):
         value = int(limits[name])
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
