@@ -1,4 +1,4 @@
-"""Code that took ffmpeg over, in a worker's pod, gets out of its folder as little as natively (docs/adr/0012)."""
+"""Code that took ffmpeg over, in a worker's pod, gets out of its folder as little as natively (docs/adr/0014)."""
 
 from __future__ import annotations
 

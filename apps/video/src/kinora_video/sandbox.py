@@ -1,4 +1,4 @@
-"""Run ffmpeg and ffprobe as if they were hostile, because what they read may make them so (docs/adr/0012).
+"""Run ffmpeg and ffprobe as if they were hostile, because what they read may make them so (docs/adr/0014).
 
 Each tool is started through `launch.py`, which leaves it no privileges, no file but the system's programs and its own
 folder, few system calls (`syscalls.py`) and limits. Its network is `feed.py`: one source, by whatever address. It has a
