@@ -135,7 +135,12 @@ ROUTES = {
     "video-upload-options": Route(
         "anyone by tus",
         "video",
-        ("OPTIONS /video/upload", "OPTIONS /video/upload/", f"OPTIONS /video/upload/{ID}+part"),
+        (
+            "OPTIONS /video/upload",
+            "OPTIONS /video/upload/",
+            f"OPTIONS /video/upload/{ID}+Pa.r_t~2-",
+            f"OPTIONS /video/upload/{ID}+part",
+        ),
         compressed=False,
     ),
     "video-read": Route(
@@ -419,7 +424,8 @@ def test_what_is_not_in_the_table_is_not_reachable(gateway: Gateway, alice: Logi
 @pytest.mark.parametrize("path", sorted({request.split(" ")[1] for _, request in REQUESTS}))
 def test_every_method_passes_the_guard_of_its_route_or_reaches_no_handler(gateway: Gateway, path: str) -> None:
     gateway.released.set()
-    public = {shape(request) for name, request in REQUESTS if ROUTES[name].who not in ("required", "upload owner")}
+    guarded = ("required", "upload owner")
+    public = {shape(request) for name, request in REQUESTS if not ROUTES[name].who.startswith(guarded)}
     for method in METHODS:
         answer = send(gateway, f"{method} {path}")
         if answer.status_code != 401 and not unrouted(answer):
