@@ -91,7 +91,7 @@ async def of_user(
     user_id: UUID,
     caller: OptionalCaller,
     catalogue: Served,
-    cursor: Annotated[str | None, Query(max_length=100)] = None,
+    cursor: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_-]{22}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> MediaPage:
     before = _before(cursor) if cursor else None

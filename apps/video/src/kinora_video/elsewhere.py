@@ -7,7 +7,7 @@ anything: a request that reaches one did not come through the gateway.
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Path, Response
 
 from kinora_kit.errors import NotFound
 from kinora_kit.identity import SignedIn
@@ -18,6 +18,8 @@ Tus = Annotated[Literal["1.0.0"], Header(alias="Tus-Resumable")]
 Length = Annotated[int, Header(alias="Upload-Length", ge=0)]
 Metadata = Annotated[str, Header(alias="Upload-Metadata", description="filename, title, visibility: base64 values")]
 Offset = Annotated[int, Header(alias="Upload-Offset", ge=0)]
+Rendition = Annotated[str, Path(pattern=r"^[a-z0-9]{1,16}$")]
+Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 BYTES: dict[str, Any] = {
     "requestBody": {"content": {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
@@ -58,24 +60,24 @@ async def cancel_upload(upload: str, caller: SignedIn, tus: Tus) -> None:
 
 
 @router.get("/{video_id:uuid}/{rendition}/{name}.mp4", response_class=Response, responses=_file("video/mp4"))
-async def initialisation(video_id: UUID, rendition: str, name: str) -> None:
+async def initialisation(video_id: UUID, rendition: Rendition, name: Name) -> None:
     """The initialisation segment of a rendition."""
     raise NotFound
 
 
 @router.get("/{video_id:uuid}/{rendition}/{name}.m4s", response_class=Response, responses=_file("video/iso.segment"))
-async def segment(video_id: UUID, rendition: str, name: str) -> None:
+async def segment(video_id: UUID, rendition: Rendition, name: Name) -> None:
     """A media segment (CMAF) that a playlist names."""
     raise NotFound
 
 
 @router.get("/{video_id:uuid}/{name}.jpg", response_class=Response, responses=_file("image/jpeg"))
-async def picture(video_id: UUID, name: str) -> None:
+async def picture(video_id: UUID, name: Name) -> None:
     """The poster, or a sprite of the storyboard."""
     raise NotFound
 
 
 @router.get("/{video_id:uuid}/{name}.vtt", response_class=Response, responses=_file("text/vtt"))
-async def track(video_id: UUID, name: str) -> None:
+async def track(video_id: UUID, name: Name) -> None:
     """A WebVTT track: the storyboard or captions."""
     raise NotFound
