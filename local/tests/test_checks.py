@@ -24,7 +24,7 @@ def check_cluster(): return {problems!r}
 MAKEFILE = """
 export SHELL := /bin/bash
 note = echo "$@ $(1)" >>order
-meet = timeout 60 sh -c 'until grep -q "$(1) begins" order; do sleep 0.05; done'
+meet = timeout --foreground 60 sh -c 'until grep -q "$(1) begins" order; do sleep 0.05; done'
 install tools lint types test-pulumi pytest-cluster: ; @$(call note,begins); echo "$@ $(ALL)"; $(call note,ends)
 test-native: ; @$(call note,begins); $(call meet,cluster-up); $(call note,ends)
 cluster-up: ; @$(call note,begins); mkdir -p .kinora/sandbox; $(call meet,test-native); $(call note,ends)
@@ -83,7 +83,11 @@ def test_a_failure_is_shown_and_ends_the_run_with_the_times(project: Checkout) -
 
 
 def test_an_interrupted_run_ends_what_it_began(project: Checkout) -> None:
-    replace(project, "test-native", "echo begun >>order; trap 'echo taken down >>order; exit 1' INT; sleep 1000 & wait")
+    replace(
+        project,
+        "test-native",
+        "echo test-native begins >>order; trap 'echo taken down >>order; exit 1' INT; sleep 1000 & wait",
+    )
     run = subprocess.Popen(
         # Whoever runs the tests in the background has SIGINT ignored, which is inherited.
         ["env", "--default-signal=INT", sys.executable, "checks.py"],
@@ -93,7 +97,9 @@ def test_an_interrupted_run_ends_what_it_began(project: Checkout) -> None:
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not {"begun", "cluster-up begins"} <= set(order(project) if (project.root / "order").exists() else []):
+    while not {"test-native begins", "cluster-up ends"} <= set(
+        order(project) if (project.root / "order").exists() else []
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)
