@@ -1,17 +1,13 @@
 """Parts of the platform go away and come back; nothing that was accepted is lost, and nobody has to be told."""
 
-import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import aclosing
 
-import ctl
-import httpx
 import pytest
 from client import Person
 from clips import Clip
-from test_outages import all_well, reported, stopped
+from test_outages import reported, stopped
 
 from conftest import until
 
@@ -67,23 +63,3 @@ async def test_an_upload_whose_end_the_service_missed_is_found(person: Person, c
         assert sent.status_code == 204
     video = location.rpartition("/")[2].partition("+")[0]
     assert (await person.outcome(video))["state"] == "ready"
-
-
-@pytest.mark.parametrize("process", ["auth", "media", "video", "graphql", "tusd", "traefik"])
-async def test_a_process_that_is_killed_comes_back(process: str, person: Person) -> None:
-    before = ctl.processes()[process]["pid"]
-    os.kill(before, signal.SIGKILL)
-
-    async def again() -> bool:
-        info = ctl.processes()[process]
-        return info["statename"] == "RUNNING" and info["pid"] != before and await all_well()
-
-    await until(again, what=f"{process} to come back")
-
-    async def answered() -> bool:
-        try:
-            return (await person.get(f"/user/{person.id}")).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    await until(answered, what="the gateway to answer")

@@ -1,0 +1,214 @@
+"""Every process is killed once, in an order and at times that a seed gives, while people upload, edit and watch.
+
+Afterwards every video is ready with every frame, every confirmed write of the catalogue is there, and nothing is left
+over. The seed is in the name of the test, and KINORA_SEED=7 takes another.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aio_pika
+import asyncpg
+import ctl
+import httpx
+import psutil
+import pytest
+from client import TUS, Person, register, video_id
+from clips import Clip
+from environment import ROOT, load
+from parts import PARTS
+from test_bad_input import emptied
+from test_deletion import rows_of
+from test_journey import assert_plays
+
+from conftest import until
+from kinora_kit import mongo
+from kinora_media.events import USER, VIDEO
+from kinora_video.events import CATALOGUE, USERS
+from kinora_video.wiring import BULK, FIRST, SOUND
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+SEEDS = [int(os.environ["KINORA_SEED"])] if "KINORA_SEED" in os.environ else [11, 12, 13]
+# Prometheus only looks on.
+PROCESSES = sorted(PARTS.keys() - {"prometheus"})
+QUEUES = (VIDEO, USER, CATALOGUE, USERS, FIRST, SOUND, BULK)
+UPLOAD_SECONDS = 1.5
+PIECES = 30
+
+
+def schedule(seed: int) -> list[tuple[float, str]]:
+    """(seconds to wait, process to kill), each process once; the same for the same seed."""
+    chance = random.Random(seed)
+    return [(chance.uniform(0.3, 1.5), process) for process in chance.sample(PROCESSES, len(PROCESSES))]
+
+
+def kill(process: str) -> None:
+    """As when its container is killed: with all of its children."""
+    pid = ctl.processes()[process]["pid"]
+    if not pid:
+        return  # it is being started
+    with contextlib.suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(pid)
+        for member in (leader, *leader.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+
+
+@dataclass
+class Load:
+    """What people do, and what was confirmed to them."""
+
+    clip: Clip
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    videos: list[tuple[Person, str]] = field(default_factory=list)
+    documents: list[int] = field(default_factory=list)
+    titles: list[int] = field(default_factory=list)
+
+    async def upload_on(self, person: Person) -> None:
+        while not self.over.is_set():
+            self.videos.append((person, await upload(person, self.clip)))
+
+    async def insert_on(self, collection: mongo.Collection) -> None:
+        number = 0
+        while not self.over.is_set():
+            number += 1
+            with contextlib.suppress(mongo.MongoError):
+                await collection.insert_one({"_id": number})
+                self.documents.append(number)
+
+    async def rename_on(self, person: Person, video: str) -> None:
+        number = 0
+        while not self.over.is_set():
+            number += 1
+            with contextlib.suppress(httpx.HTTPError):
+                if (await person.patch(f"/media/{video}", {"title": str(number)})).status_code == 200:
+                    self.titles.append(number)
+
+
+async def upload(person: Person, clip: Clip) -> str:
+    """Upload slowly, and go on where it was after every failure, as clients of tus do."""
+    location = ""
+    while not location:
+        with contextlib.suppress(httpx.HTTPError):
+            created = await person.create(clip.path.name, clip.path.stat().st_size)
+            location = created.headers["location"] if created.status_code == 201 else ""
+        await asyncio.sleep(0.1)
+    while True:
+        with contextlib.suppress(httpx.HTTPError, KeyError):
+            offset = await person.offset(location)
+            if offset == clip.path.stat().st_size:
+                return video_id(location)
+            headers = {**person.headers, **TUS, "Upload-Offset": str(offset)}
+            headers |= {"Content-Type": "application/offset+octet-stream"}
+            headers |= {"Content-Length": str(clip.path.stat().st_size - offset)}
+            await person.http.patch(location, headers=headers, content=slowly(clip.path, offset))
+        await asyncio.sleep(0.1)
+
+
+async def slowly(path: Path, offset: int) -> AsyncIterator[bytes]:
+    piece = path.stat().st_size // PIECES + 1
+    with path.open("rb") as file:
+        file.seek(offset)
+        while data := file.read(piece):
+            yield data
+            await asyncio.sleep(UPLOAD_SECONDS / PIECES)
+
+
+async def outboxes() -> int:
+    """Events that were not published yet."""
+    count = 0
+    for service in ("auth", "video"):
+        connection = await asyncpg.connect(load(service)["KINORA_POSTGRES_URL"])
+        try:
+            count += await connection.fetchval("SELECT count(*) FROM outbox")
+        finally:
+            await connection.close()
+    async with mongo.connect(load("media")["KINORA_MONGO_URL"], database="media", name="kills") as database:
+        return count + await database["media"].count_documents({f"{mongo.OUTBOX}.id": {"$exists": True}})
+
+
+async def dead_letters() -> dict[str, int]:
+    found = {}
+    for queue in QUEUES:
+        url = load(queue.name.partition(".")[0])["KINORA_RABBITMQ_URL"]
+        async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+            declared = await channel.declare_queue(queue.dead, passive=True)
+            found[queue.name] = declared.declaration_result.message_count or 0
+    return found
+
+
+async def all_well() -> bool:
+    health = await asyncio.to_thread(lambda: ctl.health(PROCESSES, ctl.processes()))
+    return all(health.values())
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_kills_of_every_process_lose_nothing(seed: int, clip: Callable[[str], Clip]) -> None:
+    source, dead = clip("short"), await dead_letters()
+    async with register() as person, register() as other, in_kit_test(f"kills_{seed}") as collection:
+        work = Load(source)
+        edited = await person.upload(source.path)
+        assert (await person.outcome(edited))["state"] == "ready"
+
+        async def listed() -> bool:
+            return (await person.get(f"/media/{edited}")).status_code == 200
+
+        await until(listed, what="the catalogue to follow")
+        async with asyncio.TaskGroup() as people:
+            people.create_task(work.upload_on(person))
+            people.create_task(work.upload_on(other))
+            people.create_task(work.rename_on(person, edited))
+            people.create_task(work.insert_on(collection))
+            for seconds, process in schedule(seed):
+                await asyncio.sleep(seconds)
+                await asyncio.to_thread(kill, process)
+            work.over.set()
+        await until(all_well, what="all processes to be well again")
+
+        for owner, video in work.videos:
+            assert (await owner.outcome(video))["state"] == "ready"
+            shown = (await owner.get(f"/video/{video}")).json()
+            await assert_plays(shown["stream_url"], source)
+
+            async def in_the_catalogue(owner: Person = owner, video: str = video) -> bool:
+                return bool((await owner.get(f"/media/{video}")).json().get("state") == "ready")
+
+            await until(in_the_catalogue, what="the catalogue to follow")
+        assert work.titles
+        assert int((await person.get(f"/media/{edited}")).json()["title"]) >= work.titles[-1]
+        found = {document["_id"] async for document in collection.find({}, {"_id": True})}
+        assert len(work.documents) > len(PROCESSES)
+        assert not set(work.documents) - found
+
+        async def all_published() -> bool:
+            return await outboxes() == 0
+
+        await until(all_published, what="the outboxes to be empty")
+        assert await dead_letters() == dead
+        assert not list((ROOT / ".kinora/state/video-worker").iterdir()), "no part is being worked on"
+        for owner in (person, other):
+            gone = await owner.delete("/user/profile", {"current_password": owner.password})
+            assert gone.status_code == 204, gone.text
+
+            async def nothing_left(owner: Person = owner) -> bool:
+                return not await rows_of(owner.id)
+
+            await until(nothing_left, what="the rows of the account to be gone")
+        for _, video in work.videos:
+            await until(emptied(video), what="the buckets to be empty")
+
+
+@contextlib.asynccontextmanager
+async def in_kit_test(name: str) -> AsyncIterator[mongo.Collection]:
+    """A collection in a database of its own, which is dropped in the end."""
+    async with mongo.connect(load("kit-test")["KINORA_MONGO_URL"], database=name, name="kills") as database:
+        await database.client.drop_database(name)
+        yield database["things"]
+        await database.client.drop_database(name)
