@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 
 from kinora_kit import identity, redis
 from kinora_kit.errors import InvalidToken, NotSignedIn, Unavailable
-from kinora_kit.identity import Caller, RemoteKeys, TokenVerifier
+from kinora_kit.identity import LEEWAY_SECONDS, Caller, RemoteKeys, TokenVerifier
 from kinora_kit.testing import eventually, free_port, proxy
 
 ISSUER = "https://kit.test"
@@ -64,7 +64,7 @@ async def test_a_good_token_names_its_caller(verifier: TokenVerifier) -> None:
     payload = claims(roles=["admin"])
     caller, expires = await verifier.verify_with_expiry(signed(payload))
     assert caller == Caller(UUID(payload["sub"]), UUID(payload["sid"]), frozenset({"admin"}))
-    assert expires == payload["exp"]
+    assert expires == payload["exp"] + LEEWAY_SECONDS
     assert await verifier.verify(signed(payload)) == caller
 
 
@@ -108,6 +108,27 @@ async def test_a_good_token_names_its_caller(verifier: TokenVerifier) -> None:
 async def test_anything_but_a_valid_token_is_refused(verifier: TokenVerifier, token: str) -> None:
     with pytest.raises(InvalidToken):
         await verifier.verify(token)
+
+
+@pytest.mark.parametrize(
+    ("claim", "seconds_from_now"),
+    [("iat", LEEWAY_SECONDS - 2), ("nbf", LEEWAY_SECONDS - 2), ("exp", 2 - LEEWAY_SECONDS)],
+)
+async def test_verify_accepts_tokens_of_clocks_that_differ_by_a_few_seconds(
+    verifier: TokenVerifier, claim: str, seconds_from_now: float
+) -> None:
+    await verifier.verify(signed(claims(**{claim: int(time.time() + seconds_from_now)})))
+
+
+@pytest.mark.parametrize(
+    ("claim", "seconds_from_now"),
+    [("iat", LEEWAY_SECONDS + 10), ("nbf", LEEWAY_SECONDS + 10), ("exp", -1 - LEEWAY_SECONDS)],
+)
+async def test_verify_refuses_tokens_of_clocks_that_differ_by_more(
+    verifier: TokenVerifier, claim: str, seconds_from_now: float
+) -> None:
+    with pytest.raises(InvalidToken):
+        await verifier.verify(signed(claims(**{claim: int(time.time() + seconds_from_now)})))
 
 
 async def test_a_token_of_a_session_that_has_ended_is_refused(verifier: TokenVerifier, client: Redis) -> None:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from kinora_kit.identity import revocation_key
+from kinora_kit.identity import LEEWAY_SECONDS, revocation_key
 from kinora_kit.ids import new_id
 
 Open = Callable[..., Any]
@@ -138,7 +138,7 @@ async def test_a_socket_ends_with_its_token(world: World, keys: Keys, address: s
     user_id = world.add_user()
     async with open_socket(address) as socket:
         expiry = time.time() + 1
-        token = keys.token(user_id, seconds=1)
+        token = keys.token(user_id, seconds=1 - LEEWAY_SECONDS)
         await say(socket, {"type": "connection_init", "payload": {"authorization": f"Bearer {token}"}})
         assert await hear(socket) == ACK
         await say(socket, watch(world.add_video(user_id)))

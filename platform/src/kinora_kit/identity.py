@@ -33,6 +33,9 @@ AUDIENCE = "kinora"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - the media type of RFC 9068
 
 
+LEEWAY_SECONDS = 5.0
+"""By how much the clocks of two machines may differ: tokens are valid this much earlier and later than they say."""
+
 RETRY_SECONDS = 1.0
 """How soon a key set is asked for again while there is none at all, and Redis after it did not answer."""
 REDIS_SECONDS = 1.0
@@ -200,7 +203,7 @@ class TokenVerifier:
         return caller
 
     async def verify_with_expiry(self, token: str) -> tuple[Caller, float]:
-        """As verify, with the Unix time at which the token expires."""
+        """As verify, with the Unix time from which the token is refused."""
         try:
             header = jwt.get_unverified_header(token)
             if header.get("alg") != ALGORITHM or str(header.get("typ", "")).lower() != TOKEN_TYPE:
@@ -214,6 +217,7 @@ class TokenVerifier:
                 algorithms=[ALGORITHM],
                 issuer=self._issuer,
                 audience=AUDIENCE,
+                leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iat", "sub", "sid"]},
             )
             caller = Caller(
@@ -227,7 +231,7 @@ class TokenVerifier:
             raise InvalidToken from None
         if await self._has_ended(UUID(claims["sid"]), token):
             raise InvalidToken("The session has ended")
-        return caller, float(claims["exp"])
+        return caller, float(claims["exp"]) + LEEWAY_SECONDS
 
     async def _has_ended(self, session_id: UUID, token: str) -> bool:
         # While Redis is away it is asked once a second, so that not every request waits for it.
