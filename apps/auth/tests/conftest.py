@@ -7,7 +7,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -15,6 +15,7 @@ import asyncpg
 import grpc
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from pydantic import SecretStr
 
 from kinora.media.v1 import media_pb2
@@ -22,6 +23,7 @@ from kinora.media.v1 import media_pb2_grpc as media_grpc
 from kinora.video.v1 import video_pb2
 from kinora.video.v1 import video_pb2_grpc as video_grpc
 from kinora_auth import rest
+from kinora_auth.passwords import Passwords
 from kinora_auth.settings import AuthSettings
 from kinora_auth.wiring import State, wire
 from kinora_kit import migrate, rpc
@@ -30,6 +32,8 @@ from kinora_kit.errors import Unavailable
 from kinora_kit.settings import PREFIX, reveal
 
 PASSWORD = "correct horse battery"
+# Costs next to nothing: what is tested here is what is hashed when, not how hard that is to undo.
+HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
 
 _numbers = itertools.count()
 
@@ -145,6 +149,7 @@ class Api:
     http: httpx.AsyncClient
     state: State
     settings: AuthSettings = field(repr=False)
+    app: Any = field(repr=False)
 
     async def post(self, path: str, body: object) -> httpx.Response:
         return await self.http.post(path, json=body)
@@ -152,6 +157,14 @@ class Api:
     async def verify(self, token: str | None, *, optional: bool = False) -> httpx.Response:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         return await self.http.get("/user/token_verify", params={"optional": "1"} if optional else {}, headers=headers)
+
+    def at(self, address: str) -> "Api":
+        """The same replica, called from another address."""
+        transport = httpx.ASGITransport(self.app, client=(address, 1))
+        return replace(self, http=httpx.AsyncClient(transport=transport, base_url="http://auth"))
+
+    async def login(self, person: "Person", password: str = PASSWORD) -> httpx.Response:
+        return await self.post("/auth/login", {"login": person.username, "password": password})
 
     async def person(self) -> Person:
         username = unique("user")
@@ -178,13 +191,16 @@ def start(settings: AuthSettings, others_address: tuple[Others, str]) -> Start:
         async with app.router.lifespan_context(app) as state:
             assert state is not None
             wired = state["wired"]
+            passwords = Passwords(threads=mine.hashing_threads, queue=mine.hashing_queue, hasher=HASHER)
+            wired = replace(wired, accounts=replace(wired.accounts, passwords=passwords))
 
             async def with_state(scope: Any, receive: Any, send: Any) -> None:
                 await app({**scope, "state": {"wired": wired}}, receive, send)
 
             transport = httpx.ASGITransport(with_state, client=(address, 1))
             async with httpx.AsyncClient(transport=transport, base_url="http://auth") as http:
-                yield Api(http, wired, mine)
+                yield Api(http, wired, mine, with_state)
+            passwords.close()
 
     return started
 

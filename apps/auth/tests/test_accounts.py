@@ -91,15 +91,6 @@ async def test_it_may_be_sent_again_for_a_moment_only(api: Api) -> None:
     problem(await api.post("/auth/register", body), 409, "username_taken")
 
 
-async def test_a_password_is_not_guessed_faster_by_registering(start: Start) -> None:
-    async with start(account_failures="2/minute") as api:
-        body = registration()
-        await api.post("/auth/register", body)
-        for guess in ("first guess", "second guess"):
-            problem(await api.post("/auth/register", {**body, "password": guess}), 409, "username_taken")
-        problem(await api.post("/auth/register", body), 429, "too_many_requests")
-
-
 async def test_names_and_addresses_are_unique_in_any_case(api: Api) -> None:
     first = registration()
     assert (await api.post("/auth/register", first)).status_code == 201
@@ -126,7 +117,7 @@ async def test_names_and_addresses_are_unique_in_any_case(api: Api) -> None:
         {"password": "x" * 257},
         {"password": None},
         {"display_name": "   "},
-        {"display_name": "nul \x00"},
+        {"display_name": "\u202eoverridden"},
         {"roles": ["admin"]},
     ],
 )
@@ -149,7 +140,7 @@ async def test_a_body_that_is_no_such_json_is_refused(api: Api, path: str, body:
 @pytest.mark.parametrize("path", ["/user/17", "/user/profile2", "/user/%00", "/user/..%2fprofile"])
 async def test_get_user_is_404_for_what_is_no_id(api: Api, path: str) -> None:
     answer = await api.http.get(path)
-    assert answer.status_code == 404
+    assert answer.status_code in (400, 404)  # 400 for NUL, before any route
     assert answer.headers["content-type"] == "application/problem+json"
 
 
@@ -213,40 +204,6 @@ async def test_an_unknown_login_and_a_wrong_password_cannot_be_told_apart(api: A
     assert documents[0] == documents[1] == documents[2]
 
 
-async def test_wrong_passwords_are_throttled_for_the_account_whatever_it_is_called(start: Start) -> None:
-    async with start(account_failures="3/minute") as api:
-        person = await api.person()
-        for login in (person.username, person.email.upper(), person.username.upper()):
-            answer = await api.post("/auth/login", {"login": login, "password": "wrong"})
-            problem(answer, 401, "invalid_credentials")
-        answer = await api.post("/auth/login", {"login": person.email, "password": PASSWORD})
-        problem(answer, 429, "too_many_requests")
-        assert 0 < int(answer.headers["retry-after"]) <= 60
-        nobody = unique("nobody")
-        codes = [(await api.post("/auth/login", {"login": nobody, "password": "wrong"})).status_code for _ in range(4)]
-        assert codes == [401, 401, 401, 429]
-        assert await (await api.person()).sign_in()
-
-
-async def test_guesses_sent_at_once_do_not_outrun_the_throttle(start: Start) -> None:
-    async with start(account_failures="3/minute") as api:
-        person = await api.person()
-        answers = await asyncio.gather(
-            *(api.post("/auth/login", {"login": person.username, "password": f"wrong {n}"}) for n in range(30))
-        )
-        guessed = sum(answer.status_code == 401 for answer in answers)
-        assert 3 <= guessed < 3 + api.settings.hashing_threads
-
-
-async def test_wrong_passwords_are_throttled_for_the_address(start: Start) -> None:
-    async with start(address_failures="2/minute", address=f"2001:db8:{new_id().hex[-4:]}::1") as api:
-        for _ in range(2):
-            answer = await api.post("/auth/login", {"login": unique("nobody"), "password": "wrong"})
-            problem(answer, 401, "invalid_credentials")
-        answer = await api.post("/auth/login", {"login": unique("nobody"), "password": "wrong"})
-        problem(answer, 429, "too_many_requests")
-
-
 async def test_registrations_are_throttled_for_the_address(start: Start) -> None:
     async with start(registrations="2/hour", address=f"2001:db8:{new_id().hex[-4:]}::2") as api:
         assert [(await api.post("/auth/register", registration())).status_code for _ in range(3)] == [201, 201, 429]
@@ -254,11 +211,31 @@ async def test_registrations_are_throttled_for_the_address(start: Start) -> None
 
 async def test_more_passwords_than_can_be_checked_are_sent_away(start: Start) -> None:
     async with start(hashing_threads=1, hashing_queue=1) as api:
-        answers = await asyncio.gather(*(api.post("/auth/register", registration()) for _ in range(6)))
-        assert {answer.status_code for answer in answers} == {201, 503}
-        refused = next(answer for answer in answers if answer.status_code == 503)
-        assert problem(refused, 503, "too_busy")
-        assert refused.headers["retry-after"]
+        async with api.state.accounts.passwords.slot("somebody"):
+            places = [api.at(f"192.0.2.{number}") for number in range(3)]
+            asked = [asyncio.create_task(place.post("/auth/register", registration())) for place in places]
+            while sum(task.done() for task in asked) < 2:
+                await asyncio.wait([task for task in asked if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+            for refused in [task.result() for task in asked if task.done()]:
+                problem(refused, 503, "too_busy")
+                assert refused.headers["retry-after"]
+        assert sorted(answer.status_code for answer in await asyncio.gather(*asked)) == [201, 503, 503]
+
+
+async def test_login_stays_open_while_one_address_floods_it(start: Start) -> None:
+    async with start(hashing_threads=1, hashing_queue=20, pair_failures="100/hour") as api:
+        person = await api.person()
+        flooder, owner = api.at("192.0.2.1"), api.at("192.0.2.2")
+        body = {"login": person.username, "password": "wrong password"}
+        async with api.state.accounts.passwords.slot("somebody"):
+            flood = [asyncio.create_task(flooder.post("/auth/login", body)) for _ in range(30)]
+            while sum(task.done() for task in flood) < 20:
+                await asyncio.wait([task for task in flood if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+            for refused in [task.result() for task in flood if task.done()]:
+                problem(refused, 429, "too_many_at_once")
+            login = asyncio.create_task(owner.login(person))
+        assert (await login).status_code == 200
+        assert sorted(answer.status_code for answer in await asyncio.gather(*flood)) == [*[401] * 10, *[429] * 20]
 
 
 async def test_a_deleted_account_leaves_no_row_and_frees_its_name(api: Api) -> None:

@@ -24,7 +24,7 @@ def test_the_local_environment_is_accepted(
     [
         {"access_token_seconds": 901},
         {"refresh_secret": "short"},
-        {"account_failures": "often"},
+        {"pair_failures": "often"},
         {"refresh_grace_seconds": -1},
         {"colour": "blue"},
     ],

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from pydantic import SecretStr
 
 from kinora_auth import store
-from kinora_auth.domain import Client, SignIn, User
+from kinora_auth.domain import LATE_RUN, Client, SignIn, User
 from kinora_auth.errors import InvalidRefreshToken, RefreshTokenReused
 from kinora_auth.tokens import new_refresh_token
 from kinora_auth.wiring import wire
@@ -59,6 +59,7 @@ class TokenFamily(RuleBasedStateMachine):
         self.user_id: UUID = user.id
         self.pairs = [first]
         self.used: list[datetime] = []  # when pairs[i] was exchanged for pairs[i + 1]
+        self.late = [0]  # how many in a row before pairs[i] were presented again late
         self.expires_at = self.clock + timedelta(days=30)
         self.alive = True
 
@@ -88,14 +89,27 @@ class TokenFamily(RuleBasedStateMachine):
         assert pair.refresh_token not in {known.refresh_token for known in self.pairs}
         self.pairs.append(pair)
         self.used.append(self.clock)
+        self.late.append(0)
         self.expires_at = self.clock + timedelta(days=30)
+
+    @rule(times=st.integers(1, LATE_RUN))
+    def take_turns(self, times: int) -> None:
+        """Of two holders, the second is always late."""
+        for _ in range(times):
+            self.use_the_newest(1)
+            self.clock += timedelta(seconds=11)
+            if len(self.pairs) > 1:
+                self.present_old(len(self.pairs) - 2)
 
     @precondition(lambda self: len(self.pairs) > 1)
     @rule(data=st.data())
     def use_an_old_one(self, data: st.DataObject) -> None:
-        index = len(self.pairs) - 2 - data.draw(st.integers(0, len(self.pairs) - 2))
+        self.present_old(len(self.pairs) - 2 - data.draw(st.integers(0, len(self.pairs) - 2)))
+
+    def present_old(self, index: int) -> None:
         token = self.pairs[index].refresh_token
-        lost = index == len(self.pairs) - 2 and self.clock - self.used[index] <= timedelta(seconds=10)
+        last = index == len(self.pairs) - 2
+        lost = last and self.clock - self.used[index] <= timedelta(seconds=10)
         if not self.alive or self.clock >= self.expires_at:
             with pytest.raises(InvalidRefreshToken):
                 self.present(token)
@@ -103,6 +117,13 @@ class TokenFamily(RuleBasedStateMachine):
             again = self.present(token)
             assert again.refresh_token == self.pairs[-1].refresh_token
             assert again.access_token == self.pairs[-1].access_token
+        elif last and self.late[index] < LATE_RUN:
+            again = self.present(token)
+            assert again.refresh_token == self.pairs[-1].refresh_token
+            assert again.access_token != self.pairs[-1].access_token
+            self.pairs[-1] = again
+            self.late[-1] = self.late[index] + 1
+            self.expires_at = self.clock + timedelta(days=30)
         else:
             with pytest.raises(RefreshTokenReused):
                 self.present(token)

@@ -1,4 +1,4 @@
-"""Throttling of things that can be guessed or flooded, counted in Redis so that all replicas count together."""
+"""Rate limits for what can be guessed or flooded, counted in Redis so that all replicas count together."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from kinora_kit.errors import TooManyRequests
 
 
 class Throttle:
-    """At most ``limit`` (``"5/minute"``) events of one kind for one key, in a moving window."""
+    """At most ``limit`` (``"5/minute"``) events of one kind per key, in a moving window."""
 
     def __init__(self, storage: RedisStorage, *, name: str, limit: str) -> None:
         self._limiter = MovingWindowRateLimiter(storage)
@@ -20,21 +20,30 @@ class Throttle:
         self._limit: RateLimitItem = parse(limit)
 
     async def hit(self, key: str) -> None:
-        """Count one event of ``key``. Raises TooManyRequests, with the time to wait, when it is one too many."""
+        """Count one event of ``key``. Raises TooManyRequests, with the time to wait, if the limit is reached."""
         if not await self._limiter.hit(self._limit, self._name, key):
-            window = await self._limiter.get_window_stats(self._limit, self._name, key)
-            raise TooManyRequests(max(1, math.ceil(window.reset_time - time.time())))
+            raise await self._too_many(key)
 
     async def check(self, key: str) -> None:
-        """As hit, without counting: for limits on failures, which are known only afterwards."""
-        if not await self._limiter.test(self._limit, self._name, key):
-            window = await self._limiter.get_window_stats(self._limit, self._name, key)
-            raise TooManyRequests(max(1, math.ceil(window.reset_time - time.time())))
+        """As ``hit``, without counting: for limits on failures, which are known only afterwards."""
+        if await self.is_full(key):
+            raise await self._too_many(key)
+
+    async def count(self, key: str) -> None:
+        """As ``hit``, without raising: for limits that ``check`` enforces."""
+        await self._limiter.hit(self._limit, self._name, key)
+
+    async def is_full(self, key: str) -> bool:
+        return not await self._limiter.test(self._limit, self._name, key)
+
+    async def _too_many(self, key: str) -> TooManyRequests:
+        window = await self._limiter.get_window_stats(self._limit, self._name, key)
+        return TooManyRequests(max(1, math.ceil(window.reset_time - time.time())))
 
 
 def storage(client: Redis, *, prefix: str) -> RedisStorage:
     """Counters under ``<prefix>:limits``, over the connections of ``client``."""
-    # The address is not used: connections come from the pool, which is bounded, has timeouts and is closed.
+    # The address is not used: connections come from the client's pool, which is bounded, has timeouts and is closed.
     return RedisStorage(
         "async+redis://",
         implementation="redispy",

@@ -2,7 +2,7 @@
 
 import enum
 import ipaddress
-import unicodedata
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,7 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from kinora_kit.errors import InvalidInput
+from kinora_auth import text
+from kinora_kit import strict_json
+from kinora_kit.errors import InvalidInput, MalformedRequest
 
 LIST_LIMIT = 100
 _USER_AGENT_LENGTH = 256
@@ -71,22 +73,35 @@ class RefreshToken:
     access_id: UUID
     created_at: datetime
     used_at: datetime | None = None
+    late_run: int = 0
+    """How many tokens in a row before this one were presented again late."""
 
 
 class Turn(enum.Enum):
     """What presenting a refresh token of a living session amounts to."""
 
     ROTATE = enum.auto()
+    """Its first use."""
     REPEAT = enum.auto()
+    """Again at once: tabs of one browser, or a client that lost the answer. It gets the same answer."""
+    LATE = enum.auto()
+    """Again later, while its successor is unused: a tab that slept, or an answer that got lost with the network."""
     REUSE = enum.auto()
+    """Again although its successor was used: a thief, or the owner after a thief."""
+
+
+LATE_RUN = 3
+"""So many tokens in a row may be presented late: two holders who take turns do that with each."""
 
 
 def turn(token: RefreshToken, successor: RefreshToken | None, *, now: datetime, grace: timedelta) -> Turn:
-    """REPEAT is a client that never got the answer: it is soon back, and nobody has used what the answer held."""
     if token.used_at is None:
         return Turn.ROTATE
-    answered = successor is not None and successor.used_at is not None
-    return Turn.REUSE if answered or now - token.used_at > grace else Turn.REPEAT
+    if successor is None or successor.used_at is not None:
+        return Turn.REUSE
+    if now - token.used_at <= grace:
+        return Turn.REPEAT
+    return Turn.LATE if token.late_run < LATE_RUN else Turn.REUSE
 
 
 @dataclass(frozen=True)
@@ -103,48 +118,53 @@ class Client:
 
     @property
     def network(self) -> str:
-        """What throttling counts: an IPv6 client owns at least a /64, an IPv4 client one address."""
+        """What one client has: an IPv4 address, or an IPv6 /64."""
+        return self._network(v4=32, v6=64)
+
+    @property
+    def neighbourhood(self) -> str:
+        """What somebody with many addresses may own as a whole: an IPv4 /24, an IPv6 /48."""
+        return self._network(v4=24, v6=48)
+
+    def _network(self, *, v4: int, v6: int) -> str:
         try:
             address = ipaddress.ip_address(self.address)
         except ValueError:
             return self.address
-        return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return str(ipaddress.ip_network((address, v4 if address.version == 4 else v6), strict=False))
 
 
-def _printable(text: str) -> str:
-    return "".join(character for character in text if character.isprintable())
+def _printable(value: str) -> str:
+    return "".join(character for character in value if character.isprintable())
 
 
-def _no_control_characters(text: str) -> str:
-    if any(unicodedata.category(character) == "Cc" and character not in "\n\t" for character in text):
-        raise ValueError("control characters are not allowed")
-    return text
-
-
-def _one_line(text: str) -> str:
-    if "\n" in text or "\t" in text:
-        raise ValueError("line breaks are not allowed")
-    return _no_control_characters(text)
-
-
-def _email(text: str) -> str:
+def _email(value: str) -> str:
     try:
-        # Whether mail arrives is not ours to ask; and only letters of ASCII fold to one case in every collation.
-        return validate_email(text, check_deliverability=False, allow_smtputf8=False).normalized
+        # No mail is sent, so deliverability does not matter. Only ASCII letters fold to one case in every collation.
+        return validate_email(value, check_deliverability=False, allow_smtputf8=False).normalized
     except EmailNotValidError as error:
         raise ValueError(str(error)) from None
 
 
-Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{3,32}$")]
+def _new_password(secret: SecretStr) -> SecretStr:
+    return SecretStr(text.new_password(secret.get_secret_value()))
+
+
+# A part of UsernameCaseMapped (RFC 8265) in which no two names look alike but for I, l, 1, O and 0.
+Username = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9][A-Za-z0-9_.-]*$", min_length=3, max_length=32)
+]
 Email = Annotated[str, StringConstraints(max_length=254), AfterValidator(_email)]
 DisplayName = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), AfterValidator(_one_line)
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), AfterValidator(text.display_name)
 ]
-Bio = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_no_control_characters)]
+Bio = Annotated[str, StringConstraints(max_length=1000), AfterValidator(text.prose)]
 Login = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=254), AfterValidator(_one_line)
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=254), AfterValidator(text.one_line)
 ]
-NewPassword = Annotated[SecretStr, Field(min_length=8, max_length=256)]
+NewPassword = Annotated[SecretStr, Field(min_length=8, max_length=256), AfterValidator(_new_password)]
 Password = Annotated[SecretStr, Field(max_length=256)]
 
 
@@ -210,3 +230,11 @@ def command(kind: type[C], fields: Mapping[str, Any]) -> C:
     except ValidationError as error:
         errors = [{"field": ".".join(map(str, item["loc"])), "message": item["msg"]} for item in error.errors()]
         raise InvalidInput("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors) from None
+
+
+def command_from_json(kind: type[C], body: bytes) -> C:
+    """Raises MalformedRequest, InvalidInput."""
+    try:
+        return command(kind, strict_json.loads(body))
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(f"The body is not JSON as this service takes it: {error.msg}") from None

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,6 +13,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from prometheus_client import Gauge, Histogram
 
 from kinora_auth.errors import TooBusy
+from kinora_auth.text import opaque, password_forms
+from kinora_kit.errors import TooManyAtOnce
 from kinora_kit.metrics import SECONDS
 
 T = TypeVar("T")
@@ -23,12 +26,12 @@ HASHES_WAITING = Gauge("kinora_auth_hashes_waiting", "Requests that wait for a h
 class Passwords:
     """``hash`` and ``verify`` are called inside ``slot``."""
 
-    def __init__(self, *, threads: int, queue: int) -> None:
-        self._hasher = PasswordHasher()
+    def __init__(self, *, threads: int, queue: int, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
         self._slots = asyncio.Semaphore(threads)
         self._queue = queue
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
         # Verified where there is no user, so that this takes the same time.
         self._decoy = self._hasher.hash(secrets.token_urlsafe())
 
@@ -36,17 +39,25 @@ class Passwords:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """A hashing thread of one's own. Raises TooBusy when too many wait for one."""
-        if self._waiting >= self._queue:
+    async def slot(self, client: str) -> AsyncIterator[None]:
+        """A hashing thread of one's own.
+
+        Raises TooBusy when too many wait for one, TooManyAtOnce when half of the queue is ``client``'s already: one
+        client cannot keep all others from signing in.
+        """
+        if self._waiting[client] >= max(1, self._queue // 2):
+            raise TooManyAtOnce("Too many passwords of yours are being checked, try again")
+        if self._waiting.total() >= self._queue:
             raise TooBusy
-        self._waiting += 1
-        HASHES_WAITING.set(self._waiting)
+        self._waiting[client] += 1
+        HASHES_WAITING.set(self._waiting.total())
         try:
             await self._slots.acquire()
         finally:
-            self._waiting -= 1
-            HASHES_WAITING.set(self._waiting)
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
+            HASHES_WAITING.set(self._waiting.total())
         try:
             yield
         finally:
@@ -55,20 +66,21 @@ class Passwords:
     async def hash(self, password: str) -> str:
         return await self._run(lambda: self._hasher.hash(password))
 
-    async def verify(self, known: str | None, password: str) -> bool:
-        """Whether ``password`` has the hash ``known``; with ``None`` it is wrong after the same time."""
+    async def verify(self, known: str | None, password: str) -> str | None:
+        """The form of ``password`` that has the hash ``known``; ``None``, after the same time, for no hash at all."""
 
-        def check() -> bool:
-            try:
-                return self._hasher.verify(known or self._decoy, password) and known is not None
-            except (VerificationError, InvalidHashError):
-                return False
+        def check() -> str | None:
+            for form in password_forms(password):
+                with contextlib.suppress(VerificationError, InvalidHashError):
+                    if self._hasher.verify(known or self._decoy, form) and known is not None:
+                        return form
+            return None
 
         return await self._run(check)
 
-    def outdated(self, known: str) -> bool:
-        """Whether ``known`` was made with parameters other than today's."""
-        return self._hasher.check_needs_rehash(known)
+    def outdated(self, known: str, form: str) -> bool:
+        """Whether ``known`` was made with parameters, or of a form of the password, other than today's."""
+        return self._hasher.check_needs_rehash(known) or form != opaque(form)
 
     async def _run(self, call: Callable[[], T]) -> T:
         with HASH_SECONDS.time():

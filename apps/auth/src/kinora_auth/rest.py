@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-from kinora_auth import domain
+from kinora_auth import domain, oauth
+from kinora_auth.errors import InvalidRefreshToken, RefreshTokenReused
 from kinora_auth.service import Accounts, Tokens
 from kinora_auth.wiring import State
 from kinora_kit.errors import NotSignedIn
@@ -91,9 +93,32 @@ async def login(given: domain.SignIn, accounts: Service, client: From, response:
     return _pair(await accounts.login(given, client), response)
 
 
-@router.post("/auth/refresh")
-async def refresh(given: domain.Refresh, accounts: Service, client: From, response: Response) -> Pair:
-    return _pair(await accounts.refresh(given.refresh_token, client), response)
+@router.post(
+    "/auth/refresh",
+    response_model=Pair,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": domain.Refresh.model_json_schema()},
+                oauth.FORM: {"schema": oauth.FORM_SCHEMA},
+            },
+        }
+    },
+)
+async def refresh(request: Request, accounts: Service, client: From, response: Response) -> Pair | Response:
+    """By JSON, or as OAuth clients do it (RFC 6749, section 6), with the errors that they expect."""
+    body = await request.body()
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != oauth.FORM:
+        given = domain.command_from_json(domain.Refresh, body)
+        return _pair(await accounts.refresh(given.refresh_token, client), response)
+    try:
+        try:
+            return _pair(await accounts.refresh(oauth.refresh_token(body), client), response)
+        except (InvalidRefreshToken, RefreshTokenReused) as error:
+            raise oauth.OAuthError("invalid_grant", error.detail) from None
+    except oauth.OAuthError as error:
+        return JSONResponse(error.body, 400, headers={"Cache-Control": "no-store"})
 
 
 @router.post("/auth/logout", status_code=204)
@@ -136,6 +161,12 @@ async def openapi(accounts: Service) -> dict[str, Any]:
     return {**document, "servers": [{"url": accounts.settings.public_url}]}
 
 
+@router.get("/.well-known/oauth-authorization-server")
+async def metadata(wired: Wired, response: Response) -> dict[str, object]:
+    response.headers["Cache-Control"] = "public, max-age=300"
+    return oauth.metadata(wired.accounts.settings.public_url)
+
+
 @router.get("/user/token_verify", response_class=Response)
 async def token_verify(wired: Wired, request: Request, optional: Annotated[bool, Query()] = False) -> Response:
     """What the gateway asks before it lets a request pass: who is it? With ``optional``, nobody may pass too."""
@@ -153,8 +184,8 @@ async def profile(caller: SignedIn, accounts: Service) -> Profile:
 
 
 @router.patch("/user/profile")
-async def change_profile(change: domain.ProfileChange, caller: SignedIn, accounts: Service) -> Profile:
-    return Profile.model_validate(await accounts.change_profile(caller, change))
+async def change_profile(change: domain.ProfileChange, caller: SignedIn, accounts: Service, client: From) -> Profile:
+    return Profile.model_validate(await accounts.change_profile(caller, change, client))
 
 
 @router.delete("/user/profile", status_code=204)

@@ -126,7 +126,7 @@ class AccountsServicer(service.AccountsServicer):
             domain.ProfileChange,
             _fields(request, "username", "email", "display_name", "bio", "current_password"),
         )
-        return _profile(await self._accounts.change_profile(signed_in(), change))
+        return _profile(await self._accounts.change_profile(signed_in(), change, _client(request.client)))
 
     async def ChangePassword(self, request: pb.ChangePasswordRequest, context: Any) -> pb.ChangePasswordResponse:
         change = command(domain.PasswordChange, _fields(request, "current_password", "new_password"))

@@ -1,5 +1,6 @@
 """The use cases. REST and gRPC call these, and nothing else changes an account, a session or a token."""
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -37,9 +38,11 @@ from kinora_auth.errors import (
     UserNotFound,
     WrongPassword,
 )
+from kinora_auth.guesses import Guess, Guesses
 from kinora_auth.keys import KeyRing
 from kinora_auth.passwords import Passwords
 from kinora_auth.settings import AuthSettings
+from kinora_auth.text import opaque
 from kinora_kit import outbox, postgres
 from kinora_kit.errors import NotSignedIn
 from kinora_kit.events import Payload, event
@@ -50,7 +53,9 @@ from kinora_kit.settings import reveal
 from kinora_kit.throttle import Throttle
 
 LOGINS = Counter("kinora_auth_logins_total", "Logins, by outcome (done, refused)", ["outcome"])
-REFRESHES = Counter("kinora_auth_refreshes_total", "Refreshes, by what they were (rotate, repeat, reuse)", ["turn"])
+REFRESHES = Counter(
+    "kinora_auth_refreshes_total", "Refreshes, by what they were (rotate, repeat, late, reuse)", ["turn"]
+)
 SESSIONS_ENDED = Counter("kinora_auth_sessions_ended_total", "Sessions that ended before they expired")
 
 RECENT = timedelta(minutes=1)
@@ -67,13 +72,18 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Throttles:
-    account_failures: Throttle
-    address_failures: Throttle
+    guesses: Guesses
     registrations: Throttle
+    renames: Throttle
 
 
 def _utcnow() -> datetime:
     return datetime.now(UTC)
+
+
+def _session(caller: Caller) -> str:
+    """Whom limits count among those who are signed in."""
+    return str(caller.session_id or caller.user_id)
 
 
 async def _emit(connection: Connection, payload: Payload, *, mandatory: bool = False) -> None:
@@ -100,26 +110,24 @@ class Accounts:
         """
         await self.throttles.registrations.hit(client.network)
         try:
-            return await self._add_user(wanted)
+            return await self._add_user(wanted, client)
         except (UsernameTaken, EmailTaken):
             known = await store.credentials(self.pool, login=wanted.email)
             if known is None or not known.user.registered_as(wanted) or not self._is_recent(known.user.created_at):
                 raise
             # As a login, so that it tells nobody more about a password, and no faster.
-            if not await self._password_is_right(
-                known, wanted.password, account=str(known.user.id), network=client.network
-            ):
+            if not await self._password_is_right(known, wanted.password, self._login(known, wanted.email, client)):
                 raise
             return known.user
 
-    async def _add_user(self, wanted: Registration) -> User:
-        # Asked first because hashing is dear; the unique indexes decide.
+    async def _add_user(self, wanted: Registration, client: Client) -> User:
+        # Asked first because hashing costs 60 ms of CPU; the unique indexes decide.
         username_taken, email_taken = await store.taken(self.pool, wanted.username, wanted.email)
         if username_taken:
             raise UsernameTaken
         if email_taken:
             raise EmailTaken
-        async with self.passwords.slot():
+        async with self.passwords.slot(client.network):
             password_hash = await self.passwords.hash(reveal(wanted.password))
         user = User(
             id=new_id(),
@@ -147,10 +155,15 @@ class Accounts:
             raise UserNotFound
         return found[0]
 
-    async def change_profile(self, caller: Caller, change: ProfileChange) -> User:
-        """Raises WrongPassword (a new email address needs the password), UsernameTaken, EmailTaken, UserNotFound."""
+    async def change_profile(self, caller: Caller, change: ProfileChange, client: Client) -> User:
+        """Raises WrongPassword (a new email address needs the password), UsernameTaken, EmailTaken, UserNotFound,
+        TooManyRequests."""
         if change.email is not None:
             await self._confirm(caller, change.current_password)
+        if change.email is not None or change.username is not None:
+            # As when registering, the answer tells whether a name is taken; only how often it does is bounded.
+            await self.throttles.renames.hit(str(caller.user_id))
+            await self.throttles.registrations.hit(client.network)
         async with postgres.transaction(self.pool) as connection:
             user = await store.change_user(
                 connection,
@@ -185,7 +198,7 @@ class Accounts:
 
     async def _set_password(self, caller: Caller, change: PasswordChange) -> None:
         before = await self._confirm(caller, change.current_password)
-        async with self.passwords.slot():
+        async with self.passwords.slot(_session(caller)):
             password_hash = await self.passwords.hash(reveal(change.new_password))
         now = self.now()
         async with postgres.transaction(self.pool) as connection:
@@ -219,10 +232,7 @@ class Accounts:
     async def login(self, given: SignIn, client: Client) -> Tokens:
         """Raises InvalidCredentials, TooManyRequests, TooBusy."""
         known = await store.credentials(self.pool, login=given.login)
-        # An unknown login is throttled like a known one; hashed, because it may be anybody's email address.
-        unknown = hashlib.sha256(given.login.lower().encode()).hexdigest()
-        account = str(known.user.id) if known else unknown
-        right = await self._password_is_right(known, given.password, account=account, network=client.network)
+        right = await self._password_is_right(known, given.password, self._login(known, given.login, client))
         if known is None or not right:
             LOGINS.labels("refused").inc()
             raise InvalidCredentials
@@ -248,7 +258,8 @@ class Accounts:
         return await self._pair(known.user, token, opaque)
 
     async def refresh(self, given: SecretStr, client: Client) -> Tokens:
-        """The next pair of tokens of a session; the same pair for a client that asks again at once.
+        """The next pair of tokens of a session; the same pair for a client that asks again at once, and the same
+        refresh token with a new access token for one that asks again later.
 
         Raises InvalidRefreshToken, and RefreshTokenReused once the session was ended for it.
         See docs/adr/0002-refresh-rotation.md.
@@ -266,10 +277,14 @@ class Accounts:
             following = await store.refresh_token(connection, tokens.stored(opaque))
             grace = timedelta(seconds=self.settings.refresh_grace_seconds)
             what = turn(token, following, now=now, grace=grace)
-            if what is Turn.ROTATE:
+            if what in (Turn.ROTATE, Turn.LATE):
                 following = RefreshToken(tokens.stored(opaque), session.id, access_id=new_id(), created_at=now)
-                await store.use_refresh_token(connection, used, now=now)
-                await store.add_refresh_token(connection, following)
+                if what is Turn.ROTATE:
+                    await store.use_refresh_token(connection, used, now=now)
+                    await store.add_refresh_token(connection, following)
+                else:
+                    following = dataclasses.replace(following, late_run=token.late_run + 1)
+                    await store.renew_refresh_token(connection, following)
                 await store.prolong_session(
                     connection,
                     session.id,
@@ -318,33 +333,39 @@ class Accounts:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    async def _password_is_right(
-        self, known: Credentials | None, password: SecretStr, *, account: str, network: str | None = None
-    ) -> bool:
+    def _login(self, known: Credentials | None, login: str, client: Client) -> Guess:
+        # An unknown login is throttled like a known one; hashed, because it may be anybody's email address.
+        account = str(known.user.id) if known else hashlib.sha256(login.lower().encode()).hexdigest()
+
+        async def is_known() -> bool:
+            user_id = known.user.id if known else None
+            addresses = await store.session_addresses(self.pool, user_id, now=self.now())
+            return client.network in {Client(address, "").network for address in addresses}
+
+        return self.throttles.guesses.at_login(account, client, is_known=is_known)
+
+    async def _password_is_right(self, known: Credentials | None, password: SecretStr, guess: Guess) -> bool:
         # Counted while holding a slot: guesses sent in parallel outrun the limit by no more than the number of slots.
-        async with self.passwords.slot():
-            await self.throttles.account_failures.check(account)
-            if network is not None:
-                await self.throttles.address_failures.check(network)
-            right = await self.passwords.verify(known.password_hash if known else None, reveal(password))
-            if not right:
-                await self.throttles.account_failures.hit(account)
-                if network is not None:
-                    await self.throttles.address_failures.hit(network)
-            elif known and self.passwords.outdated(known.password_hash):
+        async with self.passwords.slot(guess.client):
+            await guess.allow()
+            form = await self.passwords.verify(known.password_hash if known else None, reveal(password))
+            if form is None:
+                await guess.count()
+            elif known and self.passwords.outdated(known.password_hash, form):
                 await store.rehash(
                     self.pool,
                     known.user.id,
                     password_changed_at=known.password_changed_at,
-                    password_hash=await self.passwords.hash(reveal(password)),
+                    password_hash=await self.passwords.hash(opaque(form)),
                 )
-            return right
+            return form is not None
 
     async def _confirm(self, caller: Caller, password: SecretStr | None) -> Credentials:
         known = await store.credentials(self.pool, user_id=caller.user_id)
         if known is None:
             raise UserNotFound
-        if password is None or not await self._password_is_right(known, password, account=str(caller.user_id)):
+        guess = self.throttles.guesses.in_session(_session(caller))
+        if password is None or not await self._password_is_right(known, password, guess):
             raise WrongPassword
         return known
 

@@ -177,6 +177,14 @@ async def sessions(pool: Pool, user_id: UUID, *, now: datetime) -> list[Session]
     return [Session(*row) for row in rows]
 
 
+async def session_addresses(pool: Pool, user_id: UUID | None, *, now: datetime) -> list[str]:
+    """Where the living sessions of a user were used last."""
+    rows = await pool.fetch(
+        "SELECT DISTINCT address FROM sessions WHERE user_id = $1 AND expires_at > $2", user_id, now
+    )
+    return [row["address"] for row in rows]
+
+
 async def lock_session_of(connection: Connection, token_hash: bytes) -> Session | None:
     """The session that a refresh token belongs to; it neither ends nor moves on before the transaction ends."""
     row = await connection.fetchrow(
@@ -247,13 +255,25 @@ async def add_refresh_token(connection: Connection, token: RefreshToken) -> None
 
 async def refresh_token(connection: Connection, token_hash: bytes) -> RefreshToken | None:
     row = await connection.fetchrow(
-        "SELECT hash, session_id, access_id, created_at, used_at FROM refresh_tokens WHERE hash = $1", token_hash
+        "SELECT hash, session_id, access_id, created_at, used_at, late_run FROM refresh_tokens WHERE hash = $1",
+        token_hash,
     )
     return row and RefreshToken(*row)
 
 
 async def use_refresh_token(connection: Connection, token_hash: bytes, *, now: datetime) -> None:
     await connection.execute("UPDATE refresh_tokens SET used_at = $2 WHERE hash = $1", token_hash, now)
+
+
+async def renew_refresh_token(connection: Connection, token: RefreshToken) -> None:
+    """Hand an unused token out again, with a new access token."""
+    await connection.execute(
+        "UPDATE refresh_tokens SET access_id = $2, created_at = $3, late_run = $4 WHERE hash = $1",
+        token.hash,
+        token.access_id,
+        token.created_at,
+        token.late_run,
+    )
 
 
 async def sweep(pool: Pool, *, now: datetime, used_before: datetime) -> None:

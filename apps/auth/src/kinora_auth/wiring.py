@@ -8,6 +8,7 @@ from kinora.media.v1 import media_pb2_grpc as media_grpc
 from kinora.video.v1 import video_pb2_grpc as video_grpc
 from kinora_auth import keys, store
 from kinora_auth.belongings import RemoteBelongings
+from kinora_auth.guesses import Guesses
 from kinora_auth.keys import KeyRing
 from kinora_auth.passwords import Passwords
 from kinora_auth.rpc import register
@@ -59,9 +60,9 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
             passwords=passwords,
             belongings=RemoteBelongings(media_grpc.EnforcementStub(media), video_grpc.EnforcementStub(video)),
             throttles=Throttles(
-                account_failures=Throttle(counters, name="account_failures", limit=settings.account_failures),
-                address_failures=Throttle(counters, name="address_failures", limit=settings.address_failures),
+                guesses=Guesses.of(settings, counters),
                 registrations=Throttle(counters, name="registrations", limit=settings.registrations),
+                renames=Throttle(counters, name="renames", limit=settings.renames),
             ),
         )
 

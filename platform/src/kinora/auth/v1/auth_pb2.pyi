@@ -444,12 +444,15 @@ class UpdateProfileRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     BIO_FIELD_NUMBER: _builtins.int
     CURRENT_PASSWORD_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
     username: _builtins.str
     email: _builtins.str
     display_name: _builtins.str
     bio: _builtins.str
     current_password: _builtins.str
     """Needed to change the email address."""
+    @_builtins.property
+    def client(self) -> Global___Client: ...
     def __init__(
         self,
         *,
@@ -458,10 +461,11 @@ class UpdateProfileRequest(_message.Message):
         display_name: _builtins.str | None = ...,
         bio: _builtins.str | None = ...,
         current_password: _builtins.str | None = ...,
+        client: Global___Client | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bio", b"_bio", "_current_password", b"_current_password", "_display_name", b"_display_name", "_email", b"_email", "_username", b"_username", "bio", b"bio", "current_password", b"current_password", "display_name", b"display_name", "email", b"email", "username", b"username"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bio", b"_bio", "_current_password", b"_current_password", "_display_name", b"_display_name", "_email", b"_email", "_username", b"_username", "bio", b"bio", "client", b"client", "current_password", b"current_password", "display_name", b"display_name", "email", b"email", "username", b"username"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bio", b"_bio", "_current_password", b"_current_password", "_display_name", b"_display_name", "_email", b"_email", "_username", b"_username", "bio", b"bio", "current_password", b"current_password", "display_name", b"display_name", "email", b"email", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bio", b"_bio", "_current_password", b"_current_password", "_display_name", b"_display_name", "_email", b"_email", "_username", b"_username", "bio", b"bio", "client", b"client", "current_password", b"current_password", "display_name", b"display_name", "email", b"email", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bio: _TypeAlias = _typing.Literal["bio"]  # noqa: Y015
     _WhichOneofArgType__bio: _TypeAlias = _typing.Literal["_bio", b"_bio"]  # noqa: Y015

@@ -1,0 +1,114 @@
+"""How fast passwords may be guessed, and by whom. See docs/adr/0012-guessing.md."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from limits.aio.storage import RedisStorage
+from prometheus_client import Counter
+
+from kinora_auth.domain import Client
+from kinora_auth.settings import AuthSettings
+from kinora_kit.errors import TooManyRequests
+from kinora_kit.throttle import Throttle
+
+GUESSES_REFUSED = Counter(
+    "kinora_auth_guesses_refused_total",
+    "Password checks refused by a throttle: of the session, the address, the address at this account (pair), or, at an"
+    " account under attack, the network (stranger)",
+    ["throttle"],
+)
+
+
+class Guess(Protocol):
+    """One check of a password."""
+
+    @property
+    def client(self) -> str:
+        """Who makes it."""
+
+    async def allow(self) -> None:
+        """Raises TooManyRequests when it may not be made now."""
+
+    async def count(self) -> None:
+        """The password was wrong."""
+
+
+@dataclass(frozen=True)
+class Guesses:
+    sessions: Throttle
+    pairs: Throttle
+    addresses: Throttle
+    accounts: Throttle
+    strangers: Throttle
+
+    @classmethod
+    def of(cls, settings: AuthSettings, counters: RedisStorage) -> Self:
+        return cls(
+            sessions=Throttle(counters, name="session_failures", limit=settings.session_failures),
+            pairs=Throttle(counters, name="pair_failures", limit=settings.pair_failures),
+            addresses=Throttle(counters, name="address_failures", limit=settings.address_failures),
+            accounts=Throttle(counters, name="account_failures", limit=settings.account_failures),
+            strangers=Throttle(counters, name="stranger_failures", limit=settings.stranger_failures),
+        )
+
+    def in_session(self, session: str) -> Guess:
+        """By somebody who is signed in: nothing that strangers do counts."""
+        return _InSession(self, session)
+
+    def at_login(self, account: str, client: Client, *, is_known: Callable[[], Awaitable[bool]]) -> Guess:
+        """``account`` may be one that does not exist. ``is_known``: whether a session of it lives at that address."""
+        return _AtLogin(self, account, client, is_known)
+
+
+@dataclass(frozen=True)
+class _InSession:
+    limits: Guesses
+    client: str
+
+    async def allow(self) -> None:
+        await _check(self.limits.sessions, self.client, "session")
+
+    async def count(self) -> None:
+        await self.limits.sessions.count(self.client)
+
+
+@dataclass(frozen=True)
+class _AtLogin:
+    limits: Guesses
+    account: str
+    place: Client
+    is_known: Callable[[], Awaitable[bool]]
+
+    @property
+    def client(self) -> str:
+        return self.place.network
+
+    async def allow(self) -> None:
+        await _check(self.limits.addresses, self.client, "address")
+        await _check(self.limits.pairs, self._pair, "pair")
+        if await self.limits.accounts.is_full(self.account) and not await self.is_known():
+            await _check(self.limits.strangers, self._stranger, "stranger")
+
+    async def count(self) -> None:
+        await self.limits.addresses.count(self.client)
+        await self.limits.pairs.count(self._pair)
+        if await self.limits.accounts.is_full(self.account):
+            await self.limits.strangers.count(self._stranger)
+        await self.limits.accounts.count(self.account)
+
+    @property
+    def _pair(self) -> str:
+        return f"{self.account}@{self.client}"
+
+    @property
+    def _stranger(self) -> str:
+        return f"{self.account}@{self.place.neighbourhood}"
+
+
+async def _check(throttle: Throttle, key: str, name: str) -> None:
+    try:
+        await throttle.check(key)
+    except TooManyRequests:
+        GUESSES_REFUSED.labels(name).inc()
+        raise

@@ -1,0 +1,94 @@
+"""What may be written as a name or a password. Validators raise ValueError with a sentence for whoever wrote it."""
+
+import unicodedata
+from itertools import pairwise
+
+_JOINERS = {"\u200c", "\u200d"}  # within Persian words and emoji
+_FLAG = "\U0001f3f4"  # tag characters after it make the flag of a region
+_CANCEL_TAG = "\U000e007f"
+# Letters and signs that show nothing. The category of these does not say so.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0\U0001d159")
+_MARKS_IN_A_ROW = 6  # as Burmese and Tibetan need
+
+
+def display_name(text: str) -> str:
+    """One line that shows something, in NFC, with single spaces."""
+    if any(character in "\n\t" for character in text):
+        raise ValueError("line breaks and tabs are not allowed")
+    name = " ".join(prose(text).split())
+    if not any(_is_visible(character) for character in name):
+        raise ValueError("must show at least one visible character")
+    if unicodedata.category(name[0]).startswith("M"):
+        raise ValueError("must not begin with a combining mark")
+    return name
+
+
+def prose(text: str) -> str:
+    """Text of any number of lines, in NFC, that shows as it was written: nothing invisible, reordering or stacked."""
+    text = unicodedata.normalize("NFC", text)
+    for before, character in pairwise(f" {text}"):
+        category = unicodedata.category(character)
+        if category in ("Cc", "Zl", "Zp") and character not in "\n\t":
+            raise ValueError("control characters are not allowed")
+        if category == "Cs" or _is_noncharacter(character):
+            raise ValueError("surrogates and noncharacters are not allowed")
+        if character in _BLANK or (category == "Cf" and not _belongs(before, character)) or _is_reserved(character):
+            raise ValueError("characters that are invisible or change the direction of text are not allowed")
+    if any(before in _JOINERS and (after.isspace() or after in _JOINERS) for before, after in pairwise(f"{text} ")):
+        raise ValueError("a joiner must stand between two characters")
+    marks: list[str] = []
+    for character in text:
+        marks = [*marks, character] if unicodedata.category(character) in ("Mn", "Me") else []
+        if len(marks) > _MARKS_IN_A_ROW or marks[-2:] == [character, character]:
+            raise ValueError("too many combining marks on one character")
+    return text
+
+
+def one_line(text: str) -> str:
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        raise ValueError("control characters and line breaks are not allowed")
+    return text
+
+
+def new_password(text: str) -> str:
+    """The form in which a password is hashed. Raises ValueError for what cannot be typed again."""
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise ValueError("control characters are not allowed")
+    return opaque(text)
+
+
+def opaque(password: str) -> str:
+    """As OpaqueString (RFC 8265, section 4.2) compares them: in NFC, however a keyboard composes, with plain spaces.
+
+    Without that profile's list of allowed characters: it refuses emoji that are newer than the server's Unicode.
+    """
+    spaced = "".join(" " if unicodedata.category(character) == "Zs" else character for character in password)
+    return unicodedata.normalize("NFC", spaced)
+
+
+def password_forms(password: str) -> tuple[str, ...]:
+    """``password`` as it may have been hashed: as ``opaque``, or as typed before passwords had that form."""
+    return tuple(dict.fromkeys((opaque(password), password, unicodedata.normalize("NFD", password))))
+
+
+def _is_visible(character: str) -> bool:
+    # Cn: an emoji newer than this Python's Unicode.
+    return unicodedata.category(character)[0] in "LNPS" or unicodedata.category(character) == "Cn"
+
+
+def _is_noncharacter(character: str) -> bool:
+    return 0xFDD0 <= ord(character) <= 0xFDEF or ord(character) & 0xFFFE == 0xFFFE
+
+
+def _belongs(before: str, character: str) -> bool:
+    """Whether a format character (Cf) is part of what stands before it."""
+    if character in _JOINERS:
+        return not before.isspace() and before not in _JOINERS
+    return "\U000e0020" <= character <= _CANCEL_TAG and (before == _FLAG or "\U000e0020" <= before < _CANCEL_TAG)
+
+
+def _is_reserved(character: str) -> bool:
+    """Of the blocks that Unicode reserves for what is invisible."""
+    return "\ufff0" <= character <= "\ufff8" or (
+        "\U000e0000" <= character <= "\U000e0fff" and unicodedata.category(character) == "Cn"
+    )

@@ -1,0 +1,170 @@
+"""How fast passwords and email addresses can be guessed, and that nobody is locked out by somebody else's guesses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kinora_auth.domain import Client
+from kinora_kit.ids import new_id
+
+if TYPE_CHECKING:
+    import httpx
+
+    from conftest import Api, Person, Start
+
+PASSWORD = "correct horse battery"
+WRONG = "wrong password"
+
+
+def code(answer: httpx.Response) -> str | None:
+    found: str | None = answer.json().get("code")
+    return found
+
+
+def networks(count: int) -> list[str]:
+    """Addresses of as many /48, which no other test uses."""
+    prefix = new_id().hex[-4:]
+    return [f"2001:{prefix}:{number:x}::1" for number in range(1, count + 1)]
+
+
+async def guess(api: Api, person: Person, *addresses: str, times: int = 1) -> list[str | None]:
+    """The codes that wrong passwords from ``addresses`` are answered with, ``times`` from each, in turn."""
+    return [code(await api.at(address).login(person, WRONG)) for _ in range(times) for address in addresses]
+
+
+async def test_login_throttles_an_address_at_an_account_whatever_the_account_is_called(start: Start) -> None:
+    async with start(pair_failures="3/minute") as api:
+        person = await api.person()
+        for login in (person.username, person.email.upper(), person.username.upper()):
+            answer = await api.post("/auth/login", {"login": login, "password": WRONG})
+            assert code(answer) == "invalid_credentials"
+        answer = await api.login(person)
+        assert (answer.status_code, code(answer)) == (429, "too_many_requests")
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+        assert await (await api.person()).sign_in()
+
+
+async def test_login_throttles_unknown_accounts_like_known_ones(start: Start) -> None:
+    async with start(pair_failures="9/minute", account_failures="2/minute", stranger_failures="1/minute") as api:
+        known = await api.person()
+        nobody = f"nobody_{new_id().hex[:20]}"
+        answers: list[list[str | None]] = []
+        for login in (known.username, nobody):
+            place = api.at(networks(1)[0])
+            body = {"login": login, "password": WRONG}
+            answers.append([code(await place.post("/auth/login", body)) for _ in range(4)])
+        assert answers[0] == answers[1] == [*["invalid_credentials"] * 3, "too_many_requests"]
+
+
+async def test_login_from_elsewhere_works_while_a_stranger_guesses(start: Start) -> None:
+    async with start(pair_failures="3/minute") as api:
+        person = await api.person()
+        stranger, owner = networks(2)
+        assert (await guess(api, person, stranger, times=5))[2:] == ["invalid_credentials", *["too_many_requests"] * 2]
+        assert (await api.at(owner).login(person)).status_code == 200
+
+
+async def test_confirming_a_password_in_a_session_is_throttled_by_that_session_alone(start: Start) -> None:
+    async with start(pair_failures="2/minute", account_failures="2/minute", session_failures="4/minute") as api:
+        person = await api.person()
+        here, there = await person.sign_in(), await person.sign_in()
+        # A stranger behind the same address, and strangers everywhere.
+        assert "too_many_requests" in await guess(api, person, "127.0.0.1", times=3)
+        assert "too_many_requests" in await guess(api, person, *networks(2), times=4)
+        # Each counts twice: the password is new enough for this to be a change whose answer was lost.
+        change = {"current_password": WRONG, "new_password": "another long password"}
+        answers = [await there.call("PUT", "/auth/password", change) for _ in range(3)]
+        assert [code(answer) for answer in answers] == [*["wrong_password"] * 2, "too_many_requests"]
+        change["current_password"] = PASSWORD
+        assert code(await there.call("PUT", "/auth/password", change)) == "too_many_requests"
+        assert (await here.call("PUT", "/auth/password", change)).status_code == 204
+        deletion = {"current_password": change["new_password"]}
+        assert (await here.call("DELETE", "/user/profile", deletion)).status_code == 204
+
+
+async def test_login_at_an_account_under_attack_is_open_to_its_owner_from_anywhere(start: Start) -> None:
+    """Measured: what a distributed attacker gets is bounded by the networks it has, and the owner waits for nothing."""
+    async with start(
+        pair_failures="10/hour", account_failures="6/hour", stranger_failures="2/hour", address_failures="1000/hour"
+    ) as api:
+        person = await api.person()
+        home, fresh, *attackers = networks(12)
+        assert (await api.at(home).login(person)).status_code == 200
+        answers = await guess(api, person, *attackers, times=5)
+        checked = answers.count("invalid_credentials")
+        assert set(answers) == {"invalid_credentials", "too_many_requests"}
+        assert checked <= 6 + 2 * len(attackers) < len(answers)
+        # Other addresses of the same networks gain nothing.
+        neighbours = [address.replace("::1", ":7::9") for address in attackers]
+        assert set(await guess(api, person, *neighbours)) == {"too_many_requests"}
+        # The owner may mistype at a new place, and more often where a session lives.
+        assert await guess(api, person, fresh) == ["invalid_credentials"]
+        assert (await api.at(fresh).login(person)).status_code == 200
+        assert set(await guess(api, person, home, times=5)) == {"invalid_credentials"}
+        assert (await api.at(home).login(person)).status_code == 200
+
+
+async def test_guesses_sent_at_once_do_not_outrun_the_throttle(start: Start) -> None:
+    async with start(pair_failures="3/minute") as api:
+        person = await api.person()
+        answers = await asyncio.gather(*(api.login(person, f"wrong {n}") for n in range(30)))
+        guessed = sum(answer.status_code == 401 for answer in answers)
+        assert 3 <= guessed < 3 + api.settings.hashing_threads
+
+
+async def test_login_throttles_an_address_at_all_accounts_together(start: Start) -> None:
+    async with start(address_failures="2/minute") as api:
+        place = api.at(networks(1)[0])
+        answers = [
+            await place.post("/auth/login", {"login": f"nobody_{new_id().hex[:20]}", "password": WRONG})
+            for _ in range(3)
+        ]
+        assert [code(answer) for answer in answers] == [*["invalid_credentials"] * 2, "too_many_requests"]
+
+
+async def test_register_guesses_passwords_no_faster_than_login(start: Start) -> None:
+    async with start(pair_failures="2/minute") as api:
+        name = f"user_{new_id().hex[:20]}"
+        body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+        assert (await api.post("/auth/register", body)).status_code == 201
+        for wrong in ("first guess", "second guess"):
+            assert code(await api.post("/auth/register", {**body, "password": wrong})) == "username_taken"
+        assert code(await api.post("/auth/register", body)) == "too_many_requests"
+
+
+@pytest.mark.parametrize("field", ["email", "username"])
+async def test_update_profile_throttles_asking_which_names_are_taken(start: Start, field: str) -> None:
+    def change() -> dict[str, Any]:
+        name = f"user_{new_id().hex[:20]}"
+        value = f"{name}@example.com" if field == "email" else name
+        return {field: value, "current_password": PASSWORD}
+
+    async with start(renames="2/hour", registrations="5/hour") as api:
+        place = api.at(networks(1)[0])
+        first, second = [await (await place.person()).sign_in() for _ in range(2)]  # two of the five
+        answers = [await first.call("PATCH", "/user/profile", change()) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert (await first.call("PATCH", "/user/profile", {"bio": "not a name"})).status_code == 200
+        # Another account at the same address gets what the address has left.
+        answers = [await second.call("PATCH", "/user/profile", change()) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        name = f"user_{new_id().hex[:20]}"
+        body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+        assert code(await place.post("/auth/register", body)) == "too_many_requests"
+
+
+@pytest.mark.parametrize(
+    ("address", "network", "neighbourhood"),
+    [
+        ("192.0.2.77", "192.0.2.77/32", "192.0.2.0/24"),
+        ("::ffff:192.0.2.77", "192.0.2.77/32", "192.0.2.0/24"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64", "2001:db8:1::/48"),
+        ("no address", "no address", "no address"),
+    ],
+)
+def test_clients_are_counted_by_the_networks_they_own(address: str, network: str, neighbourhood: str) -> None:
+    client = Client.of(address, "")
+    assert (client.network, client.neighbourhood) == (network, neighbourhood)
