@@ -219,6 +219,7 @@ def test_the_gateway_runs_as_who_it_is_taken_for(rendered: Callable[[str], rende
 
 
 def test_a_bad_token_is_refused_and_none_passes(rendered_policies: list[Manifest]) -> None:
+    assert {name for name, service in SERVICES.items() if service.get("verifiesTokens")} == {"media", "video"}
     kit = (ROOT / "platform" / "src" / "kinora_kit" / "identity.py").read_text()
     for name, service in SERVICES.items():
         found = [

@@ -66,7 +66,12 @@ ROUTES = {
         "anyone", "auth", ("POST /auth/register", "POST /auth/login", "POST /auth/refresh"), throttled=True
     ),
     "openapi": Route("anyone", "auth", ("GET /openapi.json",), throttled=True),
-    "auth-keys": Route("anyone", "auth", ("GET /auth/.well-known/jwks.json",), throttled=True),
+    "auth-keys": Route(
+        "anyone",
+        "auth",
+        ("GET /auth/.well-known/jwks.json", "GET /.well-known/oauth-authorization-server"),
+        throttled=True,
+    ),
     "auth-sessions": Route(
         "required",
         "auth",
@@ -172,13 +177,14 @@ ROUTES = {
         (f"GET /video/{ID}/720p/init.mp4?exp=1&sig=2", f"HEAD /video/{ID}/720p/00001-ab_c.m4s?exp=1&sig=2"),
         compressed=False,
     ),
-    "graphql": Route("optional", "graphql", ("POST /graphql", "GET /graphql")),
+    # Verifies the token itself: apps/graphql/tests/test_http.py.
+    "graphql": Route("anyone", "graphql", ("POST /graphql", "GET /graphql")),
 }
 
 # Requests that no route of the table matches, by the service that answers 404 or 405.
 UNROUTED = {
     "unrouted": ("auth", ["/"]),
-    "auth-unrouted": ("auth", ["/auth", "/user"]),
+    "auth-unrouted": ("auth", ["/auth", "/user", "/.well-known"]),
     "media-unrouted": ("media", ["/media"]),
     "video-unrouted": ("video", ["/video"]),
     "graphql-unrouted": ("graphql", ["/graphql"]),
@@ -573,16 +579,16 @@ def test_events_arrive_when_they_are_sent(gateway: Gateway) -> None:
         gateway.released.set()
 
 
-@pytest.mark.parametrize("signed_in", [False, True])
-def test_websockets_reach_graphql(gateway: Gateway, alice: Login, signed_in: bool) -> None:
+@pytest.mark.parametrize("token", ["none", "good", "revoked"])
+def test_websockets_reach_graphql(gateway: Gateway, alice: Login, revoked: Login, token: str) -> None:
     with connect(
         f"{gateway.url.replace('http', 'ws')}/graphql",
         subprotocols=[Subprotocol("graphql-transport-ws")],
-        additional_headers=alice.headers if signed_in else {},
+        additional_headers={"none": {}, "good": alice.headers, "revoked": revoked.headers}[token],
         proxy=None,
     ) as websocket:
         assert websocket.subprotocol == "graphql-transport-ws"
-        assert websocket.recv(timeout=10) == (alice.user_id if signed_in else "nobody")
+        assert websocket.recv(timeout=10) == "nobody"  # it signs in with connection_init
 
 
 # What clients send: Apollo and urql, Sentry's browser SDK, tus-js-client, jQuery, fetch with a cache mode, hls.js.

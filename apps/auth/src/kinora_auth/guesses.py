@@ -1,4 +1,4 @@
-"""How fast passwords may be guessed, and by whom. See docs/adr/0012-guessing.md."""
+"""How fast passwords may be guessed, and by whom. See docs/adr/0015-guessing.md."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ class AuthSettings(Settings):
     """Passwords hashed at the same time; each takes 64 MiB."""
     hashing_queue: int = Field(default=100, ge=1)
     """Requests that may wait for a hashing thread, half of them from one client; more are told to come back."""
-    # Failures are wrong passwords; see docs/adr/0012-guessing.md. Redis keeps each for the length of its window.
+    # Failures are wrong passwords; see docs/adr/0015-guessing.md. Redis keeps each for the length of its window.
     session_failures: Limit = "10/minute"
     """Of one session, which confirms a change of the account."""
     pair_failures: Limit = "10/10 minutes"

@@ -14,6 +14,7 @@ from kinora_graphql.auth.loaders import load_users
 from kinora_graphql.progress import ProgressHub
 from kinora_graphql.video.loaders import load_videos
 from kinora_kit import rpc
+from kinora_kit.errors import InvalidToken
 from kinora_kit.identity import TokenVerifier, bearer
 
 if TYPE_CHECKING:  # they exist in the stubs only
@@ -46,13 +47,22 @@ class Loaders:
 
 class Context(BaseContext):
     def __init__(
-        self, *, clients: Clients, progress: ProgressHub, verifier: TokenVerifier, client: auth.Client, remember: bool
+        self,
+        *,
+        clients: Clients,
+        progress: ProgressHub,
+        verifier: TokenVerifier,
+        client: auth.Client,
+        refusal: InvalidToken | None,
+        remember: bool,
     ) -> None:
         super().__init__()
         self.clients = clients
         self.progress = progress
         self.verifier = verifier
         self.client = client
+        self.refusal = refusal
+        """Why the access token that came with the request was refused."""
         self.loaders = Loaders(
             users=DataLoader(load_users(clients.users), max_batch_size=MAX_BATCH, cache=remember),
             videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
@@ -65,13 +75,18 @@ Info = strawberry.Info[Context, None]
 async def get_context(connection: HTTPConnection) -> Context:
     """The context of one request, or of all operations of one WebSocket.
 
-    Raises InvalidToken. A WebSocket signs in later, with connection_init; see sockets.py.
+    A bad token is no error yet: client libraries send the one that has expired with the mutation that gets the next;
+    see extensions.py. A WebSocket signs in later, with connection_init; see sockets.py.
     """
     wired = connection.state.wired
     is_request = connection.scope["type"] == "http"
-    if is_request and (token := bearer(connection.headers)):
-        await wired.verifier.verify(token)
-        rpc.access_token.set(token)
+    refusal = None
+    try:
+        if is_request and (token := bearer(connection.headers)):
+            await wired.verifier.verify(token)
+            rpc.access_token.set(token)
+    except InvalidToken as error:
+        refusal = error
     return Context(
         clients=wired.clients,
         progress=wired.progress,
@@ -80,6 +95,7 @@ async def get_context(connection: HTTPConnection) -> Context:
             address=connection.client.host if connection.client else "",
             user_agent=connection.headers.get("user-agent", ""),
         ),
+        refusal=refusal,
         # A WebSocket lives long: what it remembered would grow old.
         remember=is_request,
     )

@@ -1,5 +1,6 @@
 """What is done to every operation: its limits, its errors, its metrics."""
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -10,14 +11,17 @@ from graphql import (
     GraphQLError,
     InlineFragmentNode,
     OperationDefinitionNode,
+    OperationType,
     SelectionSetNode,
     ValidationContext,
     ValidationRule,
+    get_operation_ast,
 )
 from prometheus_client import Histogram
 from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import SchemaExtension
 from strawberry.schema.exceptions import CannotGetOperationTypeError
+from strawberry.types import ExecutionContext
 from strawberry.types.execution import StreamExecutionResult
 
 from kinora_kit import logs
@@ -25,6 +29,9 @@ from kinora_kit.metrics import SECONDS
 from kinora_kit.outages import as_domain_error
 
 log = logs.get(__name__)
+
+_JSON_LITERALS = {"None": "null", "True": "true", "False": "false"}
+_PYTHON_LITERAL = re.compile(r"(?<!['\"\w])(None|True|False)(?!['\"\w])")
 
 OPERATIONS = Histogram(
     "kinora_graphql_operation_seconds",
@@ -45,6 +52,33 @@ class Measure(SchemaExtension):
             kind = "none"
         failed = bool(context.pre_execution_errors or getattr(context.result, "errors", None))
         OPERATIONS.labels(kind, "error" if failed else "ok").observe(time.perf_counter() - started)
+
+
+CREDENTIALS_THEMSELVES = {"register", "login", "refresh", "__typename"}
+"""Mutations for which a bad token does not matter: they bring credentials of their own."""
+
+
+class RefuseBadToken(SchemaExtension):
+    """Refuses whole operations whose access token is bad, so that nobody takes an anonymous answer for their own.
+
+    Except those that get new tokens: client libraries send the old one along.
+    """
+
+    def on_validate(self) -> Iterator[None]:
+        context = self.execution_context
+        refusal = context.context.refusal
+        if refusal is not None and not _brings_credentials(context):
+            context.pre_execution_errors = [GraphQLError(refusal.detail, extensions={"code": refusal.code})]
+        yield
+
+
+def _brings_credentials(context: ExecutionContext) -> bool:
+    document = context.graphql_document
+    operation = get_operation_ast(document, context.operation_name) if document else None
+    if operation is None or operation.operation is not OperationType.MUTATION:
+        return False
+    fields = operation.selection_set.selections
+    return all(isinstance(field, FieldNode) and field.name.value in CREDENTIALS_THEMSELVES for field in fields)
 
 
 class Errors(SchemaExtension):
@@ -81,7 +115,7 @@ def _public(error: GraphQLError) -> GraphQLError:
         return error
     original = error.original_error
     if original is None or isinstance(original, GraphQLError | CannotGetOperationTypeError | MissingQueryError):
-        code, message = "invalid_query", error.message
+        code, message = "invalid_query", _in_json_words(error.message)
     elif (domain := as_domain_error(original)) is not None:
         code, message = domain.code, domain.detail
     else:
@@ -95,6 +129,12 @@ def _public(error: GraphQLError) -> GraphQLError:
         path=error.path,
         extensions={"code": code},
     )
+
+
+def _in_json_words(message: str) -> str:
+    """graphql-core's messages speak of Python's ``None`` and mappings; clients write JSON."""
+    message = message.replace("to be a mapping.", "to be an object.")
+    return _PYTHON_LITERAL.sub(lambda literal: _JSON_LITERALS[literal[0]], message)
 
 
 def limits(*, max_depth: int, max_aliases: int) -> type[ValidationRule]:

@@ -16,6 +16,7 @@ A = TypeVar("A", bound="Problem")
 B = TypeVar("B", bound="Problem")
 C = TypeVar("C", bound="Problem")
 D = TypeVar("D", bound="Problem")
+E = TypeVar("E", bound="Problem")
 
 
 @strawberry.interface(description="Why something could not be done.")
@@ -28,6 +29,10 @@ class Problem:
 async def outcome(call: Awaitable[T], a: type[A], b: type[B], c: type[C], /) -> T | A | B | C: ...
 @overload
 async def outcome(call: Awaitable[T], a: type[A], b: type[B], c: type[C], d: type[D], /) -> T | A | B | C | D: ...
+@overload
+async def outcome(
+    call: Awaitable[T], a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /
+) -> T | A | B | C | D | E: ...
 async def outcome(call: Awaitable[T], *named: "type[Problem]") -> "T | Problem":
     """What ``call`` answers, or the one of ``named`` that its error is. Raises every other error."""
     try:

@@ -1,3 +1,4 @@
+import json
 from typing import NewType
 
 import strawberry
@@ -13,7 +14,7 @@ def _parse(value: object) -> int:
     # A client whose own numbers are too small for it sends a string.
     number = int(value) if isinstance(value, str) and value.removeprefix("-").isdecimal() else value
     if not isinstance(number, int) or isinstance(number, bool) or not -LIMIT <= number < LIMIT:
-        raise StrawberryInputCoercionError(f"BigInt cannot represent {value!r:.40}")
+        raise StrawberryInputCoercionError(f"BigInt cannot represent {json.dumps(value, default=str):.40}")
     return number
 
 

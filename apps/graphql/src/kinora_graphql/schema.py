@@ -13,7 +13,7 @@ from strawberry.types.graphql import OperationType
 from kinora_graphql import scalars
 from kinora_graphql.auth.mutations import AuthMutation
 from kinora_graphql.auth.queries import AuthQuery
-from kinora_graphql.extensions import Errors, Measure, OneOperation, limits
+from kinora_graphql.extensions import Errors, Measure, OneOperation, RefuseBadToken, limits
 from kinora_graphql.media.mutations import MediaMutation
 from kinora_graphql.media.queries import MediaQuery
 from kinora_graphql.settings import GraphqlSettings
@@ -61,6 +61,7 @@ def build(settings: GraphqlSettings) -> Schema:
         extensions=[
             Measure,
             Errors,
+            RefuseBadToken,
             limit_document,
             limit_operation,
             OneOperation,

@@ -38,7 +38,7 @@ class RegisterInput:
     username: str
     email: str
     password: str
-    display_name: strawberry.Maybe[str]
+    display_name: str | None = strawberry.UNSET
 
 
 @strawberry.type
@@ -87,13 +87,15 @@ class LogoutPayload:
     done: bool
 
 
-@strawberry.input
+@strawberry.input(description="What is to be changed; what is absent or null stays.")
 class UpdateProfileInput:
-    username: strawberry.Maybe[str]
-    email: strawberry.Maybe[str]
-    display_name: strawberry.Maybe[str]
-    bio: strawberry.Maybe[str]
-    current_password: strawberry.Maybe[str] = strawberry.field(description="Needed to change the email address.")
+    username: str | None = strawberry.UNSET
+    email: str | None = strawberry.UNSET
+    display_name: str | None = strawberry.UNSET
+    bio: str | None = strawberry.UNSET
+    current_password: str | None = strawberry.field(
+        default=strawberry.UNSET, description="Needed to change the email address."
+    )
 
 
 @strawberry.type
@@ -102,7 +104,7 @@ class UpdateProfilePayload:
 
 
 UpdateProfileResult = Annotated[
-    UpdateProfilePayload | UsernameTaken | EmailTaken | WrongPassword | InvalidInput,
+    UpdateProfilePayload | UsernameTaken | EmailTaken | WrongPassword | InvalidInput | TooManyRequests,
     strawberry.union("UpdateProfileResult"),
 ]
 
@@ -141,7 +143,7 @@ class AuthMutation:
     @strawberry.mutation
     async def update_profile(self, info: Info, input: UpdateProfileInput) -> UpdateProfileResult:  # noqa: A002
         async def call() -> UpdateProfilePayload:
-            profile = await info.context.clients.accounts.UpdateProfile(pb.UpdateProfileRequest(**given(input)))
-            return UpdateProfilePayload(profile=Profile.of(profile))
+            request = pb.UpdateProfileRequest(**given(input), client=info.context.client)
+            return UpdateProfilePayload(profile=Profile.of(await info.context.clients.accounts.UpdateProfile(request)))
 
-        return await outcome(call(), UsernameTaken, EmailTaken, WrongPassword, InvalidInput)
+        return await outcome(call(), UsernameTaken, EmailTaken, WrongPassword, InvalidInput, TooManyRequests)

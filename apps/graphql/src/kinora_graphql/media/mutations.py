@@ -21,14 +21,16 @@ class MediaNotFound(Problem): ...
 class ChangedMeanwhile(Problem): ...
 
 
-@strawberry.input(description="What is to be changed; what is absent stays.")
+@strawberry.input(description="What is to be changed; what is absent or null stays.")
 class UpdateMediaInput:
-    title: strawberry.Maybe[str]
-    description: strawberry.Maybe[str]
-    tags: strawberry.Maybe[list[str]]
-    category: strawberry.Maybe[str]
-    visibility: strawberry.Maybe[Visibility]
-    attributes: strawberry.Maybe[JSON] = strawberry.field(description="An object; replaces all attributes.")
+    title: str | None = strawberry.UNSET
+    description: str | None = strawberry.UNSET
+    tags: list[str] | None = strawberry.UNSET
+    category: str | None = strawberry.UNSET
+    visibility: Visibility | None = strawberry.UNSET
+    attributes: JSON | None = strawberry.field(
+        default=strawberry.UNSET, description="An object; replaces all attributes."
+    )
 
 
 @strawberry.type
