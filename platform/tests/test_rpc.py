@@ -177,7 +177,7 @@ async def test_identity_is_what_the_token_says(client: Redis) -> None:
 
         assert await asked_with(None) == "nobody"
         assert await asked_with(good) == str(user_id)
-        assert await asked_with(token(lifetime=-1)[0]) == "401 invalid_token: The access token has expired"
+        assert await asked_with(token(lifetime=-60)[0]) == "401 invalid_token: The access token has expired"
         assert await asked_with(token(revoked)[0]) == "401 invalid_token: The session has ended"
         assert (await asked_with(token(kid="other")[0])).startswith("401 invalid_token")
         assert (await asked_with("nonsense")).startswith("401 invalid_token")

@@ -119,9 +119,9 @@ def test_exactly_those_may_call_who_do() -> None:
 
 
 def test_tokens_are_verified_before_those_who_verify_them_too() -> None:
-    assert {name for name, service in SERVICES.items() if service.get("verifiesTokens")} == {
-        name for name in needs.read() if "KINORA_JWKS_URL" in settings(name)
-    }
+    """But for graphql, where an operation that brings new tokens comes with a token that has expired."""
+    verifying = {name for name in needs.read() if "KINORA_JWKS_URL" in settings(name)}
+    assert {name for name, service in SERVICES.items() if service.get("verifiesTokens")} == verifying - {"graphql"}
 
 
 # --- who may pass ----------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_each_waits_longer_than_what_it_waits_for(rendered_policies: list[Manife
     transport = yaml.safe_load((ROOT / "traefik" / "traefik.yml").read_text())["serversTransport"]
     gateway = seconds(transport["forwardingTimeouts"]["responseHeaderTimeout"])
     deadline = number(r"DEADLINE_SECONDS = ([\d.]+)", RPC)
-    keys = number(r"AsyncClient\(timeout=(\d+)", (ROOT / "platform/src/kinora_kit/identity.py").read_text())
+    keys = number(r"connect\(timeout_seconds=(\d+)", (ROOT / "platform/src/kinora_kit/identity.py").read_text())
     waits: dict[str, float] = {}
     for name, service in SERVICES.items():
         for method in ("GET", "POST", "DELETE"):
@@ -315,7 +315,7 @@ def test_each_waits_longer_than_what_it_waits_for(rendered_policies: list[Manife
     assert "-hooks-http-timeout" not in TUSD
     assert waits["video"] < UPLOAD_HOOKS_SECONDS
     assert min(waits["auth"], waits["media"], waits["video"]) > keys + deadline
-    for name in ("media", "video", "graphql"):
+    for name in ("media", "video"):
         assert of(rendered_policies, "RequestAuthentication", name)["jwtRules"][0]["timeout"] == f"{keys:.0f}s"
 
 

@@ -182,13 +182,16 @@ class Edge:
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         trace = _header(scope, b"traceparent").decode("latin-1")
         logs.traceparent.set(trace if _TRACEPARENT.fullmatch(trace) else logs.new_traceparent())
-        with bound_contextvars(request_id=request_id):
-            if scope["type"] == "websocket":  # it says later who it is
-                rpc.access_token.set(None)
-                await self._app(scope, receive, send)
-            else:
-                rpc.access_token.set(_token(scope))
-                await self._http(scope, receive, send, request_id)
+        # A web socket says later who it is.
+        before = rpc.access_token.set(None if scope["type"] == "websocket" else _token(scope))
+        try:
+            with bound_contextvars(request_id=request_id):
+                if scope["type"] == "websocket":
+                    await self._app(scope, receive, send)
+                else:
+                    await self._http(scope, receive, send, request_id)
+        finally:
+            rpc.access_token.reset(before)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started = time.perf_counter()
