@@ -84,9 +84,9 @@ async def get_context(connection: HTTPConnection) -> Context:
     try:
         if is_request and (token := bearer(connection.headers)):
             await wired.verifier.verify(token)
-            rpc.access_token.set(token)
     except InvalidToken as error:
         refusal = error
+        rpc.access_token.set(None)  # the services would refuse every call that carries it
     return Context(
         clients=wired.clients,
         progress=wired.progress,
