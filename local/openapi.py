@@ -61,7 +61,7 @@ def routers() -> list[APIRouter]:
 
 def _security(dependant: Dependant) -> list[dict[str, list[str]]]:
     calls = {each.call for each in dependant.dependencies}
-    if identity._required in calls:
+    if calls & {identity._required, identity._required_token}:
         return [{"bearer": []}]
     return [{}, {"bearer": []}] if identity._optional in calls else []
 

@@ -475,10 +475,13 @@ async def test_visibility_written_by_the_version_before_ends_signed_addresses_to
 async def test_only_the_owner_may_touch_a_video(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip, visibility="unlisted")
     stranger = Caller(new_id())
-    for attempt in (stage.videos.delete(stranger, video_id), stage.videos.choose_poster(stranger, video_id, 0)):
+    for attempt in (
+        stage.videos.delete(stranger, video_id),
+        stage.videos.choose_poster(stranger, video_id, 0),
+        stage.videos.progress(stranger, video_id),
+    ):
         with pytest.raises(NotTheOwner):
             await attempt
-    assert (await stage.videos.progress(stranger, video_id)).state == "processing"
     await stage.videos.set_visibility(video_id, "private", 1)
     for hidden in (
         stage.videos.get(stranger, video_id),

@@ -104,6 +104,17 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     return token.strip()
 
 
+def _required_token(request: Request) -> str:
+    token = bearer(request.headers)
+    if token is None:
+        raise NotSignedIn
+    return token
+
+
+RequiredToken = Annotated[str, Depends(_required_token)]
+"""The access token itself, not yet verified: for a response that must end when the token does."""
+
+
 class KeySource(Protocol):
     async def public_key(self, kid: str) -> Any | None:
         """The verification key of that id, ``None`` when it is not (or no longer) in the set."""
@@ -201,6 +212,21 @@ class TokenVerifier:
         """
         caller, _ = await self.verify_with_expiry(token)
         return caller
+
+    async def until_ended(self, token: str, *, check_seconds: float) -> None:
+        """Return when the token has expired, or soon after its session was ended. For connections that stay.
+
+        While that cannot be known, the session is taken to live on, as long as the token does.
+        """
+        expiry = float("inf")
+        while time.time() < expiry:
+            try:
+                _, expiry = await self.verify_with_expiry(token)
+            except InvalidToken:
+                return
+            except Exception as error:
+                log.warning("cannot tell whether the session lives", error=repr(error))
+            await asyncio.sleep(min(check_seconds, max(expiry - time.time(), 0)))
 
     async def verify_with_expiry(self, token: str) -> tuple[Caller, float]:
         """As verify, with the Unix time from which the token is refused."""

@@ -11,6 +11,12 @@ HTTP_REQUESTS = Histogram(
     buckets=SECONDS,
 )
 HTTP_IN_FLIGHT = Gauge("kinora_http_requests_in_flight", "HTTP requests being answered")
+STREAMS_OPEN = Gauge("kinora_streams_open", "Connections that stay (websocket, events)", ["kind"])
+STREAMS_REFUSED = Counter(
+    "kinora_streams_refused_total",
+    "Connections that were refused because there are too many, by whose limit it was (process, user, address)",
+    ["kind", "limit"],
+)
 RPC_SERVED = Histogram(
     "kinora_rpc_served_seconds",
     "gRPC calls served, by method and status",

@@ -45,6 +45,18 @@ class Settings(BaseSettings):
     """Requests that are answered at a time. Those of health and metrics come on top."""
 
 
+class StreamSettings(Settings):
+    """Of a service that holds connections: WebSockets, server-sent events."""
+
+    streams: int = Field(default=500, ge=1)
+    """How many of them one process holds at a time."""
+    streams_per_user: int = Field(default=20, ge=1)
+    streams_per_address: int = Field(default=50, ge=1)
+    """Of those who are not signed in."""
+    session_check_seconds: float = Field(default=5, gt=0)
+    """How soon such a connection is closed after its session has ended."""
+
+
 S = TypeVar("S", bound=Settings)
 
 

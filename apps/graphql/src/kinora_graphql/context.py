@@ -16,6 +16,7 @@ from kinora_graphql.video.loaders import load_videos
 from kinora_kit import rpc
 from kinora_kit.errors import InvalidToken
 from kinora_kit.identity import TokenVerifier, bearer
+from kinora_kit.streams import Seat
 
 if TYPE_CHECKING:  # they exist in the stubs only
     from kinora.auth.v1.auth_pb2_grpc import AccountsAsyncStub, UsersAsyncStub
@@ -46,6 +47,9 @@ class Loaders:
 
 
 class Context(BaseContext):
+    seat: Seat
+    """Of a WebSocket only."""
+
     def __init__(
         self,
         *,

@@ -2,10 +2,10 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from kinora_kit.settings import Settings
+from kinora_kit.settings import StreamSettings
 
 
-class GraphqlSettings(Settings):
+class GraphqlSettings(StreamSettings):
     service: ClassVar[str] = "graphql"
 
     public_url: str
@@ -28,11 +28,7 @@ class GraphqlSettings(Settings):
 
     socket_origins: tuple[str, ...] = ("*",)
     """Origins whose pages may open a WebSocket. Any by default: who calls is told by a token, never by a cookie."""
-    socket_connections: int = Field(default=500, ge=1)
-    """WebSockets that one process holds at a time."""
     socket_operations: int = Field(default=20, ge=1)
     """Operations that run at a time on one WebSocket."""
     socket_init_seconds: float = Field(default=10, gt=0)
     """How long a WebSocket may wait before it sends connection_init."""
-    session_check_seconds: float = Field(default=5, gt=0)
-    """How soon a WebSocket is closed after its session has ended."""

@@ -5,7 +5,6 @@ https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
 
 import asyncio
 import contextlib
-import time
 from datetime import timedelta
 
 from starlette.requests import Request
@@ -22,12 +21,11 @@ from kinora_graphql import http
 from kinora_graphql.context import Context, get_context
 from kinora_graphql.schema import build
 from kinora_graphql.settings import GraphqlSettings
-from kinora_kit import logs, rpc, strict_json
-from kinora_kit.errors import InvalidToken, Unavailable
+from kinora_kit import rpc, strict_json
+from kinora_kit.errors import InvalidToken, TooManyAtOnce, Unavailable
 from kinora_kit.identity import bearer
 from kinora_kit.outages import as_domain_error
-
-log = logs.get(__name__)
+from kinora_kit.streams import Seats
 
 FORBIDDEN = 4403
 BAD_REQUEST = 4400
@@ -39,14 +37,15 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
     _session: asyncio.Task[None] | None = None
 
     async def handle(self) -> None:
-        if self.view.open >= self.view.settings.socket_connections:
-            await self.websocket.close(TRY_AGAIN_LATER, "Too many connections")
-            return
-        self.view.open += 1
-        try:
+        connection = self.context.request
+        assert connection is not None  # noqa: S101 - Strawberry sets it
+        with contextlib.ExitStack() as held:
+            try:
+                self.context.seat = held.enter_context(self.view.seats.take(connection.scope))
+            except (TooManyAtOnce, Unavailable):
+                await self.websocket.close(TRY_AGAIN_LATER, "Too many connections")
+                return
             await super().handle()
-        finally:
-            self.view.open -= 1
 
     async def handle_message(self, message: Message) -> None:
         if _well_formed(message):
@@ -58,7 +57,7 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
         try:
             await super().handle_connection_init(message)
         except Exception as error:
-            if not isinstance(as_domain_error(error), Unavailable):
+            if not isinstance(as_domain_error(error), Unavailable | TooManyAtOnce):
                 raise
             await self.websocket.close(TRY_AGAIN_LATER, "Try again later")
             return
@@ -69,15 +68,7 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
 
     async def _until_session_ends(self, token: str) -> None:
         """Close the socket when its token expires, or soon after its session was ended."""
-        expiry = float("inf")
-        while time.time() < expiry:
-            try:
-                _, expiry = await self.context.verifier.verify_with_expiry(token)
-            except InvalidToken:
-                break
-            except Exception as error:
-                log.warning("cannot tell whether the session lives", error=repr(error))
-            await asyncio.sleep(min(self.view.settings.session_check_seconds, max(expiry - time.time(), 0)))
+        await self.context.verifier.until_ended(token, check_seconds=self.view.settings.session_check_seconds)
         for operation_id in list(self.operations):
             await self.cleanup_operation(operation_id)
         await self.websocket.close(FORBIDDEN, "Forbidden")
@@ -125,8 +116,7 @@ class Router(GraphQLRouter[Context, None]):
             allowed_origins=settings.socket_origins,
         )
         self.settings = settings
-        self.open = 0
-        """WebSockets of this process."""
+        self.seats = Seats("websocket", settings)
 
     def decode_json(self, data: str | bytes) -> object:
         return strict_json.loads(data)
@@ -145,8 +135,9 @@ class Router(GraphQLRouter[Context, None]):
         if value is not None:
             try:
                 token = bearer({"authorization": str(value)})
-                await context.verifier.verify(token or "")
+                caller = await context.verifier.verify(token or "")
             except InvalidToken:
                 raise ConnectionRejectionError from None
+            context.seat.sign_in(caller.user_id)
             rpc.access_token.set(token)
         return await super().on_ws_connect(context)

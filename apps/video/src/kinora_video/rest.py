@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from kinora_kit.identity import OptionalCaller, SignedIn
+from kinora_kit.identity import OptionalCaller, RequiredToken, SignedIn
 from kinora_kit.outages import OUTAGES
+from kinora_kit.streams import EventStream
 from kinora_video.domain import GONE, Video
 from kinora_video.errors import VideoNotFound
 from kinora_video.service import Shown
@@ -23,6 +25,8 @@ router = APIRouter(prefix="/video")
 
 KEEPALIVE_SECONDS = 15.0
 OUTAGE_SECONDS = 1.0
+ENDS = GONE | {"ready"}
+_EVENT_ID = re.compile(r"[0-9]{1,18}")
 PLAYLIST_TYPE = "application/vnd.apple.mpegurl"
 PLAYLIST: dict[int | str, dict[str, Any]] = {200: {"content": {PLAYLIST_TYPE: {"schema": {"type": "string"}}}}}
 
@@ -122,45 +126,61 @@ async def delete_video(video_id: UUID, caller: SignedIn, wired: Wired) -> None:
 @router.get(
     "/{video_id:uuid}/progress",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        204: {"description": "The client has seen the last event"},
+    },
 )
-async def follow_progress(video_id: UUID, caller: OptionalCaller, wired: Wired) -> StreamingResponse:
-    """Server-sent events: the present state first, then each change, until the video is ready, failed or deleted."""
-    watching = contextlib.ExitStack()
-    changed = watching.enter_context(wired.changes.of(video_id))  # before the first look, so that no change is missed
-    try:
+async def follow_progress(
+    video_id: UUID,
+    token: RequiredToken,
+    request: Request,
+    wired: Wired,
+    last_event_id: Annotated[str, Header(alias="Last-Event-ID")] = "",
+) -> Response:
+    """Server-sent events for the owner: the present state, then each change, until it is ready, failed or deleted.
+
+    They also end with the session. A client that has seen the last one (Last-Event-ID) gets 204, and stays away.
+    """
+    caller = await wired.verifier.verify(token)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(wired.followers.take(request.scope, caller.user_id))
+        changed = stack.enter_context(wired.changes.of(video_id))  # before the first look, so that no change is missed
         first = await wired.videos.progress(caller, video_id)
-    except BaseException:
-        watching.close()
-        raise
+        seen = int(last_event_id) if _EVENT_ID.fullmatch(last_event_id) else 0
+        if first.state in ENDS and seen >= first.version:
+            return Response(status_code=204)
+        session = asyncio.create_task(
+            wired.verifier.until_ended(token, check_seconds=wired.videos.settings.session_check_seconds)
+        )
+        stack.callback(session.cancel)
+        session.add_done_callback(lambda _: changed.set())
+        held = stack.pop_all()
 
-    async def stream() -> AsyncIterator[str]:
-        progress, sent = first, 0
-        with watching:
-            while True:
-                if progress.version > sent:
-                    sent = progress.version
-                    data = progress.model_dump(mode="json", exclude={"owner_id"})
-                    yield f"id: {sent}\nevent: progress\ndata: {json.dumps(data)}\n\n"
-                    if progress.state in GONE | {"ready"}:
-                        return
-                try:
-                    async with asyncio.timeout(KEEPALIVE_SECONDS):
-                        await changed.wait()
-                except TimeoutError:
-                    yield ": still here\n\n"
-                changed.clear()
-                try:
-                    progress = await wired.videos.progress(caller, video_id)
-                except VideoNotFound:  # deleted, or no longer for this caller
-                    progress = progress.model_copy(update={"state": "deleted", "version": sent + 1})
-                except OUTAGES:
-                    changed.set()
-                    await asyncio.sleep(OUTAGE_SECONDS)
+    async def events() -> AsyncIterator[str]:
+        progress, sent = first, min(seen, first.version)
+        while not session.done():
+            if progress.version > sent:
+                sent = progress.version
+                data = progress.model_dump(mode="json", exclude={"owner_id"})
+                yield f"id: {sent}\nevent: progress\ndata: {json.dumps(data)}\n\n"
+                if progress.state in ENDS:
+                    return
+            try:
+                async with asyncio.timeout(KEEPALIVE_SECONDS):
+                    await changed.wait()
+            except TimeoutError:
+                yield ": still here\n\n"
+            changed.clear()
+            try:
+                progress = await wired.videos.progress(caller, video_id)
+            except VideoNotFound:
+                progress = progress.model_copy(update={"state": "deleted", "version": sent + 1})
+            except OUTAGES:
+                changed.set()
+                await asyncio.sleep(OUTAGE_SECONDS)
 
-    return StreamingResponse(
-        stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    )
+    return EventStream(events(), held)
 
 
 def _playlist(video: Video, text: str) -> Response:

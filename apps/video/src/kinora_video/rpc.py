@@ -83,7 +83,7 @@ class VideosServicer(pb_grpc.VideosServicer):
         return pb.ListVideosResponse(videos=[_video(item) for item in shown])
 
     async def GetProgress(self, request: pb.GetProgressRequest, context: Any) -> pb.Progress:  # noqa: N802
-        return _progress(await self._videos.progress(optional_caller(), _id(request.video_id)))
+        return _progress(await self._videos.progress(signed_in(), _id(request.video_id)))
 
 
 class UploadsServicer(pb_grpc.UploadsServicer):

@@ -212,15 +212,13 @@ class Videos:
         videos = await store.list_videos(self.pool, ids)
         return await self._show(caller, [video for video in videos if video.visible_to(caller)])
 
-    async def progress(
-        self, caller: Caller | None, video_id: UUID
-    ) -> events.TranscodeProgressed | events.UploadProgressed:
-        """How upload and transcoding stand; for those who may see the video."""
+    async def progress(self, caller: Caller, video_id: UUID) -> events.TranscodeProgressed | events.UploadProgressed:
+        """How upload and transcoding of the caller's video stand."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.get(connection, video_id)
             if video is None:
                 raise VideoNotFound
-            video.must_be_visible_to(caller)
+            video.must_be_owned_by(caller)
             return await announce.snapshot(connection, video)
 
     async def _show(self, caller: Caller | None, videos: Sequence[Video]) -> list[Shown]:
@@ -291,7 +289,7 @@ class Videos:
     async def _stored(self, video_id: UUID) -> list[StoredRendition]:
         # One snapshot: a part that ends in between must not count as done without its last segments.
         async with (
-            self.pool.acquire(timeout=postgres.ACQUIRE_SECONDS) as connection,
+            self.pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             rows = (await store.renditions_of(connection, [video_id]))[video_id]

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from kinora_kit.settings import Port, Secret, Settings
+from kinora_kit.settings import Port, Secret, Settings, StreamSettings
 
 
 class StoreSettings(Settings):
@@ -18,7 +18,7 @@ class StoreSettings(Settings):
     streams_bucket: str = "streams"
 
 
-class VideoSettings(StoreSettings):
+class VideoSettings(StoreSettings, StreamSettings):
     service: ClassVar[str] = "video"
 
     grpc_host: str = "127.0.0.1"

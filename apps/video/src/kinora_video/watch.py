@@ -11,11 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import UUID
 
 from kinora_kit import postgres, tasks
-from kinora_kit.errors import Unavailable
 
 CHANNEL = "video_changed"
-# Far below the connections that the server takes, so that streams never keep others out.
-MAX_WAITING = 500
 
 
 class Changes:
@@ -24,12 +21,7 @@ class Changes:
 
     @contextlib.contextmanager
     def of(self, video_id: UUID) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the video changes; whoever waits clears it.
-
-        Raises Unavailable when too many wait already.
-        """
-        if sum(map(len, self._waiting.values())) >= MAX_WAITING:
-            raise Unavailable("Too many follow progress at the moment, try again")
+        """An event that is set whenever the video changes; whoever waits clears it."""
         key, changed = str(video_id), asyncio.Event()
         self._waiting[key].add(changed)
         try:

@@ -17,6 +17,7 @@ from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_kit.settings import reveal
+from kinora_kit.streams import Seats
 from kinora_video import announce, cleanup, sandbox
 from kinora_video.catalogue import RemoteCatalogue
 from kinora_video.cleanup import Cleanup
@@ -39,6 +40,9 @@ class State:
     checks: Checks
     videos: Videos
     changes: Changes
+    followers: Seats
+    """Of progress, over server-sent events."""
+    verifier: TokenVerifier
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
                 checks=Checks({**stores.checks.dependencies, "redis": revocations.ping}, schema=stores.checks.schema),
                 videos=videos,
                 changes=changes,
+                followers=Seats("events", settings),
+                verifier=verifier,
             )
 
 

@@ -1,0 +1,85 @@
+"""Connections that stay: WebSockets and server-sent events. How many there may be, and what goes with them.
+
+A process holds only so many, and one client only so many of these: who is signed in counts as that user, all others by
+their address, wherever the connection comes from.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from uuid import UUID
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from kinora_kit.edge import client_network
+from kinora_kit.errors import TooManyAtOnce, Unavailable
+from kinora_kit.metrics import STREAMS_OPEN, STREAMS_REFUSED
+from kinora_kit.settings import StreamSettings
+
+
+class Seat:
+    """The place of one connection; it may move from its address to its user once that is known."""
+
+    def __init__(self, seats: "Seats", client: UUID | str) -> None:
+        self._seats = seats
+        self.client = client
+
+    def sign_in(self, user_id: UUID) -> None:
+        """Raises TooManyAtOnce when the user has too many; it counts by its address then, as before."""
+        self._seats.move(self, user_id)
+
+
+class Seats:
+    """Of one process and one kind of connection (``websocket``, ``events``)."""
+
+    def __init__(self, kind: str, settings: StreamSettings) -> None:
+        self._kind = kind
+        self._settings = settings
+        self._taken: Counter[UUID | str] = Counter()
+        STREAMS_OPEN.labels(kind).set_function(self._taken.total)
+
+    @contextlib.contextmanager
+    def take(self, scope: Scope, user_id: UUID | None = None) -> Iterator[Seat]:
+        """A seat as long as the block runs. Raises Unavailable when the process is full, TooManyAtOnce."""
+        if self._taken.total() >= self._settings.streams:
+            STREAMS_REFUSED.labels(self._kind, "process").inc()
+            raise Unavailable("Too many are connected at the moment, try again", headers={"Retry-After": "5"})
+        seat = Seat(self, user_id or client_network(scope))
+        self._add(seat.client)
+        try:
+            yield seat
+        finally:
+            self._remove(seat.client)
+
+    def move(self, seat: Seat, user_id: UUID) -> None:
+        if seat.client != user_id:
+            self._add(user_id)
+            self._remove(seat.client)
+            seat.client = user_id
+
+    def _add(self, client: UUID | str) -> None:
+        user = isinstance(client, UUID)
+        limit = self._settings.streams_per_user if user else self._settings.streams_per_address
+        if self._taken[client] >= limit:
+            STREAMS_REFUSED.labels(self._kind, "user" if user else "address").inc()
+            raise TooManyAtOnce("You have too many of these open, close one first")
+        self._taken[client] += 1
+
+    def _remove(self, client: UUID | str) -> None:
+        self._taken[client] -= 1
+        if not self._taken[client]:
+            del self._taken[client]
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. ``held`` is closed at the end, also when the client left before the first event."""
+
+    def __init__(self, events: AsyncIterator[str], held: contextlib.ExitStack) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await super().__call__(scope, receive, send)
