@@ -158,7 +158,7 @@ ROUTES = {
             f"HEAD /video/{ID}/720p/index.m3u8",
         ),
     ),
-    "video-progress": Route("optional", "video", (f"GET /video/{ID}/progress",), compressed=False),
+    "video-progress": Route("required", "video", (f"GET /video/{ID}/progress",), compressed=False),
     "video-write": Route("required", "video", (f"PATCH /video/{ID}", f"DELETE /video/{ID}")),
     "video-stream": Route(
         "by address",
@@ -565,11 +565,11 @@ def test_where_a_request_came_from_is_what_the_gateway_saw(gateway: Gateway) -> 
     assert "evil.example" not in str(seen)
 
 
-def test_events_arrive_when_they_are_sent(gateway: Gateway) -> None:
+def test_events_arrive_when_they_are_sent(gateway: Gateway, alice: Login) -> None:
     gateway.released.clear()
     try:
         with gateway.http.stream(
-            "GET", f"{gateway.url}/video/{ID}/progress", headers={"Accept-Encoding": "gzip"}
+            "GET", f"{gateway.url}/video/{ID}/progress", headers={**alice.headers, "Accept-Encoding": "gzip"}
         ) as answer:
             received = answer.iter_text()
             assert "first" in next(received)
