@@ -200,7 +200,11 @@ def apply(objects: list[dict[str, Any]]) -> None:
     """Apply the objects of the stack, in the order that `pulumi up` would find by itself, and end jobs of before."""
     definitions = [each for each in objects if each["kind"] in ("CustomResourceDefinition", "Namespace")]
     node.apply(definitions)
-    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    # Again where it fails: kubectl takes a definition that has no conditions yet for a broken one.
+    wait(
+        lambda: bool(kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")),
+        what="the custom resource definitions",
+    )
     needed = [each for each in objects if each["kind"] in NEEDED_BY_OTHERS]
     node.apply(needed)
     node.apply([each for each in objects if each not in definitions and each not in needed])
