@@ -291,6 +291,7 @@ def test_no_part_is_looked_for_in_the_same_container(configuration: Path) -> Non
             assert url.port in PARTS[str(url.hostname)].ports
     static = yaml.safe_load((configuration / "traefik/traefik.yml").read_text())
     assert static["entryPoints"]["admin"]["address"] == ":8081"
+    assert static["entryPoints"]["checks"]["address"] == ":8082"
     native = (ROOT / "traefik/dynamic/routes.yml").read_text()
     assert (configuration / "traefik/dynamic/routes.yml").read_text() == native
 

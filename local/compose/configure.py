@@ -115,8 +115,8 @@ def minio() -> Iterator[tuple[str, str]]:
 
 def traefik() -> Iterator[tuple[str, str]]:
     for file in (ROOT / "traefik").rglob("*.yml"):
-        # What it listens on for us alone, it listens on for Prometheus here.
-        text = file.read_text().replace('"127.0.0.1:8081"', '":8081"')
+        # What it listens on for us alone, it listens on for Prometheus here; and for itself, by its own name.
+        text = re.sub(r'"127\.0\.0\.1:(8081|8082)"', r'":\1"', file.read_text())
         yield str(file.relative_to(ROOT / "traefik")), rehosted(text)
 
 

@@ -27,7 +27,10 @@ USER = 65532
 WEB, WEBSECURE, METRICS = 8080, 8443, 8081
 MERGED_METRICS = 15020
 """Where a sidecar shows its own metrics and Traefik's: the mesh makes Prometheus ask there."""
-STREAMS = "streams.yml"
+FILE = "services.yml"
+"""What Traefik reads from a file, as it is not in the namespace of the routes or named by an entry point."""
+UNAVAILABLE = "unavailable"
+FALLBACK_PORT = 8109
 
 TRAEFIK_KINDS = (
     "ingressroutes",
@@ -60,16 +63,15 @@ MESH_ANNOTATIONS = {
 }
 
 # Where there is no mesh to do it (istio/values.yaml), Traefik asks another pod when one ends in the middle: when the
-# connection to it broke (502), or that to auth did, of which Traefik says 500. Not 503: that is a service's own word,
-# and what it waits for is not here. POST and PATCH, too (docs/adr/0011-repeats.md), but not with more than is good to
-# hold in memory: the client of an upload goes on where it was. The tries last about a second, which it takes until all
-# know that a pod is gone.
+# connection to it broke (502), also to auth or video when it asks who may pass. Not 500 and 503, which are a service's
+# own words. POST and PATCH, too (docs/adr/0011-repeats.md), but not with more than is good to hold in memory: whoever
+# uploads goes on where it was. The tries last about a second, which it takes until all know that a pod is gone.
 RETRY = {
     "retry": {
         "attempts": 4,
         "initialInterval": "250ms",
         "timeout": "5s",
-        "status": ["500", "502"],
+        "status": ["502"],
         "retryNonIdempotentMethod": True,
         "maxRequestBodyBytes": 65536,
     }
@@ -101,12 +103,20 @@ def default_middlewares() -> list[str]:
 
 
 def middlewares(args: GatewayArgs) -> Mapping[str, Mapping[str, Any]]:
-    """The default middlewares of an environment, by their names, in order."""
+    """The middlewares of every request that are objects, by their names, in order."""
     known = native("dynamic/middlewares.yml")["http"]["middlewares"]
-    # Identity headers go before anything else happens.
-    first, *others = default_middlewares()
-    between = {} if args.mesh else {"retry": RETRY}
-    return {first: known[first], **between, **{name: known[name] for name in others}}
+    found = {name: known[name] for name in default_middlewares() if name != UNAVAILABLE}
+    # Last: before anybody is told that a pod is away, others are asked.
+    return found if args.mesh else {**found, "retry": RETRY}
+
+
+def entry_middlewares(args: GatewayArgs, names: list[str]) -> list[str]:
+    """As an entry point names them: those of ``names``, and the retry last."""
+    names = [name for name in names if name != UNAVAILABLE]
+    # With safeNaming: no name of one namespace can be made to mean something in the other.
+    objects = [f"{args.place.namespace}_{name}@kubernetescrd" for name in names]
+    retry = [] if args.mesh else [f"{args.place.namespace}_retry@kubernetescrd"]
+    return [*objects, f"{UNAVAILABLE}@file", *retry]
 
 
 def static_configuration(args: GatewayArgs) -> dict[str, Any]:
@@ -114,8 +124,8 @@ def static_configuration(args: GatewayArgs) -> dict[str, Any]:
     configuration = native("traefik.yml")
     web, admin = configuration["entryPoints"]["web"], configuration["entryPoints"]["admin"]
     web["address"], admin["address"] = f":{WEB}", f":{METRICS}"
-    # With safeNaming: no name of one namespace can be made to mean something in the other.
-    web["http"]["middlewares"] = [f"{args.place.namespace}_{name}@kubernetescrd" for name in middlewares(args)]
+    web["http"]["middlewares"] = entry_middlewares(args, default_middlewares())
+    configuration["entryPoints"]["checks"]["http"]["middlewares"] = entry_middlewares(args, [])
     if args.config.trusted_addresses:
         web["forwardedHeaders"] = {"trustedIPs": args.config.trusted_addresses}
     # It goes on taking requests until every node has learnt that it is going.
@@ -130,7 +140,7 @@ def static_configuration(args: GatewayArgs) -> dict[str, Any]:
     configuration["providers"] = {
         # That a pod is gone has to be known soon.
         "providersThrottleDuration": "500ms",
-        "file": {"filename": f"/config/{STREAMS}", "watch": False},
+        "file": {"filename": f"/config/{FILE}", "watch": False},
         "kubernetesCRD": {
             "namespaces": [args.place.namespace, args.apps.namespace],
             "allowCrossNamespace": False,
@@ -145,14 +155,26 @@ def static_configuration(args: GatewayArgs) -> dict[str, Any]:
     return configuration
 
 
-def streams(args: GatewayArgs) -> dict[str, Any]:
-    """The service `streams` of traefik/dynamic/services.yml, where the object store of the environment is.
+def file_configuration(args: GatewayArgs) -> dict[str, Any]:
+    """The services `streams` and `fallback` of traefik/dynamic where the environment has them, and who asks the latter.
 
-    A file, as routes of the services' namespace may name no Service of another one.
+    A file: a route may name no Service of another namespace, nor may what an entry point goes through. And of a file,
+    Traefik drops no service that has no pod.
     """
-    service = native("dynamic/services.yml")["http"]["services"]["streams"]
-    service["loadBalancer"]["servers"] = [{"url": args.streams}]
-    return {"http": {"services": {"streams": service}}}
+    services = native("dynamic/services.yml")["http"]["services"]
+    fallback = f"http://fallback.{args.apps.namespace}.svc.cluster.local:{FALLBACK_PORT}"
+    for name, url in (("streams", args.streams), ("fallback", fallback)):
+        services[name]["loadBalancer"]["servers"] = [{"url": url}]
+    unavailable = native("dynamic/middlewares.yml")["http"]["middlewares"][UNAVAILABLE]
+    if args.mesh:
+        # There it is Traefik's own proxy that says, in plain text, that nobody is there; it says 503, as services do.
+        unavailable["errors"]["status"].append("503")
+    return {
+        "http": {
+            "services": {name: services[name] for name in ("streams", "fallback")},
+            "middlewares": {UNAVAILABLE: unavailable},
+        }
+    }
 
 
 class Gateway(pulumi.ComponentResource):
@@ -209,7 +231,7 @@ class Gateway(pulumi.ComponentResource):
         args = self._args
         texts = {
             file: yaml.safe_dump(content, sort_keys=False)
-            for file, content in (("traefik.yml", static_configuration(args)), (STREAMS, streams(args)))
+            for file, content in (("traefik.yml", static_configuration(args)), (FILE, file_configuration(args)))
         }
         file = config_map(NAME, args.place, texts, opts)
         ports = {"web": WEB, **({"websecure": WEBSECURE} if args.config.certificate else {}), "metrics": METRICS}

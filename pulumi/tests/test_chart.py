@@ -394,6 +394,18 @@ def test_a_route_is_as_it_is_written() -> None:
             }
         ]
     }
+    assert of(objects, "IngressRoute", "all-unavailable") == {
+        "routes": [
+            {
+                "kind": "Rule",
+                "match": "PathPrefix(`/`)",
+                "priority": 1,
+                "middlewares": [{"name": "unavailable-path"}],
+                "services": [{"kind": "TraefikService", "name": "fallback@file"}],
+            }
+        ]
+    }
+    assert not [each for each in objects if each["metadata"]["name"] == "bytes-unavailable"]
     (bytes_,) = of(objects, "IngressRoute", "bytes")["routes"]
     assert bytes_["services"] == [{"kind": "TraefikService", "name": "streams@file"}]
     assert "middlewares" not in bytes_

@@ -71,8 +71,8 @@ def configuration(rendered: Rendered) -> dict[str, Any]:
     return loaded
 
 
-def streams(rendered: Rendered) -> Any:
-    return yaml.safe_load(find(rendered, "ConfigMap")["data"]["streams.yml"])
+def from_file(rendered: Rendered) -> Any:
+    return yaml.safe_load(find(rendered, "ConfigMap")["data"]["services.yml"])
 
 
 def flat(given: Any, path: str = "") -> dict[str, Any]:
@@ -86,6 +86,7 @@ def test_nothing_differs_from_the_native_configuration_but_what_a_cluster_change
     assert {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)} == {
         "entryPoints.admin.address",
         "entryPoints.admin.transport.lifeCycle.requestAcceptGraceTimeout",
+        "entryPoints.checks.http.middlewares",
         "entryPoints.web.http.middlewares",
         "entryPoints.web.transport.lifeCycle.requestAcceptGraceTimeout",
         "ping.manualRouting",
@@ -109,17 +110,38 @@ def test_nothing_differs_from_the_native_configuration_but_what_a_cluster_change
 
 @pytest.mark.parametrize("mesh", [False, True], ids=["plain", "mesh"])
 def test_every_entry_point_for_clients_goes_through_the_native_middlewares_in_their_order(mesh: bool) -> None:
-    """And tries again where no mesh does it, once identity headers are gone."""
+    """And tries again where no mesh does it, before it says that nobody is there."""
     rendered, _ = made(TLS, mesh=mesh)
-    first, *others = default_middlewares()
-    assert first == "strip-identity"
-    expected = [f"kinora-test-gateway_{name}@kubernetescrd" for name in [first, *([] if mesh else ["retry"]), *others]]
+    *others, last = default_middlewares()
+    assert (others[0], last) == ("strip-identity", "unavailable")
+    retry = [] if mesh else ["kinora-test-gateway_retry@kubernetescrd"]
+    objects = [f"kinora-test-gateway_{name}@kubernetescrd" for name in others]
+    expected = {"admin": None, "checks": ["unavailable@file", *retry]}
     for name, entry in configuration(rendered)["entryPoints"].items():
-        assert entry["http"].get("middlewares") == (None if name == "admin" else expected)
-        assert entry.get("asDefault", False) == (name != "admin"), f"{name}: routes that name no entry point"
+        assert entry["http"].get("middlewares") == expected.get(name, [*objects, "unavailable@file", *retry])
+        assert entry.get("asDefault", False) == (name not in expected), f"{name}: routes that name no entry point"
     known = native("dynamic/middlewares.yml")["http"]["middlewares"]
-    for name in default_middlewares():
+    for name in others:
         assert find(rendered, "Middleware", name)["spec"] == known[name]
+
+
+def test_what_is_away_is_told_by_the_fallback_and_in_the_mesh_503_too() -> None:
+    for mesh in (False, True):
+        given = from_file(made(config.Gateway(), mesh=mesh)[0])["http"]
+        errors = given["middlewares"]["unavailable"]["errors"]
+        assert errors["status"] == ["502", "504", *(["503"] if mesh else [])]
+        assert errors["service"] == "fallback"
+        assert given["services"]["fallback"]["loadBalancer"] == {
+            "servers": [{"url": "http://fallback.kinora-test-apps.svc.cluster.local:8109"}],
+            "passHostHeader": False,
+        }
+
+
+def test_the_entry_point_for_checks_is_bound_to_the_pod() -> None:
+    """Headers are believed there, and no route for clients is."""
+    rendered, _ = made(TLS)
+    assert configuration(rendered)["entryPoints"]["checks"]["address"] == "127.0.0.1:8082"
+    assert "8082" not in json.dumps([find(rendered, kind)["spec"] for kind in ("Service", "NetworkPolicy")])
 
 
 def test_with_a_certificate_plain_http_only_redirects() -> None:
@@ -138,14 +160,14 @@ def test_with_a_certificate_plain_http_only_redirects() -> None:
 
 def test_without_a_certificate_there_is_no_tls() -> None:
     rendered, _ = made(config.Gateway())
-    assert configuration(rendered)["entryPoints"].keys() == {"web", "admin"}
+    assert configuration(rendered)["entryPoints"].keys() == {"web", "checks", "admin"}
     assert [port["port"] for port in find(rendered, "Service")["spec"]["ports"]] == [80]
 
 
 def test_segments_are_fetched_from_the_object_store_under_the_name_that_their_requests_are_signed_for() -> None:
     rendered, _ = made(config.Gateway())
-    assert configuration(rendered)["providers"]["file"]["filename"] == "/config/streams.yml"
-    service = streams(rendered)["http"]["services"]["streams"]["loadBalancer"]
+    assert configuration(rendered)["providers"]["file"]["filename"] == "/config/services.yml"
+    service = from_file(rendered)["http"]["services"]["streams"]["loadBalancer"]
     assert service == {
         "servers": [{"url": "http://s3.kinora-test-stores.svc.cluster.local:9000"}],
         "passHostHeader": False,
@@ -155,9 +177,8 @@ def test_segments_are_fetched_from_the_object_store_under_the_name_that_their_re
 def test_forwarded_headers_are_believed_only_of_those_that_are_named() -> None:
     for given, expected in ((config.Gateway(), None), (TLS, {"trustedIPs": ["10.0.0.0/8"]})):
         entries = configuration(made(given)[0])["entryPoints"]
-        assert {json.dumps(each.get("forwardedHeaders")) for name, each in entries.items() if name != "admin"} == {
-            json.dumps(expected)
-        }
+        public = [each for name, each in entries.items() if name not in ("admin", "checks")]
+        assert {json.dumps(each.get("forwardedHeaders")) for each in public} == {json.dumps(expected)}
 
 
 def test_only_what_is_public_is_open_to_everybody() -> None:
@@ -249,15 +270,16 @@ def traefik(
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     """Traefik with a configuration of ours, on ports of its own; with the address of each entry point.
 
-    ``more``: beside what it reads from streams.yml.
+    ``more``: beside what it reads from services.yml.
     """
     addresses = {name: f"127.0.0.1:{apiserver.free_port()}" for name in given["entryPoints"]}
     for name, address in addresses.items():
         given["entryPoints"][name]["address"] = address
     if "filename" in given["providers"]["file"]:
-        given["providers"]["file"]["filename"] = str(folder / "streams.yml")
-        content = streams(made(config.Gateway())[0])["http"]
-        (folder / "streams.yml").write_text(json.dumps({"http": {**content, **(more or {})}}))
+        given["providers"]["file"]["filename"] = str(folder / "services.yml")
+        content = from_file(made(config.Gateway())[0])["http"]
+        merged = {kind: {**content.get(kind, {}), **each} for kind, each in (more or {}).items()}
+        (folder / "services.yml").write_text(json.dumps({"http": {**content, **merged}}))
     file = folder / "traefik.yml"
     file.write_text(yaml.safe_dump(given))
     with (folder / "traefik.log").open("w") as log:
@@ -329,7 +351,8 @@ def test_what_a_pod_did_not_answer_is_sent_again_but_not_much_of_an_upload(
 ) -> None:
     retry = find(made(config.Gateway())[0], "Middleware", "retry")["spec"]
     given = configuration(made(config.Gateway())[0])
-    given["entryPoints"]["web"]["http"]["middlewares"] = ["retry@file"]
+    for entry in ("web", "checks"):
+        given["entryPoints"][entry]["http"]["middlewares"] = ["retry@file"]
     del given["providers"]["kubernetesCRD"]
     with breaking() as (address, seen):
         more = {
@@ -424,6 +447,10 @@ def test_with_its_rights_it_serves_a_route_of_the_apps_through_the_default_middl
 API = {"entryPoints": ["admin"], "rule": "PathPrefix(`/api`)", "service": "api@internal"}
 
 
+WITHOUT_PODS = 2
+"""The priority of the rule that takes a route's requests while its service has no pod."""
+
+
 def with_api(given: dict[str, Any]) -> dict[str, Any]:
     return {**given, "api": {}}
 
@@ -440,11 +467,11 @@ def known(admin: str, kind: str) -> list[dict[str, Any]]:
 
 
 def routes(admin: str) -> dict[str, dict[str, Any]]:
-    """What Traefik has made of the routes for clients, by their rules, with the servers that answer."""
+    """What Traefik has made of the routes, by their rules, with the servers that answer while there are pods."""
     services = {each["name"]: each.get("loadBalancer", {}) for each in known(admin, "services")}
     found = {}
     for each in known(admin, "routers"):
-        if each["entryPoints"] == ["admin"]:
+        if each["entryPoints"] == ["admin"] or each["priority"] == WITHOUT_PODS:
             continue
         service = each["service"] if "@" in each["service"] else f"{each['service']}@{each['provider']}"
         balancer = services[service]
@@ -511,14 +538,16 @@ def test_it_makes_the_same_of_the_charts_as_of_the_native_files(
     for rule, route in natively.items():
         expected[rule] = dict(route)
         if not mesh:  # it tries again itself
-            first, *others = route["middlewares"]
-            expected[rule]["middlewares"] = [first, "retry", *others]
+            middlewares = list(route["middlewares"])
+            middlewares.insert(middlewares.index("unavailable") + 1, "retry")
+            expected[rule]["middlewares"] = middlewares
         if not route["servers"]:
             continue  # Traefik answers itself
         (url,) = route["servers"]
         name, port = names[url], url.rpartition(":")[2]
-        if name == "streams":
-            expected[rule]["servers"] = ["http://s3.kinora-test-stores.svc.cluster.local:9000"]
+        if name in from_file(rendered)["http"]["services"]:
+            balancer = from_file(rendered)["http"]["services"][name]["loadBalancer"]
+            expected[rule]["servers"] = [server["url"] for server in balancer["servers"]]
             continue
         pods = [virtual[name]] if mesh else ["10.0.0.1", "10.0.0.2"]
         expected[rule]["servers"] = [f"http://{pod}:{port}" for pod in pods]

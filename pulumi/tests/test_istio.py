@@ -74,7 +74,7 @@ def settings(service: str) -> dict[str, str]:
 def listening() -> dict[str, tuple[str, str]]:
     """The ports of the services, as they run natively: port -> (service, http or grpc)."""
     found = {}
-    for service in needs.read():
+    for service in [*needs.read(), "fallback"]:
         given = settings(service)
         for protocol in ("http", "grpc"):
             if f"KINORA_{protocol.upper()}_PORT" in given:
@@ -156,12 +156,15 @@ def permitted(objects: list[Manifest], caller: str, service: str, port: int, req
 
 
 def test_what_the_gateway_asks_is_answered(rendered_policies: list[Manifest]) -> None:
-    ports = listening()
-    middlewares = (ROOT / "traefik" / "dynamic" / "middlewares.yml").read_text()
-    asked = re.findall(r"127\.0\.0\.1:(\d+)(/[^?\"]+)", middlewares)
+    """By ForwardAuth, through the entry point `checks`."""
+    dynamic = ROOT / "traefik" / "dynamic"
+    asked = re.findall(r"127\.0\.0\.1:8082(/[^?\"]+)", (dynamic / "middlewares.yml").read_text())
     assert len(asked) >= 4
-    for port, path in asked:
-        assert permitted(rendered_policies, "gateway", ports[port][0], int(port), f"GET {path}"), path
+    routers = yaml.safe_load((dynamic / "routes.yml").read_text())["http"]["routers"].values()
+    checks = [router for router in routers if router.get("entryPoints") == ["checks"]]
+    for path in asked:
+        (service,) = [router["service"] for router in checks if f"`{path}`" in router["rule"]]
+        assert permitted(rendered_policies, "gateway", service, SERVICES[service]["http"], f"GET {path}"), path
 
 
 def test_what_tusd_asks_is_answered(rendered_policies: list[Manifest]) -> None:

@@ -76,6 +76,7 @@ USE_CASES: dict[str, UseCase] = {
     "change a title": needs("mongo")(lambda it: it.person.patch(f"/media/{it.video}", {"title": "Another"})),
     "look at a video": needs("postgres")(lambda it: it.person.get(f"/video/{it.video}")),
     "playlist": needs("postgres")(lambda it: it.person.http.get(f"/video/{it.video}/master.m3u8")),
+    "segment": needs("postgres", "object_store")(lambda it: it.person.http.get(f"/video/{it.video}/240p/init.mp4")),
     "progress": needs("postgres")(lambda it: it.progress()),
     "query the catalogue": needs("mongo")(lambda it: it.graphql("query ($id: ID!) { media(id: $id) { title } }")),
     "query oneself": needs("postgres")(lambda it: it.graphql("{ me { email } }")),
@@ -105,8 +106,13 @@ async def _assert_held(name: str, use_case: UseCase, scene: Scene, away: Store |
 
 def is_unavailable(answer: httpx.Response) -> bool:
     """Whether an answer says that it cannot be done now, in the way that every client understands."""
-    if answer.request.url.path == "/graphql":
+    if answer.status_code == 200 and answer.request.url.path == "/graphql":
         return bool(answer.json().get("errors", [{}])[0].get("extensions", {}).get("code") == "unavailable")
+    return is_problem(answer)
+
+
+def is_problem(answer: httpx.Response) -> bool:
+    """Whether it is 503 with a problem document that says so, and when to come again."""
     return (
         answer.status_code == 503
         and answer.headers["content-type"] == "application/problem+json"

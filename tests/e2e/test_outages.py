@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from client import Person, register
 from clips import Clip
-from outages import Scene, assert_outage_stays_where_it_is
+from outages import USE_CASES, Scene, assert_outage_stays_where_it_is, is_problem
 
 from conftest import until
 
@@ -102,3 +102,27 @@ async def test_session_that_ended_stays_ended_without_redis(person: Person) -> N
         assert (await person.get("/user/profile")).status_code == 200
         living = await person.http.post("/auth/logout", headers=person.headers)
         assert (living.status_code, living.json()["code"]) == (503, "unavailable"), "it cannot be kept yet"
+
+
+async def begin_upload(scene: Scene) -> httpx.Response:
+    return await scene.person.create("clip.mp4", 10)
+
+
+# What a process answers, or is asked about before anybody else answers.
+AWAY: dict[str, list[Callable[[Scene], Awaitable[httpx.Response]]]] = {
+    "auth": [USE_CASES["own profile"].ask, USE_CASES["read it signed in"].ask, USE_CASES["sign in"].ask, begin_upload],
+    "media": [USE_CASES["read the catalogue"].ask],
+    "video": [USE_CASES["playlist"].ask, USE_CASES["segment"].ask, begin_upload],
+    "graphql": [lambda scene: scene.person.http.post("/graphql", json={"query": "{ __typename }"})],
+    "tusd": [begin_upload],
+}
+
+
+@pytest.mark.parametrize("process", AWAY)
+async def test_service_outage_is_answered_with_503_and_a_problem(scene: Scene, process: str) -> None:
+    async with stopped(process):
+        for ask in AWAY[process]:
+            answer = await ask(scene)
+            assert is_problem(answer), (process, answer.status_code, answer.headers, answer.text)
+    for ask in AWAY[process]:
+        assert (await ask(scene)).is_success

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +29,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 AUTH = "http://127.0.0.1:8101"
+PATIENCE_SECONDS = 60
 
 
 OBJECT_STORE_HEADERS = {
@@ -84,7 +87,8 @@ class Probe(BaseHTTPRequestHandler):
             signed = {"Authorization": "AWS4 of ours", "X-Amz-Date": "now", "X-Amz-Content-Sha256": "UNSIGNED"}
             self.send(403 if refused else 200, b"", signed if self.path == "/internal/stream_verify" else {})
         else:
-            self.send(200, json.dumps(seen).encode(), {"Content-Type": "application/json", "Server": "secret/1.0"})
+            status = int(self.headers.get("X-Answer", 200))
+            self.send(status, json.dumps(seen).encode(), {"Content-Type": "application/json", "Server": "secret/1.0"})
 
     def __getattr__(self, name: str) -> Any:
         """``http.server`` looks for ``do_GET`` and the like: any method is answered."""
@@ -152,19 +156,67 @@ def _free_port() -> int:
         return port
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, status: int | None) -> bool:
     try:
-        return httpx.get(url, timeout=1, trust_env=False).status_code == 200
+        found = httpx.get(url, timeout=1, trust_env=False)
     except httpx.HTTPError:
         return False
+    # Traefik's own answer to what it has no route for is plain text.
+    return found.status_code == status if status else not found.headers.get("content-type", "").startswith("text/")
 
 
-def _wait_for(url: str, what: str, *, seconds: float) -> None:
+def _wait_for(url: str, what: str, *, seconds: float, status: int | None = 200) -> None:
+    """``status``: what is to be answered; None for anything that is not Traefik's own."""
     deadline = time.monotonic() + seconds
-    while not _answers(url):
+    while not _answers(url, status):
         if time.monotonic() > deadline:
             pytest.fail(f"{what} does not answer at {url}", pytrace=False)
         time.sleep(0.1)
+
+
+@contextmanager
+def traefik(home: Path, addresses: Mapping[str, str], *, auth: str) -> Iterator[tuple[str, str]]:
+    """A Traefik with the gateway's own files, and its services at ``addresses``; the URLs of clients and of the admin.
+
+    ``auth``: where it asks who is calling.
+    """
+    shutil.copytree(ROOT / "traefik/dynamic", home / "dynamic")
+    ports = {entry: _free_port() for entry in ("web", "checks", "admin")}
+
+    services = yaml.safe_load((home / "dynamic/services.yml").read_text())
+    for name, service in services["http"]["services"].items():
+        service["loadBalancer"]["servers"] = [{"url": addresses[name]}]
+    services["http"]["services"]["who"] = {"loadBalancer": {"servers": [{"url": auth}]}}
+    (home / "dynamic/services.yml").write_text(yaml.safe_dump(services))
+    routes = yaml.safe_load((home / "dynamic/routes.yml").read_text())
+    routes["http"]["routers"]["check-token"]["service"] = "who"
+    (home / "dynamic/routes.yml").write_text(yaml.safe_dump(routes))
+
+    static = yaml.safe_load((ROOT / "traefik/traefik.yml").read_text())
+    middlewares = home / "dynamic/middlewares.yml"
+    middlewares.write_text(
+        middlewares.read_text().replace(
+            f"http://{static['entryPoints']['checks']['address']}/", f"http://127.0.0.1:{ports['checks']}/"
+        )
+    )
+    for entry, port in ports.items():
+        static["entryPoints"][entry]["address"] = f"127.0.0.1:{port}"
+    static["providers"]["file"]["directory"] = str(home / "dynamic")
+    (home / "traefik.yml").write_text(yaml.safe_dump(static))
+
+    web, admin = (f"http://127.0.0.1:{ports[entry]}" for entry in ("web", "admin"))
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "traefik", f"--configFile={home}/traefik.yml"], stdout=log, stderr=log
+        )
+    try:
+        _wait_for(f"{admin}/ping", "traefik", seconds=PATIENCE_SECONDS)
+        # Taken up from the same folder at the same time as all others; nobody has to be behind it.
+        _wait_for(f"{web}/", "the routes", seconds=PATIENCE_SECONDS, status=None)
+        yield web, admin
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @pytest.fixture(scope="session")
@@ -173,49 +225,58 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     released = threading.Event()
     gateway = Gateway("", httpx.Client(trust_env=False, timeout=15), released)
     home = tmp_path_factory.mktemp("gateway")
-    shutil.copytree(ROOT / "traefik/dynamic", home / "dynamic")
-
-    services = yaml.safe_load((home / "dynamic/services.yml").read_text())
-    probes = []
-    for name, service in services["http"]["services"].items():
+    probes, addresses = [], {}
+    for name in yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]:
         shared = {"service": name, "refusals": gateway.refusals, "asked": gateway.asked, "released": released}
         probe = ThreadingHTTPServer(("127.0.0.1", 0), type("ProbeOf", (Probe,), shared))
         probe.daemon_threads = True
         threading.Thread(target=probe.serve_forever, daemon=True).start()
         probes.append(probe)
-        address = f"127.0.0.1:{probe.server_address[1]}"
-        [server] = service["loadBalancer"]["servers"]
-        if name == "video":
-            middlewares = home / "dynamic/middlewares.yml"
-            middlewares.write_text(middlewares.read_text().replace(server["url"], f"http://{address}"))
-        server["url"] = f"http://{address}"
-    (home / "dynamic/services.yml").write_text(yaml.safe_dump(services))
-
-    static = yaml.safe_load((ROOT / "traefik/traefik.yml").read_text())
-    web, admin = _free_port(), _free_port()
-    static["entryPoints"]["web"]["address"] = f"127.0.0.1:{web}"
-    static["entryPoints"]["admin"]["address"] = f"127.0.0.1:{admin}"
-    static["providers"]["file"]["directory"] = str(home / "dynamic")
-    (home / "traefik.yml").write_text(yaml.safe_dump(static))
-
-    gateway.url = f"http://127.0.0.1:{web}"
-    gateway.admin = f"http://127.0.0.1:{admin}"
-    gateway.log = home / "log"
-    with gateway.log.open("w") as log:
-        traefik = subprocess.Popen(
-            [Path(sys.executable).parent / "traefik", f"--configFile={home}/traefik.yml"], stdout=log, stderr=log
-        )
+        addresses[name] = f"http://127.0.0.1:{probe.server_address[1]}"
     try:
-        _wait_for(f"{gateway.admin}/ping", "traefik", seconds=20)
-        _wait_for(f"{gateway.url}/user/token_verify", "the routes", seconds=20)
-        yield gateway
+        with traefik(home, addresses, auth=AUTH) as (gateway.url, gateway.admin):
+            gateway.log = home / "log"
+            yield gateway
     finally:
-        traefik.terminate()
-        traefik.wait(30)
         for probe in probes:
             probe.shutdown()
             probe.server_close()
         gateway.http.close()
+
+
+@pytest.fixture(scope="session")
+def fallback() -> Iterator[str]:
+    """The real one."""
+    port = _free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kinora_kit.fallback"],
+        env={"PATH": os.environ["PATH"], "KINORA_HTTP_PORT": str(port)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/readyz", "the fallback", seconds=PATIENCE_SECONDS)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def deserted(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Iterator[str]:
+    """A gateway behind which nothing is but the fallback; its URL."""
+    services = yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]
+    addresses = {name: f"http://127.0.0.1:{_free_port()}" for name in services} | {"fallback": fallback}
+    with traefik(tmp_path_factory.mktemp("deserted"), addresses, auth=addresses["auth"]) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def admitting(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Iterator[str]:
+    """As deserted, but auth says who is calling; so who is signed in gets as far as to the service that is away."""
+    services = yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]
+    addresses = {name: f"http://127.0.0.1:{_free_port()}" for name in services} | {"fallback": fallback}
+    with traefik(tmp_path_factory.mktemp("admitting"), addresses, auth=AUTH) as (url, _):
+        yield url
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,8 @@ UNROUTED = {
 # Not of the table: what the gateway answers alone, and what no route of the table matches.
 WITHOUT_GUARD = {"preflight", *UNROUTED}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "QUERY")
+# What the gateway asks by itself, at an entry point of its own.
+CHECKS = {"check-token": "auth", "check-video": "video"}
 
 UNREACHABLE = [
     "GET /",
@@ -263,11 +265,16 @@ def configuration(kind: str) -> dict[str, Any]:
     return found
 
 
-def send(gateway: Gateway, request: str, headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
-    """The path goes out as it is written: a client that tidies it up would hide what the gateway does."""
+def send(
+    gateway: Gateway, request: str, headers: dict[str, str] | None = None, *, at: str = "", **options: Any
+) -> httpx.Response:
+    """The path goes out as it is written: a client that tidies it up would hide what the gateway does.
+
+    ``at``: another gateway's URL.
+    """
     method, path = request.split(" ", 1)
     raw_path = path.encode()
-    url = httpx.URL(gateway.url, raw_path=raw_path)
+    url = httpx.URL(at or gateway.url, raw_path=raw_path)
     return gateway.http.request(method, url, headers=headers, **options)
 
 
@@ -298,7 +305,7 @@ def code(answer: httpx.Response) -> str:
 
 def test_every_route_is_in_the_table_and_has_what_the_table_says() -> None:
     routers = configuration("routers")
-    assert set(routers) - WITHOUT_GUARD == set(ROUTES)
+    assert set(routers) - WITHOUT_GUARD - CHECKS.keys() == set(ROUTES)
     for name, route in ROUTES.items():
         wanted = [
             *(["throttle"] if route.throttled else []),
@@ -310,7 +317,7 @@ def test_every_route_is_in_the_table_and_has_what_the_table_says() -> None:
         assert "priority" not in routers[name], name
         assert "entryPoints" not in routers[name], name
         assert "Method(" in routers[name]["rule"], name
-    assert set(configuration("services")) == {route.service for route in ROUTES.values()}
+    assert set(configuration("services")) == {route.service for route in ROUTES.values()} | {"fallback"}
     for name, (service, prefixes) in UNROUTED.items():
         assert routers[name] == {
             "rule": " || ".join(f"PathPrefix(`{prefix}`)" for prefix in prefixes),
@@ -318,6 +325,8 @@ def test_every_route_is_in_the_table_and_has_what_the_table_says() -> None:
             "middlewares": ["unrouted"],
             "service": service,
         }
+    for name, service in CHECKS.items():
+        assert (routers[name]["entryPoints"], routers[name]["service"]) == (["checks"], service)
 
 
 def test_every_entry_strips_identity_before_anything_else() -> None:
@@ -550,6 +559,51 @@ def test_stream_caching_follows_visibility(gateway: Gateway) -> None:
         assert "cache-control" not in send(gateway, f"GET /video/{ID}/720p/1.m4s").headers, "a refusal is not kept"
     finally:
         gateway.refusals.clear()
+
+
+def unavailable(answer: httpx.Response) -> bool:
+    """Whether it is told so that every client understands: come again, it is not gone."""
+    if answer.request.method == "HEAD":
+        return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+    return (
+        (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+        and answer.json()["code"] == "unavailable"
+        and int(answer.headers["retry-after"]) > 0
+    )
+
+
+@pytest.mark.parametrize(("name", "request_"), REQUESTS)
+def test_route_answers_503_with_a_problem_while_everything_is_away(
+    gateway: Gateway, deserted: str, alice: Login, name: str, request_: str
+) -> None:
+    for headers in ({}, alice.headers):
+        answer = send(gateway, request_, {**headers, "Origin": "https://app.example"}, at=deserted)
+        assert unavailable(answer), (headers, answer.status_code, answer.headers, answer.text)
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert "Retry-After" in answer.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize(("name", "request_"), GUARDED)
+def test_route_answers_503_with_a_problem_while_its_service_is_away(
+    gateway: Gateway, admitting: str, alice: Login, name: str, request_: str
+) -> None:
+    answer = send(gateway, request_, alice.headers, at=admitting)
+    assert unavailable(answer), (answer.status_code, answer.headers, answer.text)
+    refused = send(gateway, request_, {"Authorization": "Bearer made.up.token"}, at=admitting)
+    # An address opens a stream, and only video could say whether it does.
+    assert refused.status_code == (503 if "address" in ROUTES[name].who else 401)
+
+
+def test_what_no_route_takes_is_not_found_while_everything_is_away(gateway: Gateway, deserted: str) -> None:
+    answer = send(gateway, "GET /video", at=deserted)
+    assert (answer.status_code, code(answer)) == (404, "not_found")
+
+
+def test_what_a_service_says_of_itself_passes(gateway: Gateway, alice: Login) -> None:
+    """Its 500 is a defect, its 503 says what is away: neither is replaced."""
+    for status in (500, 503):
+        answer = send(gateway, "GET /media", {**alice.headers, "X-Answer": str(status)})
+        assert (answer.status_code, answer.headers["x-probe"]) == (status, "media")
 
 
 def test_where_a_request_came_from_is_what_the_gateway_saw(gateway: Gateway) -> None:
