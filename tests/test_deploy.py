@@ -263,7 +263,7 @@ def test_the_gateway_routes_as_it_does_natively() -> None:
             {
                 "kind": "Rule",
                 "match": route["rule"],
-                "priority": route["priority"] or 3,
+                "priority": (route["priority"] or 6) - 1,
                 "middlewares": [{"name": "unavailable-path"}],
                 "services": [{"kind": "TraefikService", "name": "fallback@file"}],
             },

@@ -378,7 +378,7 @@ def test_a_route_is_as_it_is_written() -> None:
     given = {
         "allowFrom": [GATEWAY],
         "routes": {
-            "all": {"match": "PathPrefix(`/`)", "priority": 1, "middlewares": ["a", "b"]},
+            "all": {"match": "PathPrefix(`/`)", "priority": 2, "middlewares": ["a", "b"]},
             "bytes": {"match": "Path(`/x`)", "service": "streams@file"},
         },
     }
@@ -388,7 +388,7 @@ def test_a_route_is_as_it_is_written() -> None:
             {
                 "kind": "Rule",
                 "match": "PathPrefix(`/`)",
-                "priority": 1,
+                "priority": 2,
                 "middlewares": [{"name": "a"}, {"name": "b"}],
                 "services": [{"name": "one", "port": "http"}],
             }

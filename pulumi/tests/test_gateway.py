@@ -447,8 +447,8 @@ def test_with_its_rights_it_serves_a_route_of_the_apps_through_the_default_middl
 API = {"entryPoints": ["admin"], "rule": "PathPrefix(`/api`)", "service": "api@internal"}
 
 
-WITHOUT_PODS = 2
-"""The priority of the rule that takes a route's requests while its service has no pod."""
+WITHOUT_PODS = {1, 3, 5}
+"""The priorities of the rules that take a route's requests while its service has no pod."""
 
 
 def with_api(given: dict[str, Any]) -> dict[str, Any]:
@@ -471,7 +471,7 @@ def routes(admin: str) -> dict[str, dict[str, Any]]:
     services = {each["name"]: each.get("loadBalancer", {}) for each in known(admin, "services")}
     found = {}
     for each in known(admin, "routers"):
-        if each["entryPoints"] == ["admin"] or each["priority"] == WITHOUT_PODS:
+        if each["entryPoints"] == ["admin"] or each["priority"] in WITHOUT_PODS:
             continue
         service = each["service"] if "@" in each["service"] else f"{each['service']}@{each['provider']}"
         balancer = services[service]

@@ -126,3 +126,13 @@ async def test_service_outage_is_answered_with_503_and_a_problem(scene: Scene, p
             assert is_problem(answer), (process, answer.status_code, answer.headers, answer.text)
     for ask in AWAY[process]:
         assert (await ask(scene)).is_success
+
+
+async def test_upload_without_the_object_store_is_answered_with_503_and_a_problem(scene: Scene) -> None:
+    """tusd's own words are a 500 that quotes the store's address."""
+    async with stopped("minio"):
+        answer = await begin_upload(scene)
+        assert is_problem(answer), (answer.status_code, answer.headers, answer.text)
+        assert answer.headers["tus-resumable"] == "1.0.0"
+        assert "8900" not in answer.text
+    assert (await begin_upload(scene)).is_success

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DYNAMIC = Path(__file__).parents[2] / "traefik/dynamic"
 OPENAPI = Path(__file__).parents[2] / "platform/src/kinora/openapi.json"
 ID = "01a20aee-9907-7735-a28c-5ab9bb4a7c27"
+UPLOADS = "/video/upload"
 
 Who: TypeAlias = Literal[
     "anyone",
@@ -43,8 +44,8 @@ GUARDS: dict[Who, list[str]] = {
     "anyone": [],
     "optional": ["auth-optional"],
     "required": ["auth-required"],
-    "upload owner": ["tus", "auth-required", "upload-owner"],
-    "upload owner, empty": ["tus", "auth-required", "upload-owner-empty"],
+    "upload owner": ["tus", "auth-required", "upload-owner", "upload-errors"],
+    "upload owner, empty": ["tus", "auth-required", "upload-owner-empty", "upload-errors"],
     "anyone by tus": ["tus"],
     "by address": ["stream-access", "stream-errors", "stream-path", "stream-headers", "public-cache"],
     "by signed address": ["stream-access", "stream-errors", "stream-path", "stream-headers", "private-cache"],
@@ -321,7 +322,7 @@ def test_every_route_is_in_the_table_and_has_what_the_table_says() -> None:
     for name, (service, prefixes) in UNROUTED.items():
         assert routers[name] == {
             "rule": " || ".join(f"PathPrefix(`{prefix}`)" for prefix in prefixes),
-            "priority": 1 if prefixes == ["/"] else 2,
+            "priority": 2 if prefixes == ["/"] else 4,
             "middlewares": ["unrouted"],
             "service": service,
         }
@@ -594,9 +595,30 @@ def test_route_answers_503_with_a_problem_while_its_service_is_away(
     assert refused.status_code == (503 if "address" in ROUTES[name].who else 401)
 
 
-def test_what_no_route_takes_is_not_found_while_everything_is_away(gateway: Gateway, deserted: str) -> None:
-    answer = send(gateway, "GET /video", at=deserted)
-    assert (answer.status_code, code(answer)) == (404, "not_found")
+@pytest.mark.parametrize("prefix", sorted({prefix for _, prefixes in UNROUTED.values() for prefix in prefixes}))
+def test_unrouted_path_answers_503_while_everything_is_away(gateway: Gateway, deserted: str, prefix: str) -> None:
+    """Nobody is there who knows whether the path exists."""
+    answer = send(gateway, f"GET {prefix}", at=deserted)
+    assert unavailable(answer), (answer.status_code, answer.headers, answer.text)
+
+
+@pytest.mark.parametrize("request_", [f"POST {UPLOADS}", f"PATCH {UPLOADS}/{ID}+part", f"HEAD {UPLOADS}/{ID}+part"])
+@pytest.mark.parametrize("theirs", [500, 503])
+def test_error_of_the_upload_server_is_a_problem_document(
+    gateway: Gateway, alice: Login, request_: str, theirs: int
+) -> None:
+    """tusd quotes the object store and the hooks, with their addresses. Fallback is a probe here."""
+    answer = send(gateway, request_, {**alice.headers, "X-Answer": str(theirs), "Origin": "https://app.example"})
+    assert answer.status_code == 503
+    assert (answer.headers["x-probe"], answer.headers["x-probe-path"]) == ("fallback", "/unavailable")
+    assert answer.headers["tus-resumable"] == "1.0.0"
+    assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+
+
+@pytest.mark.parametrize("theirs", [400, 403, 404, 409, 412, 413, 460])
+def test_refusal_of_the_upload_server_passes(gateway: Gateway, alice: Login, theirs: int) -> None:
+    answer = send(gateway, f"PATCH {UPLOADS}/{ID}+part", {**alice.headers, "X-Answer": str(theirs)}, content=b"x")
+    assert (answer.status_code, answer.headers["x-probe"]) == (theirs, "tusd")
 
 
 def test_what_a_service_says_of_itself_passes(gateway: Gateway, alice: Login) -> None:
