@@ -237,13 +237,18 @@ def listed(kind: str, namespace: str) -> list[dict[str, Any]]:
 
 
 def unready(namespace: str) -> list[str]:
-    """The pods of a namespace that are neither ready nor done, and jobs that are not complete."""
+    """The pods of a namespace that are neither ready nor done, and jobs that are not complete. One that a CronJob made
+    is not waited for: the next one does the same."""
     waiting = []
     for pod in listed("pods", namespace):
         conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", [])}
         if conditions.get("Ready") != "True" and pod["status"]["phase"] not in ("Succeeded", "Failed"):
             waiting.append(pod["metadata"]["name"])
-    waiting += [each["metadata"]["name"] for each in listed("jobs", namespace) if not each["status"].get("succeeded")]
+    waiting += [
+        job["metadata"]["name"]
+        for job in listed("jobs", namespace)
+        if not job["status"].get("succeeded") and "ownerReferences" not in job["metadata"]
+    ]
     return waiting
 
 

@@ -460,7 +460,7 @@ def job(
             "concurrency_policy": "Forbid",
             "successful_jobs_history_limit": 1,
             "failed_jobs_history_limit": 1,
-            "job_template": {"spec": {**task, "backoff_limit": 0}},
+            "job_template": {"spec": task},
         },
         opts=opts,
     )
