@@ -90,6 +90,7 @@ def make(*, generation: int = 1, mode: Any = "single") -> Made:
         "credentials": Credentials("credentials", CredentialsArgs(needed, generations)),
         "storage_class": None,
         "retain": False,
+        "protect": False,
     }
 
     def config(store: str) -> dict[str, Any]:
