@@ -137,7 +137,8 @@ def settings(environment: str, *, protect: bool) -> Mapping[str, Mapping[str, st
             "controller.diff.server.side": "true",
             "reposerver.enable.git.submodule": "false",
             # For so long what cannot be rendered counts as an outage of git. Values that are wrong are to be told soon.
-            "controller.repo.error.grace.period.seconds": "30",
+            # With a unit, whatever its name says: Argo CD passes over a number alone, and takes three minutes.
+            "controller.repo.error.grace.period.seconds": "30s",
             # A sync that waits for something that never comes is ended, and the newest commit tried. Longer than the
             # deadline of a migration (charts/service).
             "controller.sync.timeout.seconds": "900",
