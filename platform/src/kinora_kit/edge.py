@@ -51,11 +51,11 @@ PROBES = {"/healthz", "/readyz", "/metrics"}
 """Asked by the kubelet and Prometheus. They are answered however full the process is, and not logged."""
 
 
-def problem_response(request: Request, error: DomainError) -> JSONResponse:
+def problem_response(request: Request, error: DomainError, *, instance: str | None = None) -> JSONResponse:
+    """``instance``: the path that the client asked for, where the gateway has replaced it."""
+    path = request.url.path.removeprefix(UNROUTED) if instance is None else instance
     return JSONResponse(
-        problem(
-            error, instance=request.url.path.removeprefix(UNROUTED), request_id=get_contextvars().get("request_id")
-        ),
+        problem(error, instance=path, request_id=get_contextvars().get("request_id")),
         status_code=error.status,
         headers={**({"Retry-After": RETRY_AFTER} if error.status == Unavailable.status else {}), **error.headers},
         media_type="application/problem+json",

@@ -10,10 +10,11 @@ from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from kinora_kit import logs
+from kinora_kit.edge import problem_response
 from kinora_kit.errors import DomainError, NotSignedIn, Unavailable, problem
 from kinora_kit.identity import Caller, SignedIn, caller_from_headers
 from kinora_video.errors import (
@@ -180,11 +181,9 @@ async def stream_error(request: Request, status: int, wired: Wired) -> Response:
         error = RangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
     else:
         error = _STORE_ERRORS.get(status, Unavailable)()
-    return JSONResponse(
-        problem(error, instance=path, request_id=request.headers.get("X-Request-Id")),
-        headers={**error.headers, "Cache-Control": "no-store"},
-        media_type="application/problem+json",
-    )
+    answer = problem_response(request, error, instance=path)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
 
 
 def _forwarded(request: Request) -> SplitResult:
