@@ -45,7 +45,7 @@ class Connection:
         async with asyncio.timeout(15):
             try:
                 return await self.reader.read()
-            except ConnectionResetError:
+            except ConnectionError:  # reset, or a write of before that failed
                 return b""
 
     async def status(self) -> int:

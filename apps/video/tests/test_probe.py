@@ -120,7 +120,7 @@ async def test_a_turned_picture_is_measured_as_seen(
     struct.pack_into(">9i", content, content.index(b"tkhd") + 44, *(n << 16 for n in matrix), 0, 0, 1 << 30)
     (workdir / "turned.mp4").write_bytes(content)
 
-    source = await probe(str(workdir / "turned.mp4"))
+    source = await probe(served(workdir / "turned.mp4"))
 
     assert (source.width, source.height) == size
 
