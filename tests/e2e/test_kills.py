@@ -144,8 +144,8 @@ async def dead_letters() -> dict[str, int]:
 
 
 async def all_well() -> bool:
-    health = await asyncio.to_thread(lambda: ctl.health(PROCESSES, ctl.processes()))
-    return all(health.values())
+    troubles = await asyncio.to_thread(lambda: ctl.troubles(PROCESSES, ctl.processes()))
+    return not any(troubles.values())
 
 
 @pytest.mark.sample(1)
