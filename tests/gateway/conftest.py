@@ -1,6 +1,6 @@
-"""The gateway's own files in a Traefik of the test's, with probes in the place of the services.
+"""A Traefik with the gateway's own files, started for the tests, and probes in place of the services.
 
-Only auth is the real one: the gateway asks it who is calling.
+Only auth is real: the gateway authenticates callers with it.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ OBJECT_STORE_HEADERS = {
     "X-Ratelimit-Limit": "6380",
     "X-Xss-Protection": "1; mode=block",
 }
-"""What MinIO answers with, beside what is a client's business."""
+"""Headers of MinIO's responses that clients must not see, besides those they need."""
 
 
 class Probe(BaseHTTPRequestHandler):
-    """Answers with what reached it. Below /internal it decides as the video service would."""
+    """Answers with the request that it received. Below /internal it authorises in place of the video service."""
 
     protocol_version = "HTTP/1.1"
     service: ClassVar[str]
@@ -91,7 +91,7 @@ class Probe(BaseHTTPRequestHandler):
             self.send(status, json.dumps(seen).encode(), {"Content-Type": "application/json", "Server": "secret/1.0"})
 
     def __getattr__(self, name: str) -> Any:
-        """``http.server`` looks for ``do_GET`` and the like: any method is answered."""
+        """``http.server`` looks up ``do_GET`` and the like: answer any method."""
         if name.startswith("do_"):
             return self.answer
         raise AttributeError(name)
@@ -100,7 +100,7 @@ class Probe(BaseHTTPRequestHandler):
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        # HEAD has no body to look into.
+        # In headers, because a response to HEAD has no body.
         self.send_header("X-Probe", self.service)
         self.send_header("X-Probe-Path", self.path)
         self.send_header("Content-Length", str(len(body)))
@@ -139,11 +139,11 @@ class Gateway:
     url: str
     http: httpx.Client
     released: threading.Event
-    """Set, a stream of a probe goes on to its end."""
+    """Once set, a probe's event stream continues to its end."""
     asked: list[dict[str, Any]] = field(default_factory=list)
-    """What the gateway asked the video service."""
+    """The gateway's requests to the video service."""
     refusals: set[str] = field(default_factory=set)
-    """Paths below /internal that the video service says no to."""
+    """Paths below /internal that the video service rejects."""
     log: Path = Path()
     admin: str = ""
     """Its other entry point, for health and metrics."""
@@ -161,12 +161,12 @@ def _answers(url: str, status: int | None) -> bool:
         found = httpx.get(url, timeout=1, trust_env=False)
     except httpx.HTTPError:
         return False
-    # Traefik's own answer to what it has no route for is plain text.
+    # Without a route, Traefik answers in plain text.
     return found.status_code == status if status else not found.headers.get("content-type", "").startswith("text/")
 
 
 def _wait_for(url: str, what: str, *, seconds: float, status: int | None = 200) -> None:
-    """``status``: what is to be answered; None for anything that is not Traefik's own."""
+    """``status``: the expected status; None for any response that is not Traefik's own."""
     deadline = time.monotonic() + seconds
     while not _answers(url, status):
         if time.monotonic() > deadline:
@@ -176,9 +176,9 @@ def _wait_for(url: str, what: str, *, seconds: float, status: int | None = 200) 
 
 @contextmanager
 def traefik(home: Path, addresses: Mapping[str, str], *, auth: str) -> Iterator[tuple[str, str]]:
-    """A Traefik with the gateway's own files, and its services at ``addresses``; the URLs of clients and of the admin.
+    """A Traefik with the gateway's own files and its services at ``addresses``. Yields its client and admin URLs.
 
-    ``auth``: where it asks who is calling.
+    ``auth``: the URL of the auth service for ForwardAuth.
     """
     shutil.copytree(ROOT / "traefik/dynamic", home / "dynamic")
     ports = {entry: _free_port() for entry in ("web", "checks", "admin")}
@@ -211,7 +211,7 @@ def traefik(home: Path, addresses: Mapping[str, str], *, auth: str) -> Iterator[
         )
     try:
         _wait_for(f"{admin}/ping", "traefik", seconds=PATIENCE_SECONDS)
-        # Taken up from the same folder at the same time as all others; nobody has to be behind it.
+        # Any response will do: Traefik loads all routes of the folder at once.
         _wait_for(f"{web}/", "the routes", seconds=PATIENCE_SECONDS, status=None)
         yield web, admin
     finally:
@@ -246,7 +246,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def fallback() -> Iterator[str]:
-    """The real one."""
+    """The real fallback service; its URL."""
     port = _free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "kinora_kit.fallback"],
@@ -262,20 +262,20 @@ def fallback() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def deserted(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Iterator[str]:
-    """A gateway behind which nothing is but the fallback; its URL."""
+def all_down(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Iterator[str]:
+    """A gateway with only the fallback behind it; its URL."""
     services = yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]
     addresses = {name: f"http://127.0.0.1:{_free_port()}" for name in services} | {"fallback": fallback}
-    with traefik(tmp_path_factory.mktemp("deserted"), addresses, auth=addresses["auth"]) as (url, _):
+    with traefik(tmp_path_factory.mktemp("all_down"), addresses, auth=addresses["auth"]) as (url, _):
         yield url
 
 
 @pytest.fixture(scope="session")
-def admitting(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Iterator[str]:
-    """As deserted, but auth says who is calling; so who is signed in gets as far as to the service that is away."""
+def only_auth_up(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Iterator[str]:
+    """Like ``all_down``, but with auth: authenticated requests get as far as the unavailable service."""
     services = yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]
     addresses = {name: f"http://127.0.0.1:{_free_port()}" for name in services} | {"fallback": fallback}
-    with traefik(tmp_path_factory.mktemp("admitting"), addresses, auth=AUTH) as (url, _):
+    with traefik(tmp_path_factory.mktemp("only_auth_up"), addresses, auth=AUTH) as (url, _):
         yield url
 
 
@@ -291,7 +291,7 @@ class Login:
 
 @pytest.fixture(scope="session")
 def sign_in() -> Callable[[], Login]:
-    """A new user's login, made at auth itself."""
+    """Registers a new user at auth and signs in."""
 
     def made() -> Login:
         name = f"gateway_{secrets.token_hex(8)}"
