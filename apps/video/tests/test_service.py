@@ -29,6 +29,7 @@ from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import service, store, transcode
 from kinora_video.cleanup import EVER_SECONDS, Cleanup
+from kinora_video.domain import Video
 from kinora_video.encode import EncodeFailed
 from kinora_video.errors import (
     FileTooLarge,
@@ -252,15 +253,36 @@ async def test_workers_that_stop_in_a_part_cost_no_attempt(stage: Stage, clip: P
     assert attempts == 1
 
 
+@dataclass(frozen=True)
+class Stalled(Transcoder):
+    """Reads every source from an address that accepts connections and never answers, so that no part ends."""
+
+    address: str = ""
+
+    def _link(self, video: Video) -> str:
+        return self.address
+
+
 async def stopped(stage: Stage, command: Event) -> None:
     """Begin the part and stop in the middle, as a worker does in a rollout."""
-    stopping = asyncio.create_task(stage.transcoder.handle(command))
-    begun = "SELECT count(*) FROM parts WHERE video_id = $1 AND index = $2 AND attempts = 1"
-    while not await stage.pool.fetchval(begun, UUID(command.subject), command.data["index"]):
-        await asyncio.sleep(0)
-    stopping.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await stopping
+    reading = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reading.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        worker = stage.transcoder
+        stalled = Stalled(worker.pool, worker.objects, worker.settings, address=f"http://127.0.0.1:{port}/")
+        stopping = asyncio.create_task(stalled.handle(command))
+        await reading.wait()
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+    attempts = "SELECT attempts FROM parts WHERE video_id = $1 AND index = $2"
+    assert await stage.pool.fetchval(attempts, UUID(command.subject), command.data["index"]) == 0
 
 
 async def test_rollouts_and_failures_of_ffmpeg_do_not_add_up(stage: Stage, clip: Path) -> None:
