@@ -1,4 +1,4 @@
-# Verbs of this repository. What they do is written in local/ (how the platform runs on one machine).
+# The repository's commands. Most are implemented in local/ (how the platform runs on one machine).
 PYTHON ?= python3
 VENV := .kinora/venv/bin
 CTL := $(VENV)/python local/ctl.py
@@ -7,7 +7,7 @@ CLUSTER := PYTHONPATH=local $(VENV)/python local/sandbox/cluster.py
 S ?=
 # `make plan ENV=prod`: the environments are the files pulumi/Pulumi.<name>.yaml.
 ENV ?= dev
-# What else a verb takes, as its line of `make help` says; nothing unless it is given.
+# Further parameters, described by `make help`; empty by default.
 ALL ?=
 APP ?=
 FILE ?=
@@ -19,7 +19,7 @@ SVC ?=
 TO ?=
 UNCOMMITTED ?=
 .DEFAULT_GOAL := help
-# `make test-all`: every case, in a random order, of which a seed that it printed gives the same again.
+# `make test-all`: every case, in random order; SEED repeats the order of a run, which prints its seed.
 WHOLE := $(if $(ALL),--whole -p randomly $(if $(SEED),--randomly-seed=$(SEED)))
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
 .PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools plan render diff rotate test \
@@ -33,7 +33,7 @@ up: doctor install ## Start the platform (S=...: only these), wait until it is h
 	@$(CTL) up $(S)
 down: ## Stop all processes
 	@if [ -x $(VENV)/python ]; then $(CTL) down; fi
-restart: ## Stop and start again (S=...: only these), to run changed code
+restart: ## Restart, to run changed code (S=...: only these)
 	@$(CTL) restart $(S)
 status: ## Show each process and its health
 	@$(CTL) status
@@ -48,59 +48,59 @@ install: ## Install or build what is missing, into .kinora
 tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, istioctl, an API server
 	@$(PYTHON) local/doctor.py tools
 	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON)
-pulumi: ## Build Pulumi and its Kubernetes provider (a quarter of an hour), into .kinora: the tests do a real `pulumi up`
+pulumi: ## Build Pulumi and its Kubernetes provider (15 min), into .kinora, so that the tests run a real `pulumi up`
 	@$(PYTHON) local/doctor.py tools
 	@$(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) cli
-# Phases of `make test` that run at the same time may build images: flock lets the second wait for the first.
+# Parallel phases of `make test` may build images: flock makes the second wait for the first.
 images: ## Build the services' images without Docker (APP=..., VERSION=...), into .kinora/containers
 	@$(PYTHON) local/doctor.py images
 	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) APP=$(APP)
-clean: down cluster-down ## Remove everything that was made here, data included
+clean: down cluster-down ## Remove everything that was created here, data included
 	rm -rf .kinora .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 ##@ Sandbox
 doctor-cluster:
 	@$(PYTHON) local/doctor.py cluster
-cluster-up: doctor-cluster install tools ## Run the whole platform on a real Kubernetes on this machine, rolled out by Argo CD
+cluster-up: doctor-cluster install tools ## Run the whole platform on a real Kubernetes on this machine, deployed by Argo CD
 	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON) sandbox
 	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
 	@flock local/images.mk $(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON)
 	@$(CLUSTER) up $(if $(UNCOMMITTED),--uncommitted)
 cluster-demo: ## Upload a video to it (FILE=...) and watch it become playable
 	@KINORA_GATEWAY="$$($(CLUSTER) url)" no_proxy=10.231.0.2 $(VENV)/python local/demo.py $(if $(FILE),"$(FILE)")
-cluster-push: ## Push what is committed here to its git server; Argo CD rolls it out
+cluster-push: ## Push your commits to its git server; Argo CD rolls them out
 	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
 	@$(CLUSTER) push $(if $(UNCOMMITTED),--uncommitted)
-cluster-status: ## Show its applications, and what is not ready
+cluster-status: ## Show its applications and what is not ready
 	@$(CLUSTER) status
-cluster-down: ## End it; nothing of it is left
+cluster-down: ## Stop it and remove everything
 	@if [ -x $(VENV)/python ]; then $(CLUSTER) down; fi
 
 ##@ Environments
-plan: tools ## Say what an environment (ENV=dev) consists of, what it needs, and what to bring
+plan: tools ## Show what an environment (ENV=dev) contains and requires
 	@$(ENVIRONMENT).plan $(ENV)
 render: tools ## Write every object of an environment (ENV=dev) as YAML
 	@$(ENVIRONMENT).render $(ENV) ../.kinora/rendered/$(ENV)
-diff: tools ## Say what a change (FROM=HEAD TO=working tree) would change in each environment, or in one (ENV=)
+diff: tools ## Show the effect of a change (FROM=HEAD TO=working tree) on each environment, or on one (ENV=)
 	@$(ENVIRONMENT).diff $(if $(filter-out file,$(origin ENV)),$(ENV)) $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
 rotate: tools ## Rotate a secret (SECRET=auth-postgres) of an environment (ENV=dev)
 	@$(ENVIRONMENT).rotate $(ENV) $(SECRET)
 
 ##@ Deploys
-new-service: install ## Make a service (NAME=likes) that can be run, tested and rolled out; no list is to be edited
+new-service: install ## Create a service (NAME=likes) that can be run, tested and rolled out
 	@$(VENV)/python local/new_service.py "$(NAME)"
 promote: install ## Promote a version (SVC=auth FROM=dev TO=staging): changes one file, pushes nothing
 	@$(VENV)/python local/promote.py "$(SVC)" "$(FROM)" "$(TO)"
 
 ##@ Work
-test: doctor ## All checks and all tests, in phases (local/checks.py), with a sample of what is combinatorial
+test: doctor ## All checks and tests, in phases (local/checks.py); combinatorial tests are sampled
 	@$(PYTHON) local/checks.py
-test-all: doctor ## The same in a random order (SEED=...), with nothing left out
+test-all: doctor ## The same in random order (SEED=...), without sampling
 	@$(PYTHON) local/checks.py ALL=1 $(if $(SEED),SEED=$(SEED))
-test-native: doctor install tools ## The tests of the services and of all that runs natively, beside the running platform
+test-native: doctor install tools ## The native tests, against the running platform
 	@$(if $(ALL),KINORA_TEST_EXAMPLES=400) $(CTL) run python -m pytest --ignore=tests/cluster $(WHOLE)
-# Not $(MAKE): a line with it is carried out by a dry run, too.
-test-cluster: install tools ## The tests of the sandbox, which is brought up for them unless it is up already
+# Not $(MAKE): make runs such lines even in a dry run.
+test-cluster: install tools ## The sandbox's tests; starts the sandbox unless it is running
 	@if $(PYTHON) local/doctor.py cluster >/dev/null; then \
 	    [ -d .kinora/sandbox ] || trap '$(CLUSTER) down' EXIT; trap 'exit 130' INT TERM; \
 	    make --no-print-directory cluster-up || exit; \
@@ -108,9 +108,9 @@ test-cluster: install tools ## The tests of the sandbox, which is brought up for
 	make --no-print-directory pytest-cluster
 pytest-cluster:
 	@PATH="$(CURDIR)/$(VENV):$(CURDIR)/.kinora/bin:$$PATH" $(VENV)/python -m pytest tests/cluster $(WHOLE)
-test-pulumi: install tools ## The tests of the environments, before a real API server
+test-pulumi: install tools ## The environments' tests, against a real API server
 	@cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m pytest $(WHOLE)
-lint: install ## Refuse what ruff finds
+lint: install ## Check with ruff
 	@$(VENV)/ruff check
 	@$(VENV)/ruff format --check
 format: install ## Format, and fix what ruff can
@@ -122,18 +122,18 @@ types: install ## Check the types
 	@$(VENV)/mypy local
 	@cd pulumi && MYPYPATH=../local ../.kinora/pulumi/bin/mypy kinora_environment \
 	    ../local/sandbox/objects.py ../local/compose/configure.py
-generate: install ## Make what is generated: gRPC code, event schemas, the GraphQL schema, the OpenAPI document
+generate: install ## Generate gRPC code, event schemas, the GraphQL schema, and the OpenAPI document
 	@PATH="$(CURDIR)/$(VENV):$$PATH" $(VENV)/python platform/generate.py
 	@$(VENV)/python -m kinora_graphql.schema >apps/graphql/schema.graphql
 	@$(VENV)/python local/openapi.py >platform/src/kinora/openapi.json
-lock: install ## Resolve the dependencies into requirements.txt, with hashes
+lock: install ## Lock the dependencies in requirements.txt, with hashes
 	@$(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-emit-package kinora-kit --group local --group test platform/pyproject.toml apps/*/pyproject.toml \
 	    --output-file requirements.txt
 	@$(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --group pulumi/pyproject.toml:test pulumi/pyproject.toml --output-file pulumi/requirements.txt
-bench: doctor install ## Measure, beside the machine's own limits
+bench: doctor install ## Measure, compared with the machine's limits
 	@$(CTL) run python tests/bench/run.py
 
-help: ## List the verbs
+help: ## List the commands
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile

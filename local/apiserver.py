@@ -1,12 +1,12 @@
-"""A real Kubernetes API server, with nothing behind it: etcd and kube-apiserver of `make tools`, on loopback.
+"""A real Kubernetes API server without controllers: etcd and kube-apiserver from `make tools`, on loopback.
 
-In a test, `with api_server(tmp_path) as kubeconfig:`. By hand, `python local/apiserver.py` prints the path of a
+In a test: `with api_server(tmp_path) as kubeconfig:`. Manually: `python local/apiserver.py` prints the path of a
 kubeconfig and serves until Ctrl-C; in another terminal, `kubectl --kubeconfig PATH get namespaces`.
 
-It validates, admits and stores as a cluster does: schemas, RBAC, quotas, Pod Security, admission policies, custom
-resources. Nothing acts on what it stores, for there are no controllers: a Deployment makes no pods, a namespace that is
-deleted stays Terminating, and a namespace gets no service account `default`, so that a pod is refused until the account
-that it names has been created.
+It validates, admits and stores objects as a cluster does: schemas, RBAC, quotas, Pod Security, admission policies,
+custom resources. Without controllers nothing is reconciled: a Deployment creates no pods, a deleted namespace stays
+Terminating, and a namespace gets no service account `default`, so a pod is rejected until the account that it names has
+been created.
 
 Standard library only: it is used from more than one virtual environment.
 """
@@ -32,7 +32,7 @@ from pathlib import Path
 BIN = Path(__file__).resolve().parent.parent / ".kinora" / "bin"
 HOST = "127.0.0.1"
 START_LIMIT_SECONDS = 60
-# Sockets instead of ports: etcd asks nobody who they are, and every user of the machine can reach a port.
+# Unix sockets instead of ports: etcd does not authenticate, and every user of the machine can reach a port.
 ETCD_OPTIONS = (
     "--data-dir=etcd",
     "--listen-client-urls=unix://etcd.sock",
@@ -40,19 +40,19 @@ ETCD_OPTIONS = (
     "--listen-peer-urls=unix://peer.sock",
     "--initial-advertise-peer-urls=unix://peer.sock",
     "--initial-cluster=default=unix://peer.sock",
-    "--unsafe-no-fsync",  # what it holds need not outlive the machine
+    "--unsafe-no-fsync",  # the data need not survive a crash of the machine
 )
 
 
 class Failure(Exception):
-    """What went wrong, in sentences for the person at the terminal."""
+    """An error message for the terminal."""
 
 
 @contextlib.contextmanager
 def api_server(folder: Path) -> Iterator[Path]:
-    """An API server whose state is below the folder; yields the path of an administrator's kubeconfig.
+    """Run an API server that keeps its state in the folder; yields the path of an administrator's kubeconfig.
 
-    Ctrl-C and SIGTERM end it as leaving the context does; both processes also end when this one is killed.
+    Ctrl-C and SIGTERM stop it, like leaving the context; both processes also end when this one is killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -68,14 +68,14 @@ def api_server(folder: Path) -> Iterator[Path]:
                 "--etcd-servers=unix://etcd.sock",
                 f"--bind-address={HOST}",
                 f"--secure-port={port}",
-                # It makes its own certificate there, and does so before it reads the keys for service accounts.
+                # It creates its own certificate there before it reads the keys for service accounts.
                 "--cert-dir=certificates",
                 "--service-account-key-file=certificates/apiserver.key",
                 "--service-account-signing-key-file=certificates/apiserver.key",
                 "--service-account-issuer=https://kubernetes.default.svc",
                 "--token-auth-file=tokens.csv",
                 "--authorization-mode=RBAC",
-                "--allow-privileged",  # as in every cluster: it is Pod Security that refuses
+                "--allow-privileged",  # as in every cluster: Pod Security rejects them
                 "--service-cluster-ip-range=10.96.0.0/16",
                 "--endpoint-reconciler-type=none",  # a loopback address cannot be an endpoint
             )
@@ -93,25 +93,25 @@ def running(folder: Path, program: str, *arguments: str) -> Iterator[subprocess.
         raise Failure(f"{BIN / program} is missing; build it with `make tools`.")
     with (folder / f"{program}.log").open("wb") as log:
         process = subprocess.Popen(
-            # Killed with this process, however that ends.
+            # Killed with this process, however it ends.
             ["setpriv", "--pdeathsig", "KILL", BIN / program, *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is for this process, which stops both
+            start_new_session=True,  # Ctrl-C goes to this process, which stops both
         )
     try:
         yield process
     finally:
-        # What they hold is not missed, and politely the API server would wait a minute for whoever watches it.
+        # The state is disposable, and on SIGTERM the API server would wait a minute for its watchers.
         process.kill()
         process.wait()
 
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM unwinds the stack as Ctrl-C does, where it would end Python at once. Only the main thread may ask so."""
+    """Make SIGTERM unwind the stack like Ctrl-C, instead of ending Python at once. Only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -127,7 +127,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int, certificate: Pa
     while not is_ready(port, certificate):
         if server.poll() is not None or time.monotonic() > deadline:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
-            raise Failure(f"kube-apiserver did not become ready. The last it said, in {log}:\n{last}")
+            raise Failure(f"kube-apiserver did not become ready. The end of {log}:\n{last}")
         time.sleep(0.1)
 
 
@@ -136,12 +136,12 @@ def is_ready(port: int, certificate: Path, host: str = HOST) -> bool:
         context = ssl.create_default_context(cafile=certificate)
         with urllib.request.urlopen(f"https://{host}:{port}/readyz", context=context, timeout=5):
             return True
-    except OSError:  # no certificate yet, nobody listening yet, an answer of 500
+    except OSError:  # no certificate yet, not listening yet, or a 500
         return False
 
 
 def kubeconfig_for(port: int, token: str, certificate: Path) -> dict[str, object]:
-    """In JSON, which is YAML, too."""
+    """As JSON, which is valid YAML."""
     authority = base64.b64encode(certificate.read_bytes()).decode()
     cluster = {"server": f"https://{HOST}:{port}", "certificate-authority-data": authority}
     return {

@@ -1,18 +1,18 @@
-# What the makefiles that build images share: where buildah keeps them, the base that they have, and how one is built.
-# Neither a daemon nor a registry is needed; all of it is made from Debian's packages and from this repository.
+# Shared by the makefiles that build images: buildah's storage, the base image, and the build command.
+# No daemon or registry is needed; everything is built from Debian packages and from this repository.
 
 CONTAINERS := $(MADE)/containers
 BUILDAH := buildah --root $(abspath $(CONTAINERS)/storage) --runroot $(abspath $(CONTAINERS)/run) --storage-driver overlay
 
-# As an image is no file, a file with its name in this folder says that it was built after all that it is made from.
+# Images are not files, so make tracks each one by a stamp file in this folder.
 BUILT := $(CONTAINERS)/built
 
 BASE := docker.io/library/debian:trixie-slim
-# Like the published image of that name: of manuals and translations only licences, no packages kept after they were
-# installed, and installing one starts nothing (with RUN as a chroot, that would run on this machine).
+# Like the published image of that name: no manuals or translations except licences, no cached packages, and installing
+# a package starts no service (with RUN as a chroot, it would run on this machine).
 SLIM := usr/share/doc usr/share/info usr/share/locale usr/share/man
 ROOT = $(BUILD)/base/root
-# Order only: the packages come first, and no image is older than they are.
+# Order-only prerequisite: packages are installed first, but do not make an image out of date.
 $(BUILT)/base: local/buildah.mk | $(NEEDED_PACKAGES)
 	$(call step,base,making the base of all images from Debian 13 (about 30 s),\
 	    rm -rf $(BUILD)/base && mkdir -p $(BUILD)/base $(@D) && \
@@ -30,12 +30,12 @@ $(BUILT)/base: local/buildah.mk | $(NEEDED_PACKAGES)
 	    $(BUILDAH) build --tag $(BASE) $(BUILD)/base && \
 	    rm -rf $(BUILD)/base && touch $@)
 
-# $(call build-image,reference,folder with the Dockerfile,more arguments) makes the target.
+# $(call build-image,reference,folder with the Dockerfile,more arguments) builds the target.
 build-image = $(BUILDAH) build --isolation chroot --layers --pull=never --tag $(1) $(3) $(2) && touch $@
 
-# The addresses of this machine's package index may hold a password, so they are mounted as a secret and in no layer: an
-# image that needs pip is built with $(pip-secrets), after $(write-pip-conf).
-# Debian's python3 may have no pip; the platform's environment does.
+# The URLs of this machine's package index may contain a password, so they are mounted as a secret and never end up in a
+# layer: an image that needs pip is built with $(pip-secrets), after $(write-pip-conf).
+# Debian's python3 may lack pip; the platform's environment has it.
 PIP := $(firstword $(wildcard $(MADE)/venv/bin/python) $(PYTHON)) -m pip
 PIP_CONF := $(CONTAINERS)/pip.conf
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)

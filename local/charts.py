@@ -1,4 +1,4 @@
-"""What Helm makes of our charts for a committed environment: the same values that Argo CD hands over.
+"""Render our charts with Helm for a committed environment, with the values that Argo CD passes.
 
 For tests and for tools in either virtual environment.
 """
@@ -31,7 +31,7 @@ VARIABLES = {
     "rabbitmq": ["KINORA_RABBITMQ_URL"],
     "s3": ["KINORA_S3_URL", "KINORA_S3_ACCESS_KEY", "KINORA_S3_SECRET_KEY"],
 }
-"""What a service is told of each store: the keys of the Secret <identity>-<store>, which Pulumi makes."""
+"""The keys of each store's Secret <identity>-<store>, which Pulumi creates: the service's variables."""
 
 PORTS = {
     "postgres": (5432, 5432),
@@ -40,11 +40,11 @@ PORTS = {
     "rabbitmq": (5671, 5672),
     "s3": (443, 80),
 }
-"""Where a store of somebody else listens unless its address says it: with TLS, and without."""
+"""Default ports of external stores: with TLS, and without."""
 
 
 class Refused(Exception):
-    """With what Helm said."""
+    """Helm's error message."""
 
 
 def apps() -> list[str]:
@@ -56,14 +56,14 @@ def environments(app: str) -> list[str]:
 
 
 def configuration(environment: str) -> dict[str, Any]:
-    """A committed stack as it is written."""
+    """The configuration of a committed stack."""
     file = ROOT / "pulumi" / f"Pulumi.{environment}.yaml"
     given: dict[str, Any] = yaml.safe_load(file.read_text())["config"]["kinora:environment"]
     return given
 
 
 def facts(environment: str) -> dict[str, Any]:
-    """What Pulumi knows of a committed stack, as it tells Argo CD."""
+    """The facts about a committed stack that Pulumi passes to Argo CD."""
     given = configuration(environment)
     return {
         "name": environment,
@@ -75,7 +75,7 @@ def facts(environment: str) -> dict[str, Any]:
 
 
 def external(environment: str) -> dict[str, dict[str, Any]]:
-    """Where the stores are that somebody else runs, as Pulumi tells Argo CD (istio/values.yaml)."""
+    """The addresses of external stores, as Pulumi passes them to Argo CD (istio/values.yaml)."""
     found = {}
     for store, ports in PORTS.items():
         given = configuration(environment).get(store, {}).get("external")
@@ -88,7 +88,7 @@ def external(environment: str) -> dict[str, dict[str, Any]]:
 
 
 def values(app: str, environment: str) -> list[Path]:
-    """The value files of a release, each over the ones before it."""
+    """The value files of a release; each overrides the ones before it."""
     folder = ROOT / "apps" / app / "deploy"
     own = folder / "envs" / environment
     files = [folder / "values.yaml", own / "values.yaml", own / "version.yaml"]
@@ -101,40 +101,40 @@ def service(app: str, environment: str) -> list[Manifest]:
 
 
 def gateway(environment: str) -> list[Manifest]:
-    """What the routes of all apps share."""
+    """The objects that the routes of all apps share."""
     return template("gateway", "gateway", GATEWAY_FILES, {"environment": facts(environment)})
 
 
 def mesh(environment: str) -> list[Manifest]:
-    """What the mesh lets pass; nothing where there is none."""
+    """The mesh's policies; empty without a mesh."""
     known = facts(environment)
     given = {"environment": known["name"], "publicUrl": known["publicUrl"], "external": external(environment)}
     return template("../istio", "mesh", [], given) if known["mesh"] else []
 
 
 def root() -> list[Manifest]:
-    """What leads Argo CD to all of these, the same in every environment."""
+    """The manifests in argocd/, from which Argo CD finds all of these; the same in every environment."""
     files = sorted((ROOT / "argocd").rglob("*.yaml"))
     return [each for file in files for each in yaml.safe_load_all(file.read_text()) if each]
 
 
 def deployed(environment: str) -> dict[str, list[Manifest]]:
-    """All that Argo CD rolls out in an environment, by application."""
+    """Everything that Argo CD deploys in an environment, by application."""
     render: dict[str, Callable[[], list[Manifest]]] = {
         **{app: partial(service, app, environment) for app in apps() if environment in environments(app)},
         "gateway": partial(gateway, environment),
         "mesh": partial(mesh, environment),
         "root": root,
     }
-    with ThreadPoolExecutor(4) as threads:  # Helm takes most of its time to start
+    with ThreadPoolExecutor(4) as threads:  # most of Helm's time is start-up
         return dict(zip(render, threads.map(lambda each: each(), render.values()), strict=True))
 
 
 def template(chart: str, release: str, files: list[Path], given: Mapping[str, Any]) -> list[Manifest]:
-    """The objects that a chart renders from files of values, and from ``given`` over them.
+    """The objects that a chart renders from value files, overridden by ``given``.
 
     Raises:
-        Refused: when the values are not what the chart takes, or Helm is not there.
+        Refused: when the chart rejects the values, or Helm is missing.
     """
     if not HELM.exists():
         raise Refused("helm is missing: `make tools`")
@@ -147,7 +147,7 @@ def template(chart: str, release: str, files: list[Path], given: Mapping[str, An
     return [each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each]
 
 
-if __name__ == "__main__":  # for `make diff`, which asks the program of each side
+if __name__ == "__main__":  # for `make diff`, which runs the version of each side
     try:
         json.dump(deployed(sys.argv[1]), sys.stdout)
     except Refused as refused:

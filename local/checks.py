@@ -1,11 +1,11 @@
-"""Everything that has to pass before a change is taken, in phases: `make test`, and `make test-all` with `--all`.
+"""Run every check that a change must pass, in phases: `make test`, and `make test-all` with `ALL=1`.
 
-A suite of pytest computes on one core at most and waits often, and a machine has two or more: so what needs the
-platform runs beside what needs none, and the sandbox comes up while the platform is still tested. The cluster's tests
-run alone, because they ask how fast a rollout is and whether it loses a request.
+A pytest suite uses at most one core and often waits, so phases that need the platform run in parallel with phases that
+do not, and the sandbox comes up while the platform is still being tested. The cluster's tests run alone, because they
+measure how long rollouts take and whether requests are lost.
 
-The output of each phase is kept in .kinora/logs/test-<phase>.log and shown in one piece when the phase ends. When one
-fails, those under way go on to their end and no other begins. The seconds of each are printed last, whatever happened.
+The output of each phase goes to .kinora/logs/test-<phase>.log and is printed in one piece when the phase ends. After a
+failure, running phases finish and no further phase starts. The duration of each phase is always printed at the end.
 
 Standard library only: it runs before the virtual environment exists.
 """
@@ -28,17 +28,17 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".kinora" / "logs"
 SANDBOX = ROOT / ".kinora" / "sandbox"
 LIMIT_SECONDS = {"warm": 45 * 60, "cold": 75 * 60}
-"""What a run may take on two cores, with all tools built and with none: a change that needs more makes room first."""
+"""Time limits of a run on two cores, with all tools built (warm) and with none (cold)."""
 REPORT_SECONDS = 60
-END_LIMIT_SECONDS = 120
-"""How long an interrupted phase may take to end what it started."""
+STOP_LIMIT_SECONDS = 120
+"""How long an interrupted phase may take to stop what it started."""
 
 
 @dataclass(frozen=True)
 class Phase:
     name: str
     verbs: tuple[str, ...]
-    """Of make, one after another."""
+    """Targets of make, run in order."""
     after: tuple[str, ...]
 
 
@@ -55,7 +55,7 @@ PHASES = (
 
 @dataclass
 class Run:
-    """A phase that has begun."""
+    """A phase that has started."""
 
     phase: Phase
     process: subprocess.Popen[bytes]
@@ -78,17 +78,17 @@ def begin(phase: Phase, variables: list[str]) -> Run:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for this process, which ends each phase with all that it started
+            start_new_session=True,  # Ctrl-C goes to this process, which stops each phase with its children
         )
     return Run(phase, process)
 
 
 def end(run: Run) -> None:
-    """Interrupt a phase, so that it takes down what it brought up, and wait for it."""
+    """Interrupt a phase, so that it stops what it started, and wait for it."""
     for number in (signal.SIGINT, signal.SIGKILL):
         try:
             os.killpg(run.process.pid, number)
-            run.process.wait(END_LIMIT_SECONDS)
+            run.process.wait(STOP_LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             continue
         except ProcessLookupError:
@@ -97,10 +97,10 @@ def end(run: Run) -> None:
 
 
 def changed_files() -> list[str]:
-    """What differs from the merge base with origin/main, committed or not.
+    """The files that differ from the merge base with origin/main, committed or not.
 
-    Nothing where there is no such branch, or where this checkout is what it names: a clean clone of main, as the check
-    before a merge has, says nothing of what was tested before, so that everything is.
+    Empty without such a branch, or if this checkout equals it: a clean clone of main, as in a check before a merge,
+    does not show what has been tested before, so everything is tested.
     """
     if shutil.which("git") is None:
         return []
@@ -183,7 +183,7 @@ class Checks:
 
 def verdict(seconds: float, kind: str) -> str:
     limit = LIMIT_SECONDS[kind]
-    within = f"within the limit of {limit} s" if seconds <= limit else f"OVER THE LIMIT of {limit} s: make room"
+    within = f"within the limit of {limit} s" if seconds <= limit else f"OVER THE LIMIT of {limit} s"
     return f"  {'together':12} {seconds:6.0f} s  {kind}, {within}"
 
 
@@ -198,7 +198,7 @@ def say(words: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("variables", nargs="*", help="for make, as ALL=1")
+    parser.add_argument("variables", nargs="*", help="variables for make, such as ALL=1")
     variables = parser.parse_args().variables
     LOGS.mkdir(parents=True, exist_ok=True)
     kind = "cold" if builds_tools() else "warm"

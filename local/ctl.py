@@ -1,7 +1,7 @@
 """Start and stop the native platform, and report its health.
 
-The Procfile names the processes, honcho converts it to a supervisord configuration, and supervisord restarts what
-exits. There is no start order: every process retries until what it depends on is there.
+The Procfile names the processes, honcho converts it to a supervisord configuration, and supervisord restarts processes
+that exit. There is no start order: every process retries until its dependencies are available.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RUN, LOGS, STATE = MADE / "run", MADE / "logs", MADE / "state"
 SOCKET, PID_FILE, CONFIG = RUN / "supervisor.sock", RUN / "supervisord.pid", RUN / "supervisord.conf"
 
 UP_LIMIT_SECONDS = 120
-DOWN_LIMIT_SECONDS = 45  # the longest patience in local/supervisor/supervisord.conf is 35 s
+DOWN_LIMIT_SECONDS = 45  # the longest stopwaitsecs in local/supervisor/supervisord.conf is 35 s
 PROBE_LIMIT_SECONDS = 2
 LOG_LINES = 15
 
@@ -41,7 +41,7 @@ console = Console(highlight=False)
 
 
 class Failure(Exception):
-    """What went wrong, in sentences for the person at the terminal."""
+    """An error message for the terminal."""
 
 
 def known_processes() -> list[str]:
@@ -54,12 +54,12 @@ def is_store(process: str) -> bool:
 
 
 def choose(words: list[str]) -> list[str]:
-    """The processes that the words name: all without a word; `stores` for the stores and what provisions them."""
+    """The named processes: all if none is named; `stores` means the stores and their provisioning jobs."""
     known = known_processes()
     stores = [name for name in known if is_store(name)]
     chosen = [name for word in words for name in (stores if word == "stores" else [word])] or known
     if unknown := sorted(set(chosen) - set(known)):
-        raise Failure(f"No process is called {', '.join(unknown)}. There are: {', '.join(known)}; or stores.")
+        raise Failure(f"Unknown process: {', '.join(unknown)}. Known: {', '.join(known)}; or stores.")
     return list(dict.fromkeys(chosen))
 
 
@@ -101,7 +101,7 @@ def start_supervisor() -> None:
 
 
 def reload_supervisor() -> None:
-    """Takes up a changed Procfile; what did not change is left running."""
+    """Apply a changed Procfile; unchanged processes keep running."""
     added, changed, removed = supervisor("reloadConfig")[0]
     stop([*changed, *removed])
     for name in (*changed, *removed):
@@ -125,7 +125,7 @@ def stop(names: Iterable[str]) -> None:
         try:
             supervisor("stopProcess", name, False)
         except xmlrpc.client.Fault:
-            continue  # it ended by itself in the meantime
+            continue  # it has exited in the meantime
 
     def stopped() -> bool:
         infos = processes()
@@ -146,7 +146,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, otherwise: str)
 
 
 def trouble(name: str, info: dict[str, Any]) -> str:
-    """What is wrong with a process, empty when it is healthy."""
+    """Why a process is unhealthy; empty if it is healthy."""
     if is_job(name):
         return "" if info["statename"] == "EXITED" and info["exitstatus"] == 0 else "not done"
     if info["statename"] != "RUNNING":
@@ -208,7 +208,7 @@ def up(words: list[str]) -> None:
     started: list[str] = []
     try:
         if fresh:
-            end_family()
+            kill_descendants()
             start_supervisor()
         else:
             reload_supervisor()
@@ -226,51 +226,51 @@ def up(words: list[str]) -> None:
             console.print(f"  {PARTS[name].purpose:20} {PARTS[name].address}")
 
 
-def family() -> list[psutil.Process]:
-    """Every process that descends from the supervisor, also of one that was killed.
+def descendants() -> list[psutil.Process]:
+    """All descendants of the supervisor, even if it was killed.
 
-    The supervisor leads them (setsid), and nothing they start leaves it. The working folder tells them from strangers
-    that were given the same number after a restart of the machine.
+    The supervisor is their session leader (setsid), and none of them leaves the session. The working folder
+    distinguishes them from unrelated processes that got the same id after a reboot.
     """
     if not PID_FILE.exists() or not (leader := PID_FILE.read_text().strip()).isdigit():
         return []
-    members = []
+    remaining = []
     for process in psutil.process_iter():
         try:
             if os.getsid(process.pid) == int(leader) and Path(process.cwd()).is_relative_to(ROOT):
-                members.append(process)
+                remaining.append(process)
         except (ProcessLookupError, psutil.Error):
             continue
-    return members
+    return remaining
 
 
-def end_family() -> None:
-    """Ends what a killed supervisor left behind."""
-    members = family()
-    for process in members:
+def kill_descendants() -> None:
+    """Terminate what a killed supervisor left running."""
+    remaining = descendants()
+    for process in remaining:
         process.terminate()
-    for process in psutil.wait_procs(members, timeout=10)[1]:
+    for process in psutil.wait_procs(remaining, timeout=10)[1]:
         process.kill()
 
 
 def down() -> None:
     if supervisor_runs():
-        members = family()
+        remaining = descendants()
         names = list(processes())
-        # Services first, so that they can finish their work while the stores are still there.
+        # Services first, so that they can finish their work while the stores are still up.
         with console.status("stopping the services"):
             stop(name for name in names if not is_store(name))
         with console.status("stopping the stores"):
             stop(name for name in names if is_store(name))
-            members += family()
+            remaining += descendants()
             supervisor("shutdown")
-            left = psutil.wait_procs(members, timeout=10)[1]
+            left = psutil.wait_procs(remaining, timeout=10)[1]
         for process in left:
-            console.print(f"  {process.pid} did not end and is killed")
+            console.print(f"  {process.pid} did not exit; killing it")
             process.kill()
         console.print("The platform is down.")
     else:
-        end_family()
+        kill_descendants()
         console.print("The platform is not running.")
 
 
@@ -313,9 +313,9 @@ def logs(words: list[str]) -> None:
 
 
 def run(command: list[str], *, keep: bool) -> int:
-    """Runs a command beside the platform, which is brought up for it and taken down again where it did not run before.
+    """Run a command against the platform, which is started for it and stopped afterwards unless it was already running.
 
-    ``keep``: it stays up when the command succeeds.
+    ``keep``: leave the platform running if the command succeeds.
     """
     was_running = supervisor_runs()
     up([])

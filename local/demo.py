@@ -1,6 +1,6 @@
-"""What the platform is for, in one go: register, upload by tus, watch the progress, get an address that plays.
+"""Demo of the whole platform: register, upload by tus, follow the progress, and print a URL that plays.
 
-Uses the public API only, through the gateway, with clients that anyone can install.
+Uses only the public API, through the gateway, with publicly available client libraries.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
 
-# The platform that runs natively, unless another one is named (make cluster-demo).
+# The native platform by default; `make cluster-demo` sets another one.
 GATEWAY = os.environ.get("KINORA_GATEWAY", "http://localhost:8080")
 VERB = "make cluster-" if "KINORA_GATEWAY" in os.environ else "make "
 RECONNECTS, RECONNECT_SECONDS = 10, 1
@@ -66,18 +66,18 @@ WATCH = "query ($id: ID!) { media(id: $id) { video { streamUrl renditions { name
 
 
 class Failure(Exception):
-    """What went wrong, in a sentence."""
+    """An error message for the terminal."""
 
 
-def the_clip(given: str | None) -> Path:
-    """The file to upload: the one given, or a test picture with a tone that is made once."""
+def clip_path(given: str | None) -> Path:
+    """The file to upload: the given one, or a generated test clip with sound."""
     if given:
         path = Path(given).expanduser()
         if not path.is_file():
-            raise Failure(f"There is no file {given}.")
+            raise Failure(f"File not found: {given}.")
         return path
     if not CLIP.exists():
-        console.print("Making a clip of 20 s (1080p, with sound); FILE=my.mp4 takes one of yours.")
+        console.print("Generating a clip of 20 s (1080p, with sound); FILE=my.mp4 uploads your own file.")
         CLIP.parent.mkdir(parents=True, exist_ok=True)
         part = CLIP.with_suffix(".part.mp4")
         picture, tone = "testsrc2=size=1920x1080:rate=30", "sine=frequency=440:beep_factor=4"
@@ -89,7 +89,7 @@ def the_clip(given: str | None) -> Path:
 
 
 async def send(path: Path, url: str, token: str, show: Callable[[int], None]) -> None:
-    """Upload by tus, resuming by itself where a connection breaks; ``show`` is told the bytes that are there."""
+    """Upload by tus, resuming after connection errors; ``show`` receives the uploaded bytes."""
     client = TusClient(GATEWAY, headers={"Authorization": f"Bearer {token}"})
     uploader = client.async_uploader(str(path), url=url, chunk_size=CHUNK_BYTES, retries=5, retry_delay=1)
     size = uploader.get_file_size()  # type: ignore[no-untyped-call]
@@ -99,7 +99,7 @@ async def send(path: Path, url: str, token: str, show: Callable[[int], None]) ->
 
 
 async def states(token: str, video: str) -> AsyncIterator[dict[str, Any]]:
-    """The state of a video and every newer one until it ends; connected anew where that breaks, as in a rollout."""
+    """The states of a video until the final one; reconnects when the connection breaks, as in a rollout."""
     broken = 0
     while True:
         socket = WebsocketsTransport(
@@ -120,7 +120,7 @@ async def states(token: str, video: str) -> AsyncIterator[dict[str, Any]]:
 
 
 async def follow(token: str, video: str, progress: Progress) -> dict[str, Any]:
-    """Show the transcoding of every rendition until the video is ready; the last state."""
+    """Show each rendition's progress until the video is ready; returns the final state."""
     tasks: dict[str, TaskID] = {}
     last: dict[str, Any] = {}
     playable = False
@@ -133,13 +133,13 @@ async def follow(token: str, video: str, progress: Progress) -> dict[str, Any]:
         if last["state"] == "PLAYABLE":
             left = f", about {last['timeLeft']:.0f} s to go" if last["timeLeft"] is not None else ""
             if not playable:
-                progress.console.print(f"The first seconds play already{left}.")
+                progress.console.print(f"The first seconds are already playable{left}.")
                 playable = True
     return last
 
 
 async def demo(given: str | None) -> None:
-    path = the_clip(given)
+    path = clip_path(given)
     username = f"demo-{secrets.token_hex(4)}"
     account = {
         "username": username,
@@ -149,7 +149,7 @@ async def demo(given: str | None) -> None:
     async with Client(transport=HTTPXAsyncTransport(f"{GATEWAY}/graphql", timeout=30)) as anonymous:
         answer = await anonymous.execute(GraphQLRequest(REGISTER, variable_values=account))
     if answer["login"]["__typename"] != "LoginPayload":
-        raise Failure(f"The account could not be made: {answer}")
+        raise Failure(f"The account could not be created: {answer}")
     token = answer["login"]["tokens"]["accessToken"]
     console.print(f"Registered [bold]{username}[/] with the password [bold]{account['password']}[/], and signed in.")
     console.print(f"Delete the account and its videos: {DELETE} {username} {account['password']}", soft_wrap=True)
@@ -159,7 +159,7 @@ async def demo(given: str | None) -> None:
         wanted = {"title": path.stem, "filename": path.name, "size": path.stat().st_size}
         created = (await api.execute(GraphQLRequest(CREATE, variable_values=wanted)))["createUpload"]
         if created["__typename"] != "CreateUploadPayload":
-            raise Failure(f"The upload was refused ({created['code']}): {created['message']}")
+            raise Failure(f"The upload was rejected ({created['code']}): {created['message']}")
         columns = (TextColumn("{task.description:20}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             task = progress.add_task(f"Uploading {path.name}"[:20], total=path.stat().st_size)
@@ -178,18 +178,18 @@ async def demo(given: str | None) -> None:
             failure = last.get("failure") or {"code": last["state"], "detail": ""}
             raise Failure(f"The video cannot be played ({failure['code']}): {failure['detail']}")
         video = (await api.execute(GraphQLRequest(WATCH, variable_values={"id": created["id"]})))["media"]["video"]
-    must_play(video["streamUrl"])
+    check_playback(video["streamUrl"])
     sizes = ", ".join(item["name"] for item in video["renditions"] if item["height"])
     player = next((f"{name} " for name in ("mpv", "vlc", "ffplay") if shutil.which(name)), "")
     console.print(f"\nReady in {sizes}. It plays here, in any HLS player:\n")
     console.print(f"  {player}[bold]{video['streamUrl']}[/]\n", soft_wrap=True)
     console.print(
-        f"`{VERB}demo FILE=my.mp4` takes another file, `{VERB}status` shows what runs, `{VERB}down` stops it."
+        f"`{VERB}demo FILE=my.mp4` uploads your own file, `{VERB}status` shows what runs, `{VERB}down` stops it."
     )
 
 
-def must_play(url: str) -> None:
-    """Decode the first seconds as a player would."""
+def check_playback(url: str) -> None:
+    """Decode the first seconds, as a player would."""
     outcome = subprocess.run(
         ["ffmpeg", "-v", "error", "-nostdin", "-t", "4", "-i", url, "-f", "null", "-"],
         capture_output=True,
@@ -201,7 +201,7 @@ def must_play(url: str) -> None:
 
 
 def delete(username: str, password: str) -> None:
-    """Delete an account with its videos."""
+    """Delete an account and its videos."""
     with httpx.Client(base_url=GATEWAY, timeout=30) as http:
         signed_in = http.post("/auth/login", json={"login": username, "password": password})
         if signed_in.is_error:
@@ -213,7 +213,7 @@ def delete(username: str, password: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", nargs="?", help="the video to upload; one is made when none is given")
+    parser.add_argument("file", nargs="?", help="the video to upload; generated if omitted")
     parser.add_argument(
         "--delete", nargs=2, metavar=("USERNAME", "PASSWORD"), help="only delete this account and its videos"
     )
@@ -231,7 +231,7 @@ def main() -> int:
         console.print(f"`{VERB}status` shows which process is unhealthy.")
         return 1
     except KeyboardInterrupt:
-        console.print("\nInterrupted; what was uploaded so far stays until the account is deleted.")
+        console.print("\nInterrupted. The partial upload stays until the account is deleted.")
         return 130
     return 0
 

@@ -1,8 +1,8 @@
-"""Checks that this machine can run the platform (or the named parts), and then speaks once: a sentence per problem.
+"""Check that this machine can run the platform (or the named parts), and report one sentence per problem.
 
-With the word `tools` or `images` it checks instead that this machine can build what that verb of make builds.
+With `tools`, `images` or `cluster` as its argument, it checks instead what that make target needs.
 
-Standard library only, and no syntax that an older Python would refuse: it must be able to say that Python is too old.
+Standard library only, and no syntax that an older Python rejects: it must be able to report that Python is too old.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from parts import HOST, PARTS, Part
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ROOT / ".kinora"
 
-# Debian package -> a program of it. RabbitMQ's is not the one on PATH, see local/stores/rabbitmq.
+# Debian package -> one of its programs. RabbitMQ's is not the one on PATH, see local/stores/rabbitmq.
 PACKAGES = {
     "redis-server": "redis-server",
     "rabbitmq-server": "/usr/lib/rabbitmq/bin/rabbitmq-server",
@@ -30,9 +30,9 @@ PACKAGES = {
     "curl": "curl",  # the examples of README.md, which the tests run
     "openssl": "openssl",
 }
-# What building images takes, likewise.
+# The same for building images.
 IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
-# What the sandbox's node takes, likewise; the network plugins are no programs to call.
+# The same for the sandbox's node; the network plugins are not on PATH.
 CLUSTER_PACKAGES = {
     "containerd": "containerd",
     "runc": "runc",
@@ -44,7 +44,7 @@ CLUSTER_PACKAGES = {
     "openssl": "openssl",
 }
 PACKAGES_FOR = {"install": PACKAGES, "images": IMAGE_PACKAGES, "cluster": CLUSTER_PACKAGES}
-# A path to a unix socket has 108 bytes, and supervisord binds it under a longer name first.
+# The path of a unix socket is limited to 108 bytes, and supervisord first binds a longer name.
 LONGEST_ROOT = 108 - len("/.kinora/run/supervisor.sock.1234567") - 1
 
 
@@ -53,7 +53,7 @@ def missing_packages(packages: dict[str, str]) -> list[str]:
 
 
 def version(command: list[str], pattern: str) -> tuple[int, ...] | None:
-    """The version that a program says it has, or None without the program."""
+    """The version that a program reports; None if it is missing."""
     try:
         spoken = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     except FileNotFoundError:
@@ -72,10 +72,10 @@ def check_system() -> list[str]:
     problems = []
     if sys.platform != "linux":
         problems.append(f"The platform runs on Linux; this is {sys.platform}.")
-    if sys.version_info < (3, 11):  # noqa: UP036 - the one place that may meet an older one
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one place that may run on an older Python
         problems.append(
             f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. Install a newer one and"
-            " name it: `make up PYTHON=python3.12`."
+            " select it: `make up PYTHON=python3.12`."
         )
     if len(str(ROOT)) > LONGEST_ROOT:
         problems.append(f"The path of this checkout is too long for unix sockets; keep it below {LONGEST_ROOT} bytes.")
@@ -84,37 +84,37 @@ def check_system() -> list[str]:
     if ctypes.util.find_library("seccomp") is None:
         problems.append("libseccomp is needed to contain ffmpeg; on Debian, install libseccomp2.")
     accepted = "KINORA_REQUIRE_LANDLOCK=false" in (ROOT / "local" / "env" / "video-worker.env").read_text()
-    # landlock_create_ruleset, which answers with the version
+    # landlock_create_ruleset, which returns the ABI version
     if sys.platform == "linux" and not accepted and ctypes.CDLL(None).syscall(444, None, 0, 1) < 1:
         problems.append(
-            "This kernel has no Landlock, which keeps ffmpeg from files. Enable it, or accept that with"
+            "This kernel has no Landlock, which restricts ffmpeg's file access. Enable it, or accept that with"
             " KINORA_REQUIRE_LANDLOCK=false in local/env/video-worker.env."
         )
     return problems
 
 
 def check_install() -> list[str]:
-    """What only `make install` needs."""
+    """Requirements of `make install` only."""
     problems = []
     go = version(["go", "version"], r"go(\d+)\.(\d+)")
     if go is None or go < (1, 25):
         problems.append("Go 1.25 or newer is needed to build tusd and MinIO; install it and put it on PATH.")
     if not (MADE / "venv").exists() and version([sys.executable, "-m", "ensurepip", "--version"], r"pip (\d+)") is None:
-        problems.append(f"{sys.executable} cannot make virtual environments; on Debian, install python3-venv.")
+        problems.append(f"{sys.executable} cannot create virtual environments; on Debian, install python3-venv.")
     return [*problems, *check_packages(PACKAGES)]
 
 
 def check_packages(wanted: dict[str, str]) -> list[str]:
     packages = " ".join(missing_packages(wanted))
     if packages and shutil.which("apt-get") is None:
-        return [f"There is no apt-get; install by other means what Debian 12 calls {packages}."]
+        return [f"apt-get is missing; install the equivalents of Debian 12's {packages}."]
     if packages and os.geteuid() != 0 and shutil.which("sudo") is None:
         return [f"Debian packages are missing; run as root: apt-get install {packages}"]
     return []
 
 
 def check_tools() -> list[str]:
-    """What only `make tools` needs."""
+    """Requirements of `make tools` only."""
     problems = []
     go = version(["go", "version"], r"go(\d+)\.(\d+)(?:\.(\d+))?")
     if go is None or go < (1, 26, 6):
@@ -122,49 +122,49 @@ def check_tools() -> list[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if memory < 6:
         problems.append(f"6 GB of memory are needed to build the tools; this machine has {memory:.1f} GB.")
-    # The tools themselves take 1 GB; what Go keeps of building them, below the home folder, 16 GB.
+    # The tools themselves take 1 GB, Go's caches in the home folder 16 GB.
     return [*problems, *check_disk(2), *check_disk(20, Path.home())]
 
 
 def check_images() -> list[str]:
-    """What only `make images` needs."""
+    """Requirements of `make images` only."""
     problems = []
     if sys.platform != "linux" or os.geteuid() != 0:
-        problems.append("Images are built by root on Linux; elsewhere, Docker builds them: docker compose build")
+        problems.append("Building images needs root on Linux; elsewhere, use Docker: docker compose build")
     elif subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode != 0:
-        problems.append("Root may not mount anything here, as in most containers; images cannot be built.")
+        problems.append("Root may not mount file systems here, as in most containers; images cannot be built.")
     return [*problems, *check_packages(IMAGE_PACKAGES), *check_disk(4)]
 
 
 def check_cluster() -> list[str]:
-    """What only the sandbox needs: to be a node of Kubernetes."""
+    """Requirements of the sandbox only: this machine must be able to be a Kubernetes node."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        return ["The sandbox is a node of Kubernetes, which only root on Linux can run: sudo make cluster-up"]
+        return ["The sandbox is a Kubernetes node, which only root on Linux can run: sudo make cluster-up"]
     problems = []
     if shutil.which("git") is None:
-        problems.append("git is needed to hand this checkout to the sandbox; on Debian, install git.")
+        problems.append("git is needed to push this checkout to the sandbox; on Debian, install git.")
     for needed, question in (
-        ("make network namespaces", ["unshare", "--net", "true"]),
+        ("create network namespaces", ["unshare", "--net", "true"]),
         ("mount file systems", ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]),
     ):
         if subprocess.run(question, capture_output=True, check=False).returncode != 0:
-            problems.append(f"The sandbox must {needed}, and here it may not: run it outside of this container.")
+            problems.append(f"The sandbox must {needed}, which is not permitted here: run it outside this container.")
     if "\toverlay\n" not in Path("/proc/filesystems").read_text():
-        problems.append("This kernel has no overlay file system, which containers are made of: modprobe overlay")
+        problems.append("This kernel has no overlay file system, which containers need: modprobe overlay")
     if not os.access("/sys/fs/cgroup", os.W_OK):
-        problems.append("The control groups cannot be written to (/sys/fs/cgroup): run it outside of this container.")
+        problems.append("The cgroups are not writable (/sys/fs/cgroup): run it outside this container.")
     if not (MADE / "sandbox").exists() and (others := kubelets()):
         problems.append(f"Another Kubernetes runs pods on this machine ({others[0]}): stop it first.")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if memory < 10:
         problems.append(f"10 GB of memory are needed for the sandbox; this machine has {memory:.1f} GB.")
-    # Where it is up, it has taken that room already.
+    # A running sandbox already occupies that space.
     room = [] if (MADE / "sandbox").exists() else check_disk(15)
     return [*problems, *check_packages(CLUSTER_PACKAGES), *room]
 
 
 def kubelets(groups: Path = Path("/sys/fs/cgroup")) -> list[Path]:
-    """The control groups that a kubelet makes for its pods."""
+    """The cgroups that a kubelet creates for its pods."""
     return [*groups.glob("kubepods*"), *groups.glob("*/kubepods*")]
 
 
@@ -172,7 +172,7 @@ def check_disk(gigabytes_needed: int, folder: Path = ROOT) -> list[str]:
     free = shutil.disk_usage(folder).free / 1e9
     if free >= gigabytes_needed:
         return []
-    return [f"{gigabytes_needed} GB of disk are needed below {folder}; {free:.1f} GB are free. Make room there."]
+    return [f"{gigabytes_needed} GB of disk are needed below {folder}; {free:.1f} GB are free. Free up space there."]
 
 
 def check_ports(parts: list[Part]) -> list[str]:
@@ -203,7 +203,7 @@ def is_free(port: int) -> bool:
 
 
 def listening() -> dict[int, set[int]]:
-    """The TCP ports that each process listens on, as far as this user may see (man 5 proc_pid_net)."""
+    """The TCP ports that each process listens on, as far as visible to this user (man 5 proc_pid_net)."""
     ports = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
@@ -232,11 +232,11 @@ def main() -> int:
         print(" ".join(missing_packages(PACKAGES_FOR[words[1] if len(words) > 1 else "install"])))
         return 0
     if words == ["tools"]:
-        return speak(check_tools() if makes_something("tools") else [], "This machine can build the tools.")
+        return report(check_tools() if makes_something("tools") else [], "This machine can build the tools.")
     if words == ["images"]:
-        return speak(check_images(), "This machine can build the images.")
+        return report(check_images(), "This machine can build the images.")
     if words == ["cluster"]:
-        return speak(check_cluster(), "This machine can be the sandbox.")
+        return report(check_cluster(), "This machine can be the sandbox.")
     wanted = [part for name, part in PARTS.items() if not words or name in words or (part.store and "stores" in words)]
     incomplete = makes_something("install")
     problems = [
@@ -245,11 +245,11 @@ def main() -> int:
         *check_disk(6 if incomplete else 2),
         *check_ports(wanted),
     ]
-    return speak(problems, "This machine can run the platform.")
+    return report(problems, "This machine can run the platform.")
 
 
-def speak(problems: list[str], relief: str) -> int:
-    print("\n".join(f"- {problem}" for problem in problems) or relief)
+def report(problems: list[str], success: str) -> int:
+    print("\n".join(f"- {problem}" for problem in problems) or success)
     return 1 if problems else 0
 
 

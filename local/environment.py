@@ -1,4 +1,4 @@
-"""What a process of the platform finds in its environment: local/env/<process>.env, filled with this machine's secrets.
+"""The environment variables of a process: local/env/<process>.env, with this machine's secrets filled in.
 
 Standard library only: it runs before the virtual environment exists.
 """
@@ -15,7 +15,7 @@ MADE = ROOT / ".kinora"
 SECRETS = MADE / "secrets.env"
 FILES = ROOT / "local" / "env"
 
-# All that a process inherits; everything else it needs stands in its file.
+# The only inherited variables; all others are in the process's file.
 INHERITED = ("HOME", "LANG", "TZ")
 
 
@@ -25,29 +25,29 @@ def parse(text: str) -> dict[str, str]:
 
 
 def load(process: str) -> dict[str, str]:
-    """The variables of one process. SystemExit with a sentence when its file or a secret is missing."""
+    """The variables of one process. SystemExit with a message if its file or a secret is missing."""
     file = FILES / f"{process}.env"
     if not file.exists():
-        raise SystemExit(f"with-env: there is no local/env/{process}.env")
+        raise SystemExit(f"with-env: local/env/{process}.env does not exist")
     known = parse(SECRETS.read_text()) if SECRETS.exists() else {}
     try:
         return {name: Template(value).substitute(known) for name, value in parse(file.read_text()).items()}
     except KeyError as missing:
         raise SystemExit(
-            f"with-env: local/env/{process}.env needs the secret {missing.args[0]}, which .kinora/secrets.env"
-            " does not hold; `make up` generates it"
+            f"with-env: local/env/{process}.env needs the secret {missing.args[0]}, which is not in"
+            " .kinora/secrets.env; `make up` generates it"
         ) from None
 
 
 def environment(process: str | None) -> dict[str, str]:
-    """The whole environment of one process; without a name, only what every process has."""
+    """The whole environment of one process; without a name, only the common variables."""
     path = [str(MADE / "venv" / "bin"), str(MADE / "bin"), os.environ.get("PATH", os.defpath)]
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return {"PATH": os.pathsep.join(path), **inherited, **(load(process) if process else {})}
 
 
 def generate_secrets() -> None:
-    """One random value for each ${NAME} in local/env; a value that exists is never touched."""
+    """Generate a random value for each ${NAME} in local/env; existing values never change."""
     wanted = {
         name
         for file in FILES.glob("*.env")
@@ -60,7 +60,7 @@ def generate_secrets() -> None:
         return
     known |= {name: secrets.token_urlsafe(32) for name in missing}
     MADE.mkdir(exist_ok=True)
-    # Written beside and moved over, so that an interruption never loses the secrets the stores were made with.
+    # Written to a temporary file and renamed, so that an interruption never loses the secrets of existing stores.
     partial = SECRETS.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

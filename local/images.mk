@@ -1,5 +1,5 @@
-# Builds the images of the services, under the names that every environment has for them: `make images`. The folders of
-# apps/ say which there are: one for each service, and one for its worker where it has one.
+# Builds the services' images, with the names that every environment uses: `make images`. There is one for each folder
+# in apps/, and one for its worker, if it has one.
 
 VERB := images
 PACKAGES_FOR := images
@@ -12,7 +12,7 @@ include local/steps.mk
 include local/buildah.mk
 
 REGISTRY := ghcr.io/kinora-platform/kinora
-# $(call image,name,app,target of the Dockerfile). What was built, how large it is and how long it took stands in its file.
+# $(call image,name,app,target of the Dockerfile). The stamp file records the image's size and build time.
 define image
 $(1)-version := $$(or $$(VERSION),$$(shell sed -n 's/^version = "\(.*\)"/\1/p' apps/$(2)/pyproject.toml))
 $(1)-file := $$(BUILT)/$(1)-$$($(1)-version)

@@ -1,4 +1,4 @@
-# Installs and builds what is missing, pinned, into .kinora: `make install`. Nothing missing, nothing done.
+# Installs and builds what is missing, pinned, into .kinora: `make install`. Idempotent.
 
 VERB := install
 PACKAGES_FOR := install
@@ -12,7 +12,7 @@ all: $(NEEDED_PACKAGES) $(MADE)/venv/installed $(BIN)/tusd $(BIN)/minio
 
 .PHONY: all
 
-# The projects' own dependencies are in the lock, and so is hatchling, which builds them.
+# The projects' dependencies are in the lock file, including hatchling, which builds them.
 $(MADE)/venv/installed: requirements.txt $(PROJECTS)
 	$(call step,python,installing the Python environment (about 60 s),\
 	    $(PYTHON) -m venv $(MADE)/venv && \

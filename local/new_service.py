@@ -1,6 +1,6 @@
-"""Make a service: its folder in apps/ from local/new-service, and its entries where processes are listed one by one.
+"""Create a service: its folder in apps/ from local/new-service, and an entry in each file that lists processes.
 
-What it is made of is read from its folder everywhere else: images, releases, databases, tests. `make new-service`.
+Images, releases, databases and tests are discovered from its folder. `make new-service`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from parts import PARTS
 TEMPLATE = ROOT / "local" / "new-service"
 PORTS = range(8101, 8200)
 
-# file -> where in it, and what. These run all processes of a machine, so each process stands in them; and the mesh
-# knows how long it waits for each.
+# file -> position and text of the new entry. These files list all processes of a machine, and the mesh's timeouts.
 ENTRIES = {
     "Procfile": (r"\Z", "$name: local/with-env $name -- python -m $module.main\n"),
     "local/parts.py": (
@@ -43,19 +42,19 @@ ENTRIES = {
 
 
 class Refused(Exception):
-    """With what to do instead."""
+    """Says what to do instead."""
 
 
 def new_service(root: Path, name: str) -> str:
-    """Make it in a checkout; returns what to do next.
+    """Create it in a checkout; returns the next steps.
 
     Raises:
-        Refused: when nothing was made, and why.
+        Refused: nothing was created; the message says why.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]{1,19}", name):
-        raise Refused("Name it with 2 to 20 small letters and digits: make new-service NAME=likes")
+        raise Refused("Name it with 2 to 20 lower-case letters and digits: make new-service NAME=likes")
     if (root / "apps" / name).exists() or name in PARTS or name in ("kit", "environment"):
-        raise Refused(f"There is {name} already; give it another name.")
+        raise Refused(f"{name} already exists; give it another name.")
     values = {"name": name, "module": f"kinora_{name}", "title": name.capitalize(), "port": str(_free_port(root))}
     changed = {root / file: _with_entry(root / file, *entry, values) for file, entry in ENTRIES.items()}
     for template in sorted(TEMPLATE.rglob("*.tmpl")):
@@ -73,16 +72,16 @@ def new_service(root: Path, name: str) -> str:
     for words in (["check", "--fix", "--select=I"], ["format"]):  # the order of imports depends on the name
         subprocess.run([MADE / "venv" / "bin" / "ruff", *words, "--quiet", root / "apps" / name], cwd=root, check=True)
     return (
-        f"apps/{name} is a service; here it listens at {values['port']}. `make up S={name}` runs it,"
+        f"Created apps/{name}; it listens on port {values['port']}. `make up S={name}` runs it,"
         f" `pytest apps/{name}` tests it, `make images APP={name}` builds it. It has an entry in"
         f" {', '.join(ENTRIES)}.\n"
-        "What you commit and push is rolled out in every environment that has a folder in its deploy/envs: delete"
-        f" those that are too early. Nobody may call it yet; apps/{name}/README.md says how that is changed."
+        "Once pushed, it is rolled out in every environment that has a folder in its deploy/envs: delete those of"
+        f" environments that it is not ready for. Nobody may call it yet; apps/{name}/README.md says how to allow that."
     )
 
 
 def _free_port(root: Path) -> int:
-    """The lowest that nobody has, above those of the services that were planned from the start."""
+    """The lowest free port above those reserved for the planned services."""
     taken = {port for part in PARTS.values() for port in part.ports}
     for file in (root / "local" / "env").glob("*.env"):
         taken |= {int(value) for key, value in parse(file.read_text()).items() if key.endswith("_PORT")}
@@ -90,10 +89,10 @@ def _free_port(root: Path) -> int:
 
 
 def _with_entry(file: Path, where: str, entry: str, values: dict[str, str]) -> str:
-    """The text of a file with one more entry."""
+    """The text of a file with the entry added."""
     text = file.read_text()
     if len(re.findall(where, text)) != 1:
-        raise Refused(f"{file.name} has changed: say in local/new_service.py where an entry of it goes.")
+        raise Refused(f"{file.name} has changed: update ENTRIES in local/new_service.py.")
     return re.sub(where, lambda _: Template(entry).substitute(values), text)
 
 

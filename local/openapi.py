@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PROBLEM = {
     "title": "Problem",
-    "description": "RFC 9457. `code` is stable, for machines; `detail` is a sentence for a person.",
+    "description": "RFC 9457. `code` is stable and machine-readable; `detail` is a sentence for people.",
     "type": "object",
     "required": ["type", "title", "status", "code", "detail"],
     "properties": {
@@ -28,7 +28,7 @@ PROBLEM = {
         "instance": {"type": "string"},
         "request_id": {"type": "string"},
         "errors": {
-            "description": "Of invalid input: what is wrong with which field.",
+            "description": "For invalid input: the fields and what is wrong with each.",
             "type": "array",
             "items": {
                 "type": "object",
@@ -40,20 +40,20 @@ PROBLEM = {
 }
 REASONS = {
     "400": "The request cannot be read",
-    "401": "Not signed in, or the access token is not valid",
+    "401": "Not signed in, or the access token is invalid",
     "403": "Not allowed",
-    "404": "There is nothing here for the caller",
-    "409": "It conflicts with what is already there",
+    "404": "Not found, or not visible to the caller",
+    "409": "Conflicts with the current state",
     "413": "The body is too large",
-    "422": "The input is not valid",
-    "429": "Too many requests: try again after Retry-After",
-    "503": "A part of the platform is away: try again after Retry-After",
+    "422": "Invalid input",
+    "429": "Too many requests: retry after Retry-After",
+    "503": "A part of the platform is unavailable: retry after Retry-After",
     "default": "Any other problem",
 }
 
 
 def routers() -> list[APIRouter]:
-    """Of every service that has REST routes."""
+    """The routers of all services with REST routes."""
     packages = sorted(path.parent.name for path in ROOT.glob("apps/*/src/kinora_*/rest.py"))
     names = [f"{package}.{module}" for package in packages for module in ("rest", "elsewhere")]
     return [importlib.import_module(name).router for name in names if find_spec(name)]
@@ -86,7 +86,7 @@ def document() -> dict[str, Any]:
     app = FastAPI(
         title="Kinora",
         version="1",
-        description="Everything but upload and playback is in GraphQL, too: POST /graphql.",
+        description="Except for upload and playback, everything is also available in GraphQL: POST /graphql.",
         servers=[{"url": "/"}],
     )
     included = routers()

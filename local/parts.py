@@ -1,6 +1,6 @@
-"""The processes of the platform that listen: what each is for, its ports, and how its health is probed.
+"""The platform's listening processes: purpose, ports, and health probe of each.
 
-Standard library only, like everything that `make doctor` needs. What starts them stands in the Procfile.
+Standard library only, like everything that `make doctor` needs. The Procfile has their commands.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Http:
 
 @dataclass(frozen=True)
 class Service:
-    """One of ours: healthy when it is ready and reaches all that it depends on (kinora_kit/health.py).
+    """A service of ours: healthy when it is ready and reaches all its dependencies (kinora_kit/health.py).
 
-    A balancer asks for the first only; a person wants to know the second, too.
+    A load balancer only needs readiness; `make status` also reports the dependencies.
     """
 
     port: int
@@ -47,13 +47,13 @@ class Service:
             report = json.loads(body)
             said = {"process": report["process"], **report["dependencies"]}
         except (ValueError, KeyError, TypeError):
-            return f"/readyz answers {status} and no report"
+            return f"/readyz answers {status} without a report"
         return ", ".join(f"{name}: {what}" for name, what in said.items() if what != "ok")
 
 
 @dataclass(frozen=True)
 class Tcp:
-    """Healthy when it accepts a connection and, told `says`, begins its answer with `hears`."""
+    """Healthy when it accepts a connection and answers `says` with `hears`."""
 
     port: int
     says: bytes = b""
@@ -72,8 +72,8 @@ class Tcp:
 
 
 def _get(port: int, path: str, timeout_seconds: float) -> tuple[int, bytes]:
-    """Status and body of an answer, whatever the status; 0 when there is none."""
-    # No proxy from the environment may come between.
+    """Status and body of the response; status 0 if there is none."""
+    # Ignore proxies from the environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://{HOST}:{port}{path}", timeout=timeout_seconds) as answer:
@@ -98,7 +98,7 @@ PARTS: dict[str, Part] = {
     "postgres": Part(
         purpose="PostgreSQL",
         ports=(8432,),
-        # An SSLRequest; the server says No, being on the loopback only.
+        # An SSLRequest; the server answers No, because it listens on loopback only.
         probe=Tcp(8432, says=bytes.fromhex("0000000804d2162f"), hears=b"N"),
         store=True,
     ),
@@ -106,7 +106,7 @@ PARTS: dict[str, Part] = {
     "rabbitmq": Part(
         purpose="RabbitMQ",
         ports=(8672, 8673, 8674),
-        # The AMQP 0-9-1 header; the answer is a method frame (Connection.Start).
+        # The AMQP 0-9-1 header; the server answers with a method frame (Connection.Start).
         probe=Tcp(8672, says=b"AMQP\x00\x00\x09\x01", hears=b"\x01"),
         store=True,
     ),
@@ -115,7 +115,7 @@ PARTS: dict[str, Part] = {
     "traefik": Part("gateway", (8080, 8081, 8082), Http(8081, "/ping"), address="http://localhost:8080"),
     "prometheus": Part("Prometheus", (8090,), Http(8090, "/-/ready"), address="http://localhost:8090"),
     "tusd": Part("resumable uploads", (8108,), Http(8108, "/metrics")),
-    "fallback": Part("what the gateway says itself", (8109,), Service(8109)),
+    "fallback": Part("fallback of the gateway", (8109,), Service(8109)),
     "auth": Part("auth service", (8101, 8201), Service(8101)),
     "media": Part("media service", (8102, 8202), Service(8102)),
     "video": Part("video service", (8103, 8203), Service(8103)),
@@ -125,5 +125,5 @@ PARTS: dict[str, Part] = {
 
 
 def is_job(process: str) -> bool:
-    """A job ends when its work is done; every other process stays."""
+    """A job exits when its work is done; every other process keeps running."""
     return process.endswith(JOB_SUFFIXES)

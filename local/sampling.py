@@ -1,7 +1,7 @@
-"""A plugin of pytest for tests with many cases: `make test` runs a few of them, `make test-all` (`--whole`) all.
+"""A pytest plugin for tests with many cases: `make test` runs a sample of them, `make test-all` (`--whole`) all.
 
-`@pytest.mark.sample(8)` at a parametrised test: eight of its cases, drawn by the commit, so that two runs of a commit
-are alike and each case has its turn. A case that is named on the command line always runs.
+`@pytest.mark.sample(8)` on a parametrised test runs eight of its cases. The commit seeds the choice, so runs of the
+same commit are identical and every case runs at some commit. A case that is named on the command line always runs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--whole", action="store_true", help="run all cases of the tests that are sampled otherwise")
+    parser.addoption("--whole", action="store_true", help="run all cases of sampled tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "sample(count): run so many of the test's cases, unless --whole is given")
+    config.addinivalue_line("markers", "sample(count): run only this many of the test's cases, unless --whole is given")
 
 
-@pytest.hookimpl(trylast=True)  # what -k and -m leave out is not drawn
+@pytest.hookimpl(trylast=True)  # after -k and -m have deselected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("whole"):
         return
@@ -34,11 +34,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             cases[item.nodeid.partition("[")[0], mark.args[0]].append(item)
     if not cases:
         return
-    # Without git, always the same.
+    # Without git, a fixed seed.
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     left_out: set[pytest.Item] = set()
     for (test, count), of_test in cases.items():
-        drawn = random.Random(f"{head}{test}").sample(of_test, min(count, len(of_test)))  # noqa: S311 - nothing secret
+        drawn = random.Random(f"{head}{test}").sample(of_test, min(count, len(of_test)))  # noqa: S311 - not for secrets
         left_out |= set(of_test) - set(drawn)
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)

@@ -1,27 +1,27 @@
-# Builds the tools for work on clusters, pinned, into .kinora/bin, and copies what upstream publishes nowhere but inside
-# a Go module into .kinora/upstream: `make tools`. Nothing missing, nothing done.
+# Builds the cluster tools, pinned, into .kinora/bin, and copies files that upstream publishes only inside a Go module
+# into .kinora/upstream: `make tools`. Idempotent.
 
 VERB := tools
-# Only the sandbox needs them.
+# Needed by the sandbox only.
 PACKAGES_FOR := cluster
 STEPS = $(COPIES) python-pulumi $(TOOLS) $(CLI) $(NEEDED_PACKAGES) $(SANDBOX)
 include local/steps.mk
 
-# Each go.mod is the only place that says a version.
+# Versions are set in each go.mod only.
 KUBERNETES := $(call version,kubernetes,k8s.io/kubernetes)
 ARGO_CD := argo-cd-$(call version,argo-cd,github.com/argoproj/argo-cd/v3)
 KEDA := keda-$(call version,keda,github.com/kedacore/keda/v2)
 PULUMI := $(call version,pulumi,github.com/pulumi/pulumi/pkg/v3)
 
 TOOLS := compose-config etcd kubectl helm mc kube-apiserver istioctl
-# For a real `pulumi up`, and a quarter of an hour to build: only where asked for, by `make pulumi`.
+# For a real `pulumi up`. Takes 15 min to build, so only on request: `make pulumi`.
 CLI := pulumi pulumi-resource-kubernetes
-# What the sandbox runs of itself: `make --file=local/tools.mk sandbox`.
+# For the sandbox's node: `make --file=local/tools.mk sandbox`.
 SANDBOX := kube-controller-manager kube-scheduler kubelet kube-proxy kube-router coredns argocd prometheus-kubernetes
 COPIES := istio $(ARGO_CD) $(KEDA)
 
 all: $(MADE)/pulumi/installed $(COPIES:%=$(MADE)/upstream/%) $(TOOLS:%=$(BIN)/%)
-# The Python environment of pulumi/ alone, which takes no Go.
+# The Python environment of pulumi/ alone, which needs no Go.
 python: $(MADE)/pulumi/installed
 cli: $(CLI:%=$(BIN)/%) $(BIN)/kube-controller-manager
 sandbox: $(NEEDED_PACKAGES) $(SANDBOX:%=$(BIN)/%)
@@ -60,7 +60,7 @@ $(BIN)/helm: local/go/helm/go.mod local/go/helm/go.sum
 	$(call step,helm,building Helm (about 90 s),$(call build-go,local/go/helm,helm.sh/helm/v3/cmd/helm,\
 	    -X helm.sh/helm/v3/internal/version.version=v$(call version,helm,helm.sh/helm/v3)))
 
-# MinIO's client, of the version that its server is tested with.
+# MinIO's client, in the version that its server is tested with.
 $(BIN)/mc: local/go/minio/go.mod local/go/minio/go.sum
 	$(call step,mc,building the client of MinIO (about 60 s),$(call build-go,local/go/minio,github.com/minio/mc,))
 
@@ -88,8 +88,8 @@ $(BIN)/pulumi-resource-kubernetes: $(addprefix local/go/pulumi-kubernetes/,main.
 	    $(call build-go,$(BUILD)/pulumi-kubernetes,.,\
 	        -X $(PROVIDER)/pkg/version.Version=$(call version,pulumi-kubernetes,$(PROVIDER))))
 
-# One binary: repo server, application controller and the rest by the name that it is called by. Without its web pages,
-# which upstream builds apart.
+# One binary: the name that it is called by selects repo server, application controller etc. Without the web UI, which
+# upstream builds separately.
 ARGO_CD_MODULE := github.com/argoproj/argo-cd/v3
 $(BIN)/argocd: local/go/argo-cd/go.mod local/go/argo-cd/go.sum
 	$(call step,argocd,building Argo CD (about 4 min),$(call build-go,local/go/argo-cd,$(ARGO_CD_MODULE)/cmd,\
@@ -102,7 +102,7 @@ $(BIN)/kube-router: local/go/kube-router/go.mod local/go/kube-router/go.sum
 $(BIN)/coredns: local/go/coredns/go.mod local/go/coredns/go.sum
 	$(call step,coredns,building CoreDNS (about 2 min),$(call build-go,local/go/coredns,github.com/coredns/coredns,))
 
-# Debian builds its Prometheus without the discovery of Kubernetes. 0.308 is the library's version of 3.8.
+# Debian's Prometheus lacks Kubernetes service discovery. 0.308 is the library version of 3.8.
 $(BIN)/prometheus-kubernetes: local/go/prometheus/go.mod local/go/prometheus/go.sum
 	$(call step,prometheus-kubernetes,building Prometheus (about 4 min),\
 	    $(call build-go,local/go/prometheus,github.com/prometheus/prometheus/cmd/prometheus,\

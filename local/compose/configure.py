@@ -1,10 +1,10 @@
-"""Writes what the containers of docker-compose.yml are configured by: ``configure.py FOLDER``, once for all of them.
+"""Write the configuration of all containers in docker-compose.yml: ``configure.py FOLDER``.
 
-It comes from where it comes from everywhere: who may do what in a store, the routes, what is collected and shown. A
-container listens where the same part does natively (local/parts.py), with its name in the place of 127.0.0.1.
+It comes from the same sources as in every environment: store permissions, routes, scrape targets and dashboards. A
+container listens on the same port as its native process (local/parts.py); its name replaces 127.0.0.1.
 
-It runs in the image of a service, where there are pydantic and PyYAML. Passwords come as <IDENTITY>_<STORE>_PASSWORD
-and go only as digests into what is written.
+It runs in a service's image, which has pydantic and PyYAML. Passwords come from <IDENTITY>_<STORE>_PASSWORD, and only
+their digests are written.
 """
 
 import base64
@@ -25,8 +25,8 @@ from kinora_environment import grants, needs  # noqa: E402 - both are found only
 NEEDS = needs.read()
 HOSTS = {port: name for name, part in PARTS.items() for port in part.ports}
 VHOST = "kinora"
-# consumer_timeout: how long a message may be worked upon, 48 h. Encoding a part of a 12 h source that cannot be cut
-# takes many hours, and a worker that died is noticed by the heartbeat of its connection, not by this.
+# consumer_timeout: how long a message may stay unacknowledged, 48 h. Encoding a 12 h source that cannot be split takes
+# many hours; dead workers are detected by the connection's heartbeat instead.
 RABBITMQ_CONF = f"""\
 listeners.tcp.default = 8672
 prometheus.tcp.port = 8674
@@ -42,7 +42,7 @@ vm_memory_high_watermark.absolute = 460MB
 
 
 def login(identity: str) -> str:
-    """The name by which it signs in: as in every environment, of its first generation."""
+    """Its login name: of the first generation, as in every environment."""
     return f"{identity}_1"
 
 
@@ -51,8 +51,8 @@ def of(store: str) -> list[str]:
     return [identity for identity, need in NEEDS.items() if store in need.stores()]
 
 
-def rehosted(text: str) -> str:
-    """The same with the containers' names for hosts."""
+def with_container_hosts(text: str) -> str:
+    """The text with container names as hosts."""
     return re.sub(r"127\.0\.0\.1:(\d+)", lambda match: f"{HOSTS[int(match[1])]}:{match[1]}", text)
 
 
@@ -66,7 +66,7 @@ def mongo() -> Iterator[tuple[str, str]]:
 
 
 def redis(passwords: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    users = ["user default reset"]  # off, without any right
+    users = ["user default reset"]  # disabled, without permissions
     for identity, need in NEEDS.items():
         if need.redis is not None:
             digest = hashlib.sha256(passwords[f"{identity.upper()}_REDIS_PASSWORD"].encode()).hexdigest()
@@ -101,7 +101,7 @@ def rabbitmq(passwords: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def rabbitmq_hash(password: str) -> str:
-    """RabbitMQ's own form: base64(salt + sha256(salt + password)), with 4 bytes of salt."""
+    """RabbitMQ's format: base64(salt + sha256(salt + password)), with 4 bytes of salt."""
     salt = os.urandom(4)
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
@@ -115,14 +115,15 @@ def minio() -> Iterator[tuple[str, str]]:
 
 def traefik() -> Iterator[tuple[str, str]]:
     for file in (ROOT / "traefik").rglob("*.yml"):
-        # What it listens on for us alone, it listens on for Prometheus here; and for itself, by its own name.
+        # Entry points that natively listen on loopback must be reachable for Prometheus, and for Traefik by its own
+        # name.
         text = re.sub(r'"127\.0\.0\.1:(8081|8082)"', r'":\1"', file.read_text())
-        yield str(file.relative_to(ROOT / "traefik")), rehosted(text)
+        yield str(file.relative_to(ROOT / "traefik")), with_container_hosts(text)
 
 
 def prometheus() -> Iterator[tuple[str, str]]:
     native = (ROOT / "observability" / "prometheus.yml").read_text()
-    yield "prometheus.yml", rehosted(native) + "\nrule_files: [rules/*.yml]\n"
+    yield "prometheus.yml", with_container_hosts(native) + "\nrule_files: [rules/*.yml]\n"
     for file in (ROOT / "observability" / "rules").glob("*.yml"):
         yield f"rules/{file.name}", file.read_text()
 

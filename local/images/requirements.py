@@ -1,8 +1,8 @@
-"""The lines of the lock (standard input) of the named distributions and of what they need: their images hold no more.
+"""Print the lines of the lock file (stdin) for the named distributions and their dependencies, for their images.
 
-The lock says below each requirement whose it is ("# via"), so nothing has to be resolved anew.
+The lock file names the parents of each requirement ("# via"), so nothing has to be resolved again.
 
-Standard library only: it runs in an image that has nothing else.
+Standard library only: it runs in an image without packages.
 """
 
 import re
@@ -10,14 +10,14 @@ import sys
 
 
 def needed(lock: str, by: set[str]) -> list[str]:
-    """The requirements, each with its hashes: these distributions, where the lock has them, and what they depend on."""
+    """The requirements, with hashes, of these distributions and their dependencies, as far as they are locked."""
     texts, users = {}, {}
     for text in re.findall(r"^\w.*\n(?:\s.*\n)*", lock, flags=re.MULTILINE):
         name, via = text.partition("==")[0], text.partition("# via")[2]
         texts[name] = text
         users[name] = set(re.findall(r"([\w.-]+)(?: \(.*\))?$", via, flags=re.MULTILINE))
         if not users[name]:
-            raise SystemExit(f"requirements: the lock does not say whose {name} is")
+            raise SystemExit(f"requirements: the lock file does not say what requires {name}")
     found = by & texts.keys()
     while new := {name for name in texts if users[name] & (by | found)} - found:
         found |= new

@@ -1,6 +1,6 @@
-"""The sandbox: the whole platform on a real Kubernetes on this machine, as Argo CD rolls it out. `make cluster-up`.
+"""The sandbox: the whole platform on a real Kubernetes on this machine, deployed by Argo CD. `make cluster-up`.
 
-What is in it is Pulumi's stack `sandbox` and what git says; made here is only what a cloud would have: the node, and a
+Pulumi's stack `sandbox` and git define its contents; this module only adds what a cloud would provide: the node, and a
 git server that holds this repository.
 """
 
@@ -33,7 +33,7 @@ APPS, GATEWAY, GITOPS, MONITORING, STORES = (
     f"kinora-{STACK}-{role}" for role in ("apps", "gateway", "gitops", "monitoring", "stores")
 )
 PUBLIC_URL = f"http://{node.NODE_ADDRESS}:30080"
-"""As pulumi/Pulumi.sandbox.yaml says: the gateway's port of the node, which this machine alone can reach."""
+"""As in pulumi/Pulumi.sandbox.yaml: the gateway's node port, which only this machine can reach."""
 GIT_NAMESPACE, GIT_PORT, BRANCH = "kinora-sandbox", 30081, "main"
 GIT_IMAGE = "localhost/kinora-sandbox/git"
 LIMIT_SECONDS = 600
@@ -47,17 +47,17 @@ def kubernetes(kind: str, name: str, namespace: str, spec: dict[str, Any], *, ve
     return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-# --- what a cloud would have ----------------------------------------------------------------------------------------
+# --- what a cloud would provide -------------------------------------------------------------------------------------
 
 
 REPOSITORY = f"http://push@{node.NODE_ADDRESS}:{GIT_PORT}/kinora.git"
-"""Where this machine pushes to; the pods know it as `repository.url` of the stack."""
+"""Where this machine pushes to; for pods it is `repository.url` of the stack."""
 CREDENTIALS = node.STATE / "git-credentials"
-"""A file of git's credential helper `store`."""
+"""The file of git's credential helper `store`."""
 
 
 def git(*arguments: str, **variables: str) -> str:
-    """Run git in this checkout, as one that may push to the sandbox."""
+    """Run git in this checkout, with credentials to push to the sandbox."""
     options = ("-C", str(ROOT), "-c", f"credential.helper=store --file={CREDENTIALS}")
     return node.run("env", *(f"{name}={value}" for name, value in variables.items()), "git", *options, *arguments)
 
@@ -80,7 +80,7 @@ def git_server() -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "repositories", "mountPath": "/repositories"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - of the pod alone
+        "volumeMounts": [{"name": "repositories", "mountPath": "/repositories"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - private to the pod
     }
     pod = {
         "automountServiceAccountToken": False,
@@ -120,22 +120,20 @@ def git_server() -> None:
 
 
 def push(*, uncommitted: bool = False) -> str:
-    """Push what is committed here, over whatever was pushed before: this checkout is the truth. The commit.
+    """Force-push this checkout's HEAD. Returns the commit.
 
-    ``uncommitted``: as a commit that only the sandbox gets, all that is not ignored.
+    ``uncommitted``: push all files that are not ignored, as a commit that exists only in the sandbox.
     """
     wait(
         lambda: httpx.get(f"{REPOSITORY}/info/refs?service=git-upload-pack").is_success,
         what="the git server",
     )
     if not uncommitted and git("status", "--porcelain"):
-        console.print(
-            "There are changes here that are not committed: the sandbox runs without them (UNCOMMITTED=1 with)."
-        )
+        console.print("Uncommitted changes are not pushed to the sandbox (UNCOMMITTED=1 includes them).")
     if uncommitted:
-        commit = _commit_of_its_own(_tree_of_files(), "What is not committed yet")
+        commit = _detached_commit(_tree_of_files(), "Uncommitted changes")
     elif _is_shallow():
-        commit = _commit_of_its_own("HEAD^{tree}", "What a shallow clone has")
+        commit = _detached_commit("HEAD^{tree}", "A shallow clone")
     else:
         commit = git("rev-parse", "HEAD").strip()
     git("push", "--quiet", "--force", REPOSITORY, f"{commit}:refs/heads/{BRANCH}")
@@ -147,7 +145,7 @@ def _is_shallow() -> bool:
 
 
 def _tree_of_files() -> str:
-    """The files as they are, whether committed or not; what is staged stays as it is."""
+    """A tree of the files as they are, committed or not; the index is not touched."""
     index = node.STATE / "index"
     index.unlink(missing_ok=True)
     git("read-tree", "HEAD", GIT_INDEX_FILE=str(index))
@@ -155,21 +153,22 @@ def _tree_of_files() -> str:
     return git("write-tree", GIT_INDEX_FILE=str(index)).strip()
 
 
-def _commit_of_its_own(tree: str, message: str) -> str:
-    """A commit that is on no branch; without a history where only a part of it is here, which nobody could fetch."""
+def _detached_commit(tree: str, message: str) -> str:
+    """A commit that is on no branch. In a shallow clone it has no parent, because nobody could fetch a partial
+    history."""
     parent = () if _is_shallow() else ("-p", "HEAD")
     name = {"GIT_AUTHOR_NAME": "sandbox", "GIT_COMMITTER_NAME": "sandbox"}
     mail = {"GIT_AUTHOR_EMAIL": "sandbox@localhost", "GIT_COMMITTER_EMAIL": "sandbox@localhost"}
     return git("commit-tree", *parent, "-m", message, tree, **name, **mail).strip()
 
 
-# --- what Pulumi makes ----------------------------------------------------------------------------------------------
+# --- Pulumi's objects -----------------------------------------------------------------------------------------------
 
 NEEDED_BY_OTHERS = ("ConfigMap", "Role", "RoleBinding", "Secret", "ServiceAccount")
 
 
 def stack(*options: str) -> str:
-    """What objects.py prints."""
+    """The output of objects.py."""
     path = os.pathsep.join([str(node.BIN), os.environ.get("PATH", os.defpath)])
     done = subprocess.run(
         [MADE / "pulumi" / "bin" / "python", ROOT / "local" / "sandbox" / "objects.py", node.STATE, *options],
@@ -180,12 +179,12 @@ def stack(*options: str) -> str:
         check=False,
     )
     if done.returncode:
-        raise Failure(f"The stack {STACK} could not be made:\n{done.stderr[-2000:]}")
+        raise Failure(f"The stack {STACK} could not be created:\n{done.stderr[-2000:]}")
     return done.stdout
 
 
-def by_pulumi() -> bool:
-    """Whether the Pulumi CLI makes the environment: as it was begun, since either way has passwords of its own."""
+def uses_pulumi() -> bool:
+    """Whether the Pulumi CLI manages the environment. That does not change once it is created: the passwords differ."""
     return (node.STATE / "pulumi").exists() or (
         shutil.which("pulumi") is not None and not (node.STATE / "secrets.json").exists()
     )
@@ -197,10 +196,10 @@ def rendered(*options: str) -> list[dict[str, Any]]:
 
 
 def apply(objects: list[dict[str, Any]]) -> None:
-    """Apply the objects of the stack, in the order that `pulumi up` would find by itself, and end jobs of before."""
+    """Apply the stack's objects, in the order that `pulumi up` would derive, and delete its earlier jobs."""
     definitions = [each for each in objects if each["kind"] in ("CustomResourceDefinition", "Namespace")]
     node.apply(definitions)
-    # Again where it fails: kubectl takes a definition that has no conditions yet for a broken one.
+    # Retried: kubectl fails on a definition that has no conditions yet.
     wait(
         lambda: bool(kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")),
         what="the custom resource definitions",
@@ -211,7 +210,7 @@ def apply(objects: list[dict[str, Any]]) -> None:
     named = {each["metadata"]["name"] for each in objects if each["kind"] == "Job"}
     for job in listed("jobs", STORES):
         name = job["metadata"]["name"]
-        if name not in named and "ownerReferences" not in job["metadata"]:  # as those of a CronJob have
+        if name not in named and "ownerReferences" not in job["metadata"]:  # a CronJob's jobs have them
             kubectl("delete", "job", name, f"--namespace={STORES}", "--ignore-not-found")
 
 
@@ -226,9 +225,9 @@ def wait(condition: Callable[[], bool], *, what: str, seconds: float = LIMIT_SEC
             if condition():
                 return
         except (Failure, httpx.HTTPError) as error:
-            last = f" The last thing that was said: {error}"
+            last = f" Last error: {error}"
         time.sleep(0.5)
-    raise Failure(f"Waited {seconds:.0f} s for {what}.{last}\n{complaints()}")
+    raise Failure(f"Waited {seconds:.0f} s for {what}.{last}\n{diagnosis()}")
 
 
 def listed(kind: str, namespace: str) -> list[dict[str, Any]]:
@@ -237,8 +236,8 @@ def listed(kind: str, namespace: str) -> list[dict[str, Any]]:
 
 
 def unready(namespace: str) -> list[str]:
-    """The pods of a namespace that are neither ready nor done, and jobs that are not complete. One that a CronJob made
-    is not waited for: the next one does the same."""
+    """The pods of a namespace that are neither ready nor completed, and incomplete jobs. Jobs of a CronJob are ignored:
+    the next one does the same."""
     waiting = []
     for pod in listed("pods", namespace):
         conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", [])}
@@ -253,18 +252,18 @@ def unready(namespace: str) -> list[str]:
 
 
 def applications() -> dict[str, str]:
-    """Each application of Argo CD -> how it is, and of which commit."""
+    """Each application of Argo CD -> sync status, health and commit."""
     found = {}
     for each in listed("applications", GITOPS):
         status = each.get("status", {})
         sync, health = status.get("sync", {}), status.get("health", {})
-        states = sync.get("status", "Unknown"), health.get("status", "Unknown"), sync.get("revision", "of no commit")
+        states = sync.get("status", "Unknown"), health.get("status", "Unknown"), sync.get("revision", "no commit")
         found[each["metadata"]["name"]] = " ".join(states)
     return found
 
 
-def complaints() -> str:
-    """What Kubernetes warned of last, and what Argo CD says: where to look first."""
+def diagnosis() -> str:
+    """The last warnings of Kubernetes, and the conditions of Argo CD's applications."""
     events = kubectl("get", "events", "--all-namespaces", "--field-selector=type=Warning", check=False).splitlines()
     wrong = [
         f"{each['metadata']['name']}: {condition['message']}"
@@ -285,16 +284,16 @@ def up(*, uncommitted: bool = False) -> None:
 
     node.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ThreadPoolExecutor() as beside:
-        objects = None if by_pulumi() else beside.submit(rendered)
+        objects = None if uses_pulumi() else beside.submit(rendered)
         for stands in node.up():
             say(f"{stands} up")
-        for words in images.bring():
+        for words in images.import_missing():
             say(words)
         git_server()
         if objects is not None:
             apply(objects.result())
     if objects is None:
-        say("pulumi up, which waits for all that it makes (about 2 min)")
+        say("pulumi up, which waits for all its resources (about 2 min)")
         stack("--up")
     say("environment applied: waiting for its pods")
     commit = push(uncommitted=uncommitted)
@@ -308,7 +307,7 @@ def up(*, uncommitted: bool = False) -> None:
 
 
 def _rolled_out(commit: str) -> Iterator[str]:
-    """Wait until all applications are what a commit says, and healthy; a sentence for each that becomes so."""
+    """Wait until all applications are synced to the commit and healthy; yields a sentence for each."""
     kubectl(
         *("annotate", "application", "--all", f"--namespace={GITOPS}"),
         *("argocd.argoproj.io/refresh=normal", "--overwrite"),
@@ -326,12 +325,12 @@ def _rolled_out(commit: str) -> Iterator[str]:
             return
         if time.monotonic() > deadline:
             waiting = [f"{name} ({states[name]})" for name in sorted(states.keys() - (well & wanted))]
-            raise Failure(f"Not rolled out after {LIMIT_SECONDS} s: {', '.join(waiting)}.\n{complaints()}")
+            raise Failure(f"Not rolled out after {LIMIT_SECONDS} s: {', '.join(waiting)}.\n{diagnosis()}")
         time.sleep(0.5)
 
 
 def expected(commit: str) -> set[str]:
-    """The applications that a commit leads to: the services that it names for the sandbox, and those beside them."""
+    """The applications of a commit: the services that have a folder for the sandbox, and the shared ones."""
     files = [Path(line) for line in git("ls-tree", "-r", "--name-only", commit, "apps").splitlines()]
     named = {file.parts[1] for file in files if file.match(f"apps/*/deploy/envs/{STACK}/*.yaml")}
     return {"root", "gateway"} | named
@@ -345,8 +344,8 @@ Kinora is at {PUBLIC_URL} (GraphQL at /graphql); only this machine can reach it.
   {kube} kubectl get pods -A
   Argo CD     {kube} kubectl -n {GITOPS} get applications
   Prometheus  {kube} kubectl -n {MONITORING} port-forward svc/prometheus 9090
-  make cluster-push                        rolls out what you committed
-  make cluster-down                        ends it, and leaves nothing"""
+  make cluster-push                        rolls out your commits
+  make cluster-down                        stops it and removes everything"""
 
 
 def status() -> None:
@@ -360,17 +359,17 @@ def status() -> None:
 
 
 def roll_out(*, uncommitted: bool = False) -> None:
-    """Push, and before it bring the images that the node does not have yet."""
+    """Import the images that the node lacks, then push."""
     if node.running("containerd") is None:
         raise Failure("The sandbox is down: make cluster-up")
-    for words in images.bring():
+    for words in images.import_missing():
         console.print(words)
     push(uncommitted=uncommitted)
 
 
 def down() -> None:
     node.down()
-    console.print("The sandbox is down, and nothing of it is left.")
+    console.print("The sandbox is down, and everything is removed.")
 
 
 def main() -> int:
@@ -383,7 +382,7 @@ def main() -> int:
     }
     parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
     parser.add_argument("verb", choices=verbs)
-    parser.add_argument("--uncommitted", action="store_true", help="push what is not committed, too")
+    parser.add_argument("--uncommitted", action="store_true", help="include uncommitted changes in the push")
     arguments = parser.parse_args()
     node.without_proxy()
     try:
@@ -393,7 +392,7 @@ def main() -> int:
         console.print(str(failure), markup=False)
         return 1
     except KeyboardInterrupt:
-        console.print("\nStopped. `make cluster-up` goes on from here; `make cluster-down` takes it away.")
+        console.print("\nStopped. `make cluster-up` continues from here; `make cluster-down` removes it.")
         return 130
     return 0
 

@@ -1,5 +1,5 @@
-# Builds the images of all that the sandbox's cluster runs beside the services, under references that no registry has:
-# `make --file=local/sandbox/images.mk`. pulumi/Pulumi.sandbox.yaml puts them in the place of the published ones.
+# Builds the sandbox's images other than the services', with references that exist in no registry:
+# `make --file=local/sandbox/images.mk`. pulumi/Pulumi.sandbox.yaml replaces the published images with them.
 
 VERB := cluster-up
 PACKAGES_FOR := images
@@ -19,10 +19,10 @@ IMAGES += localhost/kinora-sandbox/alertmanager:0.28
 IMAGES += localhost/kinora-sandbox/argocd:3.5.7
 IMAGES += localhost/kinora-sandbox/git:2
 IMAGES += localhost/kinora-sandbox/pause:1
-# Of the very version that the environments run, so under its own reference.
+# The same version as in the environments, so it keeps its own reference.
 IMAGES += docker.io/tusproject/tusd:v$(call version,tusd,github.com/tus/tusd/v2)
 
-# An image's folder below local/sandbox/images has its name.
+# Image names are the folder names below local/sandbox/images.
 NAMES := $(foreach image,$(IMAGES),$(notdir $(firstword $(subst :, ,$(image)))))
 reference = $(filter localhost/kinora-sandbox/$(1):% docker.io/tusproject/$(1):%,$(IMAGES))
 
@@ -39,9 +39,9 @@ $(BUILT)/sandbox-traefik: $(MADE)/venv/installed
 $(BUILT)/sandbox-git: argocd/pre-receive
 UPSTREAM := $(MADE)/upstream/argo-cd-$(call version,argo-cd,github.com/argoproj/argo-cd/v3)
 $(BUILT)/sandbox-argocd: $(BIN)/argocd $(BIN)/helm $(UPSTREAM)
-# local/install.mk and local/tools.mk make these, and `make cluster-up` calls them first.
+# Built by local/install.mk and local/tools.mk, which `make cluster-up` runs first.
 $(BIN)/% $(MADE)/venv/% $(MADE)/upstream/%:
-	@echo '$@ is missing: `make cluster-up` makes it' >&2; exit 1
+	@echo '$@ is missing: `make cluster-up` builds it' >&2; exit 1
 
 .SECONDEXPANSION:
 $(NAMES:%=$(BUILT)/sandbox-%): $(BUILT)/sandbox-%: $(BUILT)/base $$(wildcard local/sandbox/images/%/*)

@@ -1,4 +1,4 @@
-"""Brings the images that buildah keeps into the node's containerd: those that it does not have yet, in one archive."""
+"""Import images from buildah into the node's containerd: those that it does not have yet, in one archive."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ BUILDAH = ("buildah", f"--root={CONTAINERS}/storage", f"--runroot={CONTAINERS}/r
 
 
 SERVICES = "ghcr.io/kinora-platform/"
-"""How the references of the services' images begin. All versions of them are brought: git says which one runs."""
+"""The prefix of the services' image references. All versions are imported: git decides which one runs."""
 
 
 def references() -> list[str]:
-    """The images of all that runs beside the services, in the versions that run now."""
-    # Not with the options of the make that may have called this: one of them has it print more.
+    """The images of everything except the services, in their current versions."""
+    # Without MAKEFLAGS of a calling make: they could add output.
     make = ("env", "--unset=MAKEFLAGS", "make", "--silent", f"--directory={ROOT}", f"--file={HERE / 'images.mk'}")
     return node.run(*make, "references").split()
 
 
 def built() -> dict[str, str]:
-    """The images that were built and that pods may name: reference -> id."""
+    """The built images that pods may use: reference -> id."""
     listed = json.loads(node.run(*BUILDAH, "images", "--json"))
     found = {name: each["id"] for each in listed for name in each.get("names") or []}
     beside = references()
@@ -35,14 +35,14 @@ def built() -> dict[str, str]:
 
 
 def imported() -> dict[str, str]:
-    """What the node has of them, as this module noted it: reference -> id."""
+    """The images that this module has imported into the node: reference -> id."""
     file = node.IMAGES / "brought.json"
     known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
     return known
 
 
-def bring() -> Iterator[str]:
-    """Import what is missing or was built anew; yields a word for each that is on its way."""
+def import_missing() -> Iterator[str]:
+    """Import images that are missing or were rebuilt; yields a progress message for each."""
     wanted, there = built(), imported()
     missing = [name for name, each in wanted.items() if there.get(name) != each]
     if not missing:
@@ -51,7 +51,7 @@ def bring() -> Iterator[str]:
     shutil.rmtree(layout, ignore_errors=True)
     for number, name in enumerate(missing, start=1):
         yield f"image {number} of {len(missing)}: {name}"
-        # Into one folder, where layers that several share stand once. Without compression: it goes nowhere.
+        # Into one folder, so that shared layers are stored once. Uncompressed: it stays on this machine.
         node.run(*BUILDAH, "push", "--quiet", "--disable-compression", name, f"oci:{layout}:{name}", timeout=300)
     yield "unpacking them"
     archive = layout.with_suffix(".tar")
@@ -63,5 +63,5 @@ def bring() -> Iterator[str]:
 
 
 def retag(reference: str, new: str) -> None:
-    """Give an image of the node a second name, as a new version would have."""
+    """Give an image on the node a second reference, as if it were a new version."""
     node.ctr("images", "tag", "--force", reference, new)

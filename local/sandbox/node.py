@@ -1,9 +1,9 @@
 """One real Kubernetes node on this machine: API server, controllers, scheduler, kubelet, containerd, network and DNS.
 
-Every process runs in a network namespace of its own that has no route out: nothing in it can reach, or be reached from,
-anything but this machine. It has its own mount namespace, too: what is mounted there for pods is seen nowhere else
-and is gone with the last process. All state is below one folder. A process is known by its id and the moment it began,
-so that none is ever taken for another that merely has the same number.
+Every process runs in a separate network namespace without a default route: it can reach, and be reached from, this
+machine only. They also share a mount namespace: mounts for pods are invisible to the host and disappear with the last
+process. All state is below one folder. A process is identified by its pid and start time, so a reused pid is never
+mistaken for it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ BIN = MADE / "bin"
 LOGS = STATE / "logs"
 KUBECONFIG = STATE / "kubeconfig"
 IMAGES = MADE / "containers" / "node"
-"""containerd's own folder. It outlives the sandbox, as all that was built does: to bring images there takes minutes."""
+"""containerd's root folder. It is kept when the sandbox is removed, because importing images takes minutes."""
 
 NAMESPACE = "kinora-sandbox"
-"""Of the network; also of the machine's end of the cable that leads into it."""
-CABLE, INNER = "kinora0", "kinora1"
+"""The name of the network namespace."""
+HOST_DEVICE, NODE_DEVICE = "kinora0", "kinora1"
 HOST_ADDRESS, NODE_ADDRESS = "10.231.0.1", "10.231.0.2"
 PODS, SERVICES = "10.232.0.0/16", "10.96.0.0/16"
 API_PORT, FIREWALL_HEALTH_PORT = 6443, 20244
@@ -52,11 +52,11 @@ ACCOUNTS = {
     "kube-router": "",
     "coredns": "",
 }
-"""Who speaks to the API server, each by a token of its own -> group."""
+"""The clients of the API server, each with its own token -> group."""
 
 
 class Failure(Exception):
-    """What went wrong, in sentences for the person at the terminal."""
+    """An error message for the terminal."""
 
 
 # --- processes -----------------------------------------------------------------------------------------------------
@@ -69,16 +69,16 @@ class Process:
 
 
 def start(process: Process) -> bool:
-    """Start what does not run yet; it lives on when this process ends. Whether it was started now."""
+    """Start a process unless it is running; it outlives this one. Returns whether it was started."""
     if running(process.name):
         return False
     entering = [f"--net=/run/netns/{NAMESPACE}"]
     if holder := running(HOLDER):
-        # Its folder has to be entered anew there.
+        # The working folder is lost when entering the mount namespace.
         entering += [f"--mount=/proc/{holder.pid}/ns/mnt", "env", f"--chdir={STATE}"]
     LOGS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"{process.name}.log").open("ab") as log:
-        # Not `ip netns exec`: it mounts /sys anew, without the control groups.
+        # Not `ip netns exec`: it remounts /sys, without the cgroups.
         child = subprocess.Popen(
             ["nsenter", *entering, *process.command],
             cwd=STATE,
@@ -95,7 +95,7 @@ def start(process: Process) -> bool:
 
 
 def identity(pid: int) -> str:
-    """A process's id and when it began, in ticks since this boot: a time of day would move when the clock is set."""
+    """A process's pid and start time, in ticks since boot: wall-clock time would change when the clock is set."""
     began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # the 22nd field of proc(5)
     return f"{pid} {began} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
 
@@ -110,24 +110,24 @@ def running(name: str) -> psutil.Process | None:
 
 
 def wait(condition: Callable[[], bool], *, what: str, log: str, seconds: float = START_LIMIT_SECONDS) -> None:
-    """Raises Failure with the name of the log to read when the condition is not met in time, or its process ended."""
+    """Raises Failure, naming the log to read, if the condition is not met in time or its process has exited."""
     deadline = time.monotonic() + seconds
     while not condition():
         if running(log) is None or time.monotonic() > deadline:
             file = LOGS / f"{log}.log"
             last = "\n".join(file.read_text(errors="replace").splitlines()[-10:])
-            raise Failure(f"{what} did not come. The last that was said, in {file}:\n{last}")
+            raise Failure(f"{what} did not start. The end of {file}:\n{last}")
         time.sleep(0.2)
 
 
 def run(*command: str | Path, check: bool = True, given: str | None = None, timeout: float = 120) -> str:
-    """What a command prints. Raises Failure with what it said when it fails."""
+    """The output of a command. Raises Failure with its error output if it fails."""
     words = [str(word) for word in command]
     named = " ".join(words)[:200]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, input=given, timeout=timeout)
     except subprocess.TimeoutExpired:
-        raise Failure(f"{named} did not end within {timeout:.0f} s.") from None
+        raise Failure(f"{named} did not finish within {timeout:.0f} s.") from None
     if check and done.returncode:
         raise Failure(f"{named} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout
@@ -143,9 +143,9 @@ def kubectl(*arguments: str | Path, given: str | None = None, check: bool = True
 
 
 def without_proxy() -> None:
-    """Have this process, and what it starts, ask the node directly: no proxy of the environment can reach it."""
+    """Make this process and its children connect to the node directly: the environment's proxy cannot reach it."""
     names = (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"), NODE_ADDRESS)
-    # Some read the one, some the other.
+    # Some programs read one, some the other.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(name for name in names if name)
 
 
@@ -153,7 +153,7 @@ def without_proxy() -> None:
 
 
 def up() -> Iterator[str]:
-    """Bring the node up; yields a word for each thing that stands. What stands already is left as it is."""
+    """Bring the node up; yields a progress message for each component. Running components are left alone."""
     STATE.mkdir(parents=True, exist_ok=True)
     STATE.chmod(0o700)
     _remember_kernel_settings()
@@ -169,17 +169,17 @@ def up() -> Iterator[str]:
         what="The API server",
         log="kube-apiserver",
     )
-    # Its certificate, and behind it the one that signed it.
+    # Its certificate, followed by its issuer's.
     (STATE / "authority.crt").write_text(certificate.read_text()[certificate.read_text().rindex("-----BEGIN") :])
     yield "API server"
-    _rights()
+    _rbac()
     for controller in ("kube-controller-manager", "kube-scheduler"):
         start(_controller(controller))
     _containerd_configuration()
     started = start(Process("containerd", ["containerd", f"--config={STATE}/containerd.toml"]))
     wait(_containerd_answers, what="containerd", log="containerd")
     if started:
-        _forget_containers()
+        _remove_container_records()
     yield "containerd"
     _kubelet_configuration()
     start(_kubelet())
@@ -187,25 +187,25 @@ def up() -> Iterator[str]:
     _dns_configuration()
     start(Process("coredns", ["coredns", f"-conf={STATE}/Corefile"]))
     wait(_node_is_ready, what="The node", log="kubelet")
-    start(_kube_router())  # it ends where the node is not there yet
+    start(_kube_router())  # it exits if the node does not exist yet
     wait(_firewall_answers, what="The firewall", log="kube-router")
     _volumes()
     if ended := [file.name for file in (STATE / "pids").iterdir() if running(file.name) is None]:
-        raise Failure(f"{', '.join(ended)} ended: what it said is in {LOGS}. `make cluster-up` starts it again.")
+        raise Failure(f"{', '.join(ended)} exited; the logs are in {LOGS}. `make cluster-up` starts it again.")
     yield "node"
 
 
 HOLDER = "namespaces"
 HIDDEN = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
-"""Folders that containerd, the network plugins and the kubelet write to and that cannot be set."""
+"""Folders that containerd, the network plugins and the kubelet write to and that cannot be configured."""
 
 
 def _hold_mounts() -> None:
-    """The mount namespace, kept by a process that only waits: each other one enters it."""
+    """Create the mount namespace, held open by a process that only sleeps; all others enter it."""
     for folder in HIDDEN:
         Path(folder).mkdir(parents=True, exist_ok=True)
     mounts = " && ".join(f"mount -t tmpfs tmpfs {folder}" for folder in HIDDEN)
-    # Slave: what is mounted on this machine later on is seen there, too, and never the other way round.
+    # Slave propagation: later mounts of the host become visible inside, but not vice versa.
     script = f"{mounts} && touch holding && exec sleep infinity"
     if running(HOLDER) is None:
         (STATE / "holding").unlink(missing_ok=True)
@@ -217,7 +217,7 @@ KERNEL_SETTINGS = (
     *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
     *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
 )
-"""Those of the whole machine that a kubelet changes."""
+"""Settings of the whole machine that a kubelet changes."""
 
 
 def _remember_kernel_settings() -> None:
@@ -227,23 +227,23 @@ def _remember_kernel_settings() -> None:
 
 
 def _network() -> None:
-    """Each step can be done again: who was stopped between two of them goes on from there."""
+    """Every step is idempotent, so an interrupted run continues where it stopped."""
     if not Path(f"/run/netns/{NAMESPACE}").exists():
         run("ip", "netns", "add", NAMESPACE)
-    if not Path(f"/sys/class/net/{CABLE}").exists():
-        run("ip", "link", "add", CABLE, "type", "veth", "peer", "name", INNER, "netns", NAMESPACE)
-    run("ip", "address", "replace", f"{HOST_ADDRESS}/30", "dev", CABLE)
-    run("ip", "link", "set", CABLE, "up")
-    inside("ip", "address", "replace", f"{NODE_ADDRESS}/30", "dev", INNER)
-    for device in ("lo", INNER):
+    if not Path(f"/sys/class/net/{HOST_DEVICE}").exists():
+        run("ip", "link", "add", HOST_DEVICE, "type", "veth", "peer", "name", NODE_DEVICE, "netns", NAMESPACE)
+    run("ip", "address", "replace", f"{HOST_ADDRESS}/30", "dev", HOST_DEVICE)
+    run("ip", "link", "set", HOST_DEVICE, "up")
+    inside("ip", "address", "replace", f"{NODE_ADDRESS}/30", "dev", NODE_DEVICE)
+    for device in ("lo", NODE_DEVICE):
         inside("ip", "link", "set", device, "up")
-    # There is no default route, yet what runs on the node itself has to find services' addresses.
-    inside("ip", "route", "replace", SERVICES, "dev", INNER)
+    # There is no default route, but processes on the node must reach cluster IPs.
+    inside("ip", "route", "replace", SERVICES, "dev", NODE_DEVICE)
     inside("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 
 
 def _credentials() -> None:
-    """Tokens, and the certificate by which the API server is known to the kubelet: its own authority."""
+    """Tokens, and the self-signed certificate by which the kubelet's clients know it."""
     tokens = STATE / "tokens.csv"
     if not tokens.exists():
         lines = [f'{secrets.token_urlsafe()},{name},{name},"{group}"' for name, group in ACCOUNTS.items()]
@@ -269,7 +269,7 @@ def _api_server() -> Process:
             f"--bind-address={NODE_ADDRESS}",
             f"--advertise-address={NODE_ADDRESS}",
             f"--secure-port={API_PORT}",
-            # It makes its own certificate there, and does so before it reads the keys for service accounts.
+            # It creates its own certificate there before it reads the keys for service accounts.
             "--cert-dir=certificates",
             "--service-account-key-file=certificates/apiserver.key",
             "--service-account-signing-key-file=certificates/apiserver.key",
@@ -277,7 +277,7 @@ def _api_server() -> Process:
             "--token-auth-file=tokens.csv",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
-            "--allow-privileged",  # as in every cluster: it is Pod Security that refuses
+            "--allow-privileged",  # as in every cluster: Pod Security rejects them
             f"--service-cluster-ip-range={SERVICES}",
             "--kubelet-client-certificate=kubelet-client.crt",
             "--kubelet-client-key=kubelet-client.key",
@@ -287,7 +287,7 @@ def _api_server() -> Process:
 
 
 def _kubeconfig(account: str) -> Path:
-    """The file by which an account reaches the API server."""
+    """The kubeconfig of an account."""
     file = KUBECONFIG if account == "admin" else STATE / f"{account.replace(':', '-')}.kubeconfig"
     if not file.exists():
         lines = (line.split(",") for line in (STATE / "tokens.csv").read_text().splitlines())
@@ -316,10 +316,10 @@ READS = {
     },
     "coredns": {"": ["namespaces", "pods", "services", "endpoints"], "discovery.k8s.io": ["endpointslices"]},
 }
-"""What the parts that are not Kubernetes' own may read."""
+"""Read permissions of the components that are not part of Kubernetes."""
 
 
-def _rights() -> None:
+def _rbac() -> None:
     _kubeconfig("admin")
     group = "rbac.authorization.k8s.io"
     for name, kinds in READS.items():
@@ -385,7 +385,7 @@ state = "{STATE}/containerd-run"
     [plugins."{cri}".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
 """)
-    # Each pod has a cable of its own to the node, and no switch: so all that it sends passes the node's firewall.
+    # Each pod has its own veth pair to the node, without a bridge, so all its traffic passes the node's firewall.
     ptp = {
         "type": "ptp",
         "ipMasq": False,
@@ -438,7 +438,7 @@ def _kubelet_configuration() -> None:
         "oomScoreAdj": 0,
         "enforceNodeAllocatable": [],
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-        # The images come from this machine only: none could be fetched again.
+        # Images come from this machine only and could not be pulled again.
         "imageGCHighThresholdPercent": 100,
         "containerRuntimeEndpoint": f"unix://{STATE}/containerd.sock",
         "clusterDNS": [NODE_ADDRESS],
@@ -478,7 +478,7 @@ def _kube_proxy() -> Process:
             f"--bind-address={NODE_ADDRESS}",
             "--proxy-mode=iptables",
             f"--cluster-cidr={PODS}",
-            # The kernel's own limits: they belong to the machine.
+            # Keep the kernel's own limits: they apply to the whole machine.
             "--conntrack-max-per-core=0",
             "--conntrack-tcp-timeout-established=0",
             "--conntrack-tcp-timeout-close-wait=0",
@@ -488,7 +488,7 @@ def _kube_proxy() -> Process:
 
 
 def _kube_router() -> Process:
-    """Enforces the NetworkPolicies, and nothing else of what it could do."""
+    """Enforces NetworkPolicies; all its other features are disabled."""
     return Process(
         "kube-router",
         [
@@ -546,7 +546,7 @@ VOLUMES, VOLUME_SIZE = 16, "100Gi"
 
 
 def _volumes() -> None:
-    """Folders of this machine, for whoever claims one. A folder has no size: as much as there is."""
+    """PersistentVolumes that are folders of this machine, without a size limit."""
     manifests: list[dict[str, object]] = [
         {
             "apiVersion": "storage.k8s.io/v1",
@@ -582,22 +582,22 @@ def _volumes() -> None:
 
 
 def down() -> None:
-    """End every process and pod, and remove every control group, device and file of the sandbox.
+    """Kill every process and pod, and remove every cgroup, device and file of the sandbox.
 
-    Nothing is asked to end: what it would save is removed anyway.
+    Nothing is stopped gracefully: whatever it would save is removed anyway.
     """
     if not STATE.exists():
-        return  # what there may be in a network of that name is another checkout's
+        return  # a network namespace of that name belongs to another checkout
     if os.geteuid() != 0:
-        raise Failure("The sandbox is root's: sudo make cluster-down")
-    # The kubelet first, which would start again what ends; containerd last, which notes what has ended.
+        raise Failure("The sandbox belongs to root: sudo make cluster-down")
+    # The kubelet first, which would restart pods; containerd last, which records their exits.
     _kill(each for each in _processes() if not each.info["name"].startswith("containerd"))
     shims = [each for each in _processes() if each.info["name"].startswith("containerd-shim")]
     _kill(child for shim in shims for child in _children(shim))
     if running("containerd"):
-        _forget_containers()
+        _remove_container_records()
     _kill(_processes())
-    run("ip", "link", "delete", CABLE, check=False)
+    run("ip", "link", "delete", HOST_DEVICE, check=False)
     run("ip", "netns", "delete", NAMESPACE, check=False)
     _control_groups()
     if (remembered := STATE / "kernel.json").exists():
@@ -606,13 +606,13 @@ def down() -> None:
     if not any(Path("/run/netns").glob("*")):
         run("umount", "/run/netns", check=False)  # `ip netns` mounted it
     for folder in HIDDEN:
-        with contextlib.suppress(OSError):  # not there, or somebody else's
+        with contextlib.suppress(OSError):  # missing, or in use
             Path(folder).rmdir()
     shutil.rmtree(STATE)
 
 
 def _processes() -> list[psutil.Process]:
-    """All that run in the network namespace, also those that nobody wrote down. Pods have namespaces of their own."""
+    """All processes in the network namespace, recorded or not. Pods have their own namespaces."""
     file = Path(f"/run/netns/{NAMESPACE}")
     return [each for each in psutil.process_iter(["name"]) if file.exists() and _is_in(each, file)]
 
@@ -636,20 +636,22 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
             process.kill()
     _, alive = psutil.wait_procs(killed, timeout=STOP_LIMIT_SECONDS)
     if alive:
-        raise Failure(f"These do not end, and nothing was removed: {', '.join(str(each.pid) for each in alive)}.")
+        raise Failure(
+            f"Nothing was removed; these processes survived SIGKILL: {', '.join(str(each.pid) for each in alive)}."
+        )
 
 
-def _forget_containers() -> None:
-    """What containerd, whose folder outlives the sandbox, knows of containers: none of them runs any more."""
+def _remove_container_records() -> None:
+    """Remove containers of an earlier sandbox from containerd, whose folder is kept. None of them is running."""
     deadline = time.monotonic() + STOP_LIMIT_SECONDS
     while containers := ctr("containers", "list", "--quiet").split():
         if time.monotonic() > deadline:
-            raise Failure(f"containerd does not forget {', '.join(containers)}: {LOGS}/containerd.log may say why.")
-        ctr("containers", "remove", *containers, check=False)  # it refuses those whose end it has not heard of yet
+            raise Failure(f"containerd does not remove {', '.join(containers)}: see {LOGS}/containerd.log.")
+        ctr("containers", "remove", *containers, check=False)  # fails until it has recorded their exit
 
 
 def _control_groups() -> None:
-    """The kubelet's, in each hierarchy, deepest first."""
+    """The kubelet's cgroups, in each hierarchy, deepest first."""
     root = Path("/sys/fs/cgroup")
     for top in (root / "kubepods", *root.glob("*/kubepods")):
         for folder, _, _ in os.walk(top, topdown=False):

@@ -1,8 +1,8 @@
-"""What Pulumi's stack `sandbox` consists of, in the cluster: `objects.py FOLDER` keeps there what has to be kept.
+"""The objects of Pulumi's stack `sandbox`: `objects.py FOLDER`, where FOLDER keeps the state between runs.
 
-With the Pulumi CLI on PATH (`--up`), by a real `pulumi up`, whose state is files in the folder. Without it, the program
-itself says what the environment consists of, as in `make render`, and all of it is printed as a List to be applied; its
-random secrets are made here and kept in the folder, so that a second time nothing changes.
+With `--up`, run a real `pulumi up` with the CLI on PATH; its state is in the folder. Without it, render the objects
+like `make render` and print them as a List to apply; random secrets are generated here and kept in the folder, so that
+a second run changes nothing.
 
 Run by the environments' own Python (.kinora/pulumi).
 """
@@ -57,7 +57,7 @@ def up(folder: Path, project: Path) -> None:
         for name, value in create(STACK, render.configuration(STACK, project), needs.read()).items():
             pulumi.export(name, value)
 
-    # Asked for a stack that is not there yet, the CLI speaks of a login instead of saying so; so no create_or_select.
+    # Not create_or_select: for a missing stack, the CLI complains about a login instead.
     choose = automation.select_stack if any(state.rglob(f"{STACK}.json")) else automation.create_stack
     stack = choose(
         STACK,
@@ -79,8 +79,8 @@ def up(folder: Path, project: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--up", action="store_true", help="by the Pulumi CLI")
-    parser.add_argument("--project", type=Path, default=render.PROJECT, help="where the stack's file is")
+    parser.add_argument("--up", action="store_true", help="run `pulumi up` instead of printing the objects")
+    parser.add_argument("--project", type=Path, default=render.PROJECT, help="the folder with the stack's file")
     arguments = parser.parse_args()
     if arguments.up:
         up(arguments.folder, arguments.project)

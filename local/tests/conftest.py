@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Checkout:
-    """A checkout of its own in a temporary folder, with local/ and a Procfile to write."""
+    """A separate checkout in a temporary folder, with local/ and a replaceable Procfile."""
 
     root: Path
 
@@ -20,7 +20,7 @@ class Checkout:
         self.run(sys.executable, "-c", code)
 
     def run(self, *command: str, code: int = 0, variables: dict[str, str] | None = None) -> str:
-        """What the command says, having ended with the code. It inherits hardly anything."""
+        """The output of a command, which must exit with ``code``. It inherits almost no variables."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         outcome = subprocess.run(
             command,

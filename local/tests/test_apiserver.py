@@ -1,4 +1,4 @@
-"""local/apiserver.py, with the binaries of `make tools`."""
+"""local/apiserver.py, with the binaries from `make tools`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def pod(name: str, security: Manifest) -> Manifest:
 
 
 @needs_tools
-def test_pod_security_refuses_a_privileged_pod_in_a_restricted_namespace(kubeconfig: Path) -> None:
+def test_pod_security_rejects_privileged_pod_in_restricted_namespace(kubeconfig: Path) -> None:
     prepared = apply(kubeconfig, RESTRICTED, ACCOUNT)
     assert prepared.returncode == 0, prepared.stderr
     refused = apply(kubeconfig, pod("privileged", {"privileged": True}))
@@ -80,13 +80,13 @@ def test_pod_security_refuses_a_privileged_pod_in_a_restricted_namespace(kubecon
 
 
 @needs_tools
-def test_the_kubeconfig_and_the_token_are_for_their_owner_only(kubeconfig: Path) -> None:
+def test_kubeconfig_and_token_are_readable_by_owner_only(kubeconfig: Path) -> None:
     for file in (kubeconfig, kubeconfig.parent / "tokens.csv"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 @needs_tools
-def test_leaving_stops_what_was_started_and_frees_the_port(tmp_path: Path) -> None:
+def test_api_server_stops_its_processes_and_frees_the_port(tmp_path: Path) -> None:
     others = set(psutil.Process().children())
     with apiserver.api_server(tmp_path / "state") as path:
         started = set(psutil.Process().children()) - others
@@ -99,9 +99,9 @@ def test_leaving_stops_what_was_started_and_frees_the_port(tmp_path: Path) -> No
 
 @needs_tools
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_command_ends_with_all_it_started(number: signal.Signals, tmp_path: Path) -> None:
+def test_signal_stops_the_command_and_its_processes(number: signal.Signals, tmp_path: Path) -> None:
     with subprocess.Popen(
-        # Where the tests themselves run in the background, the interrupt is ignored, and a child would inherit that.
+        # If the tests run in the background, SIGINT is ignored, and a child would inherit that.
         ["env", "--default-signal=INT", sys.executable, apiserver.__file__],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
@@ -121,9 +121,7 @@ def test_the_command_ends_with_all_it_started(number: signal.Signals, tmp_path: 
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_binary_is_named_with_the_verb_that_builds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_binary_error_names_the_make_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apiserver, "BIN", tmp_path)
     expected = re.escape(f"{tmp_path / 'etcd'} is missing; build it with `make tools`.")
     with pytest.raises(apiserver.Failure, match=expected), apiserver.api_server(tmp_path / "state"):
@@ -136,7 +134,7 @@ def port_in(kubeconfig: Path) -> int:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs; one that nobody has waited for does not."""
+    """Whether it is running; a zombie is not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

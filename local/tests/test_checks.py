@@ -1,4 +1,4 @@
-"""The order of the phases of `make test`, and what it says of them: with a Makefile whose verbs do hardly anything."""
+"""The order of `make test`'s phases and its report, with a Makefile of trivial targets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCTOR = """
 def makes_something(*_): return False
 def check_cluster(): return {problems!r}
 """
-# Each verb says its name, and notes when it begins and ends. `meet` waits until the other has begun, too.
+# Each target prints its name, and records when it begins and ends. `meet` waits until the other has begun, too.
 MAKEFILE = """
 export SHELL := /bin/bash
 note = echo "$@ $(1)" >>order
@@ -45,7 +45,7 @@ def replace(project: Checkout, verb: str, recipe: str) -> None:
 
 
 def check(project: Checkout, *variables: str, code: int = 0) -> tuple[str, dict[str, str]]:
-    """What is said, and of it the result of each phase."""
+    """The output, and the result of each phase."""
     said = project.run(sys.executable, "checks.py", *variables, code=code)
     return said, dict(re.findall(r"^  (\S+) +\d+ s  (.*)$", said, re.MULTILINE))
 
@@ -54,42 +54,42 @@ def order(project: Checkout) -> list[str]:
     return (project.root / "order").read_text().splitlines()
 
 
-def test_the_sandbox_comes_up_while_the_native_tests_run(project: Checkout) -> None:
+def test_sandbox_starts_while_native_tests_run(project: Checkout) -> None:
     said, results = check(project)
     assert set(results.values()) == {"passed", f"warm, within the limit of {checks.LIMIT_SECONDS['warm']} s"}
     assert list(results) == [*(phase.name for phase in checks.PHASES), "together"]
     happened = order(project)
     assert happened.index("cluster-up begins") < happened.index("test-native ends")
     assert happened.index("pytest-cluster begins") > max(map(happened.index, ("test-native ends", "cluster-up ends")))
-    assert happened[-1] == "cluster-down begins", "it was brought up for the tests"
+    assert happened[-1] == "cluster-down begins", "it was started for the tests"
     assert said.endswith("s\n")
 
 
-def test_a_sandbox_that_was_up_stays_up(project: Checkout) -> None:
+def test_running_sandbox_is_not_stopped(project: Checkout) -> None:
     (project.root / ".kinora" / "sandbox").mkdir(parents=True)
     check(project)
     assert "cluster-down begins" not in order(project)
 
 
-def test_a_failure_is_shown_and_ends_the_run_with_the_times(project: Checkout) -> None:
+def test_failed_phase_prints_its_output_and_stops_later_phases(project: Checkout) -> None:
     replace(project, "types", "echo what is wrong; exit 3")
-    replace(project, "test-native", "echo native goes on to its end")
+    replace(project, "test-native", "echo native runs to its end")
     said, results = check(project, code=1)
     assert "what is wrong" in said
-    assert "native goes on to its end" in said
+    assert "native runs to its end" in said
     passed = dict.fromkeys(("install", "lint", "native"), "passed")
     assert results.items() >= (passed | {"types": "failed", "environments": "not run", "cluster": "not run"}).items()
     assert "together" in results
 
 
-def test_an_interrupted_run_ends_what_it_began(project: Checkout) -> None:
+def test_interrupt_stops_running_phases(project: Checkout) -> None:
     replace(
         project,
         "test-native",
         "echo test-native begins >>order; trap 'echo taken down >>order; exit 1' INT; sleep 1000 & wait",
     )
     run = subprocess.Popen(
-        # Whoever runs the tests in the background has SIGINT ignored, which is inherited.
+        # If the tests run in the background, SIGINT is ignored, and children inherit that.
         ["env", "--default-signal=INT", sys.executable, "checks.py"],
         cwd=project.root / "local",
         env={"PATH": os.environ["PATH"]},
@@ -109,12 +109,12 @@ def test_an_interrupted_run_ends_what_it_began(project: Checkout) -> None:
     assert re.search(r"native +\d+ s  interrupted", said)
 
 
-def test_variables_are_handed_to_every_phase(project: Checkout) -> None:
+def test_variables_are_passed_to_every_phase(project: Checkout) -> None:
     said, _ = check(project, "ALL=everything")
     assert {"lint everything", "types everything", "pytest-cluster everything"} <= set(said.splitlines())
 
 
-def test_a_machine_that_cannot_be_the_sandbox_says_why_it_is_left_out(project: Checkout) -> None:
+def test_sandbox_is_skipped_with_the_reason_on_unsuitable_machine(project: Checkout) -> None:
     (project.root / "local" / "doctor.py").write_text(DOCTOR.format(problems=["Only root can."]))
     replace(project, "test-native", "true")
     _, results = check(project)
@@ -131,7 +131,7 @@ def git(project: Checkout, *words: str) -> None:
     ("changed", "skipped"),
     [([], False), (["README.md", "docs/new.md"], True), (["README.md", "Procfile"], False), (["new.py"], False)],
 )
-def test_documents_alone_need_no_cluster(project: Checkout, changed: list[str], skipped: bool) -> None:
+def test_docs_only_change_skips_the_cluster(project: Checkout, changed: list[str], skipped: bool) -> None:
     for verb in ("test-native", "cluster-up"):
         replace(project, verb, "true")
     (project.root / ".gitignore").write_text(".kinora/\n__pycache__/\norder\n")
@@ -142,7 +142,7 @@ def test_documents_alone_need_no_cluster(project: Checkout, changed: list[str], 
     for name in changed:
         (project.root / name).parent.mkdir(exist_ok=True)
         (project.root / name).write_text("changed")
-    for name in changed[:1]:  # what is not committed counts, too
+    for name in changed[:1]:  # uncommitted changes count, too
         git(project, "add", name)
         git(project, "commit", "--quiet", "--message=after")
     _, results = check(project)
@@ -152,6 +152,6 @@ def test_documents_alone_need_no_cluster(project: Checkout, changed: list[str], 
 
 
 @pytest.mark.parametrize(("kind", "minutes"), [("warm", 45), ("cold", 75)])
-def test_a_run_that_took_too_long_says_so(kind: str, minutes: int) -> None:
+def test_verdict_reports_exceeded_time_limit(kind: str, minutes: int) -> None:
     assert "within the limit" in checks.verdict(minutes * 60, kind)
     assert "OVER THE LIMIT" in checks.verdict(minutes * 60 + 1, kind)

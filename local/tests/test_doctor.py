@@ -1,4 +1,4 @@
-"""What local/doctor.py says. Its checks are called one by one: what the whole says depends on the machine."""
+"""The checks of local/doctor.py, called one by one: the result of a whole run depends on the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from conftest import Checkout
 
 
-def test_a_taken_port_is_named_with_its_purpose_and_its_process() -> None:
+def test_taken_port_is_reported_with_purpose_and_process() -> None:
     with socket.create_server((HOST, 0)) as listener:
         port = listener.getsockname()[1]
         part = Part("an example", (port,), Tcp(port))
@@ -25,18 +25,18 @@ def test_a_taken_port_is_named_with_its_purpose_and_its_process() -> None:
     assert doctor.check_ports([part]) == []
 
 
-def test_too_little_disk_is_named_with_what_is_needed() -> None:
+def test_insufficient_disk_is_reported_with_the_required_size() -> None:
     (problem,) = doctor.check_disk(1_000_000)
     assert problem.startswith("1000000 GB of disk are needed")
     assert doctor.check_disk(0) == []
 
 
-def test_versions_are_read_and_a_missing_program_is_told_apart() -> None:
+def test_version_is_none_for_missing_program() -> None:
     assert doctor.version([sys.executable, "--version"], r"Python (\d+)\.(\d+)") == sys.version_info[:2]
     assert doctor.version(["no-such-program"], r"(\d+)") is None
 
 
-def test_missing_programs_are_named_by_their_package() -> None:
+def test_missing_program_is_reported_by_debian_package() -> None:
     assert doctor.missing_packages({"a-package": "no-such-program", "python3": "python3"}) == ["a-package"]
 
 
@@ -51,7 +51,7 @@ def test_missing_programs_are_named_by_their_package() -> None:
         ),
     ],
 )
-def test_what_is_there_is_not_made_again(verb: str, made: str, checkout: Checkout) -> None:
+def test_existing_targets_are_not_rebuilt(verb: str, made: str, checkout: Checkout) -> None:
     (checkout.root / "requirements.txt").touch()
     (checkout.root / "pulumi").mkdir()
     (checkout.root / "pulumi" / "requirements.txt").touch()
@@ -64,7 +64,7 @@ def test_what_is_there_is_not_made_again(verb: str, made: str, checkout: Checkou
     assert checkout.run(sys.executable, "-c", question) == "False\n"
 
 
-def test_building_the_tools_asks_for_its_own_go_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tools_check_requires_go_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version", lambda *_: (1, 26))
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1_000_000}.__getitem__)
     monkeypatch.setattr(doctor, "check_disk", lambda gigabytes, folder=doctor.ROOT: [f"{gigabytes} {folder}"])

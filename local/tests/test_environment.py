@@ -1,4 +1,4 @@
-"""local/with-env and the secrets of a machine."""
+"""local/with-env and the machine's secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def variables(checkout: Checkout, **inherited: str) -> dict[str, str]:
     return parse(checkout.run("./with-env", "example", "--", "env", variables=inherited))
 
 
-def test_a_process_gets_the_variables_of_its_file_and_hardly_any_other(checkout: Checkout) -> None:
+def test_with_env_passes_only_the_variables_of_the_file(checkout: Checkout) -> None:
     write_env(checkout, "# a comment\n\nADDRESS=http://user:${EXAMPLE_PASSWORD}@host/?a=b&c=d e\n")
     checkout.python(GENERATE)
     password = parse((checkout.root / ".kinora/secrets.env").read_text())["EXAMPLE_PASSWORD"]
@@ -30,18 +30,18 @@ def test_a_process_gets_the_variables_of_its_file_and_hardly_any_other(checkout:
     assert found["PATH"].startswith(f"{checkout.root}/.kinora/venv/bin:{checkout.root}/.kinora/bin:")
 
 
-def test_a_missing_secret_is_named(checkout: Checkout) -> None:
+def test_missing_secret_is_reported(checkout: Checkout) -> None:
     write_env(checkout, "PASSWORD=${EXAMPLE_PASSWORD}\n")
     assert "needs the secret EXAMPLE_PASSWORD" in checkout.run("./with-env", "example", "--", "env", code=1)
 
 
-def test_a_missing_file_and_a_missing_command_are_named(checkout: Checkout) -> None:
-    assert "no local/env/nobody.env" in checkout.run("./with-env", "nobody", "--", "env", code=1)
+def test_missing_file_and_missing_command_are_reported(checkout: Checkout) -> None:
+    assert "local/env/nobody.env does not exist" in checkout.run("./with-env", "nobody", "--", "env", code=1)
     write_env(checkout, "")
     assert "no-such-command is not installed" in checkout.run("./with-env", "example", "--", "no-such-command", code=1)
 
 
-def test_secrets_are_private_complete_and_generated_once(checkout: Checkout) -> None:
+def test_secrets_are_private_and_generated_once(checkout: Checkout) -> None:
     checkout.python(GENERATE)
     file = checkout.root / ".kinora/secrets.env"
     assert file.stat().st_mode & 0o777 == 0o600

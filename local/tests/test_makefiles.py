@@ -1,4 +1,4 @@
-"""What the makefiles would do on a fresh machine, by dry runs: nothing is installed or built here."""
+"""Dry runs of the makefiles on a fresh machine: nothing is installed or built here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Checkout
 
-# A dry run of every verb starts some hundred processes, which takes minutes on a busy machine.
+# Dry runs of all targets start about a hundred processes, which takes minutes on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ TARGETS = {
     for file in [ROOT / "Makefile", *MAKEFILES]
     if (name := str(file.relative_to(ROOT))) not in INCLUDED
 }
-# The tables of local/doctor.py that each verb installs on its way.
+# The tables of local/doctor.py whose packages each target installs.
 TABLES = {
     "install": {"install"},
     "demo": {"install"},
@@ -35,7 +35,7 @@ TABLES = {
 
 @pytest.fixture
 def fresh(checkout: Checkout) -> Checkout:
-    """This checkout, in which nothing is built yet."""
+    """This checkout, with nothing built yet."""
     for path in ROOT.iterdir():
         if path.name not in (".git", ".kinora", "local", "Procfile"):
             (checkout.root / path.name).symlink_to(path)
@@ -46,8 +46,8 @@ def dry_run(checkout: Checkout, *words: str) -> str:
     return checkout.run("make", "--directory=..", "--dry-run", *words)
 
 
-def let_miss(checkout: Checkout, *missing: str) -> None:
-    """Let the checkout's doctor find every package but these."""
+def hide_packages(checkout: Checkout, *missing: str) -> None:
+    """Make the checkout's doctor report exactly these packages as missing."""
     file = checkout.root / "local" / "doctor.py"
     text = file.read_text()
     for package, program in {each for table in doctor.PACKAGES_FOR.values() for each in table.items()}:
@@ -59,7 +59,7 @@ def let_miss(checkout: Checkout, *missing: str) -> None:
 
 @pytest.mark.parametrize("makefile", TARGETS)
 def test_make_uses_no_variable_before_it_is_set(makefile: str, fresh: Checkout) -> None:
-    let_miss(fresh, "redis-server")
+    hide_packages(fresh, "redis-server")
     said = dry_run(fresh, "--warn-undefined-variables", f"--file={makefile}", *TARGETS[makefile])
     assert "warning: undefined variable" not in said
 
@@ -68,19 +68,19 @@ def test_make_uses_no_variable_before_it_is_set(makefile: str, fresh: Checkout) 
     ("table", "package"), [(name, each) for name, of in doctor.PACKAGES_FOR.items() for each in of]
 )
 def test_doctor_names_the_package_that_is_missing(table: str, package: str, checkout: Checkout) -> None:
-    let_miss(checkout, package)
+    hide_packages(checkout, package)
     assert checkout.run("python3", "doctor.py", "--missing-packages", table).split() == [package]
 
 
 @pytest.mark.parametrize("verb", TABLES)
 def test_make_installs_every_missing_package(verb: str, fresh: Checkout) -> None:
     wanted = {package for table in TABLES[verb] for package in doctor.PACKAGES_FOR[table]}
-    let_miss(fresh, *wanted)
+    hide_packages(fresh, *wanted)
     installed = re.findall(r"apt-get install --yes --no-install-recommends ([^;]*);", dry_run(fresh, verb))
     assert set(" ".join(installed).split()) == wanted
 
 
 @pytest.mark.parametrize("verb", ["install", "cluster-up"])
-def test_make_installs_no_package_that_is_there(verb: str, fresh: Checkout) -> None:
-    let_miss(fresh)
+def test_make_installs_no_present_package(verb: str, fresh: Checkout) -> None:
+    hide_packages(fresh)
     assert "apt-get" not in dry_run(fresh, verb)

@@ -21,7 +21,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 ROOT = Path(__file__).resolve().parents[2]
-# Of MongoDB (src/mongo/base/error_codes.yml).
+# MongoDB's error codes (src/mongo/base/error_codes.yml).
 USER_NOT_FOUND, UNAUTHORIZED, AUTHENTICATION_FAILED, EXISTS = 11, 13, 18, 51003
 
 ROOT_PASSWORD = "root-secret"
@@ -78,7 +78,7 @@ def running(folder: Path, variables: Mapping[str, str] | None = None, *, port: i
     log = folder / "log"
     with log.open("a") as output:
         process = subprocess.Popen(
-            # With the arguments of the environments' containers.
+            # The arguments of the environments' containers.
             [ROOT / "local/mongo/mongod", f"--dbpath={folder}", f"--port={port}", "--wiredTigerCacheSizeGB=0.25"],
             env={"PATH": os.environ["PATH"], **(variables or {})},
             stdout=output,
@@ -114,7 +114,7 @@ FIND, INSERT = {"find": "things"}, {"insert": "things", "documents": [{}]}
 BECOME_ROOT = {"createUser": "me", "pwd": "mine", "roles": [{"role": "root", "db": "admin"}]}
 
 
-def test_unauthenticated_commands_are_refused(server: Server) -> None:
+def test_unauthenticated_commands_are_rejected(server: Server) -> None:
     with server.client() as nobody:
         commands: list[dict[str, Any]] = [{"usersInfo": 1}, {"listDatabases": 1}, {"dropUser": "root"}]
         for command in [*commands, BECOME_ROOT, FIND, INSERT]:
@@ -123,7 +123,7 @@ def test_unauthenticated_commands_are_refused(server: Server) -> None:
                     nobody[database].command(dict(command))
 
 
-def test_only_the_right_password_authenticates(server: Server) -> None:
+def test_wrong_password_is_rejected(server: Server) -> None:
     server.create("known_1", "its=own,secret", "media")
     with server.client("known_1", "its=own,secret") as known:
         assert known.admin.command("ping")["ok"] == 1
@@ -132,7 +132,7 @@ def test_only_the_right_password_authenticates(server: Server) -> None:
             somebody.admin.command("ping")
 
 
-def test_a_service_reaches_its_own_database_only(server: Server) -> None:
+def test_service_user_can_access_only_its_database(server: Server) -> None:
     server.create("media_1", "secret", "media")
     with server.client("media_1", "secret") as media:
         media.media.things.create_index("name", unique=True)
@@ -154,14 +154,14 @@ def test_a_service_reaches_its_own_database_only(server: Server) -> None:
                 media[database].command(dict(command))
 
 
-def test_a_new_password_holds_at_once(server: Server) -> None:
+def test_new_password_takes_effect_immediately(server: Server) -> None:
     server.create("short_1", "first", "media")
     with server.root() as root:
         root.admin.command("updateUser", "short_1", pwd="second")
         with server.client("short_1", "first") as late, refused(AUTHENTICATION_FAILED):
             late.admin.command("ping")
         with server.client("short_1", "second") as renewed:
-            renewed.media.things.find_one()  # the roles stayed
+            renewed.media.things.find_one()  # it keeps its roles
         root.admin.command("dropUser", "short_1")
         with server.client("short_1", "second") as dropped, refused(AUTHENTICATION_FAILED):
             dropped.admin.command("ping")
@@ -169,7 +169,7 @@ def test_a_new_password_holds_at_once(server: Server) -> None:
             root.admin.command("dropUser", "short_1")
 
 
-def test_no_password_is_logged_or_listed(server: Server) -> None:
+def test_passwords_appear_in_no_log_or_process_list(server: Server) -> None:
     server.create("quiet_1", "never-to-be-read", "media")
     with server.root() as root, refused(EXISTS):
         root.admin.command({"createUser": "quiet_1", "pwd": "never-to-be-read", "roles": READ_WRITE})
@@ -183,21 +183,21 @@ def test_no_password_is_logged_or_listed(server: Server) -> None:
         assert word not in Path(f"/proc/{server.process.pid}/environ").read_bytes()
 
 
-def test_users_outlive_a_restart_and_root_is_created_once(tmp_path: Path) -> None:
+def test_users_survive_restart_and_root_is_created_once(tmp_path: Path) -> None:
     with running(tmp_path, ROOT_USER) as first:
         first.create("media_1", "secret", "media")
     with running(tmp_path, {**ROOT_USER, "MONGO_INITDB_ROOT_PASSWORD": "another"}) as second, second.root() as root:
         assert {user["user"] for user in root.admin.command("usersInfo", 1)["users"]} == {"media_1", "root"}
 
 
-def test_an_interrupted_first_start_is_repeated(tmp_path: Path) -> None:
+def test_interrupted_first_start_is_retried(tmp_path: Path) -> None:
     (tmp_path / "secantus.partial").mkdir()
     (tmp_path / "secantus.partial" / "WiredTiger").write_text("half written")
     with running(tmp_path, ROOT_USER) as server, server.root() as root:
         assert root.admin.command("ping")["ok"] == 1
 
 
-def test_an_option_that_the_stand_in_lacks_is_refused(tmp_path: Path) -> None:
+def test_unsupported_option_is_rejected(tmp_path: Path) -> None:
     command: list[str | Path] = [ROOT / "local/mongo/mongod", f"--dbpath={tmp_path}", "--replSet=kinora"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -205,8 +205,8 @@ def test_an_option_that_the_stand_in_lacks_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_no_confirmed_write_is_lost_at_kill_9(tmp_path: Path) -> None:
-    """Under four writers with MongoDB's default write concern, that is, without a word about the journal."""
+def test_kill_9_loses_no_confirmed_write(tmp_path: Path) -> None:
+    """With four writers and MongoDB's default write concern, which does not mention the journal."""
     port, seed = free_port(), random.randrange(1000)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -248,7 +248,7 @@ def test_no_confirmed_write_is_lost_at_kill_9(tmp_path: Path) -> None:
 
 
 def script(**logins: str) -> str:
-    """What the environments give to mongosh, for these users of these databases."""
+    """The environments' mongosh script for these users of these databases."""
     code = f"from kinora_environment import grants; print(grants.mongo_script({logins!r}))"
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "pulumi", capture_output=True, text=True, check=True
@@ -260,9 +260,9 @@ def names(server: Server) -> set[str]:
         return {user["user"] for user in root.admin.command("usersInfo", 1)["users"]}
 
 
-def test_the_environments_script_creates_updates_and_retires_users(tmp_path: Path) -> None:
+def test_provision_script_creates_updates_and_drops_users(tmp_path: Path) -> None:
     with running(tmp_path, ROOT_USER) as fresh:
-        for _ in range(2):  # safe to run again
+        for _ in range(2):  # idempotent
             run = fresh.shell(script(media_1="media"), PASSWORD_MEDIA_1="old")
             assert run.returncode == 0, run.stderr
         with fresh.client("media_1", "old") as media:
@@ -277,11 +277,11 @@ def test_the_environments_script_creates_updates_and_retires_users(tmp_path: Pat
         assert names(fresh) == {"root", "media_2"}
 
 
-def test_the_environments_script_fails_without_its_passwords_and_prints_none(server: Server) -> None:
+def test_provision_script_without_passwords_fails_and_prints_none(server: Server) -> None:
     run = server.shell(script(media_9="media"), password="wrong-secret", PASSWORD_MEDIA_9="other-secret")
     assert run.returncode == 1
     assert "secret" not in run.stdout + run.stderr
-    # Refused by the server: without a password there is no user.
+    # The server rejects a user without a password.
     run = server.shell(script(media_9="media"))
     assert (run.returncode, "pwd" in run.stderr) == (1, True), run.stderr
     assert "media_9" not in names(server)

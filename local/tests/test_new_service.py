@@ -1,4 +1,4 @@
-"""A new service passes all that every other one has to pass, and nobody edited a list for it."""
+"""`make new-service`: the new service passes every check of the others, without further edits."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ print(json.dumps([sentence for each in json.load(sys.stdin) for sentence in viol
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This checkout as it is, in a place of its own, with one more service."""
+    """A copy of this checkout with a new service."""
     root = tmp_path_factory.mktemp("checkout")
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in filter(None, subprocess.check_output(listed, cwd=ROOT, text=True).split("\0")):
@@ -34,7 +34,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, *command: str, given: str = "", code: int = 0, **variables: str) -> str:
-    """What a command says in a checkout."""
+    """The output of a command in a checkout."""
     path = f"{ROOT}/.kinora/venv/bin:{ROOT}/.kinora/bin:/usr/bin:/bin"
     done = subprocess.run(
         command,
@@ -49,20 +49,20 @@ def run(root: Path, *command: str, given: str = "", code: int = 0, **variables: 
     return done.stdout + done.stderr
 
 
-def test_lint_and_types_find_nothing(checkout: Path) -> None:
+def test_new_service_passes_lint_and_types(checkout: Path) -> None:
     run(checkout, "ruff", "check", f"apps/{NAME}", "local/parts.py")
     run(checkout, "ruff", "format", "--check", f"apps/{NAME}", "local/parts.py")
     run(checkout, "mypy", f"apps/{NAME}/src", f"apps/{NAME}/tests")
 
 
-def test_its_own_tests_pass_and_it_is_taken_for_a_process_and_a_workload(checkout: Path) -> None:
+def test_new_service_passes_its_own_tests_and_those_of_processes(checkout: Path) -> None:
     run(checkout, "python", "-m", "pytest", "-q", f"apps/{NAME}")
     of_all = ["tests/test_deploy.py", "local/tests/test_processes.py"]
     which = f"{NAME} or is_a_process or has_ports or share_a_port"
     run(checkout, "python", "-m", "pytest", "-q", *of_all, "-k", which)
 
 
-def test_it_is_built_and_rolled_out_in_every_environment_and_keeps_the_policies(checkout: Path) -> None:
+def test_new_service_is_built_and_deployed_in_every_environment(checkout: Path) -> None:
     assert f" {NAME} " in run(checkout, "make", "--no-print-directory", "--dry-run", "images", f"APP={NAME}")
     for stack in sorted((ROOT / "pulumi").glob("Pulumi.*.yaml")):
         deployed = json.loads(run(checkout, "python", "local/charts.py", stack.name.split(".")[1]))
@@ -73,7 +73,7 @@ def test_it_is_built_and_rolled_out_in_every_environment_and_keeps_the_policies(
     assert json.loads(run(checkout / "pulumi", python, "-c", VIOLATIONS, given=given, PYTHONPATH="")) == []
 
 
-def test_the_mesh_knows_it(checkout: Path) -> None:
+def test_new_service_is_part_of_the_mesh(checkout: Path) -> None:
     python = ROOT / ".kinora" / "pulumi" / "bin" / "python"
     if not python.exists():
         pytest.skip("the environments' packages are not installed: make pulumi")
@@ -82,7 +82,7 @@ def test_the_mesh_knows_it(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Tags", "my-tags", "t", "auth", "postgres", "kit", NAME])
-def test_a_name_that_cannot_be_is_refused_and_nothing_is_made(checkout: Path, name: str) -> None:
+def test_invalid_name_is_rejected_and_creates_nothing(checkout: Path, name: str) -> None:
     before = (checkout / "Procfile").read_text()
     said = run(checkout, sys.executable, "local/new_service.py", name, code=1)
     assert "Name it with" in said or "give it another name" in said

@@ -1,4 +1,4 @@
-"""The Procfile, what is made of it for supervisord, and local/ctl.py with a small Procfile of its own."""
+"""The Procfile, the supervisord configuration made from it, and local/ctl.py with a small Procfile."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def test_no_two_processes_share_a_port() -> None:
     assert len(set(ports)) == len(ports)
 
 
-def test_supervisord_accepts_the_configuration_made_of_the_procfile(
-    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_supervisord_accepts_the_exported_configuration(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout.python("import ctl; ctl.write_config()")
     monkeypatch.chdir(checkout.root)
     options = ServerOptions()
@@ -56,7 +54,7 @@ def test_supervisord_accepts_the_configuration_made_of_the_procfile(
     programs = {group.name: group.process_configs[0] for group in options.process_group_configs}
     assert programs.keys() == PROCESSES.keys()
     assert programs["postgres"].stopsignal == signal.SIGINT
-    # A service drains its requests for 20 s and its calls for 10 s; whoever stops all waits for the slowest.
+    # A service drains its requests for 20 s and its calls for 10 s; `make down` waits for the slowest process.
     patience = max(program.stopwaitsecs for program in programs.values())
     assert 30 < programs["auth"].stopwaitsecs <= patience < ctl.DOWN_LIMIT_SECONDS
     assert all(program.killasgroup for program in programs.values())
@@ -68,10 +66,10 @@ def small(checkout: Checkout) -> Iterator[Checkout]:
     (checkout.root / ".kinora").mkdir()
     yield checkout
     checkout.run(sys.executable, "ctl.py", "down")
-    assert inhabitants(checkout) == []
+    assert processes_of(checkout) == []
 
 
-def inhabitants(checkout: Checkout) -> list[psutil.Process]:
+def processes_of(checkout: Checkout) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
@@ -83,7 +81,7 @@ def inhabitants(checkout: Checkout) -> list[psutil.Process]:
 
 
 def sleepers(checkout: Checkout) -> list[psutil.Process]:
-    return [process for process in inhabitants(checkout) if process.name() == "sleep" and "1000" in process.cmdline()]
+    return [process for process in processes_of(checkout) if process.name() == "sleep" and "1000" in process.cmdline()]
 
 
 def wait_for(condition: Callable[[], object], *, seconds: float = 15) -> None:
@@ -93,7 +91,7 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 15) -> None:
         time.sleep(0.05)
 
 
-def test_up_retries_a_job_restarts_what_dies_and_down_leaves_nothing(small: Checkout) -> None:
+def test_up_retries_jobs_and_restarts_processes_and_down_leaves_none(small: Checkout) -> None:
     ctl = (sys.executable, "ctl.py")
     said = small.run(*ctl, "up")
     assert "✓ sleeper" in said
@@ -106,26 +104,26 @@ def test_up_retries_a_job_restarts_what_dies_and_down_leaves_nothing(small: Chec
 
     said = small.run(*ctl, "down")
     assert "The platform is down." in said
-    assert inhabitants(small) == []
+    assert processes_of(small) == []
     small.run(*ctl, "status", code=1)
 
 
-def test_down_ends_what_a_killed_supervisor_left_behind(small: Checkout) -> None:
+def test_down_kills_processes_of_a_killed_supervisor(small: Checkout) -> None:
     ctl = (sys.executable, "ctl.py")
     small.run(*ctl, "up")
-    (supervisor,) = (process for process in inhabitants(small) if "supervisord" in " ".join(process.cmdline()))
+    (supervisor,) = (process for process in processes_of(small) if "supervisord" in " ".join(process.cmdline()))
     supervisor.kill()
     supervisor.wait(5)
     assert sleepers(small)
     small.run(*ctl, "down")
-    assert inhabitants(small) == []
+    assert processes_of(small) == []
 
 
-def test_an_interrupted_up_stops_what_it_started(small: Checkout) -> None:
+def test_interrupted_up_stops_what_it_started(small: Checkout) -> None:
     (small.root / "Procfile").write_text("sleeper: local/with-env mongo -- sleep 1000\nnever-migrate: false\n")
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # noqa: PTH120
     up = subprocess.Popen(
-        # Whoever runs the tests in the background has SIGINT ignored, which is inherited.
+        # If the tests run in the background, SIGINT is ignored, and children inherit that.
         ["env", "--default-signal=INT", sys.executable, "ctl.py", "up"],
         cwd=small.root / "local",
         env={"PATH": path, "HOME": str(small.root)},
@@ -134,15 +132,15 @@ def test_an_interrupted_up_stops_what_it_started(small: Checkout) -> None:
     wait_for(lambda: sleepers(small))
     up.send_signal(signal.SIGINT)
     assert up.wait(30) == 130
-    assert inhabitants(small) == []
+    assert processes_of(small) == []
 
 
-def test_up_shows_the_log_of_a_process_that_ends_again_and_again(small: Checkout) -> None:
+def test_up_shows_the_log_of_a_crash_looping_process(small: Checkout) -> None:
     (small.root / "Procfile").write_text('broken: local/with-env mongo -- sh -c "echo the reason; exit 3"\n')
     said = small.run(sys.executable, "ctl.py", "up", code=1)
     assert "the reason" in said
     assert "make up" in said
 
 
-def test_an_unknown_process_is_refused_with_the_known_ones(small: Checkout) -> None:
-    assert "There are: sleeper, hello-migrate" in small.run(sys.executable, "ctl.py", "up", "slepper", code=1)
+def test_unknown_process_is_rejected_with_the_known_ones(small: Checkout) -> None:
+    assert "Known: sleeper, hello-migrate" in small.run(sys.executable, "ctl.py", "up", "slepper", code=1)

@@ -1,4 +1,4 @@
-"""A promotion changes one file, and nothing where it makes no sense."""
+"""`make promote` changes one file, or nothing if the promotion is invalid."""
 
 import subprocess
 from pathlib import Path
@@ -30,7 +30,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_copies_the_version_and_changes_nothing_else(checkout: Path) -> None:
+def test_promote_copies_the_version_and_changes_nothing_else(checkout: Path) -> None:
     said = promote(checkout, "auth", "dev", "staging")
     assert git(checkout, "status", "--porcelain") == " M apps/auth/deploy/envs/staging/version.yaml\n"
     assert version_file(checkout, "auth", "staging").read_text() == "version: 1.10\n"
@@ -38,7 +38,7 @@ def test_it_copies_the_version_and_changes_nothing_else(checkout: Path) -> None:
     assert "push it to main" in said
 
 
-def test_the_first_time_in_an_environment_is_said_and_so_is_its_branch(checkout: Path) -> None:
+def test_promote_reports_first_deployment_and_branch(checkout: Path) -> None:
     said = promote(checkout, "auth", "dev", "prod")
     assert git(checkout, "status", "--porcelain", "--untracked-files=all") == (
         "?? apps/auth/deploy/envs/prod/version.yaml\n"
@@ -52,26 +52,26 @@ def test_the_first_time_in_an_environment_is_said_and_so_is_its_branch(checkout:
     [
         (("", "dev", "staging"), "make promote SVC=auth FROM=dev TO=staging"),
         (("auth", "", ""), "make promote SVC=auth FROM=dev TO=staging"),
-        (("author", "dev", "staging"), "no service author. There are: auth."),
-        (("auth", "dev", "stage"), "no environment stage. There are: dev, prod, staging."),
+        (("author", "dev", "staging"), "service author. Known: auth."),
+        (("auth", "dev", "stage"), "environment stage. Known: dev, prod, staging."),
         (("auth", "dev", "dev"), "both dev"),
         (("auth", "prod", "dev"), "auth is not in prod"),
     ],
 )
-def test_what_makes_no_sense_is_refused(checkout: Path, given: tuple[str, str, str], sentence: str) -> None:
+def test_promote_rejects_invalid_arguments(checkout: Path, given: tuple[str, str, str], sentence: str) -> None:
     with pytest.raises(Refused) as refused:
         promote(checkout, *given)
     assert sentence in str(refused.value)
     assert git(checkout, "status", "--porcelain", "--untracked-files=all") == ""
 
 
-def test_a_version_that_is_there_already_is_said(checkout: Path) -> None:
+def test_promote_rejects_current_version(checkout: Path) -> None:
     promote(checkout, "auth", "dev", "staging")
-    with pytest.raises(Refused, match=r"auth 1\.10 is in staging already"):
+    with pytest.raises(Refused, match=r"auth 1\.10 is already in staging"):
         promote(checkout, "auth", "dev", "staging")
 
 
-def test_a_version_that_nobody_could_have_run_yet_is_refused(checkout: Path) -> None:
+def test_promote_rejects_uncommitted_version(checkout: Path) -> None:
     version_file(checkout, "auth", "dev").write_text("version: 2.0.0\n")
     with pytest.raises(Refused, match="push it first"):
         promote(checkout, "auth", "dev", "staging")
@@ -79,8 +79,8 @@ def test_a_version_that_nobody_could_have_run_yet_is_refused(checkout: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["", "0.1.0", "tag: 0.1.0"])
-def test_a_file_without_a_version_is_refused(checkout: Path, text: str) -> None:
+def test_promote_rejects_malformed_version_file(checkout: Path, text: str) -> None:
     version_file(checkout, "auth", "dev").write_text(text)
     git(checkout, "commit", "--quiet", "--all", "--message=wrong")
-    with pytest.raises(Refused, match="must hold one line"):
+    with pytest.raises(Refused, match="must contain one line"):
         promote(checkout, "auth", "dev", "staging")

@@ -1,4 +1,4 @@
-"""How many cases of a sampled test run (local/sampling.py)."""
+"""The number of cases that run of a sampled test (local/sampling.py)."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def outcome(folder: Path, *words: str) -> list[str]:
     return sorted(line.split()[0].partition("::")[2] for line in done.stdout.splitlines() if " PASSED " in line)
 
 
-def test_a_sampled_test_runs_some_of_its_cases_and_the_same_ones_again(tmp_path: Path) -> None:
+def test_sample_is_deterministic_per_commit(tmp_path: Path) -> None:
     ran = outcome(tmp_path)
     assert len([name for name in ran if name.startswith("test_many")]) == 2
     assert [name for name in ran if name.startswith("test_few")] == [f"test_few[{n}]" for n in range(3)]
@@ -55,5 +55,5 @@ def test_a_sampled_test_runs_some_of_its_cases_and_the_same_ones_again(tmp_path:
 @pytest.mark.parametrize(
     ("words", "expected"), [(["--whole"], 13), (["test_it.py::test_many[7]"], 1), (["-k", "many and (3 or 4)"], 2)]
 )
-def test_all_cases_run_when_they_are_asked_for(tmp_path: Path, words: list[str], expected: int) -> None:
+def test_whole_or_named_cases_are_not_sampled(tmp_path: Path, words: list[str], expected: int) -> None:
     assert len(outcome(tmp_path, *words)) == expected

@@ -1,4 +1,4 @@
-"""Unit tests of the sandbox, without a cluster; tests/cluster has the others."""
+"""Unit tests of the sandbox; tests/cluster has those that need a cluster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENVIRONMENT = yaml.safe_load((ROOT / "pulumi" / "Pulumi.sandbox.yaml").read_text
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of its own."""
+    """A temporary state folder."""
     for name, folder in (("STATE", tmp_path), ("LOGS", tmp_path / "logs"), ("KUBECONFIG", tmp_path / "kubeconfig")):
         monkeypatch.setattr(node, name, folder)
     (tmp_path / "pids").mkdir()
@@ -63,7 +63,7 @@ def test_running_identifies_a_process_by_pid_and_start_time(state: Path, stubbor
 def test_running_ignores_a_zombie_and_an_exited_process(state: Path) -> None:
     ended = subprocess.Popen(["true"])
     noted = node.identity(ended.pid)
-    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as what this program started may become
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # now a zombie, as children of this program may become
     (state / "pids" / "etcd").write_text(noted)
     assert node.running("etcd") is None
     ended.wait()
@@ -80,7 +80,7 @@ def test_down_leaves_another_checkouts_sandbox_alone(
 ) -> None:
     monkeypatch.setattr(node, "STATE", tmp_path / "never-made")
     monkeypatch.setattr(node, "_processes", lambda: [stubborn])
-    monkeypatch.setenv("PATH", "")  # as on a machine that has none of the programs
+    monkeypatch.setenv("PATH", "")  # as on a machine without any of the programs
     node.down()
     assert stubborn.is_running()
 
@@ -101,17 +101,17 @@ def test_wait_names_the_log_on_timeout(state: Path, stubborn: psutil.Process) ->
     node.LOGS.mkdir()
     (node.LOGS / "etcd.log").write_text("cannot bind\n")
     (state / "pids" / "etcd").write_text(node.identity(stubborn.pid))
-    with pytest.raises(node.Failure, match=r"etcd did not come(?s:.*)etcd\.log(?s:.*)cannot bind"):
+    with pytest.raises(node.Failure, match=r"etcd did not start(?s:.*)etcd\.log(?s:.*)cannot bind"):
         node.wait(lambda: False, what="etcd", log="etcd", seconds=0)
 
 
-# --- what stays on the machine ---------------------------------------------------------------------------------------
+# --- effects on the machine ------------------------------------------------------------------------------------------
 
 
 def test_containerd_keeps_everything_but_images_in_the_state_folder(state: Path) -> None:
     node._containerd_configuration()
     written = tomllib.loads((state / "containerd.toml").read_text())
-    assert written["root"] == str(node.IMAGES), "which is built once, like everything else"
+    assert written["root"] == str(node.IMAGES), "images are imported once and kept"
     network = written["plugins"]["io.containerd.grpc.v1.cri"]["cni"]["conf_dir"]
     for place in (written["state"], written["grpc"]["address"], written["ttrpc"]["address"], network):
         assert Path(place).is_relative_to(state)
@@ -122,7 +122,7 @@ def test_kernel_settings_are_saved_once_before_they_change(state: Path) -> None:
     before = (state / "kernel.json").read_text()
     assert '"kernel/panic"' in before
     (state / "kernel.json").write_text("{}")
-    node._remember_kernel_settings()  # as a second `make cluster-up` does, when the kubelet has changed them
+    node._remember_kernel_settings()  # as a second `make cluster-up` does, after the kubelet has changed them
     assert (state / "kernel.json").read_text() == "{}"
 
 
@@ -135,10 +135,10 @@ def test_tokens_and_kubeconfigs_are_readable_by_their_owner_only(state: Path) ->
     assert len(tokens) == len(node.ACCOUNTS)
 
 
-# --- what it agrees with the stack on --------------------------------------------------------------------------------
+# --- consistency with the Pulumi stack -------------------------------------------------------------------------------
 
 
-def test_the_addresses_are_those_of_the_stack() -> None:
+def test_addresses_match_the_stack() -> None:
     assert ENVIRONMENT["public_url"] == cluster.PUBLIC_URL
     assert cluster.PUBLIC_URL.endswith(f":{ENVIRONMENT['gateway']['node_port']}")
     path = cluster.REPOSITORY.rpartition("/")[2]
@@ -157,12 +157,12 @@ def test_images_that_are_no_longer_built_are_not_imported(monkeypatch: pytest.Mo
     assert images.built() == {names[1]: "1", names[2]: "2"}
 
 
-# --- what is pushed --------------------------------------------------------------------------------------------------
+# --- push and rollout ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One of its own, with one commit; and a server to push to, in the folder `server`."""
+    """A separate checkout with one commit, and a server to push to in the folder `server`."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     monkeypatch.setattr(cluster, "ROOT", folder)
@@ -229,7 +229,7 @@ def test_rollout_waits_until_argo_cd_reports_the_pushed_commit(checkout: Path, m
     commit = cluster.push()
     states = {"root": f"Synced Healthy {commit}", "gateway": "Synced Healthy older"}
     monkeypatch.setattr(cluster, "kubectl", lambda *_, **__: "")
-    monkeypatch.setattr(cluster, "complaints", lambda: "")
+    monkeypatch.setattr(cluster, "diagnosis", lambda: "")
     monkeypatch.setattr(cluster, "applications", lambda: states)
     monkeypatch.setattr(cluster, "expected", lambda _: {"root", "gateway", "auth"})
     monkeypatch.setattr(cluster, "LIMIT_SECONDS", 0)
@@ -257,7 +257,7 @@ def test_doctor_requires_disk_only_before_the_sandbox_exists(tmp_path: Path, mon
     monkeypatch.setattr(doctor, "check_disk", lambda _: ["no room"])
     assert "no room" in doctor.check_cluster()
     (tmp_path / "sandbox").mkdir()
-    assert "no room" not in doctor.check_cluster(), "which it has taken"
+    assert "no room" not in doctor.check_cluster(), "a running sandbox already occupies it"
 
 
 def test_doctor_finds_other_kubelets_in_cgroup_v1_and_v2(tmp_path: Path) -> None:

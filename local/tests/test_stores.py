@@ -1,4 +1,4 @@
-"""Each service reaches its own part of each store, and nothing else. The stores must run: `make up S=stores`."""
+"""Each service can access its own part of each store, and nothing else. Requires `make up S=stores`."""
 
 import io
 import time
@@ -39,7 +39,7 @@ def minio(user: str) -> Minio:
 
 
 class Broker:
-    """Channels of several users, closed together. A refusal closes its channel, so each use opens its own."""
+    """Channels of several users, closed together. An error closes its channel, so each use opens a new one."""
 
     def __init__(self) -> None:
         self.connections: list[aio_pika.abc.AbstractConnection] = []
@@ -59,7 +59,7 @@ async def broker() -> AsyncIterator[Broker]:
         await connection.close()
 
 
-def test_every_service_reads_revoked_logins_and_only_auth_writes_them() -> None:
+def test_redis_revocations_are_readable_by_all_and_writable_by_auth() -> None:
     key = f"auth:revoked:{uuid.uuid4()}"
     redis("auth").set(key, "1", ex=60)
     for user in ("media", "video", "graphql"):
@@ -69,12 +69,12 @@ def test_every_service_reads_revoked_logins_and_only_auth_writes_them() -> None:
 
 
 @pytest.mark.parametrize(("user", "key"), [("video", "media:x"), ("graphql", "auth:x"), ("auth", "graphql:x")])
-def test_redis_refuses_the_keys_of_another_service(user: str, key: str) -> None:
+def test_redis_denies_keys_of_other_services(user: str, key: str) -> None:
     with pytest.raises(NoPermissionError):
         redis(user).get(key)
 
 
-def test_redis_allows_what_rate_limits_and_health_checks_need_and_nothing_dangerous() -> None:
+def test_redis_allows_only_required_commands() -> None:
     auth = redis("auth")
     key = f"auth:test:{uuid.uuid4()}"
     assert auth.evalsha(auth.script_load("return redis.call('incr', KEYS[1])"), 1, key) == 1
@@ -85,13 +85,13 @@ def test_redis_allows_what_rate_limits_and_health_checks_need_and_nothing_danger
             auth.execute_command(*command.split())  # type: ignore[no-untyped-call]
 
 
-def test_redis_refuses_who_does_not_sign_in() -> None:
+def test_redis_rejects_anonymous_clients() -> None:
     with pytest.raises(AuthenticationError):
         Redis(host="127.0.0.1", port=8379).get("x")
 
 
 @pytest.mark.parametrize("database", ["video", "kit_test", "postgres", "template1"])
-async def test_a_role_reaches_its_own_database_only(database: str) -> None:
+async def test_postgres_role_can_access_only_its_database(database: str) -> None:
     own = await postgres("auth", "auth")
     async with own.transaction():
         await own.execute("CREATE TABLE made_by_a_test (id int) ")
@@ -102,13 +102,13 @@ async def test_a_role_reaches_its_own_database_only(database: str) -> None:
 
 
 @pytest.mark.parametrize(("user", "password"), [("media", "wrong"), ("", "")])
-def test_mongo_refuses_a_wrong_password_and_none(user: str, password: str) -> None:
+def test_mongo_rejects_wrong_and_missing_password(user: str, password: str) -> None:
     credentials: dict[str, Any] = {"username": user, "password": password} if user else {}
     with MongoClient[dict[str, object]]("127.0.0.1", 8017, **credentials) as client, pytest.raises(OperationFailure):
         client.media.list_collection_names()
 
 
-def test_mongo_refuses_the_database_of_another_service() -> None:
+def test_mongo_denies_databases_of_other_services() -> None:
     login: dict[str, Any] = {"username": "media", "password": secret("MONGO_MEDIA_PASSWORD")}
     with MongoClient[dict[str, object]]("127.0.0.1", 8017, **login) as client:
         client.media.list_collection_names()
@@ -118,12 +118,12 @@ def test_mongo_refuses_the_database_of_another_service() -> None:
 
 
 @pytest.mark.parametrize("user", ["postgres", "auth"])
-async def test_postgres_refuses_a_wrong_password(user: str) -> None:
+async def test_postgres_rejects_wrong_password(user: str) -> None:
     with pytest.raises(asyncpg.InvalidPasswordError):
         await asyncpg.connect(host="127.0.0.1", port=8432, user=user, password="wrong", database="auth")
 
 
-async def test_a_service_binds_a_queue_of_its_own_to_what_another_publishes(broker: Broker) -> None:
+async def test_rabbitmq_allows_binding_own_queue_to_published_exchange(broker: Broker) -> None:
     event = f"test.{uuid.uuid4()}"
     auth, video = await broker.channel("auth"), await broker.channel("video")
     exchange = await auth.declare_exchange("auth", "topic", durable=True)
@@ -135,7 +135,7 @@ async def test_a_service_binds_a_queue_of_its_own_to_what_another_publishes(brok
     assert (await queue.get(timeout=5)).body == b"sent back"
 
 
-async def test_graphql_binds_to_the_progress_that_video_publishes(broker: Broker) -> None:
+async def test_rabbitmq_allows_graphql_to_bind_to_video_progress(broker: Broker) -> None:
     video, graphql = await broker.channel("video"), await broker.channel("graphql")
     progress = await video.declare_exchange("video.progress", "topic", durable=True)
     queue = await graphql.declare_queue(f"graphql.{uuid.uuid4()}", exclusive=True)
@@ -144,7 +144,7 @@ async def test_graphql_binds_to_the_progress_that_video_publishes(broker: Broker
     assert (await queue.get(timeout=5)).body == b"half"
 
 
-async def test_rabbitmq_refuses_the_names_of_another_service(broker: Broker) -> None:
+async def test_rabbitmq_denies_names_of_other_services(broker: Broker) -> None:
     refused = aiormq.exceptions.ChannelAccessRefused
     with pytest.raises(refused):
         await (await broker.channel("graphql")).declare_queue("media.test", exclusive=True)
@@ -155,17 +155,17 @@ async def test_rabbitmq_refuses_the_names_of_another_service(broker: Broker) -> 
 
 
 @pytest.mark.parametrize("user", ["auth", "graphql"])
-async def test_who_consumes_without_retries_puts_nothing_straight_into_a_queue(broker: Broker, user: str) -> None:
+async def test_rabbitmq_denies_default_exchange_without_retries(broker: Broker, user: str) -> None:
     channel = await broker.channel(user)
     with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
         await channel.default_exchange.publish(aio_pika.Message(b"encode this"), "video.bulk")
 
 
-async def test_rabbitmq_has_no_guest_and_keeps_the_test_vhost_apart(broker: Broker) -> None:
+async def test_rabbitmq_has_no_guest_and_isolates_the_test_vhost(broker: Broker) -> None:
     await broker.channel("kit_test", "kinora_test")
     with pytest.raises(aio_pika.exceptions.ProbableAuthenticationError):
         await aio_pika.connect("amqp://guest:guest@127.0.0.1:8672/")
-    # The library has no exception for a refusal that comes instead of Connection.OpenOk.
+    # The library has no exception for an error in place of Connection.OpenOk.
     with pytest.raises(aiormq.exceptions.InvalidFrameError, match=r"Connection\.Close"):
         await broker.channel("auth", "kinora_test")
 
@@ -173,7 +173,7 @@ async def test_rabbitmq_has_no_guest_and_keeps_the_test_vhost_apart(broker: Brok
 @pytest.mark.parametrize(
     ("user", "bucket"), [("video", "uploads"), ("video", "streams"), ("tusd", "uploads"), ("kit_test", "kit-test")]
 )
-def test_a_key_writes_lists_and_deletes_in_its_buckets(user: str, bucket: str) -> None:
+def test_minio_key_can_write_list_and_delete_in_its_buckets(user: str, bucket: str) -> None:
     store, name = minio(user), f"test/{uuid.uuid4()}"
     store.put_object(bucket, name, io.BytesIO(b"bytes"), 5)
     assert [item.object_name for item in store.list_objects(bucket, prefix=name)] == [name]
@@ -182,13 +182,13 @@ def test_a_key_writes_lists_and_deletes_in_its_buckets(user: str, bucket: str) -
 
 
 @pytest.mark.parametrize(("user", "bucket"), [("tusd", "streams"), ("kit_test", "uploads"), ("video", "kit-test")])
-def test_a_key_is_refused_in_another_bucket(user: str, bucket: str) -> None:
+def test_minio_key_is_denied_in_other_buckets(user: str, bucket: str) -> None:
     refuses(lambda: minio(user).put_object(bucket, "test/refused", io.BytesIO(b"bytes"), 5))
     refuses(lambda: list(minio(user).list_objects(bucket)))
 
 
 def refuses(call: Callable[[], object], *, seconds: float = 30) -> None:
-    """A busy store may ask to come back, or close the connection while the body is sent, before it says no."""
+    """A busy store may first answer 503, or close the connection while the body is being sent."""
     deadline = time.monotonic() + seconds
     while True:
         try:

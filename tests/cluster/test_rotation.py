@@ -77,7 +77,7 @@ async def test_a_rotation_of_every_secret_costs_no_request_and_no_upload(
 async def apply(project: Path) -> None:
     """As `pulumi up` does, with the stack's file of a folder; until the stores know what it says."""
     options = ("--project", str(project))
-    if sandbox.by_pulumi():
+    if sandbox.uses_pulumi():
         await asyncio.to_thread(sandbox.stack, "--up", *options)
     else:
         await asyncio.to_thread(lambda: sandbox.apply(sandbox.rendered(*options)))

@@ -1,5 +1,5 @@
-// Writes the docker-compose.yml of this folder as Docker Compose reads it, all of its profiles, as JSON: by the same
-// library, which refuses what the Compose specification does not allow.
+// Prints this folder's docker-compose.yml as Docker Compose resolves it, with all profiles, as JSON. It uses Compose's own
+// library, which rejects files that violate the Compose specification.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// The Kubernetes provider of Pulumi. Upstream's own main embeds files that only its release makes; this one embeds the
-// schema from which they are made, which local/tools.mk copies beside it out of the module.
+// Pulumi's Kubernetes provider. Upstream's main embeds files that only its release process generates; this one embeds the
+// schema that they are generated from, which local/tools.mk copies here from the module.
 package main
 
 import (
@@ -13,5 +13,5 @@ import (
 var schema []byte
 
 func main() {
-	provider.Serve("kubernetes", version.Version, schema, nil) // nil: only conversion from Terraform asks for more
+	provider.Serve("kubernetes", version.Version, schema, nil) // nil: only needed for conversion from Terraform
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Options alone are the server's: Argo CD gives nothing else.
+# Options without a command are for the server: Argo CD passes only options.
 set -eu
 case "${1:-}" in
 -*) set -- redis-server "$@" ;;
