@@ -1,4 +1,4 @@
-"""Auth in this process, on the stores of the local environment. Every test makes its own users."""
+"""Auth in this process, on the stores of the local environment. Every test creates its own users."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ from kinora_kit.errors import Unavailable
 from kinora_kit.settings import PREFIX, reveal
 
 PASSWORD = "correct horse battery"
-# Costs next to nothing: what is tested here is what is hashed when, not how hard that is to undo.
+# Cheap parameters: the tests cover what is hashed when, not the cost of an attack.
 HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
 
 _numbers = itertools.count()
@@ -56,12 +56,12 @@ def settings(environment: Callable[[str], dict[str, str]]) -> AuthSettings:
 
 @pytest.fixture
 def settings_of_auth(settings: AuthSettings) -> AuthSettings:
-    """For one more process beside that of ``api``."""
+    """For another process beside that of ``api``."""
     return settings.model_copy(update={"grpc_port": free_port()})
 
 
 class Others(media_grpc.EnforcementServicer, video_grpc.EnforcementServicer):
-    """Media and video as auth knows them: the tokens of those whose things were dropped."""
+    """Fakes of media and video: record the tokens of callers whose data was deleted."""
 
     def __init__(self) -> None:
         self.media: list[str] = []
@@ -95,7 +95,7 @@ async def others_address() -> AsyncIterator[tuple[Others, str]]:
 
 @pytest.fixture
 def others(others_address: tuple[Others, str]) -> Iterator[Others]:
-    """Told nothing yet, and well again afterwards."""
+    """Reset before and after the test."""
     found, _ = others_address
     found.media.clear()
     found.videos.clear()
@@ -105,7 +105,7 @@ def others(others_address: tuple[Others, str]) -> Iterator[Others]:
 
 @dataclass
 class Device:
-    """A signed-in client. Its calls go as through the gateway: the token is verified, then exchanged for headers."""
+    """A signed-in client. Like the gateway, it has the token verified and sends the identity headers instead."""
 
     api: "Api"
     access_token: str
@@ -213,7 +213,7 @@ async def api(start: Start) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def empty_database(settings: AuthSettings) -> AsyncIterator[SecretStr]:
-    """The address of a schema of its own, migrated and without a row."""
+    """The URL of a separate, migrated and empty schema."""
     schema = unique("test")
     url = reveal(settings.postgres_url)
     connection = await asyncpg.connect(url)
@@ -229,7 +229,7 @@ async def empty_database(settings: AuthSettings) -> AsyncIterator[SecretStr]:
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
-    """Wait until a condition holds, for a minute at most: a busy machine is slow."""
+    """Wait until a condition holds, for a minute at most, because a busy machine is slow."""
 
     async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(60):

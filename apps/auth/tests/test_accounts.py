@@ -38,7 +38,7 @@ def registration(**changes: Any) -> dict[str, Any]:
     return {"username": username, "email": f"{username}@example.com", "password": PASSWORD, **changes}
 
 
-async def test_registering_answers_the_profile(api: Api) -> None:
+async def test_register_returns_profile(api: Api) -> None:
     body = registration(display_name="  Ada Lovelace ")
     answer = await api.post("/auth/register", body)
     assert answer.status_code == 201
@@ -48,7 +48,7 @@ async def test_registering_answers_the_profile(api: Api) -> None:
     assert "password" not in answer.text
 
 
-async def test_fifty_registrations_of_one_name_at_once_make_one_account(api: Api) -> None:
+async def test_concurrent_registrations_of_one_name_create_one_account(api: Api) -> None:
     name = unique("race")
     spellings = [name.upper() if number % 2 else name for number in range(50)]
     answers = await asyncio.gather(
@@ -61,7 +61,7 @@ async def test_fifty_registrations_of_one_name_at_once_make_one_account(api: Api
     assert {answer.json()["code"] for answer in answers if answer.status_code == 409} == {"username_taken"}
 
 
-async def test_a_registration_whose_answer_was_lost_may_be_sent_again(api: Api) -> None:
+async def test_register_can_be_retried_after_lost_response(api: Api) -> None:
     body = registration()
     first, again = await api.post("/auth/register", body), await api.post("/auth/register", body)
     assert (first.status_code, again.status_code) == (201, 201)
@@ -82,7 +82,7 @@ async def test_a_registration_whose_answer_was_lost_may_be_sent_again(api: Api) 
     problem(await api.post("/auth/register", others), 409, "username_taken")
 
 
-async def test_it_may_be_sent_again_for_a_moment_only(api: Api) -> None:
+async def test_register_can_be_retried_for_a_minute_only(api: Api) -> None:
     body = registration()
     id_ = (await api.post("/auth/register", body)).json()["id"]
     await api.state.accounts.pool.execute(
@@ -91,7 +91,7 @@ async def test_it_may_be_sent_again_for_a_moment_only(api: Api) -> None:
     problem(await api.post("/auth/register", body), 409, "username_taken")
 
 
-async def test_names_and_addresses_are_unique_in_any_case(api: Api) -> None:
+async def test_register_rejects_taken_username_and_email_in_any_case(api: Api) -> None:
     first = registration()
     assert (await api.post("/auth/register", first)).status_code == 201
     problem(await api.post("/auth/register", registration(username=first["username"].upper())), 409, "username_taken")
@@ -121,7 +121,7 @@ async def test_names_and_addresses_are_unique_in_any_case(api: Api) -> None:
         {"roles": ["admin"]},
     ],
 )
-async def test_a_registration_of_the_wrong_shape_is_refused(api: Api, wrong: dict[str, Any]) -> None:
+async def test_register_rejects_invalid_fields(api: Api, wrong: dict[str, Any]) -> None:
     document = problem(await api.post("/auth/register", registration(**wrong)), 422, "invalid_input")
     assert next(iter(wrong)) in {error["field"] for error in document["errors"]}
     assert PASSWORD not in str(document)
@@ -131,20 +131,20 @@ async def test_a_registration_of_the_wrong_shape_is_refused(api: Api, wrong: dic
     "body", [b"{", b"[]", b"null", b"\xff\xfe", b'{"login": "\\ud800", "password": "\\ud800"}', b""]
 )
 @pytest.mark.parametrize("path", ["/auth/register", "/auth/login", "/auth/refresh", "/user/list"])
-async def test_a_body_that_is_no_such_json_is_refused(api: Api, path: str, body: bytes) -> None:
+async def test_malformed_json_body_is_rejected(api: Api, path: str, body: bytes) -> None:
     answer = await api.http.post(path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 422)
     assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("path", ["/user/17", "/user/profile2", "/user/%00", "/user/..%2fprofile"])
-async def test_get_user_is_404_for_what_is_no_id(api: Api, path: str) -> None:
+async def test_get_user_answers_404_for_malformed_id(api: Api, path: str) -> None:
     answer = await api.http.get(path)
     assert answer.status_code in (400, 404)  # 400 for NUL, before any route
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_others_see_a_user_without_what_is_private(api: Api) -> None:
+async def test_get_user_omits_private_fields(api: Api) -> None:
     person = await api.person()
     answer = await api.http.get(f"/user/{person.id}")
     assert answer.status_code == 200
@@ -152,7 +152,7 @@ async def test_others_see_a_user_without_what_is_private(api: Api) -> None:
     problem(await api.http.get(f"/user/{new_id()}"), 404, "user_not_found")
 
 
-async def test_many_users_are_listed_at_once_and_unknown_ids_left_out(api: Api) -> None:
+async def test_list_users_omits_unknown_ids(api: Api) -> None:
     people = [await api.person() for _ in range(3)]
     ids = [str(person.id) for person in people]
     answer = await api.post("/user/list", {"ids": [*ids, str(new_id()), ids[0]]})
@@ -162,7 +162,7 @@ async def test_many_users_are_listed_at_once_and_unknown_ids_left_out(api: Api) 
     problem(await api.post("/user/list", {"ids": ["1"]}), 422, "invalid_input")
 
 
-async def test_a_profile_changes_in_the_fields_that_are_given(api: Api) -> None:
+async def test_update_profile_changes_only_given_fields(api: Api) -> None:
     person = await api.person()
     device = await person.sign_in()
     answer = await device.call("PATCH", "/user/profile", {"display_name": "Grace", "bio": "one\ntwo"})
@@ -174,7 +174,7 @@ async def test_a_profile_changes_in_the_fields_that_are_given(api: Api) -> None:
     problem(await device.call("PATCH", "/user/profile", {"role": "admin"}), 422, "invalid_input")
 
 
-async def test_a_new_email_address_needs_the_password(api: Api) -> None:
+async def test_update_profile_requires_password_for_new_email(api: Api) -> None:
     person = await api.person()
     device = await person.sign_in()
     new = f"{unique('new')}@example.com"
@@ -188,7 +188,7 @@ async def test_a_new_email_address_needs_the_password(api: Api) -> None:
     problem(await api.post("/auth/login", {"login": person.email, "password": PASSWORD}), 401, "invalid_credentials")
 
 
-async def test_an_unknown_login_and_a_wrong_password_cannot_be_told_apart(api: Api) -> None:
+async def test_login_does_not_reveal_whether_account_exists(api: Api) -> None:
     def hashes() -> float:
         return REGISTRY.get_sample_value("kinora_auth_hash_seconds_count") or 0
 
@@ -204,12 +204,12 @@ async def test_an_unknown_login_and_a_wrong_password_cannot_be_told_apart(api: A
     assert documents[0] == documents[1] == documents[2]
 
 
-async def test_registrations_are_throttled_for_the_address(start: Start) -> None:
+async def test_register_is_throttled_per_address(start: Start) -> None:
     async with start(registrations="2/hour", address=f"2001:db8:{new_id().hex[-4:]}::2") as api:
         assert [(await api.post("/auth/register", registration())).status_code for _ in range(3)] == [201, 201, 429]
 
 
-async def test_more_passwords_than_can_be_checked_are_sent_away(start: Start) -> None:
+async def test_register_answers_503_when_hashing_queue_is_full(start: Start) -> None:
     async with start(hashing_threads=1, hashing_queue=1) as api:
         async with api.state.accounts.passwords.slot("somebody"):
             places = [api.at(f"192.0.2.{number}") for number in range(3)]
@@ -222,7 +222,7 @@ async def test_more_passwords_than_can_be_checked_are_sent_away(start: Start) ->
         assert sorted(answer.status_code for answer in await asyncio.gather(*asked)) == [201, 503, 503]
 
 
-async def test_login_stays_open_while_one_address_floods_it(start: Start) -> None:
+async def test_login_works_while_another_address_floods_it(start: Start) -> None:
     async with start(hashing_threads=1, hashing_queue=20, pair_failures="100/hour") as api:
         person = await api.person()
         flooder, owner = api.at("192.0.2.1"), api.at("192.0.2.2")
@@ -238,7 +238,7 @@ async def test_login_stays_open_while_one_address_floods_it(start: Start) -> Non
         assert sorted(answer.status_code for answer in await asyncio.gather(*flood)) == [*[401] * 10, *[429] * 20]
 
 
-async def test_a_deleted_account_leaves_no_row_and_frees_its_name(api: Api) -> None:
+async def test_delete_account_leaves_no_row_and_frees_username(api: Api) -> None:
     person = await api.person()
     device = await person.sign_in()
     other = await person.sign_in()
@@ -257,7 +257,7 @@ async def test_a_deleted_account_leaves_no_row_and_frees_its_name(api: Api) -> N
     assert (await api.post("/auth/register", again)).status_code == 201
 
 
-async def test_delete_account_drops_what_others_can_see_first(api: Api, others: Others) -> None:
+async def test_delete_account_deletes_public_data_first(api: Api, others: Others) -> None:
     person = await api.person()
     device = await person.sign_in()
     problem(await device.call("DELETE", "/user/profile", {"current_password": "wrong"}), 403, "wrong_password")
@@ -266,13 +266,13 @@ async def test_delete_account_drops_what_others_can_see_first(api: Api, others: 
     refused = await device.call("DELETE", "/user/profile", {"current_password": PASSWORD})
     problem(refused, 503, "unavailable")
     assert refused.headers["retry-after"]
-    assert (await device.verify()).status_code == 200, "the account is there, to ask again"
+    assert (await device.verify()).status_code == 200, "the account must survive, for a retry"
     others.away = False
     assert (await device.call("DELETE", "/user/profile", {"current_password": PASSWORD})).status_code == 204
     assert others.media == others.videos == [device.access_token]
 
 
-async def test_a_deletion_is_kept_until_a_queue_takes_it(start: Start, empty_database: SecretStr) -> None:
+async def test_deletion_event_is_kept_until_a_queue_accepts_it(start: Start, empty_database: SecretStr) -> None:
     nobody = SecretStr("amqp://127.0.0.1:1")
     async with start(postgres_url=empty_database, rabbitmq_url=nobody) as cut_off:
         device = await (await cut_off.person()).sign_in()
@@ -281,7 +281,7 @@ async def test_a_deletion_is_kept_until_a_queue_takes_it(start: Start, empty_dat
     assert [tuple(row) for row in kept] == [("user.registered", False), ("user.deleted", True)]
 
 
-async def test_each_change_of_an_account_is_announced_once(api: Api) -> None:
+async def test_each_account_change_publishes_one_event(api: Api) -> None:
     connection = await aio_pika.connect(reveal(api.settings.rabbitmq_url))
     async with connection:
         channel = await connection.channel()
@@ -290,7 +290,7 @@ async def test_each_change_of_an_account_is_announced_once(api: Api) -> None:
         await queue.bind(exchange, "user.*")
         person = await api.person()
         device = await person.sign_in()
-        await device.call("PATCH", "/user/profile", {"bio": "says nothing that others show"})
+        await device.call("PATCH", "/user/profile", {"bio": "not part of any event"})
         await device.call("PATCH", "/user/profile", {"display_name": "Hopper"})
         await device.call("DELETE", "/user/profile", {"current_password": PASSWORD})
         seen = []

@@ -1,4 +1,4 @@
-"""How fast passwords and email addresses can be guessed, and that nobody is locked out by somebody else's guesses."""
+"""Throttling of password guesses and account enumeration, without locking anyone out."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def code(answer: httpx.Response) -> str | None:
 
 
 def networks(count: int) -> list[str]:
-    """Addresses of as many /48, which no other test uses."""
+    """One address in each of ``count`` /48 networks that no other test uses."""
     prefix = new_id().hex[-4:]
     return [f"2001:{prefix}:{number:x}::1" for number in range(1, count + 1)]
 
 
 async def guess(api: Api, person: Person, *addresses: str, times: int = 1) -> list[str | None]:
-    """The codes that wrong passwords from ``addresses`` are answered with, ``times`` from each, in turn."""
+    """The error codes for wrong passwords from ``addresses``, ``times`` from each, in turn."""
     return [code(await api.at(address).login(person, WRONG)) for _ in range(times) for address in addresses]
 
 
-async def test_login_throttles_an_address_at_an_account_whatever_the_account_is_called(start: Start) -> None:
+async def test_login_throttles_address_per_account_for_any_spelling_of_the_login(start: Start) -> None:
     async with start(pair_failures="3/minute") as api:
         person = await api.person()
         for login in (person.username, person.email.upper(), person.username.upper()):
@@ -59,7 +59,7 @@ async def test_login_throttles_unknown_accounts_like_known_ones(start: Start) ->
         assert answers[0] == answers[1] == [*["invalid_credentials"] * 3, "too_many_requests"]
 
 
-async def test_login_from_elsewhere_works_while_a_stranger_guesses(start: Start) -> None:
+async def test_login_from_other_address_works_while_a_stranger_guesses(start: Start) -> None:
     async with start(pair_failures="3/minute") as api:
         person = await api.person()
         stranger, owner = networks(2)
@@ -67,14 +67,14 @@ async def test_login_from_elsewhere_works_while_a_stranger_guesses(start: Start)
         assert (await api.at(owner).login(person)).status_code == 200
 
 
-async def test_confirming_a_password_in_a_session_is_throttled_by_that_session_alone(start: Start) -> None:
+async def test_password_confirmation_is_throttled_per_session_only(start: Start) -> None:
     async with start(pair_failures="2/minute", account_failures="2/minute", session_failures="4/minute") as api:
         person = await api.person()
         here, there = await person.sign_in(), await person.sign_in()
-        # A stranger behind the same address, and strangers everywhere.
+        # A stranger at the same address, and strangers everywhere.
         assert "too_many_requests" in await guess(api, person, "127.0.0.1", times=3)
         assert "too_many_requests" in await guess(api, person, *networks(2), times=4)
-        # Each counts twice: the password is new enough for this to be a change whose answer was lost.
+        # Each counts twice, because the new password might be the current one of a retry after a lost response.
         change = {"current_password": WRONG, "new_password": "another long password"}
         answers = [await there.call("PUT", "/auth/password", change) for _ in range(3)]
         assert [code(answer) for answer in answers] == [*["wrong_password"] * 2, "too_many_requests"]
@@ -85,8 +85,8 @@ async def test_confirming_a_password_in_a_session_is_throttled_by_that_session_a
         assert (await here.call("DELETE", "/user/profile", deletion)).status_code == 204
 
 
-async def test_login_at_an_account_under_attack_is_open_to_its_owner_from_anywhere(start: Start) -> None:
-    """Measured: what a distributed attacker gets is bounded by the networks it has, and the owner waits for nothing."""
+async def test_owner_can_log_in_from_anywhere_while_account_is_under_attack(start: Start) -> None:
+    """Measures that distributed guesses are bounded by the attacker's networks, and that the owner never waits."""
     async with start(
         pair_failures="10/hour", account_failures="6/hour", stranger_failures="2/hour", address_failures="1000/hour"
     ) as api:
@@ -97,17 +97,17 @@ async def test_login_at_an_account_under_attack_is_open_to_its_owner_from_anywhe
         checked = answers.count("invalid_credentials")
         assert set(answers) == {"invalid_credentials", "too_many_requests"}
         assert checked <= 6 + 2 * len(attackers) < len(answers)
-        # Other addresses of the same networks gain nothing.
+        # Further addresses in the same networks give no more guesses.
         neighbours = [address.replace("::1", ":7::9") for address in attackers]
         assert set(await guess(api, person, *neighbours)) == {"too_many_requests"}
-        # The owner may mistype at a new place, and more often where a session lives.
+        # The owner may mistype in a new network, and more often where a session was last used.
         assert await guess(api, person, fresh) == ["invalid_credentials"]
         assert (await api.at(fresh).login(person)).status_code == 200
         assert set(await guess(api, person, home, times=5)) == {"invalid_credentials"}
         assert (await api.at(home).login(person)).status_code == 200
 
 
-async def test_guesses_sent_at_once_do_not_outrun_the_throttle(start: Start) -> None:
+async def test_parallel_guesses_do_not_exceed_the_throttle(start: Start) -> None:
     async with start(pair_failures="3/minute") as api:
         person = await api.person()
         answers = await asyncio.gather(*(api.login(person, f"wrong {n}") for n in range(30)))
@@ -115,7 +115,7 @@ async def test_guesses_sent_at_once_do_not_outrun_the_throttle(start: Start) -> 
         assert 3 <= guessed < 3 + api.settings.hashing_threads
 
 
-async def test_login_throttles_an_address_at_all_accounts_together(start: Start) -> None:
+async def test_login_throttles_address_across_accounts(start: Start) -> None:
     async with start(address_failures="2/minute") as api:
         place = api.at(networks(1)[0])
         answers = [
@@ -125,7 +125,7 @@ async def test_login_throttles_an_address_at_all_accounts_together(start: Start)
         assert [code(answer) for answer in answers] == [*["invalid_credentials"] * 2, "too_many_requests"]
 
 
-async def test_register_guesses_passwords_no_faster_than_login(start: Start) -> None:
+async def test_register_throttles_password_guesses_like_login(start: Start) -> None:
     async with start(pair_failures="2/minute") as api:
         name = f"user_{new_id().hex[:20]}"
         body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
@@ -136,7 +136,7 @@ async def test_register_guesses_passwords_no_faster_than_login(start: Start) -> 
 
 
 @pytest.mark.parametrize("field", ["email", "username"])
-async def test_update_profile_throttles_asking_which_names_are_taken(start: Start, field: str) -> None:
+async def test_update_profile_throttles_account_enumeration(start: Start, field: str) -> None:
     def change() -> dict[str, Any]:
         name = f"user_{new_id().hex[:20]}"
         value = f"{name}@example.com" if field == "email" else name
@@ -148,7 +148,7 @@ async def test_update_profile_throttles_asking_which_names_are_taken(start: Star
         answers = [await first.call("PATCH", "/user/profile", change()) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert (await first.call("PATCH", "/user/profile", {"bio": "not a name"})).status_code == 200
-        # Another account at the same address gets what the address has left.
+        # Another account at the same address gets the rest of the address's limit.
         answers = [await second.call("PATCH", "/user/profile", change()) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [200, 429]
         name = f"user_{new_id().hex[:20]}"
@@ -165,6 +165,6 @@ async def test_update_profile_throttles_asking_which_names_are_taken(start: Star
         ("no address", "no address", "no address"),
     ],
 )
-def test_clients_are_counted_by_the_networks_they_own(address: str, network: str, neighbourhood: str) -> None:
+def test_client_network_is_ipv4_address_or_ipv6_64(address: str, network: str, neighbourhood: str) -> None:
     client = Client.of(address, "")
     assert (client.network, client.neighbourhood) == (network, neighbourhood)

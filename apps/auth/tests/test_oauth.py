@@ -1,4 +1,4 @@
-"""Refreshing as OAuth clients do it (RFC 6749, section 6), and the metadata that leads them there (RFC 8414)."""
+"""Refresh by OAuth clients (RFC 6749, section 6), and authorization server metadata (RFC 8414)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def post(api: Api, body: str | bytes, headers: dict[str, str] | None = Non
     return await api.http.post("/auth/refresh", content=body, headers={**FORM, **(headers or {})})
 
 
-async def test_refresh_by_form_answers_as_by_json(api: Api) -> None:
+async def test_refresh_by_form_returns_the_same_as_by_json(api: Api) -> None:
     device = await (await api.person()).sign_in()
     answer = await post(api, f"grant_type=refresh_token&refresh_token={device.refresh_token}&client_id=app&scope=")
     assert answer.status_code == 200
@@ -46,7 +46,7 @@ async def test_refresh_by_form_answers_as_by_json(api: Api) -> None:
         ('{"refresh_token": "{token}"}', "invalid_request"),
     ],
 )
-async def test_refresh_by_form_answers_the_errors_of_oauth(api: Api, body: Any, error: str) -> None:
+async def test_refresh_by_form_returns_oauth_errors(api: Api, body: Any, error: str) -> None:
     device = await (await api.person()).sign_in()
     answer = await post(api, body.replace("{token}", device.refresh_token) if isinstance(body, str) else body)
     assert (answer.status_code, answer.json()["error"]) == (400, error)
@@ -55,7 +55,7 @@ async def test_refresh_by_form_answers_the_errors_of_oauth(api: Api, body: Any, 
     assert (await device.refresh()).status_code == 200
 
 
-async def test_refresh_by_form_ends_the_session_for_a_reused_token(api: Api) -> None:
+async def test_refresh_by_form_ends_session_for_reused_token(api: Api) -> None:
     device = await (await api.person()).sign_in()
     await device.refresh((await device.refresh()).json()["refresh_token"])
     answer = await post(api, f"grant_type=refresh_token&refresh_token={device.refresh_token}")
@@ -63,7 +63,7 @@ async def test_refresh_by_form_ends_the_session_for_a_reused_token(api: Api) -> 
     assert (await device.verify()).status_code == 401
 
 
-async def test_metadata_says_where_things_are(api: Api) -> None:
+async def test_metadata_lists_the_endpoints(api: Api) -> None:
     metadata = (await api.http.get("/.well-known/oauth-authorization-server")).json()
     assert metadata["issuer"] == api.settings.public_url
     assert metadata["response_types_supported"] == []

@@ -26,7 +26,7 @@ async def channel(api: Api) -> AsyncIterator[grpc.aio.Channel]:
         yield connected
 
 
-async def test_an_account_lives_and_ends_over_grpc(channel: grpc.aio.Channel) -> None:
+async def test_account_lifecycle_over_grpc(channel: grpc.aio.Channel) -> None:
     users, accounts = UsersStub(channel), AccountsStub(channel)
     name = f"user_{secrets.token_hex(8)}"
     registered = await accounts.Register(
@@ -50,7 +50,7 @@ async def test_an_account_lives_and_ends_over_grpc(channel: grpc.aio.Channel) ->
     assert (refused.value.status, refused.value.code) == (401, "invalid_token")
 
 
-async def test_users_are_listed_for_anybody_without_what_is_private(api: Api, channel: grpc.aio.Channel) -> None:
+async def test_list_users_over_grpc_is_public_and_omits_private_fields(api: Api, channel: grpc.aio.Channel) -> None:
     rpc.access_token.set(None)
     people = [await api.person() for _ in range(2)]
     ids = [str(person.id) for person in people]
@@ -63,7 +63,7 @@ async def test_users_are_listed_for_anybody_without_what_is_private(api: Api, ch
         assert (refused.value.status, refused.value.code) == (422, "invalid_input")
 
 
-async def test_logging_out_over_grpc_ends_sessions(api: Api, channel: grpc.aio.Channel) -> None:
+async def test_logout_over_grpc_ends_sessions(api: Api, channel: grpc.aio.Channel) -> None:
     person = await api.person()
     here, there, third = [await person.sign_in() for _ in range(3)]
     accounts = AccountsStub(channel)
@@ -81,7 +81,7 @@ async def test_logging_out_over_grpc_ends_sessions(api: Api, channel: grpc.aio.C
     assert (await third.verify()).status_code == 401
 
 
-async def test_who_is_not_signed_in_may_not_ask_for_what_is_their_own(channel: grpc.aio.Channel) -> None:
+async def test_anonymous_grpc_calls_are_rejected(channel: grpc.aio.Channel) -> None:
     rpc.access_token.set(None)
     for call in (
         UsersStub(channel).GetProfile(pb.GetProfileRequest()),

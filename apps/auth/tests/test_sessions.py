@@ -11,7 +11,7 @@ import pytest
 from argon2 import PasswordHasher
 from pydantic import SecretStr
 
-from kinora_auth.domain import LATE_RUN, Client, RefreshToken, SignIn, Turn, turn
+from kinora_auth.domain import LATE_RUN, Client, RefreshKind, RefreshToken, SignIn, classify_refresh
 from kinora_auth.errors import InvalidCredentials
 from kinora_auth.passwords import Passwords
 from kinora_auth.service import RECENT
@@ -40,7 +40,7 @@ async def tokens_of(device: Device) -> int:
     return count
 
 
-async def test_token_answers_are_kept_by_no_cache(api: Api) -> None:
+async def test_token_responses_are_not_cacheable(api: Api) -> None:
     person = await api.person()
     login = await api.post("/auth/login", {"login": person.email.upper(), "password": PASSWORD})
     assert login.headers["cache-control"] == "no-store"
@@ -50,7 +50,7 @@ async def test_token_answers_are_kept_by_no_cache(api: Api) -> None:
     assert refreshed.headers["cache-control"] == "no-store"
 
 
-async def test_fifty_refreshes_of_one_token_at_once_make_one_new_pair(api: Api) -> None:
+async def test_concurrent_refreshes_of_one_token_return_one_pair(api: Api) -> None:
     device = await (await api.person()).sign_in()
     answers = await asyncio.gather(*(device.refresh() for _ in range(50)))
     assert {answer.status_code for answer in answers} == {200}
@@ -58,7 +58,7 @@ async def test_fifty_refreshes_of_one_token_at_once_make_one_new_pair(api: Api) 
     assert await tokens_of(device) == 2
 
 
-async def test_a_client_that_lost_the_answer_hears_it_again(api: Api) -> None:
+async def test_refresh_retry_returns_the_same_pair(api: Api) -> None:
     device = await (await api.person()).sign_in()
     lost = (await device.refresh()).json()
     found = (await device.refresh()).json()
@@ -66,8 +66,8 @@ async def test_a_client_that_lost_the_answer_hears_it_again(api: Api) -> None:
     assert (await device.refresh(found["refresh_token"])).status_code == 200
 
 
-async def test_refresh_answers_a_late_old_token_whose_successor_was_not_used(start: Start) -> None:
-    """A tab that slept, or an answer that was lost together with the network for a while."""
+async def test_refresh_accepts_late_token_while_successor_is_unused(start: Start) -> None:
+    """A sleeping tab, or a response that was lost in a network outage."""
     async with start(refresh_grace_seconds=0) as api:
         device = await (await api.person()).sign_in()
         lost = (await device.refresh()).json()
@@ -81,7 +81,7 @@ async def test_refresh_answers_a_late_old_token_whose_successor_was_not_used(sta
         assert code(await device.refresh()) == "refresh_token_reused"
 
 
-async def test_refresh_notices_two_holders_of_one_session_who_take_turns(start: Start) -> None:
+async def test_refresh_detects_two_alternating_holders(start: Start) -> None:
     async with start(refresh_grace_seconds=0) as api:
         owner = await (await api.person()).sign_in()
         token, codes = owner.refresh_token, []
@@ -94,7 +94,7 @@ async def test_refresh_notices_two_holders_of_one_session_who_take_turns(start: 
         assert (await owner.verify()).status_code == 401
 
 
-async def test_refresh_forgets_late_tokens_once_one_was_not_late(start: Start) -> None:
+async def test_refresh_resets_late_run_after_a_timely_refresh(start: Start) -> None:
     async with start(refresh_grace_seconds=0) as api:
         device = await (await api.person()).sign_in()
         token = device.refresh_token
@@ -105,7 +105,7 @@ async def test_refresh_forgets_late_tokens_once_one_was_not_late(start: Start) -
             token = following
 
 
-async def test_a_token_sent_again_after_its_successor_was_used_ends_the_session(api: Api) -> None:
+async def test_refresh_token_reuse_ends_the_session(api: Api) -> None:
     device = await (await api.person()).sign_in()
     second = (await device.refresh()).json()["refresh_token"]
     assert (await device.refresh(second)).status_code == 200
@@ -113,7 +113,7 @@ async def test_a_token_sent_again_after_its_successor_was_used_ends_the_session(
     assert (await device.verify()).status_code == 401
 
 
-async def test_ending_one_session_by_reuse_leaves_the_others(api: Api) -> None:
+async def test_refresh_token_reuse_keeps_other_sessions(api: Api) -> None:
     person = await api.person()
     stolen, other = await person.sign_in(), await person.sign_in()
     await stolen.refresh((await stolen.refresh()).json()["refresh_token"])
@@ -122,12 +122,12 @@ async def test_ending_one_session_by_reuse_leaves_the_others(api: Api) -> None:
 
 
 @pytest.mark.parametrize("token", ["x", "A" * 43, "ä" * 43])
-async def test_a_made_up_refresh_token_is_refused(api: Api, token: str) -> None:
+async def test_unknown_refresh_token_is_rejected(api: Api, token: str) -> None:
     answer = await api.post("/auth/refresh", {"refresh_token": token})
     assert (answer.status_code, code(answer)) == (401, "invalid_refresh_token")
 
 
-async def test_a_session_ends_when_it_lay_unused_or_is_too_old(api: Api) -> None:
+async def test_session_expires_when_unused_or_too_old(api: Api) -> None:
     device = await (await api.person()).sign_in()
     pool, session_id = api.state.accounts.pool, await device.session_id()
     limits = await pool.fetchrow("SELECT expires_at - created_at AS unused FROM sessions WHERE id = $1", session_id)
@@ -146,7 +146,7 @@ async def test_a_session_ends_when_it_lay_unused_or_is_too_old(api: Api) -> None
     assert await pool.fetchval("SELECT count(*) FROM sessions WHERE id = $1", session_id) == 0
 
 
-async def test_nothing_of_a_session_works_after_logout(api: Api) -> None:
+async def test_logout_invalidates_access_and_refresh_token(api: Api) -> None:
     device = await (await api.person()).sign_in()
     newer = (await device.refresh()).json()
     assert (await device.call("POST", "/auth/logout")).status_code == 204
@@ -157,7 +157,7 @@ async def test_nothing_of_a_session_works_after_logout(api: Api) -> None:
     assert code(await device.refresh(newer["refresh_token"])) == "invalid_refresh_token"
 
 
-async def test_logout_everywhere_ends_every_session_of_this_user_only(api: Api) -> None:
+async def test_logout_all_ends_only_the_users_sessions(api: Api) -> None:
     person = await api.person()
     devices = [await person.sign_in() for _ in range(3)]
     stranger = await (await api.person()).sign_in()
@@ -166,7 +166,7 @@ async def test_logout_everywhere_ends_every_session_of_this_user_only(api: Api) 
     assert (await stranger.verify()).status_code == 200
 
 
-async def test_sessions_are_listed_and_ended_one_by_one(api: Api) -> None:
+async def test_sessions_can_be_listed_and_ended(api: Api) -> None:
     person = await api.person()
     first, second = await person.sign_in(), await person.sign_in()
     stranger = await (await api.person()).sign_in()
@@ -184,7 +184,7 @@ async def test_sessions_are_listed_and_ended_one_by_one(api: Api) -> None:
     assert (await second.verify()).status_code == 401
 
 
-async def test_the_first_hundred_sessions_are_listed(api: Api) -> None:
+async def test_list_sessions_returns_at_most_100(api: Api) -> None:
     device = await (await api.person()).sign_in()
     await api.state.accounts.pool.execute(
         "INSERT INTO sessions (id, user_id, user_agent, address, created_at, last_used_at, expires_at)"
@@ -199,7 +199,7 @@ async def test_the_first_hundred_sessions_are_listed(api: Api) -> None:
     assert times == sorted(times, reverse=True)
 
 
-async def test_a_new_password_ends_the_other_sessions(api: Api) -> None:
+async def test_change_password_ends_other_sessions(api: Api) -> None:
     person = await api.person()
     here, elsewhere = await person.sign_in(), await person.sign_in()
     new = "another long password"
@@ -208,7 +208,7 @@ async def test_a_new_password_ends_the_other_sessions(api: Api) -> None:
     body = {"current_password": PASSWORD, "new_password": new}
     at_once = await asyncio.gather(*(here.call("PUT", "/auth/password", body) for _ in range(2)))
     assert [answer.status_code for answer in at_once] == [204, 204]
-    assert (await here.call("PUT", "/auth/password", body)).status_code == 204, "as if the answer had been lost"
+    assert (await here.call("PUT", "/auth/password", body)).status_code == 204, "a retry after a lost response"
     await api.state.accounts.pool.execute(
         "UPDATE users SET password_changed_at = password_changed_at - $2::interval WHERE id = $1", person.id, RECENT
     )
@@ -223,7 +223,7 @@ async def test_a_new_password_ends_the_other_sessions(api: Api) -> None:
 
 
 class SlowPasswords(Passwords):
-    """Has verified a password, and has not said so yet."""
+    """Pauses after a password has been verified."""
 
     def __init__(self) -> None:
         super().__init__(threads=1, queue=1)
@@ -237,7 +237,7 @@ class SlowPasswords(Passwords):
 
 
 @pytest.mark.parametrize("change", ["password", "deletion"])
-async def test_no_login_succeeds_with_a_password_that_was_changed_meanwhile(api: Api, change: str) -> None:
+async def test_login_fails_if_password_changes_during_the_check(api: Api, change: str) -> None:
     person = await api.person()
     here = await person.sign_in()
     slow = SlowPasswords()
@@ -257,7 +257,7 @@ async def test_no_login_succeeds_with_a_password_that_was_changed_meanwhile(api:
     slow.close()
 
 
-async def test_a_password_hashed_with_old_parameters_is_hashed_anew(api: Api) -> None:
+async def test_login_rehashes_password_with_old_parameters(api: Api) -> None:
     person = await api.person()
     pool = api.state.accounts.pool
     weak = PasswordHasher(time_cost=1, memory_cost=8192).hash(PASSWORD)
@@ -269,7 +269,7 @@ async def test_a_password_hashed_with_old_parameters_is_hashed_anew(api: Api) ->
     await person.sign_in()
 
 
-async def test_a_logout_that_redis_did_not_hear_is_not_called_done_and_made_up_for(
+async def test_logout_answers_503_without_redis_and_takes_effect_later(
     api: Api, start: Start, eventually: Eventually
 ) -> None:
     device = await (await api.person()).sign_in()
@@ -278,14 +278,14 @@ async def test_a_logout_that_redis_did_not_hear_is_not_called_done_and_made_up_f
     async with start(redis_url=SecretStr("redis://127.0.0.1:1/0")) as cut_off:
 
         async def written_down() -> bool:
-            # A busy PostgreSQL may answer 503, too; a client repeats it then.
+            # A busy PostgreSQL may cause 503, too; clients retry then.
             refused = await cut_off.http.post("/auth/logout", headers=headers)
             assert (refused.status_code, code(refused)) == (503, "unavailable")
             sessions = "SELECT count(*) FROM sessions WHERE id = $1"
             return not await api.state.accounts.pool.fetchval(sessions, UUID(headers["x-session-id"]))
 
         await eventually(written_down)
-        # Its own table says which sessions have ended.
+        # Auth falls back to its own revocations table.
         assert (await cut_off.verify(device.access_token)).status_code == 401
 
     async def ended() -> bool:
@@ -296,7 +296,7 @@ async def test_a_logout_that_redis_did_not_hear_is_not_called_done_and_made_up_f
     assert code(await device.refresh()) == "invalid_refresh_token"
 
 
-async def test_a_redis_that_lost_its_data_learns_the_ended_sessions_again(
+async def test_revocations_are_restored_after_redis_lost_its_data(
     api: Api, start: Start, eventually: Eventually
 ) -> None:
     device = await (await api.person()).sign_in()
@@ -318,19 +318,19 @@ async def test_a_redis_that_lost_its_data_learns_the_ended_sessions_again(
 @pytest.mark.parametrize(
     ("used_ago", "successor_used", "expected"),
     [
-        (None, None, Turn.ROTATE),
-        (0, False, Turn.REPEAT),
-        (10, False, Turn.REPEAT),
-        (10.001, False, Turn.LATE),
-        (1e6, False, Turn.LATE),
-        (0, True, Turn.REUSE),
+        (None, None, RefreshKind.ROTATE),
+        (0, False, RefreshKind.REPEAT),
+        (10, False, RefreshKind.REPEAT),
+        (10.001, False, RefreshKind.LATE),
+        (1e6, False, RefreshKind.LATE),
+        (0, True, RefreshKind.REUSE),
     ],
 )
-def test_what_presenting_a_token_amounts_to(used_ago: float | None, successor_used: Any, expected: Turn) -> None:
+def test_classify_refresh(used_ago: float | None, successor_used: Any, expected: RefreshKind) -> None:
     now = datetime.now(UTC)
     used_at = None if used_ago is None else now - timedelta(seconds=used_ago)
     token = RefreshToken(b"1", new_id(), new_id(), now, used_at, late_run=LATE_RUN - 1)
     following = (
         None if used_at is None else RefreshToken(b"2", new_id(), new_id(), now, now if successor_used else None)
     )
-    assert turn(token, following, now=now, grace=timedelta(seconds=10)) is expected
+    assert classify_refresh(token, following, now=now, grace=timedelta(seconds=10)) is expected

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_the_local_environment_is_accepted(
-    environment: Callable[[str], dict[str, str]], settings: AuthSettings
-) -> None:
+def test_local_environment_is_valid(environment: Callable[[str], dict[str, str]], settings: AuthSettings) -> None:
     assert unknown_keys(AuthSettings, environment("auth")) == []
     assert settings.public_url == environment("auth")["KINORA_PUBLIC_URL"]
 
@@ -29,11 +27,11 @@ def test_the_local_environment_is_accepted(
         {"colour": "blue"},
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(settings: AuthSettings, wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(settings: AuthSettings, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AuthSettings(**{**settings.model_dump(), **wrong})
 
 
-def test_no_secret_is_written_where_settings_are_shown(settings: AuthSettings) -> None:
+def test_settings_repr_hides_secrets(settings: AuthSettings) -> None:
     for secret in (settings.refresh_secret, settings.key_encryption_secret, settings.postgres_url):
         assert secret.get_secret_value() not in repr(settings)

@@ -1,4 +1,4 @@
-"""Names that show something, and passwords that open the same account from every keyboard."""
+"""Visible names, and passwords that match whatever keyboard they were typed on."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007
         ("\u2764\ufe0f", None),
         ("1\ufe0f\u20e3", None),
         (ENGLAND, None),
-        ("\u845b\U000e0100\u57ce", None),  # a variant of an ideograph
+        ("\u845b\U000e0100\u57ce", None),  # an ideographic variation sequence
         ("\u0e01\u0e47", None),
         ("\u1000\u103c\u103d\u103e\u102f\u1036\u1037", None),  # Burmese
         ("\U0001fae9", None),  # newer than the Unicode of some Pythons
         ("\uff76\uff9e", None),
     ],
 )
-def test_display_name_keeps_what_shows(written: str, shown: str | None) -> None:
+def test_display_name_keeps_visible_characters(written: str, shown: str | None) -> None:
     assert text.display_name(written) == unicodedata.normalize("NFC", shown or written)
 
 
@@ -80,13 +80,13 @@ def test_display_name_keeps_what_shows(written: str, shown: str | None) -> None:
         " \u00a0\u3000 ",
     ],
 )
-def test_display_name_refuses_what_shows_nothing_or_hides_something(written: str) -> None:
+def test_display_name_rejects_blank_and_invisible_characters(written: str) -> None:
     with pytest.raises(ValueError, match=r"allowed|must|too many"):
         text.display_name(written)
 
 
 @given(st.text(max_size=40))
-def test_display_name_gives_a_name_that_it_accepts_again(written: str) -> None:
+def test_display_name_is_idempotent(written: str) -> None:
     try:
         name = text.display_name(written)
     except ValueError:
@@ -96,7 +96,7 @@ def test_display_name_gives_a_name_that_it_accepts_again(written: str) -> None:
     name.encode()
 
 
-def test_bio_may_have_lines_and_be_empty() -> None:
+def test_bio_allows_line_breaks_and_empty_text() -> None:
     assert text.prose("") == ""
     assert text.prose("one\n\ttwo  \n") == "one\n\ttwo  \n"
     with pytest.raises(ValueError, match="direction"):
@@ -104,14 +104,14 @@ def test_bio_may_have_lines_and_be_empty() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40))
-def test_passwords_are_one_in_every_composition(password: str) -> None:
+def test_opaque_normalizes_every_composition(password: str) -> None:
     for form in ("NFC", "NFD"):
         assert text.opaque(unicodedata.normalize(form, password)) == text.opaque(password)
     assert text.opaque(text.opaque(password)) == text.opaque(password)
     assert text.opaque(password) in text.password_forms(password)
 
 
-async def test_login_takes_a_password_in_every_composition(api: Api) -> None:
+async def test_login_accepts_password_in_every_composition(api: Api) -> None:
     password = "pässwörter mit Umlaut"
     person = await api.person()
     device = await person.sign_in()
@@ -124,8 +124,8 @@ async def test_login_takes_a_password_in_every_composition(api: Api) -> None:
 
 
 @pytest.mark.parametrize("hashed", ["NFC", "NFD"])
-async def test_login_hashes_passwords_of_earlier_versions_anew(api: Api, hashed: Any) -> None:
-    """They were hashed as typed, in whatever composition."""
+async def test_login_rehashes_passwords_of_earlier_versions(api: Api, hashed: Any) -> None:
+    """Earlier versions hashed passwords as typed."""
     password = "pässwörter\u2003mit Umlaut"
     person = await api.person()
     accounts = api.state.accounts
@@ -149,7 +149,7 @@ TEXTS = {
 }
 
 
-async def test_every_text_field_refuses_nul_and_lone_surrogates(api: Api) -> None:
+async def test_text_fields_reject_nul_and_lone_surrogates(api: Api) -> None:
     person = await api.person()
     verified = await (await person.sign_in()).verify()
     headers = {name: verified.headers[name] for name in ("x-user-id", "x-session-id")}

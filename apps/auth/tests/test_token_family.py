@@ -1,4 +1,4 @@
-"""A session's refresh tokens against a model: what any order of use, loss, theft and waiting may lead to."""
+"""A session's refresh tokens, compared with a model under any order of use, loss, theft and waiting."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TokenFamily(RuleBasedStateMachine):
         self.user_id: UUID = user.id
         self.pairs = [first]
         self.used: list[datetime] = []  # when pairs[i] was exchanged for pairs[i + 1]
-        self.late = [0]  # how many in a row before pairs[i] were presented again late
+        self.late = [0]  # how many consecutive predecessors of pairs[i] were presented late
         self.expires_at = self.clock + timedelta(days=30)
         self.alive = True
 
@@ -94,7 +94,7 @@ class TokenFamily(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, LATE_RUN))
     def take_turns(self, times: int) -> None:
-        """Of two holders, the second is always late."""
+        """Two holders alternate; the second is always late."""
         for _ in range(times):
             self.use_the_newest(1)
             self.clock += timedelta(seconds=11)
@@ -134,7 +134,7 @@ class TokenFamily(RuleBasedStateMachine):
         with pytest.raises(InvalidRefreshToken):
             self.present(new_refresh_token())
 
-    # Late, for nothing of interest follows.
+    # Only late in a run, because nothing of interest follows.
     @precondition(lambda self: len(self.pairs) > 4)
     @rule()
     def log_out(self) -> None:
@@ -161,7 +161,7 @@ class TokenFamily(RuleBasedStateMachine):
 
 # Its own event loop, because a state machine is not asynchronous.
 @pytest.mark.timeout(300)
-def test_a_token_family_behaves_as_its_model(settings_of_auth: AuthSettings) -> None:
+def test_token_family_matches_the_model(settings_of_auth: AuthSettings) -> None:
     with asyncio.Runner() as runner:
         wiring = wire(settings_of_auth)
         state = runner.run(wiring.__aenter__())

@@ -37,7 +37,7 @@ def encoded(part: dict[str, Any] | bytes) -> str:
 
 
 async def claims(api: Api, **changes: Any) -> dict[str, Any]:
-    """Those of a living session, changed; None takes a claim away."""
+    """The claims of a live session, with changes; None removes a claim."""
     device = await (await api.person()).sign_in()
     known = jwt.decode(device.access_token, options={"verify_signature": False})
     return {name: value for name, value in {**known, **changes}.items() if value is not None}
@@ -48,7 +48,7 @@ async def sign(api: Api, content: dict[str, Any], **header: Any) -> str:
     return jwt.encode(content, key.private_key, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": key.kid, **header})
 
 
-async def test_an_access_token_says_who_and_for_how_long(api: Api) -> None:
+async def test_access_token_has_identity_and_expiry(api: Api) -> None:
     person = await api.person()
     device = await person.sign_in()
     assert jwt.get_unverified_header(device.access_token)["typ"] == "at+jwt"
@@ -63,13 +63,13 @@ async def test_an_access_token_says_who_and_for_how_long(api: Api) -> None:
     assert verified.headers["x-user-roles"] == ""
 
 
-async def test_roles_reach_the_services(api: Api) -> None:
+async def test_token_verify_returns_roles(api: Api) -> None:
     person = await api.person()
     await api.state.accounts.pool.execute("UPDATE users SET roles = '{editor,admin}' WHERE id = $1", person.id)
     assert (await (await person.sign_in()).verify()).headers["x-user-roles"] == "admin,editor"
 
 
-async def test_who_is_not_signed_in_passes_only_where_that_is_optional(api: Api) -> None:
+async def test_anonymous_caller_passes_only_if_optional(api: Api) -> None:
     refused = await api.verify(None)
     assert (refused.status_code, refused.json()["code"]) == (401, "not_signed_in")
     assert refused.headers["www-authenticate"] == "Bearer"
@@ -83,7 +83,7 @@ async def forge_none(api: Api) -> str:
 
 
 async def forge_hs256(api: Api, *, pem: bool) -> str:
-    """The public key, which everybody knows, taken for a shared secret."""
+    """Algorithm confusion: the public key used as a shared secret."""
     key = await api.state.keys.signing_key()
     public = key.private_key.public_key()
     secret = (
@@ -118,7 +118,7 @@ FORGERIES: dict[str, Callable[[Api], Any]] = {
 
 @pytest.mark.parametrize("optional", [False, True])
 @pytest.mark.parametrize("forgery", FORGERIES)
-async def test_a_forged_token_is_refused(api: Api, forgery: str, optional: bool) -> None:
+async def test_forged_token_is_rejected(api: Api, forgery: str, optional: bool) -> None:
     answer = await api.verify(await FORGERIES[forgery](api), optional=optional)
     assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
     assert "x-user-id" not in answer.headers
@@ -143,7 +143,7 @@ async def test_a_forged_token_is_refused(api: Api, forgery: str, optional: bool)
         ({"roles": 7}, {}),
     ],
 )
-async def test_a_token_that_does_not_say_what_it_must_is_refused(
+async def test_token_with_missing_or_wrong_claim_is_rejected(
     api: Api, changes: dict[str, Any], header: dict[str, Any]
 ) -> None:
     answer = await api.verify(await sign(api, await claims(api, **changes), **header))
@@ -151,13 +151,13 @@ async def test_a_token_that_does_not_say_what_it_must_is_refused(
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "Bearer x y", "Bearer a.b.c", "\xff"])
-async def test_an_authorization_header_of_another_form_is_refused(api: Api, value: str) -> None:
+async def test_malformed_authorization_header_is_rejected(api: Api, value: str) -> None:
     for query in ("", "?optional=1"):
         answer = await api.http.get(f"/user/token_verify{query}", headers=[(b"Authorization", value.encode("latin-1"))])
         assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
 
 
-async def test_the_key_set_holds_public_halves_only(api: Api) -> None:
+async def test_key_set_contains_public_keys_only(api: Api) -> None:
     answer = await api.http.get("/auth/.well-known/jwks.json")
     assert answer.headers["cache-control"] == "public, max-age=300"
     key = await api.state.keys.signing_key()
@@ -167,7 +167,7 @@ async def test_the_key_set_holds_public_halves_only(api: Api) -> None:
     assert jwt.decode(token, jwt.PyJWK(known[key.kid]), algorithms=["EdDSA"], audience="kinora")
 
 
-async def test_private_keys_are_unreadable_in_the_database(api: Api) -> None:
+async def test_private_keys_are_encrypted_in_the_database(api: Api) -> None:
     key = await api.state.keys.signing_key()
     sealed = await api.state.accounts.pool.fetchval(
         "SELECT encrypted_private_key FROM signing_keys WHERE kid = $1", key.kid
@@ -180,14 +180,14 @@ async def test_private_keys_are_unreadable_in_the_database(api: Api) -> None:
         cipher.decrypt("another kid", cipher.encrypt(key.kid, key.private_key))
 
 
-async def test_replicas_that_start_together_make_one_first_key(empty_database: SecretStr) -> None:
+async def test_replicas_that_start_together_create_one_key(empty_database: SecretStr) -> None:
     async with postgres.connect(reveal(empty_database), name="test", size=20) as pool:
         rings = [KeyRing(pool, Cipher("a secret"), lead=LEAD) for _ in range(20)]
         keys = await asyncio.gather(*(ring.signing_key() for ring in rings))
         assert len({key.kid for key in keys}) == 1
 
 
-async def test_a_new_key_is_published_before_it_signs_and_old_tokens_stay_valid(
+async def test_new_key_is_published_before_it_signs_and_old_tokens_stay_valid(
     start: Start, empty_database: SecretStr
 ) -> None:
     async with start(postgres_url=empty_database) as api:
@@ -218,7 +218,7 @@ async def test_a_new_key_is_published_before_it_signs_and_old_tokens_stay_valid(
         assert (await device.verify()).status_code == 401
 
 
-async def test_a_replica_learns_a_key_that_another_one_made(
+async def test_replica_loads_key_created_by_another_replica(
     start: Start, empty_database: SecretStr, eventually: Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 ) -> None:
     url = empty_database
@@ -229,13 +229,13 @@ async def test_a_replica_learns_a_key_that_another_one_made(
         device = await (await other.person()).sign_in()
         assert jwt.get_unverified_header(device.access_token)["kid"] != (await one.state.keys.signing_key()).kid
 
-        async def known() -> bool:  # after the pause between two looks for an unknown kid
+        async def known() -> bool:  # after the cooldown between lookups of unknown kids
             return (await one.verify(device.access_token)).status_code == 200
 
         await eventually(known)
 
 
-async def test_forged_kids_cause_no_query_each(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_forged_kids_do_not_cause_a_query_each(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
 
     async def counted() -> None:
@@ -251,7 +251,7 @@ async def test_forged_kids_cause_no_query_each(api: Api, monkeypatch: pytest.Mon
     assert looks <= 1 + (time.monotonic() - begun)
 
 
-async def test_the_next_key_can_be_published_by_hand(
+async def test_keys_rotate_command_publishes_the_next_key(
     empty_database: SecretStr, environment: Callable[[str], dict[str, str]]
 ) -> None:
     command = [sys.executable, "-m", "kinora_auth.keys", "rotate"]

@@ -1,9 +1,9 @@
-"""The graphql process as it runs, before services that keep what they are told in memory.
+"""The graphql process as deployed, with in-memory services behind it.
 
-The services are a second, small implementation of the protos, behind real gRPC; Redis and RabbitMQ are real, those of
-the local environment.
+The services are small fake implementations of the protos, served over real gRPC; Redis and RabbitMQ are those of the
+local environment.
 """
-# ruff: noqa: N802 - the names of the methods are those of the contracts
+# ruff: noqa: N802 - method names come from the protos
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ def error(base: type[DomainError], code: str) -> DomainError:
 
 
 class Keys:
-    """The one key of the tests' own auth."""
+    """The signing key of the tests' fake auth."""
 
     def __init__(self) -> None:
         self.private = Ed25519PrivateKey.generate()
@@ -82,7 +82,7 @@ class World(
     video_pb2_grpc.VideosServicer,
     video_pb2_grpc.UploadsServicer,
 ):
-    """The three services. ``calls`` counts what was asked of them."""
+    """The three services. ``calls`` counts their requests."""
 
     keys: Keys
     users: dict[str, auth_pb2.Profile] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class World(
         video_pb2_grpc.add_VideosServicer_to_server(self, server)
         video_pb2_grpc.add_UploadsServicer_to_server(self, server)
 
-    # What tests begin with
+    # Test data
 
     def add_user(self, username: str = "") -> UUID:
         user_id = new_id()
@@ -268,7 +268,7 @@ class World(
 
 @contextlib.asynccontextmanager
 async def serving(app: ASGIApp, **options: Any) -> AsyncGenerator[str, None]:
-    """The address at which ``app`` is served meanwhile."""
+    """Serve ``app``; yields its address."""
     port = free_port()
     config = uvicorn.Config(
         app,
@@ -331,7 +331,7 @@ def world(services: tuple[World, str]) -> World:
 
 @pytest.fixture(scope="session")
 async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
-    """The hand of video."""
+    """A broker connection in the role of the video service."""
     url = kit["KINORA_RABBITMQ_URL"]
     async with broker.connect(url, name="graphql-tests", exchanges=[PROGRESS_EXCHANGE]) as bus:
         await (await bus.channel()).close()
@@ -339,18 +339,18 @@ async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture(scope="session")
-async def cable(bus: Broker, kit: dict[str, str]) -> AsyncIterator[Proxy]:
-    """Between graphql and the broker."""
-    async with proxy(kit["KINORA_RABBITMQ_URL"]) as cable:
-        yield cable
+async def broker_proxy(bus: Broker, kit: dict[str, str]) -> AsyncIterator[Proxy]:
+    """A proxy between graphql and the broker, to interrupt the connection."""
+    async with proxy(kit["KINORA_RABBITMQ_URL"]) as broker_proxy:
+        yield broker_proxy
 
 
 Start = Callable[..., contextlib.AbstractAsyncContextManager[str]]
 
 
 @pytest.fixture(scope="session")
-def start(services: tuple[World, str], jwks_url: str, cable: Proxy, kit: dict[str, str]) -> Start:
-    """``start(**settings)``: another graphql process; its address meanwhile."""
+def start(services: tuple[World, str], jwks_url: str, broker_proxy: Proxy, kit: dict[str, str]) -> Start:
+    """``start(**settings)``: run another graphql process; yields its address."""
 
     @contextlib.asynccontextmanager
     async def starting(**different: Any) -> AsyncIterator[str]:
@@ -358,7 +358,7 @@ def start(services: tuple[World, str], jwks_url: str, cable: Proxy, kit: dict[st
             "http_port": 1,
             "public_url": ISSUER,
             "redis_url": kit["KINORA_REDIS_URL"],
-            "rabbitmq_url": cable.url,
+            "rabbitmq_url": broker_proxy.url,
             "jwks_url": jwks_url,
             "auth_grpc": services[1],
             "media_grpc": services[1],
@@ -373,7 +373,7 @@ def start(services: tuple[World, str], jwks_url: str, cable: Proxy, kit: dict[st
 
 @pytest.fixture(scope="session")
 async def address(start: Start) -> AsyncIterator[str]:
-    """Of the process that most tests share."""
+    """The address of the process that most tests share."""
     async with start() as address:
         yield address
 
@@ -386,7 +386,7 @@ async def http(address: str) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture(scope="session")
 def ask(http: httpx.AsyncClient, keys: Keys) -> Callable[..., Awaitable[dict[str, Any]]]:
-    """``ask(document, variables, user_id=None)``: the answer of a POST."""
+    """``ask(document, variables, user_id=None)``: the response to a POST."""
 
     async def post(
         document: str, variables: dict[str, Any] | None = None, user_id: UUID | None = None
@@ -402,7 +402,7 @@ def ask(http: httpx.AsyncClient, keys: Keys) -> Callable[..., Awaitable[dict[str
 
 @pytest.fixture
 def open_socket() -> Callable[..., Any]:
-    """``open_socket(address, **of websockets)``: a connection that has said nothing yet."""
+    """``open_socket(address, **options of websockets)``: a connection before connection_init."""
 
     def opening(address: str, **options: Any) -> Any:
         return connect(f"ws://{address}/graphql", subprotocols=["graphql-transport-ws"], **options)  # type: ignore[list-item]

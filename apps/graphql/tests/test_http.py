@@ -1,4 +1,4 @@
-"""POST and GET: the journey of a user, named and unnamed errors, what is refused."""
+"""POST and GET: a user's journey, errors in results and in ``errors``, rejected operations."""
 
 import re
 import time
@@ -71,7 +71,7 @@ mutation ($id: ID!) { deleteMedia(id: $id) { __typename ... on DeleteMediaPayloa
 """
 
 
-async def test_from_registering_to_deleting(ask: Ask, world: World) -> None:
+async def test_journey_from_registration_to_deletion(ask: Ask, world: World) -> None:
     name = f"user-{new_id().hex[-8:]}"
     given = {"username": name, "email": f"{name}@example.org", "password": "right", "displayName": "Me"}
     made = (await ask(REGISTER, {"input": given}))["data"]["register"]
@@ -111,7 +111,7 @@ async def test_from_registering_to_deleting(ask: Ask, world: World) -> None:
     assert again == {"__typename": "MediaNotFound", "code": "media_not_found"}
 
 
-async def test_errors_that_a_mutation_names(ask: Ask, world: World) -> None:
+async def test_mutation_returns_expected_errors_as_problems(ask: Ask, world: World) -> None:
     owner_id, media_id = world.add_user("taken"), world.add_video(world.add_user())
     registration = {"username": "taken", "email": "a@example.org", "password": "x"}
     answers = [
@@ -137,7 +137,7 @@ async def test_errors_that_a_mutation_names(ask: Ask, world: World) -> None:
     assert answers[1]["message"] == "email: is none"
 
 
-async def test_a_throttled_login_says_how_long_to_wait(ask: Ask, world: World) -> None:
+async def test_throttled_login_returns_retry_delay(ask: Ask, world: World) -> None:
     for _ in range(3):
         await ask(LOGIN, {"input": {"login": "nobody", "password": "x"}})
     answer = (await ask(LOGIN, {"input": {"login": "nobody", "password": "x"}}))["data"]["login"]
@@ -148,7 +148,7 @@ async def test_a_throttled_login_says_how_long_to_wait(ask: Ask, world: World) -
     }
 
 
-async def test_auth_hears_where_a_login_came_from(http: httpx.AsyncClient, world: World) -> None:
+async def test_login_passes_client_address_to_auth(http: httpx.AsyncClient, world: World) -> None:
     body = {"query": LOGIN, "variables": {"input": {"login": "nobody", "password": "x"}}}
     headers = {"x-forwarded-for": "198.51.100.7", "user-agent": "Player/1"}
     await http.post("/graphql", json=body, headers=headers)
@@ -159,7 +159,7 @@ def codes(answer: dict[str, Any]) -> list[str]:
     return [error["extensions"]["code"] for error in answer["errors"]]
 
 
-async def test_the_anonymous_are_told_to_sign_in(ask: Ask, world: World) -> None:
+async def test_anonymous_caller_gets_not_signed_in(ask: Ask, world: World) -> None:
     answer = await ask("{ me { email } }")
     assert (answer["data"], codes(answer)) == ({"me": None}, ["not_signed_in"])
     upload = {"title": "", "filename": "", "size": 1}
@@ -171,7 +171,7 @@ async def test_the_anonymous_are_told_to_sign_in(ask: Ask, world: World) -> None
         assert codes(await ask(document, variables)) == ["not_signed_in"]
 
 
-async def test_the_caller_is_known_by_the_token(ask: Ask, world: World) -> None:
+async def test_token_identifies_the_caller(ask: Ask, world: World) -> None:
     user_id = world.add_user()
     assert (await ask("{ me { user { id } } }", None, user_id))["data"]["me"]["user"]["id"] == str(user_id)
     answer = await ask(
@@ -205,13 +205,13 @@ async def bad_token(request: pytest.FixtureRequest, world: World, keys: Keys, re
         'subscription { videoProgress(id: "x") { state } }',
     ],
 )
-async def test_an_operation_with_a_bad_token_is_refused_whole(
+async def test_operation_with_invalid_token_is_rejected_as_a_whole(
     http: httpx.AsyncClient, bad_token: str, document: str
 ) -> None:
     headers = {"authorization": bad_token}
     answer = await http.post("/graphql", json={"query": document}, headers=headers)
     assert answer.headers["content-type"].startswith("application/json")
-    if not document.startswith("subscription"):  # refused by POST anyway
+    if not document.startswith("subscription"):  # rejected by POST anyway
         assert (answer.status_code, answer.json().get("data"), codes(answer.json())) == (200, None, ["invalid_token"])
     streamed = await http.post(
         "/graphql", json={"query": document}, headers={**headers, "accept": "multipart/mixed;subscriptionSpec=1.0"}
@@ -219,8 +219,8 @@ async def test_an_operation_with_a_bad_token_is_refused_whole(
     assert '"state"' not in streamed.text
 
 
-async def test_new_tokens_can_be_had_with_a_bad_token(http: httpx.AsyncClient, world: World, bad_token: str) -> None:
-    """As the refresh links of urql and Apollo do, which send the token that has expired."""
+async def test_login_and_refresh_work_with_invalid_token(http: httpx.AsyncClient, world: World, bad_token: str) -> None:
+    """The refresh links of urql and Apollo send the expired token along."""
     name = f"user-{new_id().hex[-8:]}"
     register = {"username": name, "email": f"{name}@example.org", "password": "right"}
     for document, variables, expected in (
@@ -234,7 +234,7 @@ async def test_new_tokens_can_be_had_with_a_bad_token(http: httpx.AsyncClient, w
         assert next(iter(answer["data"].values()))["__typename"] == expected
 
 
-async def test_null_for_an_optional_input_leaves_it_as_it_is(ask: Ask, world: World) -> None:
+async def test_null_for_optional_input_keeps_the_value(ask: Ask, world: World) -> None:
     name = f"user-{new_id().hex[-8:]}"
     register = {"username": name, "email": f"{name}@example.org", "password": "right", "displayName": None}
     assert (await ask(REGISTER, {"input": register}))["data"]["register"]["__typename"] == "RegisterPayload"
@@ -263,7 +263,7 @@ async def test_null_for_an_optional_input_leaves_it_as_it_is(ask: Ask, world: Wo
         ({"input": {"title": {"a": None}, "filename": "", "size": 1}}, "null"),
     ],
 )
-async def test_messages_about_variables_name_no_type_of_python(ask: Ask, variables: Any, said: str) -> None:
+async def test_variable_errors_name_no_python_types(ask: Ask, variables: Any, said: str) -> None:
     answer = await ask(CREATE_UPLOAD, variables)
     assert codes(answer) == ["invalid_query"]
     message = answer["errors"][0]["message"]
@@ -271,26 +271,26 @@ async def test_messages_about_variables_name_no_type_of_python(ask: Ask, variabl
     assert not re.search(r"\b(None|True|False|str|dict|list|int|Maybe|mapping)\b", message)
 
 
-async def test_what_goes_wrong_inside_is_not_told(ask: Ask, world: World) -> None:
+async def test_internal_errors_hide_details(ask: Ask, world: World) -> None:
     media_id = world.add_video(world.add_user())
-    world.media[media_id].state = media_pb2.STATE_UNSPECIFIED  # no service answers this
+    world.media[media_id].state = media_pb2.STATE_UNSPECIFIED  # no service returns this
     answer = await ask(MEDIA, {"id": media_id})
     assert answer["data"] == {"media": None}
     (error,) = answer["errors"]
     assert (error["message"], error["extensions"]) == ("Something went wrong on our side", {"code": "internal"})
 
 
-async def test_a_service_that_is_away_is_unavailable(
+async def test_fields_of_an_unavailable_service_return_unavailable(
     start: Callable[..., AbstractAsyncContextManager[str]], world: World
 ) -> None:
     media_id = world.add_video(world.add_user())
     async with start(auth_grpc="127.0.0.1:9") as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
         answer = (await client.post("/graphql", json={"query": MEDIA, "variables": {"id": media_id}})).json()
-    assert answer["data"]["media"]["title"] == "Title"  # the rest of it is there
+    assert answer["data"]["media"]["title"] == "Title"  # other fields still work
     assert (answer["data"]["media"]["owner"], codes(answer)) == (None, ["unavailable"])
 
 
-async def test_a_list_makes_one_call_to_each_service(ask: Ask, world: World) -> None:
+async def test_media_list_makes_one_call_per_service(ask: Ask, world: World) -> None:
     owners = [world.add_user() for _ in range(5)]
     ids = [world.add_video(owner) for owner in owners for _ in range(8)]
     answer = await ask(
@@ -305,7 +305,8 @@ async def test_a_list_makes_one_call_to_each_service(ask: Ask, world: World) -> 
     assert world.calls == {"ListMedia": 1, "ListUsers": 1, "ListVideos": 1}
 
 
-# What is refused ------------------------------------------------------------------------------------------------------
+# Rejected operations
+# ------------------------------------------------------------------------------------------------------
 
 
 def aliases(count: int) -> str:
@@ -320,7 +321,7 @@ def nested(depth: int) -> str:
 
 
 def fanned(levels: int) -> str:
-    """2 ** levels ways through the fragments."""
+    """A document with 2 ** levels paths through its fragments."""
     spread = [f"fragment F{index} on Query {{ ...F{index + 1} ...F{index + 1} }}" for index in range(levels)]
     return "\n".join(["{ ...F0 }", *spread, f"fragment F{levels} on Query {{ a: me {{ email }} }}"])
 
@@ -341,7 +342,7 @@ def fanned(levels: int) -> str:
     ],
     ids=lambda value: value[:30],
 )
-async def test_operations_that_are_refused(ask: Ask, document: str, said: str) -> None:
+async def test_invalid_or_excessive_operation_is_rejected(ask: Ask, document: str, said: str) -> None:
     started = time.monotonic()
     answer = await ask(document)
     assert time.monotonic() - started < 2
@@ -366,13 +367,13 @@ async def test_depth_is_limited(start: Callable[..., AbstractAsyncContextManager
             assert any("nests deeper" in error["message"] for error in answer.get("errors", [])) is refused
 
 
-async def test_wrong_variables_are_the_clients_mistake(ask: Ask) -> None:
+async def test_invalid_variables_are_a_client_error(ask: Ask) -> None:
     for size in (True, 1.5, "x", 1 << 63, None):
         answer = await ask(CREATE_UPLOAD, {"input": {"title": "", "filename": "", "size": size}})
         assert codes(answer) == ["invalid_query"]
 
 
-async def test_introspection_by_setting(start: Callable[..., AbstractAsyncContextManager[str]]) -> None:
+async def test_introspection_can_be_enabled(start: Callable[..., AbstractAsyncContextManager[str]]) -> None:
     async with start(introspection=True) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
         answer = (await client.post("/graphql", json={"query": "{ __schema { queryType { name } } }"})).json()
         assert answer["data"]["__schema"]["queryType"]["name"] == "Query"
@@ -380,7 +381,7 @@ async def test_introspection_by_setting(start: Callable[..., AbstractAsyncContex
         assert "Did you mean" in answer["errors"][0]["message"]
 
 
-async def test_get_carries_a_query(http: httpx.AsyncClient, world: World) -> None:
+async def test_get_executes_query(http: httpx.AsyncClient, world: World) -> None:
     media_id = world.add_video(world.add_user())
     answer = await http.get("/graphql", params={"query": f'{{ media(id: "{media_id}") {{ title }} }}'})
     assert answer.json()["data"] == {"media": {"title": "Title"}}
@@ -407,28 +408,26 @@ NO_REQUESTS = [
 
 
 @pytest.mark.parametrize("body", [*NO_OBJECTS, *NO_JSON, *NO_REQUESTS], ids=lambda body: str(body[:24]))
-async def test_bodies_that_are_no_request_are_the_clients_mistake(http: httpx.AsyncClient, body: bytes) -> None:
+async def test_malformed_body_is_a_client_error(http: httpx.AsyncClient, body: bytes) -> None:
     answer = await http.post("/graphql", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("name", ["variables", "extensions"])
 @pytest.mark.parametrize("value", ["1", "[]", '"x"', '{"x": "\\ud800"}', '{"x": "\\u0000"}', '{"x":' * 5000, "{"])
-async def test_parameters_that_are_no_object_are_the_clients_mistake(
-    http: httpx.AsyncClient, name: str, value: str
-) -> None:
+async def test_malformed_get_parameter_is_a_client_error(http: httpx.AsyncClient, name: str, value: str) -> None:
     answer = await http.get("/graphql", params={"query": "{ me { email } }", name: value})
     assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("operation_name", [1, True, [], {}, "x"], ids=str)
-async def test_an_operation_name_of_any_kind_is_no_failure(http: httpx.AsyncClient, operation_name: object) -> None:
+async def test_operation_name_of_any_type_causes_no_500(http: httpx.AsyncClient, operation_name: object) -> None:
     body = {"query": "query a { me { email } }", "operationName": operation_name}
     assert (await http.post("/graphql", json=body)).status_code in (200, 400)
 
 
 @pytest.mark.parametrize("escape", ["\\ud800", "\\udc00\\ud800", "\\u0000"])
-async def test_a_literal_that_is_no_text_is_the_clients_mistake(ask: Ask, world: World, escape: str) -> None:
+async def test_lone_surrogate_in_literal_is_a_client_error(ask: Ask, world: World, escape: str) -> None:
     answer = await ask(
         f'mutation {{ login(input: {{login: "{escape}", password: "x"}}) {{ ... on Problem {{ code }} }} }}'
     )
@@ -436,7 +435,7 @@ async def test_a_literal_that_is_no_text_is_the_clients_mistake(ask: Ask, world:
     assert told in ("invalid_query", "invalid_input")
 
 
-async def test_it_says_how_it_is(http: httpx.AsyncClient) -> None:
+async def test_readyz_reports_dependencies(http: httpx.AsyncClient) -> None:
     async def well() -> bool:
         report = (await http.get("/readyz")).json()
         assert report == {"status": "ready", "process": "ok", "dependencies": {"redis": "ok", "rabbitmq": "ok"}}

@@ -1,4 +1,4 @@
-"""GraphQL over HTTP: the audits of npm's graphql-http 1.23, by their numbers, and what foreign clients send."""
+"""GraphQL over HTTP: the audits of npm's graphql-http 1.23, by their ids, and requests of third-party clients."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ async def post(http: httpx.AsyncClient, body: Any, accept: str | None = None, **
 
 
 def codes(answer: httpx.Response) -> list[str]:
-    """Of a refusal: JSON with errors, each with a code and a sentence, and no data."""
+    """The error codes of a rejection: JSON with errors, each with a code and a message, and no data."""
     body = answer.json()
     assert answer.headers["content-type"].partition(";")[0] in (JSON, RESPONSE)
     assert set(body) == {"errors"}
@@ -64,7 +64,7 @@ async def test_media_type_follows_accept(http: httpx.AsyncClient, accept: str | 
     ],
     ids=json.dumps,
 )
-async def test_post_takes_every_well_formed_request(http: httpx.AsyncClient, accept: str | None, body: Any) -> None:
+async def test_post_accepts_well_formed_requests(http: httpx.AsyncClient, accept: str | None, body: Any) -> None:
     answer = await post(http, body, accept)
     assert (answer.status_code, answer.json()) == (200, {"data": {"__typename": "Query"}})
 
@@ -78,13 +78,13 @@ async def test_post_takes_every_well_formed_request(http: httpx.AsyncClient, acc
         "application/json;charset=UTF-8",
     ],
 )
-async def test_post_takes_any_spelling_of_the_content_type(http: httpx.AsyncClient, content_type: str) -> None:
+async def test_post_accepts_any_spelling_of_the_content_type(http: httpx.AsyncClient, content_type: str) -> None:
     answer = await post(http, {"query": "{ __typename # 🏃 \n }"}, content_type=content_type)  # BF61
     assert answer.json() == {"data": {"__typename": "Query"}}
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/graphql", "multipart/form-data", "a/b", ";"])
-async def test_post_refuses_other_content_types(http: httpx.AsyncClient, content_type: str) -> None:
+async def test_post_rejects_other_content_types(http: httpx.AsyncClient, content_type: str) -> None:
     answer = await post(http, {"query": TYPENAME}, content_type=content_type)  # 9ABE
     assert (answer.status_code, codes(answer)) == (415, ["unsupported_media_type"])
     assert answer.headers["accept-post"] == JSON
@@ -113,22 +113,22 @@ async def test_post_refuses_other_content_types(http: httpx.AsyncClient, content
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_post_refuses_what_is_no_graphql_request(http: httpx.AsyncClient, accept: str, body: Any) -> None:
+async def test_post_rejects_malformed_requests(http: httpx.AsyncClient, accept: str, body: Any) -> None:
     answer = await post(http, body, accept)
     assert (answer.status_code, codes(answer)) == (400, ["malformed_request"])
 
 
-async def test_post_refuses_a_batch(http: httpx.AsyncClient) -> None:
+async def test_post_rejects_batches(http: httpx.AsyncClient) -> None:
     for batch in ([], [{"query": TYPENAME}], [{"query": TYPENAME}] * 2):
         answer = await post(http, batch)
         assert (answer.status_code, codes(answer)) == (400, ["batching_not_supported"])
 
 
 @pytest.mark.parametrize(("accept", "status"), [(JSON, 200), (None, 200), (RESPONSE, 400)])
-async def test_hash_alone_is_persisted_query_not_supported(
+async def test_hash_without_document_returns_persisted_query_not_supported(
     http: httpx.AsyncClient, accept: str | None, status: int
 ) -> None:
-    """200 for application/json: mobile clients read no body of another status, and would not send the document then."""
+    """200 for application/json: mobile clients ignore bodies of other statuses, and would not resend the document."""
     extensions = {"persistedQuery": {"version": 1, "sha256Hash": "0" * 64}}
     by_get = await http.get(
         "/graphql", params={"extensions": json.dumps(extensions)}, headers={"accept": accept} if accept else {}
@@ -152,7 +152,7 @@ async def test_hash_alone_is_persisted_query_not_supported(
     ],
     ids=lambda body: str(body["query"])[:30],
 )
-async def test_refused_operation_has_no_data_and_its_status_by_media_type(
+async def test_rejected_operation_has_no_data_and_status_by_media_type(
     http: httpx.AsyncClient, accept: str | None, status: int, body: Any
 ) -> None:
     answer = await post(http, body, accept)
@@ -160,14 +160,14 @@ async def test_refused_operation_has_no_data_and_its_status_by_media_type(
     assert set(codes(answer)) == {"invalid_query"}
 
 
-async def test_error_of_execution_has_data_and_200(http: httpx.AsyncClient) -> None:
+async def test_execution_error_has_data_and_200(http: httpx.AsyncClient) -> None:
     for accept in (JSON, RESPONSE):
         answer = await post(http, {"query": "{ me { email } }"}, accept)
         assert (answer.status_code, answer.json()["data"]) == (200, {"me": None})
         assert [error["extensions"]["code"] for error in answer.json()["errors"]] == ["not_signed_in"]
 
 
-async def test_get_carries_a_query_and_url_encoded_variables(http: httpx.AsyncClient) -> None:
+async def test_get_accepts_query_and_url_encoded_variables(http: httpx.AsyncClient) -> None:
     for accept in (JSON, RESPONSE):  # 5A70, D6D5, 6A70
         params = {"query": "query Q($yes: Boolean!) { __typename @include(if: $yes) }", "operationName": ""}
         answer = await http.get("/graphql", params={**params, "variables": '{"yes": true}'}, headers={"accept": accept})
@@ -178,7 +178,7 @@ async def test_get_carries_a_query_and_url_encoded_variables(http: httpx.AsyncCl
     assert empty.json() == {"data": {"__typename": "Query"}}
 
 
-async def test_get_refuses_what_is_no_graphql_request(http: httpx.AsyncClient) -> None:
+async def test_get_rejects_malformed_requests(http: httpx.AsyncClient) -> None:
     for params in ({}, {"query": ""}, {"query": TYPENAME, "variables": "{"}, {"query": TYPENAME, "variables": "[]"}):
         for accept in (JSON, "text/html", "*/*"):
             answer = await http.get("/graphql", params=params, headers={"accept": accept})
@@ -193,12 +193,12 @@ async def test_mutation_by_get_is_405_with_allow(http: httpx.AsyncClient) -> Non
         assert codes(answer) == ["method_not_allowed"]
 
 
-async def test_subscription_by_post_or_get_is_refused(http: httpx.AsyncClient) -> None:
+async def test_subscription_by_post_or_get_is_rejected(http: httpx.AsyncClient) -> None:
     query = 'subscription { videoProgress(id: "x") { state } }'
     for answer in (await post(http, {"query": query}), await http.get("/graphql", params={"query": query})):
         assert (answer.status_code, codes(answer)) == (400, ["subscription_not_supported"])
 
 
-async def test_a_body_over_the_limit_is_refused(http: httpx.AsyncClient) -> None:
+async def test_oversized_body_is_rejected(http: httpx.AsyncClient) -> None:
     answer = await post(http, {"query": TYPENAME, "variables": {"x": "x" * (1 << 20)}})
     assert (answer.status_code, codes(answer)) == (413, ["too_large"])

@@ -1,4 +1,4 @@
-"""videoProgress, over the real broker: present state first, never back, to the end, whatever the network does."""
+"""videoProgress over the real broker: current state first, never older ones, to the end, despite network failures."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ async def tell(bus: Broker, *told: TranscodeProgressed | UploadProgressed) -> No
         )
 
 
-async def test_it_begins_with_the_present_and_ends_when_ready(
+async def test_progress_starts_with_current_state_and_ends_when_ready(
     bus: Broker, world: World, signed_in_socket: SignIn
 ) -> None:
     owner_id = world.add_user()
@@ -107,7 +107,9 @@ async def test_it_begins_with_the_present_and_ends_when_ready(
 
 
 @pytest.mark.parametrize("end", ["failed", "deleted"])
-async def test_it_ends_when_failed_or_deleted(bus: Broker, world: World, signed_in_socket: SignIn, end: str) -> None:
+async def test_progress_ends_when_failed_or_deleted(
+    bus: Broker, world: World, signed_in_socket: SignIn, end: str
+) -> None:
     owner_id = world.add_user()
     video_id = world.add_video(owner_id)
     socket = await signed_in_socket(owner_id)
@@ -119,7 +121,7 @@ async def test_it_ends_when_failed_or_deleted(bus: Broker, world: World, signed_
     assert (await hear(socket))["type"] == "complete"
 
 
-async def test_what_has_ended_is_told_once(world: World, signed_in_socket: SignIn) -> None:
+async def test_progress_of_finished_video_is_sent_once(world: World, signed_in_socket: SignIn) -> None:
     owner_id = world.add_user()
     socket = await signed_in_socket(owner_id)
     await watch(socket, world.add_video(owner_id, state="ready"))
@@ -127,7 +129,9 @@ async def test_what_has_ended_is_told_once(world: World, signed_in_socket: SignI
     assert (await hear(socket))["type"] == "complete"
 
 
-async def test_shuffled_and_doubled_messages_never_go_back(bus: Broker, world: World, signed_in_socket: SignIn) -> None:
+async def test_progress_ignores_reordered_and_duplicate_messages(
+    bus: Broker, world: World, signed_in_socket: SignIn
+) -> None:
     owner_id = world.add_user()
     video_id = world.add_video(owner_id, version=10)
     socket = await signed_in_socket(owner_id)
@@ -143,7 +147,9 @@ async def test_shuffled_and_doubled_messages_never_go_back(bus: Broker, world: W
     assert (seen[0], seen[-1]) == (10, 60)
 
 
-async def test_all_who_watch_hear_it_and_others_do_not(bus: Broker, world: World, signed_in_socket: SignIn) -> None:
+async def test_progress_reaches_all_subscribers_of_the_video_only(
+    bus: Broker, world: World, signed_in_socket: SignIn
+) -> None:
     owner_id = world.add_user()
     mine, other = world.add_video(owner_id), world.add_video(owner_id)
     one, two = await signed_in_socket(owner_id), await signed_in_socket(owner_id)
@@ -152,13 +158,13 @@ async def test_all_who_watch_hear_it_and_others_do_not(bus: Broker, world: World
         await state(socket)
     await watch(two, other, operation_id="2")
     await state(two)
-    await one.send(json.dumps({"type": "complete", "id": "1"}))  # the others keep the binding
+    await one.send(json.dumps({"type": "complete", "id": "1"}))  # the other subscribers keep the binding
     await tell(bus, progressed(mine, 2), progressed(other, 3))
     assert [(await state(two))["version"], (await state(two))["version"]] == [2, 3]
 
 
 @pytest.mark.parametrize("signed_in", [True, False])
-async def test_only_the_owner_may_watch(world: World, signed_in_socket: SignIn, signed_in: bool) -> None:
+async def test_progress_is_for_the_owner_only(world: World, signed_in_socket: SignIn, signed_in: bool) -> None:
     video_id = world.add_video(world.add_user()) if signed_in else str(new_id())
     socket = await signed_in_socket(world.add_user())
     await watch(socket, video_id)
@@ -167,8 +173,8 @@ async def test_only_the_owner_may_watch(world: World, signed_in_socket: SignIn, 
     assert [error["extensions"]["code"] for error in errors] == ["video_not_found"]
 
 
-async def test_what_was_said_while_the_broker_was_away_is_made_good(
-    bus: Broker, world: World, signed_in_socket: SignIn, cable: Proxy
+async def test_progress_is_fetched_again_after_broker_outage(
+    bus: Broker, world: World, signed_in_socket: SignIn, broker_proxy: Proxy
 ) -> None:
     owner_id = world.add_user()
     ends, goes_on = world.add_video(owner_id), world.add_video(owner_id)
@@ -176,38 +182,38 @@ async def test_what_was_said_while_the_broker_was_away_is_made_good(
     for operation_id, video_id in (("1", ends), ("2", goes_on)):
         await watch(socket, video_id, operation_id=operation_id)
         await state(socket)
-    await cable.cut()
-    # Nobody listens to this one; GetProgress knows of it.
+    await broker_proxy.cut()
+    # Nobody receives this message; GetProgress has the state.
     await tell(bus, progressed(ends, 7, state="ready"))
     world.progress[ends].state, world.progress[ends].version = "ready", 7
-    accepted = cable.accepted
-    await cable.mend()
+    accepted = broker_proxy.accepted
+    await broker_proxy.mend()
     assert (await state(socket))["state"] == "READY"
     assert await hear(socket) == {"id": "1", "type": "complete"}
-    assert cable.accepted > accepted
-    # The other is bound again.
+    assert broker_proxy.accepted > accepted
+    # The other video is bound again.
     await tell(bus, progressed(goes_on, 8))
     assert (await state(socket))["version"] == 8
 
 
-async def test_one_may_begin_to_watch_while_the_broker_is_away(
-    bus: Broker, world: World, signed_in_socket: SignIn, cable: Proxy
+async def test_progress_can_be_subscribed_during_broker_outage(
+    bus: Broker, world: World, signed_in_socket: SignIn, broker_proxy: Proxy
 ) -> None:
     owner_id = world.add_user()
     video_id = world.add_video(owner_id)
     socket = await signed_in_socket(owner_id)
-    await cable.cut()
+    await broker_proxy.cut()
     await watch(socket, video_id)
     assert (await state(socket))["version"] == 1
     world.progress[video_id].version = 2
-    await cable.mend()
+    await broker_proxy.mend()
     assert (await state(socket))["version"] == 2
     await tell(bus, progressed(video_id, 3, state="ready"))
     assert (await state(socket))["version"] == 3
 
 
-async def test_those_who_go_away_disturb_nobody(
-    bus: Broker, world: World, signed_in_socket: SignIn, cable: Proxy
+async def test_disconnecting_subscribers_do_not_affect_others(
+    bus: Broker, world: World, signed_in_socket: SignIn, broker_proxy: Proxy
 ) -> None:
     owner_id = world.add_user()
     video_id = world.add_video(owner_id)
@@ -223,12 +229,10 @@ async def test_those_who_go_away_disturb_nobody(
         await leaving.close()
     await tell(bus, progressed(video_id, 2))
     assert (await state(staying))["version"] == 2
-    assert world.calls["GetProgress"] <= asked + 20  # more would mean that the queue was lost and made anew
+    assert world.calls["GetProgress"] <= asked + 20  # more would mean that the queue was lost and declared again
 
 
-async def test_a_message_that_cannot_be_read_is_passed_over(
-    bus: Broker, world: World, signed_in_socket: SignIn
-) -> None:
+async def test_malformed_progress_message_is_skipped(bus: Broker, world: World, signed_in_socket: SignIn) -> None:
     owner_id = world.add_user()
     video_id = world.add_video(owner_id)
     socket = await signed_in_socket(owner_id)
@@ -239,7 +243,7 @@ async def test_a_message_that_cannot_be_read_is_passed_over(
     assert (await state(socket))["version"] == 2
 
 
-async def test_who_is_slow_gets_the_newest_only() -> None:
+async def test_slow_subscriber_gets_only_the_newest_state() -> None:
     watcher = Watcher()
     video_id = str(new_id())
     for version in (1, 5, 3, 9, 2):
@@ -248,7 +252,7 @@ async def test_who_is_slow_gets_the_newest_only() -> None:
     assert watcher.newest.version == 9
 
 
-async def test_operations_are_counted(world: World, signed_in_socket: SignIn) -> None:
+async def test_operation_metrics_count_subscriptions(world: World, signed_in_socket: SignIn) -> None:
     def counted() -> float:
         labels = {"type": "subscription", "outcome": "ok"}
         return REGISTRY.get_sample_value("kinora_graphql_operation_seconds_count", labels) or 0

@@ -10,14 +10,14 @@ from kinora_kit.settings import unknown_keys
 HERE = Path(__file__).parent
 
 
-def test_the_committed_schema_is_the_one_that_is_served() -> None:
+def test_committed_schema_is_current() -> None:
     printed = subprocess.run(
         [sys.executable, "-m", "kinora_graphql.schema"], capture_output=True, text=True, check=True
     )
     assert printed.stdout == (HERE.parent / "schema.graphql").read_text()
 
 
-def test_the_committed_environment_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_environment_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (HERE.parents[2] / "local/env/graphql.env").read_text().splitlines()
     environment = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     assert unknown_keys(GraphqlSettings, environment) == []

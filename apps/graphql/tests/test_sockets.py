@@ -1,4 +1,4 @@
-"""graphql-transport-ws: who may be on a socket, and what closes it."""
+"""graphql-transport-ws: authentication, limits, and what closes a socket."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ def watch(video_id: str, *, operation_id: str = "1") -> dict[str, Any]:
     return subscribe(document, operation_id=operation_id, id=video_id)
 
 
-async def test_the_token_of_the_init_is_the_caller(world: World, signed_in_socket: SignIn) -> None:
+async def test_connection_init_token_identifies_the_caller(world: World, signed_in_socket: SignIn) -> None:
     user_id = world.add_user()
     socket = await signed_in_socket(user_id)
     await say(socket, subscribe("{ me { user { id } } }"))
@@ -63,7 +63,7 @@ async def test_the_token_of_the_init_is_the_caller(world: World, signed_in_socke
     assert await hear(socket) == {"id": "1", "type": "complete"}
 
 
-async def test_two_sockets_are_two_callers(world: World, signed_in_socket: SignIn) -> None:
+async def test_sockets_have_separate_callers(world: World, signed_in_socket: SignIn) -> None:
     users = [world.add_user(), world.add_user()]
     sockets = [await signed_in_socket(user_id) for user_id in users]
     for _ in range(2):
@@ -73,14 +73,14 @@ async def test_two_sockets_are_two_callers(world: World, signed_in_socket: SignI
             await hear(socket)
 
 
-async def test_without_a_token_one_is_anonymous(address: str, open_socket: Open) -> None:
+async def test_socket_without_token_is_anonymous(address: str, open_socket: Open) -> None:
     async with open_socket(address) as socket:
         await say(socket, INIT, subscribe("{ me { email } }"))
         assert await hear(socket) == ACK
         assert (await hear(socket))["payload"]["errors"][0]["extensions"]["code"] == "not_signed_in"
 
 
-async def test_a_ping_is_answered(address: str, open_socket: Open) -> None:
+async def test_ping_gets_pong(address: str, open_socket: Open) -> None:
     async with open_socket(address) as socket:
         await say(socket, INIT, {"type": "ping"})
         assert [await hear(socket), await hear(socket)] == [ACK, {"type": "pong"}]
@@ -105,7 +105,9 @@ async def test_a_ping_is_answered(address: str, open_socket: Open) -> None:
         ([INIT, {"type": "complete", "id": []}], 4400),
     ],
 )
-async def test_what_closes_a_socket(address: str, open_socket: Open, messages: list[object], code: int) -> None:
+async def test_protocol_violation_closes_socket(
+    address: str, open_socket: Open, messages: list[object], code: int
+) -> None:
     async with open_socket(address) as socket:
         await say(socket, *messages)
         assert await close_code(socket) == code
@@ -116,25 +118,25 @@ async def test_what_closes_a_socket(address: str, open_socket: Open, messages: l
     ["{", '{"type": "connection_init", "payload": {"x": "\\ud800"}}', '{"type": "\\u0000"}', '{"type":' * 20_000],
     ids=lambda text: text[:50],
 )
-async def test_what_is_no_json_closes_a_socket(address: str, open_socket: Open, text: str) -> None:
+async def test_invalid_json_closes_socket(address: str, open_socket: Open, text: str) -> None:
     async with open_socket(address) as socket:
         await socket.send(text)
         assert await close_code(socket) == 4400
 
 
-async def test_one_id_is_one_operation(world: World, signed_in_socket: SignIn) -> None:
+async def test_duplicate_operation_id_closes_socket(world: World, signed_in_socket: SignIn) -> None:
     user_id = world.add_user()
     socket = await signed_in_socket(user_id)
     await say(socket, *[watch(world.add_video(user_id))] * 2)
     assert await close_code(socket) == 4409
 
 
-async def test_a_socket_that_says_nothing_is_closed(start: Start, open_socket: Open) -> None:
+async def test_socket_without_connection_init_is_closed(start: Start, open_socket: Open) -> None:
     async with start(socket_init_seconds=0.1) as address, open_socket(address) as socket:
         assert await close_code(socket) == 4408
 
 
-async def test_a_socket_ends_with_its_token(world: World, keys: Keys, address: str, open_socket: Open) -> None:
+async def test_expired_token_closes_socket(world: World, keys: Keys, address: str, open_socket: Open) -> None:
     user_id = world.add_user()
     async with open_socket(address) as socket:
         expiry = time.time() + 3
@@ -147,7 +149,7 @@ async def test_a_socket_ends_with_its_token(world: World, keys: Keys, address: s
         assert expiry - 0.1 < time.time() < expiry + 5
 
 
-async def test_a_socket_ends_with_its_session(
+async def test_ended_session_closes_socket(
     world: World, keys: Keys, revocations: Redis, start: Start, open_socket: Open
 ) -> None:
     user_id, session_id = world.add_user(), new_id()
@@ -161,7 +163,7 @@ async def test_a_socket_ends_with_its_session(
         assert await close_code(socket) == 4403
 
 
-async def test_operations_of_a_socket_are_limited(world: World, keys: Keys, start: Start, open_socket: Open) -> None:
+async def test_operations_per_socket_are_limited(world: World, keys: Keys, start: Start, open_socket: Open) -> None:
     user_id = world.add_user()
     async with start(socket_operations=2) as address, open_socket(address) as socket:
         payload = {"authorization": f"Bearer {keys.token(user_id)}"}
@@ -176,7 +178,7 @@ async def test_operations_of_a_socket_are_limited(world: World, keys: Keys, star
         assert (await hear(socket))["type"] == "next"
 
 
-async def test_sockets_of_a_process_are_limited(start: Start, open_socket: Open) -> None:
+async def test_sockets_per_process_are_limited(start: Start, open_socket: Open) -> None:
     async with start(streams=1) as address:
         async with open_socket(address) as socket, open_socket(address) as one_too_many:
             assert await close_code(one_too_many) == 1013
@@ -187,7 +189,7 @@ async def test_sockets_of_a_process_are_limited(start: Start, open_socket: Open)
             assert await hear(socket) == ACK
 
 
-async def test_sockets_of_an_address_are_limited_and_those_of_others_are_not(start: Start, open_socket: Open) -> None:
+async def test_sockets_per_address_are_limited(start: Start, open_socket: Open) -> None:
     async with (
         start(streams_per_address=2, socket_init_seconds=120) as address,
         open_socket(address) as first,
@@ -204,7 +206,7 @@ async def test_sockets_of_an_address_are_limited_and_those_of_others_are_not(sta
             assert await hear(socket) == ACK
 
 
-async def test_sockets_of_a_user_are_limited_wherever_they_come_from_and_leave_their_address_free(
+async def test_sockets_per_user_are_limited_across_addresses(
     *, world: World, keys: Keys, start: Start, open_socket: Open
 ) -> None:
     users = [world.add_user(), world.add_user()]
@@ -229,26 +231,26 @@ async def test_sockets_of_a_user_are_limited_wherever_they_come_from_and_leave_t
 
 
 async def test_socket_opens_from_any_origin_by_default(address: str, open_socket: Open) -> None:
-    """Who calls is told by a token that only the application holds, never by a cookie."""
+    """Authentication is by a token that only the application holds, never by a cookie."""
     for origin in ("https://app.example", "http://localhost:5173", "null", "capacitor://localhost"):
         async with open_socket(address, origin=origin) as socket:
             await say(socket, INIT)
             assert await hear(socket) == ACK
 
 
-async def test_socket_refuses_other_origins_than_the_configured(start: Start, open_socket: Open) -> None:
+async def test_socket_rejects_unconfigured_origin(start: Start, open_socket: Open) -> None:
     async with start(socket_origins=["https://app.example", "https://other.example"]) as address:
         for origin in ("https://evil.example", "https://app.example.evil.example", "http://app.example", "null"):
             with pytest.raises(InvalidStatus):
                 async with open_socket(address, origin=origin):
                     pass
-        for origin in ("https://app.example", "https://other.example", None):  # a browser always names one
+        for origin in ("https://app.example", "https://other.example", None):  # browsers always send an Origin
             async with open_socket(address, origin=origin) as socket:
                 await say(socket, INIT)
                 assert await hear(socket) == ACK
 
 
-async def test_limits_hold_on_a_socket_too(address: str, open_socket: Open) -> None:
+async def test_document_limits_apply_to_sockets(address: str, open_socket: Open) -> None:
     async with open_socket(address) as socket:
         many = " ".join(f"a{index}: me {{ email }}" for index in range(21))
         await say(socket, INIT, subscribe(f"{{ {many} }}"))
@@ -262,7 +264,7 @@ async def test_limits_hold_on_a_socket_too(address: str, open_socket: Open) -> N
     "document",
     ["{", "fragment A on Query { me { email } }", "{ x }", ""],
 )
-async def test_a_wrong_document_ends_its_operation_and_not_the_socket(
+async def test_invalid_document_ends_the_operation_but_not_the_socket(
     address: str, open_socket: Open, document: str
 ) -> None:
     async with open_socket(address) as socket:

@@ -1,4 +1,4 @@
-"""What a user has in other services, which own it."""
+"""A user's data in other services."""
 
 import asyncio
 from typing import TYPE_CHECKING, Protocol
@@ -7,14 +7,14 @@ from kinora.media.v1 import media_pb2
 from kinora.video.v1 import video_pb2
 from kinora_kit.rpc import ENFORCEMENT_SECONDS
 
-if TYPE_CHECKING:  # they exist in the stubs only
+if TYPE_CHECKING:  # defined only in the type stubs
     from kinora.media.v1.media_pb2_grpc import EnforcementAsyncStub as MediaStub
     from kinora.video.v1.video_pb2_grpc import EnforcementAsyncStub as VideoStub
 
 
 class Belongings(Protocol):
     async def drop(self) -> None:
-        """Nobody can see anything of the caller any more. Raises an outage when that could not be made so."""
+        """Delete all of the caller's public data. Raises an outage unless all of it is gone."""
 
 
 class RemoteBelongings:

@@ -1,4 +1,4 @@
-"""What an account, a session and a token are, and the rules that need no store."""
+"""Accounts, sessions and tokens, and the rules that need no store."""
 
 import enum
 import ipaddress
@@ -41,7 +41,7 @@ class User:
     created_at: datetime
 
     def registered_as(self, wanted: "Registration") -> bool:
-        """Whether it may be what this very registration made; the password is yet to be checked."""
+        """Whether this account may come from the same registration; the password remains to be checked."""
         display_name = wanted.display_name or wanted.username
         return (self.username, self.email, self.display_name) == (wanted.username, wanted.email, display_name)
 
@@ -66,7 +66,7 @@ class Session:
 
 @dataclass(frozen=True)
 class RefreshToken:
-    """As it is stored: without the token itself."""
+    """The stored form, without the token itself."""
 
     hash: bytes
     session_id: UUID
@@ -74,56 +74,58 @@ class RefreshToken:
     created_at: datetime
     used_at: datetime | None = None
     late_run: int = 0
-    """How many tokens in a row before this one were presented again late."""
+    """How many consecutive predecessors of this token were presented late."""
 
 
-class Turn(enum.Enum):
-    """What presenting a refresh token of a living session amounts to."""
+class RefreshKind(enum.Enum):
+    """The classification of a presented refresh token of a live session."""
 
     ROTATE = enum.auto()
-    """Its first use."""
+    """The token's first use."""
     REPEAT = enum.auto()
-    """Again at once: tabs of one browser, or a client that lost the answer. It gets the same answer."""
+    """Presented again within the grace period: several tabs, or a lost response. It gets the same response."""
     LATE = enum.auto()
-    """Again later, while its successor is unused: a tab that slept, or an answer that got lost with the network."""
+    """Presented again later, while its successor is unused: a sleeping tab, or a response lost with the network."""
     REUSE = enum.auto()
-    """Again although its successor was used: a thief, or the owner after a thief."""
+    """Presented again although its successor was used: by a thief, or by the owner after a thief."""
 
 
 LATE_RUN = 3
-"""So many tokens in a row may be presented late: two holders who take turns do that with each."""
+"""How many consecutive tokens may be presented late: two holders who take turns present every token late."""
 
 
-def turn(token: RefreshToken, successor: RefreshToken | None, *, now: datetime, grace: timedelta) -> Turn:
+def classify_refresh(
+    token: RefreshToken, successor: RefreshToken | None, *, now: datetime, grace: timedelta
+) -> RefreshKind:
     if token.used_at is None:
-        return Turn.ROTATE
+        return RefreshKind.ROTATE
     if successor is None or successor.used_at is not None:
-        return Turn.REUSE
+        return RefreshKind.REUSE
     if now - token.used_at <= grace:
-        return Turn.REPEAT
-    return Turn.LATE if token.late_run < LATE_RUN else Turn.REUSE
+        return RefreshKind.REPEAT
+    return RefreshKind.LATE if token.late_run < LATE_RUN else RefreshKind.REUSE
 
 
 @dataclass(frozen=True)
 class Client:
-    """Where a request came from."""
+    """The origin of a request."""
 
     address: str
     user_agent: str
 
     @classmethod
     def of(cls, address: str, user_agent: str) -> Self:
-        """From what the other side says, cut to what is worth keeping."""
+        """From values reported by the client, truncated."""
         return cls(_printable(address)[:_ADDRESS_LENGTH], _printable(user_agent)[:_USER_AGENT_LENGTH])
 
     @property
     def network(self) -> str:
-        """What one client has: an IPv4 address, or an IPv6 /64."""
+        """The addresses of one client: an IPv4 address, or an IPv6 /64."""
         return self._network(v4=32, v6=64)
 
     @property
     def neighbourhood(self) -> str:
-        """What somebody with many addresses may own as a whole: an IPv4 /24, an IPv6 /48."""
+        """The wider network that one owner may control: an IPv4 /24, or an IPv6 /48."""
         return self._network(v4=24, v6=48)
 
     def _network(self, *, v4: int, v6: int) -> str:
@@ -142,7 +144,8 @@ def _printable(value: str) -> str:
 
 def _email(value: str) -> str:
     try:
-        # No mail is sent, so deliverability does not matter. Only ASCII letters fold to one case in every collation.
+        # No mail is sent, so deliverability does not matter. Only ASCII letters case-fold identically in every
+        # collation.
         return validate_email(value, check_deliverability=False, allow_smtputf8=False).normalized
     except EmailNotValidError as error:
         raise ValueError(str(error)) from None
@@ -152,7 +155,7 @@ def _new_password(secret: SecretStr) -> SecretStr:
     return SecretStr(text.new_password(secret.get_secret_value()))
 
 
-# A part of UsernameCaseMapped (RFC 8265) in which no two names look alike but for I, l, 1, O and 0.
+# A subset of UsernameCaseMapped (RFC 8265) without lookalike names, except for I, l, 1, O and 0.
 Username = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9][A-Za-z0-9_.-]*$", min_length=3, max_length=32)
 ]
@@ -169,7 +172,7 @@ Password = Annotated[SecretStr, Field(max_length=256)]
 
 
 class Command(BaseModel):
-    """What a client asks for, checked in the same way however it arrived."""
+    """Validated input of a use case, the same for every transport."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -191,7 +194,7 @@ class Refresh(Command):
 
 
 class ProfileChange(Command):
-    """A field that is left out stays as it is."""
+    """Omitted fields keep their values."""
 
     username: Username | None = None
     email: Email | None = None
@@ -224,7 +227,7 @@ C = TypeVar("C", bound=Command)
 
 
 def command(kind: type[C], fields: Mapping[str, Any]) -> C:
-    """For callers that have no framework to read a body. Raises InvalidInput."""
+    """For callers without a framework that parses bodies. Raises InvalidInput."""
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
@@ -237,4 +240,4 @@ def command_from_json(kind: type[C], body: bytes) -> C:
     try:
         return command(kind, strict_json.loads(body))
     except json.JSONDecodeError as error:
-        raise MalformedRequest(f"The body is not JSON as this service takes it: {error.msg}") from None
+        raise MalformedRequest(f"The body is not valid JSON: {error.msg}") from None

@@ -2,7 +2,7 @@ from kinora_kit.errors import Conflict, DomainError, Forbidden, NotFound
 
 
 class InvalidCredentials(DomainError):
-    """Whether the login is unknown or the password is wrong is not told."""
+    """Does not reveal whether the login is unknown or the password is wrong."""
 
     status = 401
     code = "invalid_credentials"
@@ -12,13 +12,13 @@ class InvalidCredentials(DomainError):
 class InvalidRefreshToken(DomainError):
     status = 401
     code = "invalid_refresh_token"
-    title = "The refresh token is not valid, sign in again"
+    title = "The refresh token is invalid; sign in again"
 
 
 class RefreshTokenReused(DomainError):
     status = 401
     code = "refresh_token_reused"
-    title = "The refresh token had been used before, so its session was ended: sign in again"
+    title = "The refresh token was already used, so its session was ended; sign in again"
 
 
 class WrongPassword(Forbidden):
@@ -33,23 +33,23 @@ class UsernameTaken(Conflict):
 
 class EmailTaken(Conflict):
     code = "email_taken"
-    title = "An account with this email address exists"
+    title = "An account with this email address already exists"
 
 
 class UserNotFound(NotFound):
     code = "user_not_found"
-    title = "There is no such user"
+    title = "User not found"
 
 
 class SessionNotFound(NotFound):
     code = "session_not_found"
-    title = "There is no such session"
+    title = "Session not found"
 
 
 class TooBusy(DomainError):
     status = 503
     code = "too_busy"
-    title = "Too many passwords are being checked, try again"
+    title = "Too many passwords are being checked; try again"
 
     def __init__(self) -> None:
         super().__init__(headers={"Retry-After": "2"})

@@ -1,4 +1,4 @@
-"""How fast passwords may be guessed, and by whom. See docs/adr/0015-guessing.md."""
+"""Throttles for password guessing. See docs/adr/0015-guessing.md."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ from kinora_kit.throttle import Throttle
 
 GUESSES_REFUSED = Counter(
     "kinora_auth_guesses_refused_total",
-    "Password checks refused by a throttle: of the session, the address, the address at this account (pair), or, at an"
-    " account under attack, the network (stranger)",
+    "Password checks rejected by a throttle: per session, per address, per address and account (pair), or, for an"
+    " account under attack, per network (stranger)",
     ["throttle"],
 )
 
 
 class Guess(Protocol):
-    """One check of a password."""
+    """One password check."""
 
     @property
     def client(self) -> str:
-        """Who makes it."""
+        """The client, as a key for the hashing queue."""
 
     async def allow(self) -> None:
-        """Raises TooManyRequests when it may not be made now."""
+        """Raises TooManyRequests if a throttle rejects it."""
 
     async def count(self) -> None:
-        """The password was wrong."""
+        """Record a wrong password."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Guesses:
         )
 
     def in_session(self, session: str) -> Guess:
-        """By somebody who is signed in: nothing that strangers do counts."""
+        """By a signed-in user: only failures in this session count."""
         return _InSession(self, session)
 
     def at_login(self, account: str, client: Client, *, is_known: Callable[[], Awaitable[bool]]) -> Guess:
-        """``account`` may be one that does not exist. ``is_known``: whether a session of it lives at that address."""
+        """``account`` need not exist. ``is_known``: whether a live session of it was last used from that network."""
         return _AtLogin(self, account, client, is_known)
 
 

@@ -1,8 +1,8 @@
-"""The keys that sign access tokens. ``python -m kinora_auth.keys rotate`` publishes the next one before its time.
+"""The keys that sign access tokens. ``python -m kinora_auth.keys rotate`` publishes the next one early.
 
-Each key has a moment from which it signs. The newest whose moment has come signs; a newer one is published only, so
-that it is in every verifier's cache when its moment comes; older ones verify until their last token has expired. As
-this follows from the clock alone, no replica has to tell another, and nothing can be half rotated.
+Each key has a time from which it signs. The newest key whose time has come signs; a newer one is only published, so
+that every verifier has cached it before it signs; older ones verify until their last token has expired. This depends
+only on the clock, so replicas need no coordination and no rotation can be half done.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ from kinora_kit.settings import load, reveal
 
 log = logs.get(__name__)
 
-# Longer than any access token lives (900 s at most), with room for clocks that differ.
+# Longer than the lifetime of any access token (900 s at most), with a margin for clock skew.
 RETIRED = timedelta(seconds=1800)
-# Forged kids may cause one query so often.
+# Unknown kids cause at most one query in this time.
 COOLDOWN_SECONDS = 1.0
 _NONCE_BYTES = 12
 
@@ -50,14 +50,14 @@ class SigningKey:
     private_key: Ed25519PrivateKey
 
     def jwk(self) -> dict[str, str]:
-        """The public half, as RFC 8037 writes it."""
+        """The public key as a JWK (RFC 8037)."""
         raw = self.private_key.public_key().public_bytes_raw()
         x = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
         return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": ALGORITHM, "kid": self.kid, "x": x}
 
 
 class Cipher:
-    """Keeps private keys unreadable in the database; bound to the kid, so that rows cannot be exchanged."""
+    """Encrypts private keys in the database, bound to their kid so that rows cannot be swapped."""
 
     def __init__(self, secret: str) -> None:
         derived = HKDF(hashes.SHA256(), 32, salt=None, info=b"kinora signing keys").derive(secret.encode())
@@ -76,12 +76,12 @@ class Cipher:
 
 
 def signing(keys: Sequence[SigningKey], now: datetime) -> SigningKey:
-    """``keys`` in the order of ``signs_from``. Where the clock is behind those who made them, the first one signs."""
+    """The key that signs now. ``keys`` are ordered by ``signs_from``; if the clock is behind all of them, the first."""
     return next((key for key in reversed(keys) if key.signs_from <= now), keys[0])
 
 
 class KeyRing:
-    """The keys of the database, kept in memory. The source of keys for auth's own verification, too."""
+    """The database's keys, cached in memory. Also the key source for auth's own token verification."""
 
     def __init__(self, pool: postgres.Pool, cipher: Cipher, *, lead: timedelta) -> None:
         self._pool = pool
@@ -119,7 +119,7 @@ class KeyRing:
             async with postgres.transaction(self._pool) as connection:
                 await store.lock_signing_keys(connection)
                 rows = await store.signing_keys(connection)
-                if not rows:  # still: no other replica was faster
+                if not rows:  # checked again under the lock: another replica may have been faster
                     rows = [await self._add(connection, signs_from=datetime.now(UTC))]
         self._keys = [SigningKey(row.kid, row.signs_from, self._cipher.decrypt(row.kid, row.sealed)) for row in rows]
         self._public = {key.kid: key.private_key.public_key() for key in self._keys}
@@ -133,9 +133,9 @@ class KeyRing:
         return row
 
     async def rotate(self, *, older_than: timedelta = timedelta(0)) -> StoredKey:
-        """Publish the next key if the newest signs for ``older_than`` already; returns the newest.
+        """Publish the next key if the newest has been signing for ``older_than``; returns the newest.
 
-        Where a next key is published already, it stays the next.
+        Does nothing if a next key is already published.
         """
         await self.load()
         now = datetime.now(UTC)
@@ -145,7 +145,7 @@ class KeyRing:
             newest = rows[-1]
             if newest.signs_from + older_than <= now:
                 newest = await self._add(connection, signs_from=now + self._lead)
-            # A key is retired from the moment its successor signs.
+            # A key is retired once its successor signs.
             retired = [key.kid for key, successor in pairwise(rows) if successor.signs_from + RETIRED < now]
             await store.remove_signing_keys(connection, retired)
         await self.load()

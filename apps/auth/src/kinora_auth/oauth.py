@@ -1,4 +1,4 @@
-"""What OAuth 2 clients can use here: refreshing by form (RFC 6749) and server metadata (RFC 8414)."""
+"""Support for OAuth 2 clients: refresh by form (RFC 6749) and server metadata (RFC 8414)."""
 
 from urllib.parse import parse_qsl
 
@@ -31,7 +31,7 @@ def refresh_token(form: bytes) -> SecretStr:
         raise OAuthError("invalid_request", "The body is not a form in UTF-8") from None
     if len({name for name, _ in pairs}) < len(pairs):
         raise OAuthError("invalid_request", "A parameter is repeated")
-    fields = {name: value for name, value in pairs if value}  # one without a value counts as omitted (section 3.2)
+    fields = {name: value for name, value in pairs if value}  # an empty parameter counts as omitted (section 3.2)
     if "grant_type" not in fields:
         raise OAuthError("invalid_request", "grant_type is missing")
     if fields["grant_type"] != "refresh_token":
@@ -45,7 +45,7 @@ def refresh_token(form: bytes) -> SecretStr:
 
 
 def metadata(issuer: str) -> dict[str, object]:
-    """Authorization server metadata (RFC 8414). People log in at /auth/login: there is no authorization endpoint."""
+    """Authorization server metadata (RFC 8414). There is no authorization endpoint: users log in at /auth/login."""
     return {
         "issuer": issuer,
         "token_endpoint": f"{issuer}/auth/refresh",

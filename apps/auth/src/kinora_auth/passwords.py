@@ -1,4 +1,4 @@
-"""Argon2id with the parameters of RFC 9106, off the event loop and only so many at a time."""
+"""Argon2id with the parameters of RFC 9106, on a bounded number of threads."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ from kinora_kit.metrics import SECONDS
 T = TypeVar("T")
 
 HASH_SECONDS = Histogram("kinora_auth_hash_seconds", "Time to hash or verify one password", buckets=SECONDS)
-HASHES_WAITING = Gauge("kinora_auth_hashes_waiting", "Requests that wait for a hashing thread")
+HASHES_WAITING = Gauge("kinora_auth_hashes_waiting", "Requests waiting for a hashing thread")
 
 
 class Passwords:
-    """``hash`` and ``verify`` are called inside ``slot``."""
+    """``hash`` and ``verify`` must be called inside ``slot``."""
 
     def __init__(self, *, threads: int, queue: int, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
@@ -32,7 +32,7 @@ class Passwords:
         self._slots = asyncio.Semaphore(threads)
         self._queue = queue
         self._waiting: Counter[str] = Counter()
-        # Verified where there is no user, so that this takes the same time.
+        # Verified if there is no such user, so that the response time does not reveal that.
         self._decoy = self._hasher.hash(secrets.token_urlsafe())
 
     def close(self) -> None:
@@ -40,13 +40,13 @@ class Passwords:
 
     @contextlib.asynccontextmanager
     async def slot(self, client: str) -> AsyncIterator[None]:
-        """A hashing thread of one's own.
+        """Reserve a hashing thread.
 
-        Raises TooBusy when too many wait for one, TooManyAtOnce when half of the queue is ``client``'s already: one
+        Raises TooBusy if the queue is full, and TooManyAtOnce if ``client`` already has half of the queue, so that one
         client cannot keep all others from signing in.
         """
         if self._waiting[client] >= max(1, self._queue // 2):
-            raise TooManyAtOnce("Too many passwords of yours are being checked, try again")
+            raise TooManyAtOnce("Too many of your passwords are being checked; try again")
         if self._waiting.total() >= self._queue:
             raise TooBusy
         self._waiting[client] += 1
@@ -67,7 +67,7 @@ class Passwords:
         return await self._run(lambda: self._hasher.hash(password))
 
     async def verify(self, known: str | None, password: str) -> str | None:
-        """The form of ``password`` that has the hash ``known``; ``None``, after the same time, for no hash at all."""
+        """The form of ``password`` that matches the hash ``known``. If ``known`` is None: None, after the same time."""
 
         def check() -> str | None:
             for form in password_forms(password):
@@ -79,7 +79,7 @@ class Passwords:
         return await self._run(check)
 
     def outdated(self, known: str, form: str) -> bool:
-        """Whether ``known`` was made with parameters, or of a form of the password, other than today's."""
+        """Whether ``known`` was made with old parameters or from an old form of the password."""
         return self._hasher.check_needs_rehash(known) or form != opaque(form)
 
     async def _run(self, call: Callable[[], T]) -> T:

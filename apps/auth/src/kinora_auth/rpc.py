@@ -1,4 +1,4 @@
-# ruff: noqa: N802 - method names are those of the contract
+# ruff: noqa: N802 - method names come from the proto
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,7 @@ def register(accounts: Accounts, server: grpc.aio.Server) -> None:
 
 
 def _fields(request: Message, *names: str) -> Mapping[str, Any]:
-    """The named fields, without those optional ones that were not set."""
+    """The named fields, without unset optional ones."""
     optional = {field.name for field in request.DESCRIPTOR.fields if field.has_presence}
     return {name: getattr(request, name) for name in names if name not in optional or request.HasField(name)}
 
@@ -117,7 +117,7 @@ class AccountsServicer(service.AccountsServicer):
         try:
             session_id = UUID(request.id)
         except ValueError:
-            raise InvalidInput("id: this is not the id of a session") from None
+            raise InvalidInput("id: not a session id") from None
         await self._accounts.end_session(signed_in(), session_id)
         return pb.RevokeSessionResponse()
 

@@ -1,4 +1,4 @@
-"""The use cases. REST and gRPC call these, and nothing else changes an account, a session or a token."""
+"""The use cases, called by REST and gRPC. Nothing else changes an account, a session or a token."""
 
 import dataclasses
 import hashlib
@@ -20,13 +20,13 @@ from kinora_auth.domain import (
     Credentials,
     PasswordChange,
     ProfileChange,
+    RefreshKind,
     RefreshToken,
     Registration,
     Session,
     SignIn,
-    Turn,
     User,
-    turn,
+    classify_refresh,
 )
 from kinora_auth.errors import (
     EmailTaken,
@@ -53,10 +53,8 @@ from kinora_kit.settings import reveal
 from kinora_kit.throttle import Throttle
 
 LOGINS = Counter("kinora_auth_logins_total", "Logins, by outcome (done, refused)", ["outcome"])
-REFRESHES = Counter(
-    "kinora_auth_refreshes_total", "Refreshes, by what they were (rotate, repeat, late, reuse)", ["turn"]
-)
-SESSIONS_ENDED = Counter("kinora_auth_sessions_ended_total", "Sessions that ended before they expired")
+REFRESHES = Counter("kinora_auth_refreshes_total", "Refreshes, by kind (rotate, repeat, late, reuse)", ["turn"])
+SESSIONS_ENDED = Counter("kinora_auth_sessions_ended_total", "Sessions ended before they expired")
 
 RECENT = timedelta(minutes=1)
 
@@ -82,7 +80,7 @@ def _utcnow() -> datetime:
 
 
 def _session(caller: Caller) -> str:
-    """Whom limits count among those who are signed in."""
+    """The throttle key of a signed-in caller."""
     return str(caller.session_id or caller.user_id)
 
 
@@ -104,7 +102,7 @@ class Accounts:
     # --- accounts --------------------------------------------------------------------------------------------------
 
     async def register(self, wanted: Registration, client: Client) -> User:
-        """The new user; also for one who asks again because the answer was lost.
+        """The new user; also for a retry after a lost response.
 
         Raises UsernameTaken, EmailTaken, TooManyRequests, TooBusy.
         """
@@ -115,13 +113,13 @@ class Accounts:
             known = await store.credentials(self.pool, login=wanted.email)
             if known is None or not known.user.registered_as(wanted) or not self._is_recent(known.user.created_at):
                 raise
-            # As a login, so that it tells nobody more about a password, and no faster.
+            # Treated as a login, so that it reveals no more about a password, and no faster.
             if not await self._password_is_right(known, wanted.password, self._login(known, wanted.email, client)):
                 raise
             return known.user
 
     async def _add_user(self, wanted: Registration, client: Client) -> User:
-        # Asked first because hashing costs 60 ms of CPU; the unique indexes decide.
+        # Checked first because hashing costs 60 ms of CPU; the unique indexes are authoritative.
         username_taken, email_taken = await store.taken(self.pool, wanted.username, wanted.email)
         if username_taken:
             raise UsernameTaken
@@ -146,7 +144,7 @@ class Accounts:
         return user
 
     async def users(self, ids: Sequence[UUID]) -> list[User]:
-        """Those that exist, in the order of their ids."""
+        """Those that exist, ordered by id."""
         return await store.users(self.pool, ids)
 
     async def user(self, user_id: UUID) -> User:
@@ -161,7 +159,7 @@ class Accounts:
         if change.email is not None:
             await self._confirm(caller, change.current_password)
         if change.email is not None or change.username is not None:
-            # As when registering, the answer tells whether a name is taken; only how often it does is bounded.
+            # As for registration, the response reveals whether a name is taken, so attempts are throttled.
             await self.throttles.renames.hit(str(caller.user_id))
             await self.throttles.registrations.hit(client.network)
         async with postgres.transaction(self.pool) as connection:
@@ -182,7 +180,7 @@ class Accounts:
         return user
 
     async def change_password(self, caller: Caller, change: PasswordChange) -> None:
-        """Ends every other session; does nothing for one who asks again because the answer was lost.
+        """Ends every other session. Does nothing for a retry after a lost response.
 
         Raises WrongPassword, UserNotFound.
         """
@@ -193,7 +191,7 @@ class Accounts:
             if known is None or not self._is_recent(known.password_changed_at):
                 raise
             await self._confirm(caller, change.new_password)
-            # Who changed it may have ended before it could announce which sessions that ended.
+            # The first attempt may have died before it announced the ended sessions.
             await self.restore_revocations()
 
     async def _set_password(self, caller: Caller, change: PasswordChange) -> None:
@@ -206,15 +204,15 @@ class Accounts:
                 connection, caller.user_id, before=before.password_changed_at, now=now, password_hash=password_hash
             )
             if not changed:
-                raise WrongPassword("The password was changed in the meantime")
-            ended = await self._end(connection, caller.user_id, besides=caller.session_id)
+                raise WrongPassword("The password was changed concurrently")
+            ended = await self._end(connection, caller.user_id, keep=caller.session_id)
         await self._announce(ended)
 
     async def delete_account(self, caller: Caller, current_password: SecretStr) -> None:
-        """Leaves nothing of the user: at once for everyone, and soon in every store.
+        """Deletes the user: public data at once, everything else soon, in every store.
 
-        Raises WrongPassword, UserNotFound, and an outage when something could not be made invisible. What others can
-        see goes first and the account last, because without it nobody could ask again.
+        Raises WrongPassword, UserNotFound, and an outage if some public data could not be deleted. Public data goes
+        first and the account last, because the account authorises a retry.
         """
         await self._confirm(caller, current_password)
         await self.belongings.drop()
@@ -223,7 +221,7 @@ class Accounts:
             ended = await self._end(connection, caller.user_id)
             if not await store.remove_user(connection, caller.user_id):
                 raise UserNotFound
-            # Kept until a queue takes it: what the user had elsewhere would else stay for ever.
+            # Mandatory: kept until a queue accepts it, otherwise the user's data elsewhere would stay for ever.
             await _emit(connection, UserDeleted(user_id=caller.user_id), mandatory=True)
         await self._announce(ended)
 
@@ -249,7 +247,7 @@ class Accounts:
         opaque = tokens.new_refresh_token()
         token = RefreshToken(tokens.stored(opaque), session.id, access_id=new_id(), created_at=now)
         async with postgres.transaction(self.pool) as connection:
-            # The password may have been changed, and all sessions ended, while it was being checked.
+            # The password may have been changed, and all sessions ended, during the check.
             if not await store.password_is_of(connection, known.user.id, known.password_changed_at):
                 raise InvalidCredentials
             await store.add_session(connection, session)
@@ -258,10 +256,10 @@ class Accounts:
         return await self._pair(known.user, token, opaque)
 
     async def refresh(self, given: SecretStr, client: Client) -> Tokens:
-        """The next pair of tokens of a session; the same pair for a client that asks again at once, and the same
-        refresh token with a new access token for one that asks again later.
+        """The next pair of tokens of a session. A retry gets the same pair within the grace period, and later the same
+        refresh token with a new access token.
 
-        Raises InvalidRefreshToken, and RefreshTokenReused once the session was ended for it.
+        Raises InvalidRefreshToken, and RefreshTokenReused after ending the session.
         See docs/adr/0002-refresh-rotation.md.
         """
         used = tokens.stored(reveal(given))
@@ -270,16 +268,16 @@ class Accounts:
         async with postgres.transaction(self.pool) as connection:
             session = await store.lock_session_of(connection, used)
             now = self.now()
-            # Read after the lock was taken: a refresh that was ahead of this one has committed by now.
+            # Read after taking the lock: concurrent refreshes that came first have committed by now.
             token = await store.refresh_token(connection, used)
             if session is None or token is None or session.expires_at <= now:
                 raise InvalidRefreshToken
             following = await store.refresh_token(connection, tokens.stored(opaque))
             grace = timedelta(seconds=self.settings.refresh_grace_seconds)
-            what = turn(token, following, now=now, grace=grace)
-            if what in (Turn.ROTATE, Turn.LATE):
+            kind = classify_refresh(token, following, now=now, grace=grace)
+            if kind in (RefreshKind.ROTATE, RefreshKind.LATE):
                 following = RefreshToken(tokens.stored(opaque), session.id, access_id=new_id(), created_at=now)
-                if what is Turn.ROTATE:
+                if kind is RefreshKind.ROTATE:
                     await store.use_refresh_token(connection, used, now=now)
                     await store.add_refresh_token(connection, following)
                 else:
@@ -293,21 +291,21 @@ class Accounts:
                     address=client.address,
                     user_agent=client.user_agent,
                 )
-            elif what is Turn.REUSE:
+            elif kind is RefreshKind.REUSE:
                 ended = await self._end(connection, session.user_id, only=session.id)
             owner = await store.users(connection, [session.user_id])
-        REFRESHES.labels(what.name.lower()).inc()
-        if what is Turn.REUSE or following is None:
+        REFRESHES.labels(kind.name.lower()).inc()
+        if kind is RefreshKind.REUSE or following is None:
             await self._announce(ended)
             raise RefreshTokenReused
         return await self._pair(owner[0], following, opaque)
 
     async def sessions(self, caller: Caller) -> list[Session]:
-        """The living ones, latest use first; the first 100 of them."""
+        """The live sessions, most recently used first, at most 100."""
         return await store.sessions(self.pool, caller.user_id, now=self.now())
 
     async def logout(self, caller: Caller) -> None:
-        """Idempotent: a client that heard 503 may repeat it until it is done."""
+        """Idempotent: a client that received 503 may retry until it succeeds."""
         if caller.session_id is None:
             raise NotSignedIn
         await self._end_and_announce(caller, only=caller.session_id)
@@ -316,14 +314,14 @@ class Accounts:
         await self._end_and_announce(caller)
 
     async def end_session(self, caller: Caller, session_id: UUID) -> None:
-        """Raises SessionNotFound, also for a session of somebody else."""
+        """Raises SessionNotFound, also for another user's session."""
         if session_id == caller.session_id:
             await self.logout(caller)
         elif not await self._end_and_announce(caller, only=session_id):
             raise SessionNotFound
 
     async def restore_revocations(self) -> None:
-        """Tell Redis what it should know: it may have been away, or have lost its data."""
+        """Rewrite all revocations to Redis, which may have been down or have lost its data."""
         await self._write(await store.revocations(self.pool, now=self.now()))
 
     async def sweep(self) -> None:
@@ -334,7 +332,7 @@ class Accounts:
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _login(self, known: Credentials | None, login: str, client: Client) -> Guess:
-        # An unknown login is throttled like a known one; hashed, because it may be anybody's email address.
+        # An unknown login is throttled like a known one; hashed, because it may be someone's email address.
         account = str(known.user.id) if known else hashlib.sha256(login.lower().encode()).hexdigest()
 
         async def is_known() -> bool:
@@ -345,7 +343,7 @@ class Accounts:
         return self.throttles.guesses.at_login(account, client, is_known=is_known)
 
     async def _password_is_right(self, known: Credentials | None, password: SecretStr, guess: Guess) -> bool:
-        # Counted while holding a slot: guesses sent in parallel outrun the limit by no more than the number of slots.
+        # Counted while holding a slot: parallel guesses exceed the limit by at most the number of slots.
         async with self.passwords.slot(guess.client):
             await guess.allow()
             form = await self.passwords.verify(known.password_hash if known else None, reveal(password))
@@ -370,7 +368,7 @@ class Accounts:
         return known
 
     def _is_recent(self, moment: datetime) -> bool:
-        """Whether this is so short ago that a client may still be asking again."""
+        """Whether this is recent enough that a client may still be retrying."""
         return self.now() - moment < RECENT
 
     def _expiry(self, *, created_at: datetime, now: datetime) -> datetime:
@@ -392,27 +390,27 @@ class Accounts:
         return Tokens(user.id, access, opaque, expires_in=max(0, int(left.total_seconds())))
 
     def _revoked_until(self) -> datetime:
-        # A minute more than the youngest access token has, for clocks that differ.
+        # A minute longer than the lifetime of the newest access token, for clock skew.
         return self.now() + timedelta(seconds=self.settings.access_token_seconds + 60)
 
     async def _end(
-        self, connection: Connection, user_id: UUID, *, only: UUID | None = None, besides: UUID | None = None
+        self, connection: Connection, user_id: UUID, *, only: UUID | None = None, keep: UUID | None = None
     ) -> list[UUID]:
         until = self._revoked_until()
-        return await store.end_sessions(connection, user_id, only=only, besides=besides, revoked_until=until)
+        return await store.end_sessions(connection, user_id, only=only, keep=keep, revoked_until=until)
 
     async def _end_and_announce(self, caller: Caller, *, only: UUID | None = None) -> list[UUID]:
         async with postgres.transaction(self.pool) as connection:
             ended = await self._end(connection, caller.user_id, only=only)
-        # The caller's own session may have ended in an earlier attempt that did not reach Redis.
+        # An earlier attempt that did not reach Redis may have ended the caller's own session.
         own = [caller.session_id] if caller.session_id and only in (None, caller.session_id) else []
         await self._announce([*ended, *own])
         return ended
 
     async def _announce(self, ended: Sequence[UUID]) -> None:
-        """Make verifiers refuse these sessions. Raises RedisError: then nothing may be called done.
+        """Make verifiers reject these sessions. Raises RedisError: then the request must not be confirmed.
 
-        PostgreSQL remembers them all the same, and ``restore_revocations`` repeats what was not heard.
+        PostgreSQL has recorded them anyway, and ``restore_revocations`` retries the write.
         """
         until = self._revoked_until()
         await self._write(dict.fromkeys(ended, until))

@@ -12,7 +12,7 @@ def _limit(value: str) -> str:
 
 
 Limit = Annotated[str, AfterValidator(_limit)]
-"""So many in so long: ``10/minute``."""
+"""A rate, such as ``10/minute``."""
 
 
 class AuthSettings(Settings):
@@ -20,7 +20,7 @@ class AuthSettings(Settings):
 
     grpc_port: Port
     public_url: str
-    """Where clients reach the platform; the issuer of its tokens."""
+    """The platform's URL for clients; also the issuer of its tokens."""
     postgres_url: SecretStr
     redis_url: SecretStr
     rabbitmq_url: SecretStr
@@ -29,38 +29,39 @@ class AuthSettings(Settings):
     key_encryption_secret: Secret
     """Encrypts the signing keys in the database."""
     refresh_secret: Secret
-    """Derives each refresh token from the one before it (docs/adr/0002-refresh-rotation.md)."""
+    """Derives each refresh token from its predecessor (docs/adr/0002-refresh-rotation.md)."""
 
     access_token_seconds: int = Field(default=600, ge=60, le=900)
     refresh_token_days: int = Field(default=30, ge=1)
-    """How long a session may lie unused."""
+    """How long a session may stay unused."""
     refresh_grace_seconds: int = Field(default=10, ge=0, le=60)
-    """How long a client that lost the answer may send a used refresh token again."""
+    """How long a client that lost the response may retry a refresh and get the same pair."""
     session_days: int = Field(default=180, ge=1)
-    """How long a session may live, however often it is used."""
+    """The maximum lifetime of a session, however often it is used."""
 
     key_rotation_days: int = Field(default=30, ge=1)
     key_lead_seconds: int = Field(default=600, ge=0)
-    """How long a new key is published before it signs; verifiers keep the key set for 300 s."""
+    """How long a new key is published before it signs; verifiers cache the key set for 300 s."""
     revocation_sync_seconds: float = Field(default=5, gt=0)
-    """How soon a Redis that lost its data knows the ended sessions again."""
+    """How often revocations are rewritten to Redis, in case it lost its data."""
 
     hashing_threads: int = Field(default=2, ge=1)
-    """Passwords hashed at the same time; each takes 64 MiB."""
+    """Passwords hashed in parallel; each takes 64 MiB."""
     hashing_queue: int = Field(default=100, ge=1)
-    """Requests that may wait for a hashing thread, half of them from one client; more are told to come back."""
-    # Failures are wrong passwords; see docs/adr/0015-guessing.md. Redis keeps each for the length of its window.
+    """Requests that may wait for a hashing thread, at most half of them from one client; others get 503 or 429."""
+    # Failures are wrong passwords; see docs/adr/0015-guessing.md. Redis keeps each failure for the length of its
+    # window.
     session_failures: Limit = "10/minute"
-    """Of one session, which confirms a change of the account."""
+    """In one session, for password-confirmed changes."""
     pair_failures: Limit = "10/10 minutes"
-    """At one account from one address."""
+    """For one account, from one address."""
     address_failures: Limit = "100/minute"
-    """From one address, at any account."""
+    """From one address, for any account."""
     account_failures: Limit = "30/hour"
-    """At one account from anywhere: beyond it the account is under attack, and ``stranger_failures`` holds, too."""
+    """For one account, from anywhere: beyond it the account is under attack, and ``stranger_failures`` also applies."""
     stranger_failures: Limit = "3/hour"
-    """At an account under attack from one IPv4 /24 or IPv6 /48, unless a session of the account lives there."""
+    """For an account under attack, from one IPv4 /24 or IPv6 /48, unless a live session was last used there."""
     registrations: Limit = "60/hour"
     """Attempts from one address to register, or to change a username or an email address."""
     renames: Limit = "20/hour"
-    """Attempts of one account to change its username or email address; each tells whether another one is taken."""
+    """Attempts by one account to change its username or email address; each reveals whether one is taken."""

@@ -11,7 +11,7 @@ from kinora_auth.errors import EmailTaken, UsernameTaken
 from kinora_kit.errors import Conflict
 from kinora_kit.postgres import Connection, Pool
 
-_SIGNING_KEYS = 0x6B657973  # "keys": the advisory lock of whoever adds or removes one
+_SIGNING_KEYS = 0x6B657973  # "keys": the advisory lock for adding and removing keys
 
 _USER = "id, username, email, display_name, bio, roles, created_at"
 _SESSION = "id, user_id, user_agent, address, created_at, last_used_at, expires_at"
@@ -37,7 +37,7 @@ def _taken(error: asyncpg.UniqueViolationError) -> Conflict:
 
 
 async def taken(pool: Pool, username: str, email: str) -> tuple[bool, bool]:
-    """Whether the username, and whether the email address, belongs to somebody."""
+    """Whether the username, and whether the email address, is taken."""
     row = await pool.fetchrow(
         "SELECT EXISTS (SELECT FROM users WHERE lower(username) = lower($1)),"
         " EXISTS (SELECT FROM users WHERE lower(email) = lower($2))",
@@ -73,7 +73,7 @@ async def users(pool: Connection | Pool, ids: Sequence[UUID]) -> list[User]:
 
 
 async def credentials(pool: Pool, *, user_id: UUID | None = None, login: str | None = None) -> Credentials | None:
-    """Of one user, by id or by what was typed as login. No username holds an @, and every email address does."""
+    """Of one user, by id or by login. No username contains an @, and every email address does."""
     row = await pool.fetchrow(
         f"SELECT {_USER}, password_hash, password_changed_at FROM users"
         " WHERE id = $1 OR lower(username) = lower($2) OR lower(email) = lower($2)",
@@ -84,12 +84,12 @@ async def credentials(pool: Pool, *, user_id: UUID | None = None, login: str | N
 
 
 async def lock_user(connection: Connection, user_id: UUID) -> None:
-    """Keeps logins of this user, and other changes to it, out until the transaction ends."""
+    """Blocks logins of this user, and other changes to it, until the transaction ends."""
     await connection.execute("SELECT FROM users WHERE id = $1 FOR UPDATE", user_id)
 
 
 async def password_is_of(connection: Connection, user_id: UUID, password_changed_at: datetime) -> bool:
-    """Whether the password is still the one set at that moment. It stays so until the transaction ends."""
+    """Whether the password is still the one set at that time. It cannot change until the transaction ends."""
     found = await connection.fetchval(
         "SELECT true FROM users WHERE id = $1 AND password_changed_at = $2 FOR SHARE", user_id, password_changed_at
     )
@@ -105,7 +105,7 @@ async def change_user(
     display_name: str | None,
     bio: str | None,
 ) -> User | None:
-    """Set what is not ``None``. Raises UsernameTaken, EmailTaken."""
+    """Set the fields that are not ``None``. Raises UsernameTaken, EmailTaken."""
     try:
         row = await connection.fetchrow(
             "UPDATE users SET username = coalesce($2, username), email = coalesce($3, email),"
@@ -123,7 +123,7 @@ async def change_user(
 
 
 async def rehash(pool: Pool, user_id: UUID, *, password_changed_at: datetime, password_hash: str) -> None:
-    """Keep another hash of the same password."""
+    """Replace the hash; the password stays the same."""
     await pool.execute(
         "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_changed_at = $2",
         user_id,
@@ -135,7 +135,7 @@ async def rehash(pool: Pool, user_id: UUID, *, password_changed_at: datetime, pa
 async def set_password(
     connection: Connection, user_id: UUID, *, before: datetime, now: datetime, password_hash: str
 ) -> bool:
-    """Set a new password in place of the one that was set at ``before``; whether it was still that one."""
+    """Replace the password that was set at ``before``. Returns False if it was changed concurrently."""
     status = await connection.execute(
         "UPDATE users SET password_hash = $4, password_changed_at = $3 WHERE id = $1 AND password_changed_at = $2",
         user_id,
@@ -167,7 +167,7 @@ async def add_session(connection: Connection, session: Session) -> None:
 
 
 async def sessions(pool: Pool, user_id: UUID, *, now: datetime) -> list[Session]:
-    """The living ones, latest use first; the first 100 of them."""
+    """The live sessions, most recently used first, at most 100."""
     rows = await pool.fetch(
         f"SELECT {_SESSION} FROM sessions WHERE user_id = $1 AND expires_at > $2"
         " ORDER BY last_used_at DESC, id DESC LIMIT 100",
@@ -178,7 +178,7 @@ async def sessions(pool: Pool, user_id: UUID, *, now: datetime) -> list[Session]
 
 
 async def session_addresses(pool: Pool, user_id: UUID | None, *, now: datetime) -> list[str]:
-    """Where the living sessions of a user were used last."""
+    """The addresses where the live sessions of a user were last used."""
     rows = await pool.fetch(
         "SELECT DISTINCT address FROM sessions WHERE user_id = $1 AND expires_at > $2", user_id, now
     )
@@ -186,7 +186,7 @@ async def session_addresses(pool: Pool, user_id: UUID | None, *, now: datetime) 
 
 
 async def lock_session_of(connection: Connection, token_hash: bytes) -> Session | None:
-    """The session that a refresh token belongs to; it neither ends nor moves on before the transaction ends."""
+    """The session of a refresh token, locked until the transaction ends."""
     row = await connection.fetchrow(
         f"SELECT {_SESSION} FROM sessions"
         " WHERE id = (SELECT session_id FROM refresh_tokens WHERE hash = $1) FOR UPDATE",
@@ -213,10 +213,10 @@ async def end_sessions(
     user_id: UUID,
     *,
     only: UUID | None = None,
-    besides: UUID | None = None,
+    keep: UUID | None = None,
     revoked_until: datetime,
 ) -> list[UUID]:
-    """End the sessions of a user, and note that their access tokens are void; returns those that ended."""
+    """End sessions of a user and revoke their access tokens; returns the ended sessions."""
     rows = await connection.fetch(
         "WITH ended AS ("
         "  DELETE FROM sessions WHERE user_id = $1 AND ($2::uuid IS NULL OR id = $2) AND id IS DISTINCT FROM $3"
@@ -224,7 +224,7 @@ async def end_sessions(
         " INSERT INTO revocations (session_id, expires_at) SELECT id, $4 FROM ended RETURNING session_id",
         user_id,
         only,
-        besides,
+        keep,
         revoked_until,
     )
     return [row["session_id"] for row in rows]
@@ -235,7 +235,7 @@ async def is_revoked(pool: Pool, session_id: UUID) -> bool:
 
 
 async def revocations(pool: Pool, *, now: datetime) -> dict[UUID, datetime]:
-    """The ended sessions whose access tokens may not have expired, and until when."""
+    """Ended sessions whose access tokens may not have expired yet, with the latest expiry."""
     rows = await pool.fetch("SELECT session_id, expires_at FROM revocations WHERE expires_at > $1", now)
     return {row["session_id"]: row["expires_at"] for row in rows}
 
@@ -266,7 +266,7 @@ async def use_refresh_token(connection: Connection, token_hash: bytes, *, now: d
 
 
 async def renew_refresh_token(connection: Connection, token: RefreshToken) -> None:
-    """Hand an unused token out again, with a new access token."""
+    """Reissue an unused token, with a new access token."""
     await connection.execute(
         "UPDATE refresh_tokens SET access_id = $2, created_at = $3, late_run = $4 WHERE hash = $1",
         token.hash,
@@ -277,7 +277,7 @@ async def renew_refresh_token(connection: Connection, token: RefreshToken) -> No
 
 
 async def sweep(pool: Pool, *, now: datetime, used_before: datetime) -> None:
-    """Remove what can have no effect any more."""
+    """Delete expired rows."""
     await pool.execute("DELETE FROM sessions WHERE expires_at <= $1", now)
     await pool.execute("DELETE FROM refresh_tokens WHERE used_at < $1", used_before)
     await pool.execute("DELETE FROM revocations WHERE expires_at <= $1", now)
@@ -298,7 +298,7 @@ async def lock_signing_keys(connection: Connection) -> None:
 
 
 async def signing_keys(pool: Connection | Pool) -> list[StoredKey]:
-    """In the order in which they sign."""
+    """Ordered by ``signs_from``."""
     rows = await pool.fetch("SELECT kid, signs_from, encrypted_private_key FROM signing_keys ORDER BY signs_from, kid")
     return [StoredKey(*row) for row in rows]
 

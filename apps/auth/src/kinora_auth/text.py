@@ -1,18 +1,18 @@
-"""What may be written as a name or a password. Validators raise ValueError with a sentence for whoever wrote it."""
+"""Validation of names, texts and passwords. Validators raise ValueError with a message for the user."""
 
 import unicodedata
 from itertools import pairwise
 
 _JOINERS = {"\u200c", "\u200d"}  # within Persian words and emoji
-_FLAG = "\U0001f3f4"  # tag characters after it make the flag of a region
+_FLAG = "\U0001f3f4"  # followed by tag characters: the flag of a region
 _CANCEL_TAG = "\U000e007f"
-# Letters and signs that show nothing. The category of these does not say so.
+# Blank letters and symbols, which their Unicode category does not reveal.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0\U0001d159")
-_MARKS_IN_A_ROW = 6  # as Burmese and Tibetan need
+_MARKS_IN_A_ROW = 6  # needed by Burmese and Tibetan
 
 
 def display_name(text: str) -> str:
-    """One line that shows something, in NFC, with single spaces."""
+    """One line with something visible, in NFC, with single spaces."""
     if any(character in "\n\t" for character in text):
         raise ValueError("line breaks and tabs are not allowed")
     name = " ".join(prose(text).split())
@@ -24,7 +24,7 @@ def display_name(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """Text of any number of lines, in NFC, that shows as it was written: nothing invisible, reordering or stacked."""
+    """Text of any number of lines, in NFC, without invisible, reordering or stacked characters."""
     text = unicodedata.normalize("NFC", text)
     for before, character in pairwise(f" {text}"):
         category = unicodedata.category(character)
@@ -51,23 +51,23 @@ def one_line(text: str) -> str:
 
 
 def new_password(text: str) -> str:
-    """The form in which a password is hashed. Raises ValueError for what cannot be typed again."""
+    """The form in which a password is hashed. Raises ValueError for characters that cannot be typed again."""
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise ValueError("control characters are not allowed")
     return opaque(text)
 
 
 def opaque(password: str) -> str:
-    """As OpaqueString (RFC 8265, section 4.2) compares them: in NFC, however a keyboard composes, with plain spaces.
+    """The password as OpaqueString (RFC 8265, section 4.2): in NFC, independent of the keyboard, with plain spaces.
 
-    Without that profile's list of allowed characters: it refuses emoji that are newer than the server's Unicode.
+    Without that profile's list of allowed characters, which rejects emoji that are newer than the server's Unicode.
     """
     spaced = "".join(" " if unicodedata.category(character) == "Zs" else character for character in password)
     return unicodedata.normalize("NFC", spaced)
 
 
 def password_forms(password: str) -> tuple[str, ...]:
-    """``password`` as it may have been hashed: as ``opaque``, or as typed before passwords had that form."""
+    """The forms in which ``password`` may have been hashed: ``opaque``, or, by earlier versions, as typed."""
     return tuple(dict.fromkeys((opaque(password), password, unicodedata.normalize("NFD", password))))
 
 
@@ -81,14 +81,14 @@ def _is_noncharacter(character: str) -> bool:
 
 
 def _belongs(before: str, character: str) -> bool:
-    """Whether a format character (Cf) is part of what stands before it."""
+    """Whether a format character (Cf) belongs to the character before it."""
     if character in _JOINERS:
         return not before.isspace() and before not in _JOINERS
     return "\U000e0020" <= character <= _CANCEL_TAG and (before == _FLAG or "\U000e0020" <= before < _CANCEL_TAG)
 
 
 def _is_reserved(character: str) -> bool:
-    """Of the blocks that Unicode reserves for what is invisible."""
+    """Whether it is in a block that Unicode reserves for invisible characters."""
     return "\ufff0" <= character <= "\ufff8" or (
         "\U000e0000" <= character <= "\U000e0fff" and unicodedata.category(character) == "Cn"
     )

@@ -1,4 +1,4 @@
-"""How tokens are made: access tokens are signed statements (RFC 9068), refresh tokens say nothing."""
+"""Token creation: access tokens are JWTs (RFC 9068), refresh tokens are opaque."""
 
 import base64
 import hashlib
@@ -19,13 +19,13 @@ def new_refresh_token() -> str:
 
 
 def successor(refresh_token: str, secret: str) -> str:
-    """The token that follows: always the same one, so that asking twice cannot fork a session."""
+    """The successor of a token: deterministic, so that a retry cannot fork a session."""
     digest = hmac.digest(secret.encode(), refresh_token.encode(), "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def stored(refresh_token: str) -> bytes:
-    """The form in which a refresh token is kept. It has 256 random bits, so a fast hash does."""
+    """The stored hash of a refresh token. It has 256 random bits, so a fast hash suffices."""
     return hashlib.sha256(refresh_token.encode()).digest()
 
 
@@ -39,7 +39,7 @@ def access_token(
     issued_at: datetime,
     lifetime: timedelta,
 ) -> str:
-    """The same for the same arguments: Ed25519 signatures are deterministic."""
+    """Deterministic, because Ed25519 signatures are."""
     issued = int(issued_at.timestamp())
     claims = {
         "iss": issuer,

@@ -1,4 +1,4 @@
-"""What every resolver gets: the clients of the other services and this operation's loaders."""
+"""The context of every resolver: clients of the other services and this operation's loaders."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from kinora_kit.errors import InvalidToken
 from kinora_kit.identity import TokenVerifier, bearer
 from kinora_kit.streams import Seat
 
-if TYPE_CHECKING:  # they exist in the stubs only
+if TYPE_CHECKING:  # defined only in the type stubs
     from kinora.auth.v1.auth_pb2_grpc import AccountsAsyncStub, UsersAsyncStub
     from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub
     from kinora.video.v1.video_pb2_grpc import UploadsAsyncStub, VideosAsyncStub
@@ -28,7 +28,7 @@ MAX_BATCH = 100
 
 @dataclass(frozen=True)
 class Clients:
-    """The gRPC services. Calls carry the caller's own token, so that they decide what the caller may do."""
+    """The gRPC services. Calls carry the caller's own token, so that the services authorise them."""
 
     users: "UsersAsyncStub"
     accounts: "AccountsAsyncStub"
@@ -40,7 +40,7 @@ class Clients:
 
 @dataclass(frozen=True)
 class Loaders:
-    """Each gathers the ids of one turn of the loop into one call; ``None`` for what is not there for the caller."""
+    """Each batches the ids of one event loop iteration into one call; ``None`` for missing or invisible objects."""
 
     users: DataLoader[str, auth.User | None]
     videos: DataLoader[str, video.Video | None]
@@ -48,7 +48,7 @@ class Loaders:
 
 class Context(BaseContext):
     seat: Seat
-    """Of a WebSocket only."""
+    """For WebSockets only."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Context(BaseContext):
         self.verifier = verifier
         self.client = client
         self.refusal = refusal
-        """Why the access token that came with the request was refused."""
+        """Why the request's access token was rejected."""
         self.loaders = Loaders(
             users=DataLoader(load_users(clients.users), max_batch_size=MAX_BATCH, cache=remember),
             videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
@@ -79,8 +79,8 @@ Info = strawberry.Info[Context, None]
 async def get_context(connection: HTTPConnection) -> Context:
     """The context of one request, or of all operations of one WebSocket.
 
-    A bad token is no error yet: client libraries send the one that has expired with the mutation that gets the next;
-    see extensions.py. A WebSocket signs in later, with connection_init; see sockets.py.
+    An invalid token is not an error yet: client libraries send the expired one along with the mutation that refreshes
+    it; see extensions.py. A WebSocket authenticates later, with connection_init; see sockets.py.
     """
     wired = connection.state.wired
     is_request = connection.scope["type"] == "http"
@@ -90,7 +90,7 @@ async def get_context(connection: HTTPConnection) -> Context:
             await wired.verifier.verify(token)
     except InvalidToken as error:
         refusal = error
-        rpc.access_token.set(None)  # the services would refuse every call that carries it
+        rpc.access_token.set(None)  # the services would reject every call that carries it
     return Context(
         clients=wired.clients,
         progress=wired.progress,
@@ -100,6 +100,6 @@ async def get_context(connection: HTTPConnection) -> Context:
             user_agent=connection.headers.get("user-agent", ""),
         ),
         refusal=refusal,
-        # A WebSocket lives long: what it remembered would grow old.
+        # A WebSocket is long-lived, so cached results would become stale.
         remember=is_request,
     )

@@ -1,4 +1,4 @@
-"""What is done to every operation: its limits, its errors, its metrics."""
+"""Extensions for every operation: limits, errors, metrics."""
 
 import re
 import time
@@ -35,7 +35,7 @@ _PYTHON_LITERAL = re.compile(r"(?<!['\"\w])(None|True|False)(?!['\"\w])")
 
 OPERATIONS = Histogram(
     "kinora_graphql_operation_seconds",
-    "GraphQL operations, by type and outcome (ok, error); a subscription counts until its end",
+    "GraphQL operations, by type and outcome (ok, error); a subscription counts when it ends",
     ["type", "outcome"],
     buckets=SECONDS,
 )
@@ -48,41 +48,41 @@ class Measure(SchemaExtension):
         context = self.execution_context
         try:
             kind = context.operation_type.value.lower()
-        except RuntimeError:  # there is none, or none that is meant
+        except RuntimeError:  # no operation, or none selected
             kind = "none"
         failed = bool(context.pre_execution_errors or getattr(context.result, "errors", None))
         OPERATIONS.labels(kind, "error" if failed else "ok").observe(time.perf_counter() - started)
 
 
-CREDENTIALS_THEMSELVES = {"register", "login", "refresh", "__typename"}
-"""Mutations for which a bad token does not matter: they bring credentials of their own."""
+CREDENTIAL_MUTATIONS = {"register", "login", "refresh", "__typename"}
+"""Mutations for which an invalid token does not matter, because they carry their own credentials."""
 
 
-class RefuseBadToken(SchemaExtension):
-    """Refuses whole operations whose access token is bad, so that nobody takes an anonymous answer for their own.
+class RejectInvalidToken(SchemaExtension):
+    """Rejects whole operations with an invalid access token, so that nobody mistakes an anonymous result for their own.
 
-    Except those that get new tokens: client libraries send the old one along.
+    Except those that obtain new tokens: client libraries send the old one along.
     """
 
     def on_validate(self) -> Iterator[None]:
         context = self.execution_context
         refusal = context.context.refusal
-        if refusal is not None and not _brings_credentials(context):
+        if refusal is not None and not _has_own_credentials(context):
             context.pre_execution_errors = [GraphQLError(refusal.detail, extensions={"code": refusal.code})]
         yield
 
 
-def _brings_credentials(context: ExecutionContext) -> bool:
+def _has_own_credentials(context: ExecutionContext) -> bool:
     document = context.graphql_document
     operation = get_operation_ast(document, context.operation_name) if document else None
     if operation is None or operation.operation is not OperationType.MUTATION:
         return False
     fields = operation.selection_set.selections
-    return all(isinstance(field, FieldNode) and field.name.value in CREDENTIALS_THEMSELVES for field in fields)
+    return all(isinstance(field, FieldNode) and field.name.value in CREDENTIAL_MUTATIONS for field in fields)
 
 
 class Errors(SchemaExtension):
-    """Gives every error its code, and tells nobody what went wrong inside."""
+    """Adds a code to every error and hides internal details."""
 
     def on_operation(self) -> Iterator[None]:
         yield
@@ -94,7 +94,7 @@ class Errors(SchemaExtension):
 
 
 class OneOperation(SchemaExtension):
-    """Refuses a document of several operations when none of them is named. Strawberry would carry out the first."""
+    """Rejects a document of several operations if none is selected. Strawberry would execute the first."""
 
     def on_validate(self) -> Iterator[None]:
         context = self.execution_context
@@ -115,7 +115,7 @@ def _public(error: GraphQLError) -> GraphQLError:
         return error
     original = error.original_error
     if original is None or isinstance(original, GraphQLError | CannotGetOperationTypeError | MissingQueryError):
-        code, message = "invalid_query", _in_json_words(error.message)
+        code, message = "invalid_query", _in_json_terms(error.message)
     elif (domain := as_domain_error(original)) is not None:
         code, message = domain.code, domain.detail
     else:
@@ -131,17 +131,17 @@ def _public(error: GraphQLError) -> GraphQLError:
     )
 
 
-def _in_json_words(message: str) -> str:
-    """graphql-core's messages speak of Python's ``None`` and mappings; clients write JSON."""
+def _in_json_terms(message: str) -> str:
+    """Replaces Python terms in graphql-core's messages with JSON terms, because clients write JSON."""
     message = message.replace("to be a mapping.", "to be an object.")
     return _PYTHON_LITERAL.sub(lambda literal: _JSON_LITERALS[literal[0]], message)
 
 
 def limits(*, max_depth: int, max_aliases: int) -> type[ValidationRule]:
-    """A rule that refuses operations that nest too deep or rename too many fields.
+    """A rule that rejects operations that nest too deeply or have too many aliases.
 
-    Strawberry's limiters follow every path through the fragments, so a small document in which each fragment spreads
-    the next one twice keeps them busy for ever. Here each fragment is measured once.
+    Strawberry's limiters follow every path through the fragments, so they take exponential time for a small document in
+    which each fragment spreads the next one twice. This rule measures each fragment once.
     """
 
     class Limits(ValidationRule):
@@ -157,13 +157,13 @@ def limits(*, max_depth: int, max_aliases: int) -> type[ValidationRule]:
                 self.report_error(GraphQLError(f"The operation has more than {max_aliases} aliases", node))
 
         def _measure(self, selection_set: SelectionSetNode | None) -> tuple[int, int]:
-            """How deep it nests, and how many fields it renames."""
+            """Its depth and its number of aliases."""
             depth = aliases = 0
             for selection in selection_set.selections if selection_set else ():
                 inner_depth = inner_aliases = 0
                 if isinstance(selection, FieldNode):
                     inner_depth, inner_aliases = self._measure(selection.selection_set)
-                    # graphql-core has a limit of its own on how deep the schema is asked for.
+                    # graphql-core has its own depth limit for introspection.
                     inner_depth = 0 if selection.name.value.startswith("__") else inner_depth + 1
                     inner_aliases += selection.alias is not None
                 elif isinstance(selection, InlineFragmentNode):
@@ -179,7 +179,7 @@ def limits(*, max_depth: int, max_aliases: int) -> type[ValidationRule]:
                 return 0, 0
             name = fragment.name.value
             if name not in self._fragments:
-                self._fragments[name] = 0, 0  # a circle is refused by a rule of graphql-core
+                self._fragments[name] = 0, 0  # graphql-core's own rule rejects cycles
                 self._fragments[name] = self._measure(fragment.selection_set)
             return self._fragments[name]
 

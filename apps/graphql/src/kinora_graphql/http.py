@@ -1,7 +1,7 @@
-"""GraphQL over HTTP: what a request may be, and which status and media type an answer has.
+"""GraphQL over HTTP: request parsing, and the status and media type of responses.
 
 https://graphql.github.io/graphql-over-http/draft/ (tests/test_over_http.py has the audits of npm's graphql-http). Every
-refusal is a GraphQL response: JSON with ``errors``, each with ``extensions.code``.
+rejection is a GraphQL response: JSON with ``errors``, each with ``extensions.code``.
 """
 
 import json
@@ -46,7 +46,7 @@ class BatchingNotSupported(DomainError):
 
 
 class PersistedQueryNotSupported(DomainError):
-    # The code and the message that clients look for before they send the whole document.
+    # Clients recognise this code and message, and then send the whole document.
     code = "PERSISTED_QUERY_NOT_SUPPORTED"
     title = "PersistedQueryNotSupported"
 
@@ -71,7 +71,7 @@ class UnknownOperation(DomainError):
 
 
 REQUEST_ERRORS = (PersistedQueryNotSupported, UnknownOperation)
-"""Of well-formed requests, as an invalid document is: clients that accept application/json only are answered 200."""
+"""Errors of well-formed requests, like an invalid document: clients that only accept application/json get 200."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Operation:
 
 
 async def answer(request: Request, schema: BaseSchema, context: Context) -> Response:
-    """Carry out the operation of a GET or POST request."""
+    """Execute the operation of a GET or POST request."""
     media_type = _media_type(request.headers.get("accept", ""))
     refused_status = 400 if media_type == GRAPHQL_RESPONSE else 200
     try:
@@ -112,7 +112,7 @@ def _refusal(error: DomainError) -> dict[str, Any]:
 
 
 def _media_type(accept: str) -> str:
-    """The one that the client prefers; application/json unless it names the other."""
+    """The client's preferred media type; application/json unless it accepts the other."""
     weights = {JSON: 0.0, GRAPHQL_RESPONSE: 0.0}
     for item in accept.split(","):
         message = Message()
@@ -140,7 +140,7 @@ async def _parse(request: Request) -> Operation:
         raise BatchingNotSupported
     if not isinstance(given, dict):
         raise MalformedRequest("The body must be a JSON object")
-    # Some clients send "" for what they do not have.
+    # Some clients send "" for absent values.
     query = _member(given, "query", str)
     variables = _member(given, "variables", dict)
     extensions = _member(given, "extensions", dict)
@@ -167,13 +167,13 @@ def _json(text: bytes | str) -> Any:
     try:
         return strict_json.loads(text)
     except json.JSONDecodeError as error:
-        raise MalformedRequest(f"This is not JSON as the service takes it: {error.msg}") from None
+        raise MalformedRequest(f"This is not valid JSON: {error.msg}") from None
 
 
 async def _execute(
     operation: Operation, method: str, schema: BaseSchema, context: Context
 ) -> tuple[dict[str, Any], bool]:
-    """The GraphQL response, and whether the operation was refused before any of it was carried out."""
+    """The GraphQL response, and whether the operation was rejected before execution."""
     try:
         result = await schema.execute(
             operation.query,
@@ -192,7 +192,7 @@ async def _execute(
             raise SubscriptionsNeedASocket from None
         raise MutationByGet from None
     errors = [error.formatted for error in result.errors or ()]
-    # An error of execution has the path of its field.
+    # Execution errors have the path of their field.
     is_request_error = result.data is None and bool(errors) and not any("path" in error for error in errors)
     body: dict[str, Any] = {} if is_request_error else {"data": result.data}
     if errors:

@@ -1,6 +1,6 @@
-"""Errors that a mutation names in its result. Everything else becomes an entry of ``errors``; see extensions.py.
+"""Expected errors, part of a mutation's result type. All others become entries of ``errors``; see extensions.py.
 
-The name of a type is the code of the error in the service that raises it: ``username_taken`` is ``UsernameTaken``.
+The type's name is the error code of the service that raises it: ``username_taken`` is ``UsernameTaken``.
 """
 
 from collections.abc import Awaitable
@@ -19,10 +19,10 @@ D = TypeVar("D", bound="Problem")
 E = TypeVar("E", bound="Problem")
 
 
-@strawberry.interface(description="Why something could not be done.")
+@strawberry.interface(description="Why a mutation failed.")
 class Problem:
     code: str = strawberry.field(description="Stable, for machines.")
-    message: str = strawberry.field(description="A sentence for a person.")
+    message: str = strawberry.field(description="A human-readable sentence.")
 
 
 @overload
@@ -34,7 +34,7 @@ async def outcome(
     call: Awaitable[T], a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /
 ) -> T | A | B | C | D | E: ...
 async def outcome(call: Awaitable[T], *named: "type[Problem]") -> "T | Problem":
-    """What ``call`` answers, or the one of ``named`` that its error is. Raises every other error."""
+    """The result of ``call``, or the type in ``named`` that matches its error. Raises all other errors."""
     try:
         return await call
     except DomainError as error:

@@ -1,7 +1,7 @@
-"""Progress of videos, from the broker to those who watch.
+"""Progress of videos, from the broker to subscribers.
 
-One queue per process, bound to the ids that are watched and to no other. A subscriber gets the present state first and
-then every newer one; what it is too slow for is skipped, because each message carries the whole state.
+One queue per process, bound only to the subscribed ids. A subscriber gets the current state first and then newer ones;
+a slow subscriber skips intermediate states, because each message carries the whole state.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ Fetch = Callable[[], Awaitable[VideoProgress]]
 
 
 class Watcher:
-    """What one subscriber has not seen yet: the newest state, and whether messages may have been lost."""
+    """The pending update of one subscriber: the newest state, and whether messages may have been lost."""
 
     def __init__(self) -> None:
         self.newest: VideoProgress | None = None
@@ -40,19 +40,19 @@ class Watcher:
             self.newest = state
             self.news.set()
 
-    def suspect(self) -> None:
+    def mark_stale(self) -> None:
         self.lost = True
         self.news.set()
 
 
 class ProgressHub:
-    """``run`` it in the background."""
+    """Must be ``run`` in the background."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._watchers: dict[str, set[Watcher]] = {}
         self._queue: AbstractQueue | None = None
-        self._binding = asyncio.Lock()  # binding and unbinding one id must not overtake each other
+        self._binding = asyncio.Lock()  # binding and unbinding of an id must not be reordered
         self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -61,7 +61,7 @@ class ProgressHub:
         closed = asyncio.Event()
         channel.close_callbacks.add(lambda *_: closed.set())
         try:
-            # A new name each time: the broker may still hold the queue of a connection that has just died.
+            # A new name each time: the broker may still have the queue of a connection that has just died.
             queue = await channel.declare_queue(
                 f"graphql.progress.{secrets.token_hex(8)}", exclusive=True, auto_delete=True
             )
@@ -72,7 +72,7 @@ class ProgressHub:
             await queue.consume(self._received, no_ack=True)
             for watchers in self._watchers.values():
                 for watcher in watchers:
-                    watcher.suspect()
+                    watcher.mark_stale()
             await closed.wait()
         finally:
             self._queue = None
@@ -81,14 +81,14 @@ class ProgressHub:
                     await channel.close()
 
     async def watch(self, video_id: str, fetch: Fetch) -> AsyncGenerator[VideoProgress, None]:
-        """The states of one video, each newer than the one before, to its end.
+        """The states of one video, each newer than the one before, until the final one.
 
-        ``fetch`` asks for the present state; it is called once bound, and again whenever messages may have been lost.
-        Raises what it raises, but for an outage after the first time, which is waited for.
+        ``fetch`` returns the current state; it is called once the queue is bound, and whenever messages may have been
+        lost. Its errors are raised, except outages after the first call, which are retried.
         """
         watcher = Watcher()
         try:
-            await self._undisturbed(self._add(video_id, watcher))
+            await self._shielded(self._add(video_id, watcher))
             version = None
             while True:
                 await watcher.news.wait()
@@ -102,7 +102,7 @@ class ProgressHub:
                         if version is None or domain is None or domain.status != 503:
                             raise
                         await asyncio.sleep(RETRY_SECONDS)
-                        watcher.suspect()
+                        watcher.mark_stale()
                 newest = watcher.newest
                 if newest is not None and (version is None or newest.version > version):
                     version = newest.version
@@ -110,12 +110,12 @@ class ProgressHub:
                     if newest.state in ENDS:
                         return
         finally:
-            await self._undisturbed(self._remove(video_id, watcher))
+            await self._shielded(self._remove(video_id, watcher))
 
-    async def _undisturbed(self, call: Coroutine[None, None, None]) -> None:
-        """Let ``call`` end even when the subscriber that waits for it goes away.
+    async def _shielded(self, call: Coroutine[None, None, None]) -> None:
+        """Let ``call`` finish even if the waiting subscriber is cancelled.
 
-        The driver closes a channel of which a call was cancelled, and this one is everybody's.
+        The driver closes a channel when one of its calls is cancelled, and all subscribers share this channel.
         """
         task = asyncio.create_task(call)
         self._calls.add(task)
@@ -127,7 +127,7 @@ class ProgressHub:
             watchers = self._watchers.setdefault(video_id, set())
             watchers.add(watcher)
             if len(watchers) == 1 and self._queue is not None:
-                # When the connection dies under it, run binds again all that is watched.
+                # If the connection is lost, run binds all subscribed ids again.
                 with contextlib.suppress(*LOST):
                     await self._queue.bind(PROGRESS_EXCHANGE, video_id)
 
@@ -143,10 +143,10 @@ class ProgressHub:
 
     async def _received(self, message: AbstractIncomingMessage) -> None:
         try:
-            # All kinds of progress have one shape.
+            # All kinds of progress have the same shape.
             progress = Event.model_validate_json(message.body).read(TranscodeProgressed)
         except ValidationError:
-            log.warning("progress that cannot be read", routing_key=message.routing_key)
+            log.warning("malformed progress message", routing_key=message.routing_key)
             return
         state = VideoProgress.of_event(progress)
         for watcher in self._watchers.get(str(progress.video_id), ()):

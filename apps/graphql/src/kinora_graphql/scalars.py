@@ -11,7 +11,7 @@ LIMIT = 1 << 63
 
 
 def _parse(value: object) -> int:
-    # A client whose own numbers are too small for it sends a string.
+    # Clients whose numbers are too small send a string.
     number = int(value) if isinstance(value, str) and value.removeprefix("-").isdecimal() else value
     if not isinstance(number, int) or isinstance(number, bool) or not -LIMIT <= number < LIMIT:
         raise StrawberryInputCoercionError(f"BigInt cannot represent {json.dumps(value, default=str):.40}")
@@ -21,7 +21,7 @@ def _parse(value: object) -> int:
 DEFINITIONS: dict[object, ScalarDefinition] = {
     BigInt: strawberry.scalar(
         name="BigInt",
-        description="An integer of 64 bits, as a JSON number. Byte counts are larger than what fits into Int.",
+        description="A 64-bit integer, as a JSON number. Byte counts exceed the range of Int.",
         serialize=int,
         parse_value=_parse,
     )

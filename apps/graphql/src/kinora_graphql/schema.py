@@ -1,4 +1,4 @@
-"""Composes the schema of the domains. ``python -m kinora_graphql.schema`` prints it, for schema.graphql."""
+"""Composes the schema from the domains. ``python -m kinora_graphql.schema`` prints it, for schema.graphql."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +13,7 @@ from strawberry.types.graphql import OperationType
 from kinora_graphql import scalars
 from kinora_graphql.auth.mutations import AuthMutation
 from kinora_graphql.auth.queries import AuthQuery
-from kinora_graphql.extensions import Errors, Measure, OneOperation, RefuseBadToken, limits
+from kinora_graphql.extensions import Errors, Measure, OneOperation, RejectInvalidToken, limits
 from kinora_graphql.media.mutations import MediaMutation
 from kinora_graphql.media.queries import MediaQuery
 from kinora_graphql.settings import GraphqlSettings
@@ -34,15 +34,15 @@ class Subscription(VideoSubscription): ...
 
 
 class Schema(strawberry.Schema):
-    async def execute(  # type: ignore[override] # its only caller names all arguments but the first
+    async def execute(  # type: ignore[override] # its only caller passes all arguments but the first by name
         self, query: str | None, *, allowed_operation_types: Iterable[OperationType], **more: Any
     ) -> ExecutionResult:
-        """For what has one answer. A subscription needs a transport that streams, and such a one calls ``stream``."""
+        """For operations with a single result. Subscriptions need a streaming transport, which calls ``stream``."""
         allowed = set(allowed_operation_types) - {OperationType.SUBSCRIPTION}
         return await super().execute(query, allowed_operation_types=allowed, **more)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
-        """Logging is done by the Errors extension, which knows a defect from a refusal."""
+        """The Errors extension logs, because it distinguishes bugs from expected errors."""
 
 
 def build(settings: GraphqlSettings) -> Schema:
@@ -61,7 +61,7 @@ def build(settings: GraphqlSettings) -> Schema:
         extensions=[
             Measure,
             Errors,
-            RefuseBadToken,
+            RejectInvalidToken,
             limit_document,
             limit_operation,
             OneOperation,

@@ -9,7 +9,7 @@ class GraphqlSettings(StreamSettings):
     service: ClassVar[str] = "graphql"
 
     public_url: str
-    """Where clients reach the platform; the issuer of the access tokens."""
+    """The platform's URL for clients; also the issuer of the access tokens."""
     redis_url: SecretStr
     rabbitmq_url: SecretStr
     jwks_url: str
@@ -18,17 +18,17 @@ class GraphqlSettings(StreamSettings):
     video_grpc: str
 
     introspection: bool = False
-    """Whether clients may ask for the schema, and errors suggest names of it. For development."""
+    """Whether introspection is allowed and errors suggest names. For development."""
     max_depth: int = Field(default=10, ge=1)
-    """How deep an operation may nest, fragments followed."""
+    """Maximum depth of an operation, including fragments."""
     max_aliases: int = Field(default=20, ge=0)
-    """How many fields of an operation may be renamed, fragments followed."""
+    """Maximum number of aliases in an operation, including fragments."""
     max_tokens: int = Field(default=1000, ge=1)
-    """How long a document may be, counted in words and brackets."""
+    """Maximum length of a document, in lexical tokens."""
 
     socket_origins: tuple[str, ...] = ("*",)
-    """Origins whose pages may open a WebSocket. Any by default: who calls is told by a token, never by a cookie."""
+    """Origins that may open a WebSocket. Any by default: authentication is by token, never by cookie."""
     socket_operations: int = Field(default=20, ge=1)
-    """Operations that run at a time on one WebSocket."""
+    """Maximum number of concurrent operations on one WebSocket."""
     socket_init_seconds: float = Field(default=10, gt=0)
-    """How long a WebSocket may wait before it sends connection_init."""
+    """How long a WebSocket may take to send connection_init."""

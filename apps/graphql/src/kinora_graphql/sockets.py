@@ -1,4 +1,4 @@
-"""GraphQL over WebSocket, graphql-transport-ws: who is on the socket, how many there are, and when it must close.
+"""GraphQL over WebSocket (graphql-transport-ws): authentication, connection limits, and closing of sockets.
 
 https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
 """
@@ -61,13 +61,13 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
                 raise
             await self.websocket.close(TRY_AGAIN_LATER, "Try again later")
             return
-        # In the task of the socket, so that every operation started from it makes its calls with the token.
+        # In the socket's task, so that the operations it starts inherit the token.
         token = rpc.access_token.get()
         if self.connection_acknowledged and token and self._session is None:
             self._session = asyncio.create_task(self._until_session_ends(token))
 
     async def _until_session_ends(self, token: str) -> None:
-        """Close the socket when its token expires, or soon after its session was ended."""
+        """Close the socket when its token expires, or soon after its session ends."""
         await self.context.verifier.until_ended(token, check_seconds=self.view.settings.session_check_seconds)
         for operation_id in list(self.operations):
             await self.cleanup_operation(operation_id)
@@ -82,7 +82,7 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
 
 
 def _well_formed(message: object) -> bool:
-    """Strawberry trusts these to have their types."""
+    """Checks the types, because Strawberry does not."""
     if not isinstance(message, dict):
         return False
     if message.get("type") == "complete":
@@ -121,7 +121,7 @@ class Router(GraphQLRouter[Context, None]):
     def decode_json(self, data: str | bytes) -> object:
         return strict_json.loads(data)
 
-    async def run(  # type: ignore[override] # the context is always given, by the dependency above
+    async def run(  # type: ignore[override] # the dependency above always provides the context
         self, request: Request | WebSocket, context: Context, root_value: None = None
     ) -> Response | WebSocket:
         if isinstance(request, WebSocket):
@@ -129,7 +129,7 @@ class Router(GraphQLRouter[Context, None]):
         return await http.answer(request, self.schema, context)
 
     async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
-        """Sign in the socket by ``{"authorization": "Bearer ..."}``; without it, it stays anonymous."""
+        """Authenticate the socket by ``{"authorization": "Bearer ..."}``; without it, it stays anonymous."""
         given = context.connection_params or {}
         value = given.get("authorization", given.get("Authorization"))
         if value is not None:

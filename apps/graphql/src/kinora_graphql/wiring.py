@@ -52,6 +52,6 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                     revocations=cache,
                     otherwise=has_ended,
                 ),
-                # Not the services behind it, which report for themselves.
+                # Not the gRPC services, which report their own health.
                 checks=Checks({"redis": cache.ping, "rabbitmq": bus.check}),
             )

@@ -25,7 +25,7 @@ class InvalidCredentials(Problem): ...
 class InvalidRefreshToken(Problem): ...
 
 
-@strawberry.type(description="The token had been used before, so its session was ended: sign in again.")
+@strawberry.type(description="The token was already used, so its session was ended; sign in again.")
 class RefreshTokenReused(Problem): ...
 
 
@@ -87,14 +87,14 @@ class LogoutPayload:
     done: bool
 
 
-@strawberry.input(description="What is to be changed; what is absent or null stays.")
+@strawberry.input(description="Fields to change; absent and null fields keep their values.")
 class UpdateProfileInput:
     username: str | None = strawberry.UNSET
     email: str | None = strawberry.UNSET
     display_name: str | None = strawberry.UNSET
     bio: str | None = strawberry.UNSET
     current_password: str | None = strawberry.field(
-        default=strawberry.UNSET, description="Needed to change the email address."
+        default=strawberry.UNSET, description="Required to change the email address."
     )
 
 
@@ -135,7 +135,7 @@ class AuthMutation:
 
         return await outcome(call(), InvalidRefreshToken, RefreshTokenReused, InvalidInput)
 
-    @strawberry.mutation(description="End the session of the access token, at once and everywhere.")
+    @strawberry.mutation(description="End the session of the access token, effective immediately and everywhere.")
     async def logout(self, info: Info) -> LogoutPayload:
         await info.context.clients.accounts.Logout(pb.LogoutRequest())
         return LogoutPayload(done=True)

@@ -7,7 +7,7 @@ from kinora.auth.v1 import auth_pb2 as pb
 from kinora_graphql.times import moment
 
 
-@strawberry.type(description="What everybody may know of a user.")
+@strawberry.type(description="A user's public data.")
 class User:
     id: strawberry.ID
     username: str
@@ -26,7 +26,7 @@ class User:
         )
 
 
-@strawberry.type(description="What only the user may know.")
+@strawberry.type(description="A user's own profile, visible only to that user.")
 class Profile:
     user: User
     email: str
@@ -40,7 +40,7 @@ class Profile:
 @strawberry.type
 class Tokens:
     access_token: str
-    refresh_token: str = strawberry.field(description="Good for one use; the next one comes with the next tokens.")
+    refresh_token: str = strawberry.field(description="Valid for one use; each refresh returns the next one.")
     expires_in: int = strawberry.field(description="Seconds until the access token expires.")
     user_id: strawberry.ID
 

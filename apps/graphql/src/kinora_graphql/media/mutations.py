@@ -17,11 +17,11 @@ from kinora_kit.structs import to_struct
 class MediaNotFound(Problem): ...
 
 
-@strawberry.type(description="Others changed it again and again; try again.")
+@strawberry.type(description="Too many concurrent changes; try again.")
 class ChangedMeanwhile(Problem): ...
 
 
-@strawberry.input(description="What is to be changed; what is absent or null stays.")
+@strawberry.input(description="Fields to change; absent and null fields keep their values.")
 class UpdateMediaInput:
     title: str | None = strawberry.UNSET
     description: str | None = strawberry.UNSET
@@ -82,7 +82,7 @@ class MediaMutation:
 
         return await outcome(call(), MediaNotFound, NotTheOwner, ChangedMeanwhile, InvalidInput)
 
-    @strawberry.mutation(description="Remove a media document; its video follows.")
+    @strawberry.mutation(description="Delete a media document, and with it its video.")
     async def delete_media(self, info: Info, id: strawberry.ID) -> DeleteMediaResult:  # noqa: A002
         async def call() -> DeleteMediaPayload:
             await info.context.clients.editing.DeleteMedia(pb.DeleteMediaRequest(id=id))

@@ -8,7 +8,7 @@ from kinora_kit.rpc import RemoteError
 
 @strawberry.type
 class MediaQuery:
-    @strawberry.field(description="Null when there is none of that id that the caller may see.")
+    @strawberry.field(description="Null if there is no such media or the caller may not see it.")
     async def media(self, info: Info, id: strawberry.ID) -> Media | None:  # noqa: A002 - the name clients see
         try:
             return Media.of(await info.context.clients.catalogue.GetMedia(pb.GetMediaRequest(id=id)))
@@ -17,7 +17,9 @@ class MediaQuery:
                 return None
             raise
 
-    @strawberry.field(description="Many at once, in the order asked for; null as above. At most 100.")
+    @strawberry.field(
+        description="At most 100, in the order of the ids; null where missing or not visible to the caller."
+    )
     async def media_list(self, info: Info, ids: list[strawberry.ID]) -> list[Media | None]:
         answer = await info.context.clients.catalogue.ListMedia(pb.ListMediaRequest(ids=dict.fromkeys(ids)))
         found = {media.id: Media.of(media) for media in answer.media}

@@ -29,7 +29,7 @@ class MediaState(StrEnum):
     FAILED = "failed"
 
 
-@strawberry.type(description="What a video is called, said to be, and who may see it.")
+@strawberry.type(description="A video's title, description and visibility.")
 class Media:
     id: strawberry.ID
     title: str
@@ -45,12 +45,12 @@ class Media:
     updated_at: datetime
     owner_id: strawberry.Private[str]
 
-    @strawberry.field(description="Null when the account is being deleted.")
+    @strawberry.field(description="Null while the account is being deleted.")
     async def owner(self, info: Info) -> User | None:
         user = await info.context.loaders.users.load(self.owner_id)
         return User.of(user) if user else None
 
-    @strawberry.field(description="Null when there is nothing of it that the caller may see.")
+    @strawberry.field(description="Null if it does not exist or the caller may not see it.")
     async def video(self, info: Info) -> Video | None:
         video = await info.context.loaders.videos.load(self.id)
         return Video.of(video) if video else None

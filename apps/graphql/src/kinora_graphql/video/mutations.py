@@ -35,7 +35,7 @@ class CreateUploadInput:
 
 @strawberry.type
 class CreateUploadPayload:
-    id: strawberry.ID = strawberry.field(description="Of the video and of its media document.")
+    id: strawberry.ID = strawberry.field(description="The id of the video and of its media document.")
     upload_url: str = strawberry.field(description="The tus 1.0 resource to send the bytes to.")
 
 
@@ -57,7 +57,7 @@ DeleteVideoResult = Annotated[
 
 @strawberry.type
 class VideoMutation:
-    @strawberry.mutation(description="Begin a video: afterwards send its bytes to uploadUrl.")
+    @strawberry.mutation(description="Create a video; then send its bytes to uploadUrl.")
     async def create_upload(self, info: Info, input: CreateUploadInput) -> CreateUploadResult:  # noqa: A002
         async def call() -> CreateUploadPayload:
             request = pb.CreateUploadRequest(
@@ -68,7 +68,7 @@ class VideoMutation:
 
         return await outcome(call(), FileTooLarge, UnsupportedType, TooManyUploads, InvalidInput)
 
-    @strawberry.mutation(description="Remove a video and everything made of it; its media document follows.")
+    @strawberry.mutation(description="Delete a video with all its renditions, and with it its media document.")
     async def delete_video(self, info: Info, id: strawberry.ID) -> DeleteVideoResult:  # noqa: A002
         async def call() -> DeleteVideoPayload:
             await info.context.clients.uploads.DeleteVideo(pb.DeleteVideoRequest(id=id))

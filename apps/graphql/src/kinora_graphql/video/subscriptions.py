@@ -10,8 +10,8 @@ from kinora_graphql.video.types import VideoProgress
 @strawberry.type
 class VideoSubscription:
     @strawberry.subscription(
-        description="Upload and transcoding of one's own video: the present state, then every newer one, until it is"
-        " ready, failed or deleted."
+        description="Progress of upload and transcoding of the caller's own video: the current state, then newer ones,"
+        " until it is ready, failed or deleted."
     )
     async def video_progress(self, info: Info, id: strawberry.ID) -> AsyncGenerator[VideoProgress, None]:  # noqa: A002
         async def fetch() -> VideoProgress:

@@ -23,7 +23,7 @@ class VideoState(StrEnum):
 ENDS = frozenset({VideoState.READY, VideoState.FAILED, VideoState.DELETED})
 
 
-@strawberry.type(description="Why a video could not be made.")
+@strawberry.type(description="Why processing a video failed.")
 class Failure:
     code: str
     detail: str
@@ -39,7 +39,7 @@ class Rendition:
     width: int
     height: int
     codecs: str
-    average_bandwidth: BigInt = strawberry.field(description="Bits per second over the whole length.")
+    average_bandwidth: BigInt = strawberry.field(description="Bits per second, averaged over the whole video.")
 
 
 @strawberry.type
@@ -50,7 +50,9 @@ class Video:
     width: int
     height: int
     renditions: list[Rendition]
-    stream_url: str | None = strawberry.field(description="The HLS master playlist, once the first seconds play.")
+    stream_url: str | None = strawberry.field(
+        description="The HLS master playlist, once the first seconds are playable."
+    )
     poster_url: str | None
     failure: Failure | None
     created_at: datetime
@@ -83,17 +85,17 @@ class Video:
 @strawberry.type
 class RenditionProgress:
     name: str
-    progress: float = strawberry.field(description="0 to 1, never falling.")
+    progress: float = strawberry.field(description="0 to 1, never decreasing.")
 
 
-@strawberry.type(description="The whole state of upload and transcoding at one moment.")
+@strawberry.type(description="A snapshot of the state of upload and transcoding.")
 class VideoProgress:
     state: VideoState
-    version: BigInt = strawberry.field(description="Grows with every change.")
+    version: BigInt = strawberry.field(description="Increases with every change.")
     bytes_received: BigInt
     bytes_total: BigInt
-    progress: float = strawberry.field(description="Of transcoding: 0 to 1, never falling.")
-    time_left: float | None = strawberry.field(description="Seconds; null while it cannot be told.")
+    progress: float = strawberry.field(description="Transcoding progress: 0 to 1, never decreasing.")
+    time_left: float | None = strawberry.field(description="Estimated seconds; null while unknown.")
     renditions: list[RenditionProgress]
     failure: Failure | None
 
