@@ -77,6 +77,18 @@ async def counted(service: Running, status: int) -> float:
 # What is no request ---------------------------------------------------------------------------------------------------
 
 
+async def test_what_is_no_http_is_told_so_although_more_of_it_comes(service: Running) -> None:
+    """Closing before the rest has come would reset the connection, and take the answer with it."""
+    async with connected(service) as client:
+        await client.send(b"delete /things HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert await client.status() == 400
+        for _ in range(3):  # on a closed connection the second one fails
+            await client.send(b"6\r\npoison\r\n")
+            await asyncio.sleep(0.01)
+        client.writer.write_eof()
+        assert b"Invalid HTTP request" in await client.rest()
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -33,6 +33,12 @@ class Person:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.tokens['access_token']}"}
 
+    async def refresh(self) -> None:
+        """Have tokens that have just been issued."""
+        answer = await self.http.post("/auth/refresh", json={"refresh_token": self.tokens["refresh_token"]})
+        assert answer.status_code == 200, answer.text
+        self.tokens = answer.json()
+
     async def get(self, path: str, **kwargs: Any) -> httpx.Response:
         return await self.http.get(path, headers=self.headers, **kwargs)
 

@@ -71,6 +71,7 @@ def test_a_path_around_an_upload_is_none(extra: str) -> None:
         ("POST", ["DELETE"], f"/video/upload/{NAME}", "DELETE"),
         ("POST", ["DELETE"], "/video/upload", None),
         ("POST", ["delete"], f"/video/upload/{NAME}", None),
+        ("POST", ["HEAD"], f"/video/upload/{NAME}", None),
         ("POST", ["PATCH", "DELETE"], f"/video/upload/{NAME}", None),
         ("POST", [], f"/video/upload/{NAME}", None),
         ("GET", [], f"/video/upload/{NAME}", None),
@@ -116,6 +117,7 @@ def test_metadata_is_read_as_the_protocol_says(headers: list[str], pairs: dict[s
         ["filename /w=="],
         ["filename 7aCA"],  # a lone surrogate
         ["filename YQBi"],  # NUL
+        ["filename YQli"],  # a tab
         ["file:name YQ=="],
         ["\u00e9 YQ=="],
         [f"{'k' * 65} YQ=="],

@@ -26,6 +26,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_body = False
+    _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -36,6 +37,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         if not self._in_body:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -45,6 +48,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
         elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._expect(self.head_seconds)
+
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn answers what is no HTTP, but without closing before the rest of the request has come."""
+        self._refused = True
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {len(msg)}\r\n"
+        self.transport.write(f"{head}connection: close\r\n\r\n{msg}".encode("ascii"))
+        self._expect(LINGER_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # uvicorn adds the trailers of a chunked body to the headers, where the app would take them for the gateway's.

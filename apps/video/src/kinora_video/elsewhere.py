@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Path, Response
 
 from kinora_kit.errors import NotFound
 from kinora_kit.identity import SignedIn
+from kinora_video.uploads import ROUTE
 
 router = APIRouter(prefix="/video")
 
@@ -41,19 +42,19 @@ async def create_upload(caller: SignedIn, tus: Tus, length: Length, metadata: Me
     raise NotFound
 
 
-@router.head("/upload/{upload}", response_class=Response)
+@router.head(ROUTE, response_class=Response)
 async def upload_offset(upload: str, caller: SignedIn, tus: Tus) -> None:
     """How many bytes are there, in ``Upload-Offset`` (tus 1.0)."""
     raise NotFound
 
 
-@router.patch("/upload/{upload}", status_code=204, openapi_extra=BYTES)
+@router.patch(ROUTE, status_code=204, openapi_extra=BYTES)
 async def send_bytes(upload: str, caller: SignedIn, tus: Tus, offset: Offset) -> None:
     """Send bytes from ``Upload-Offset`` on (tus 1.0)."""
     raise NotFound
 
 
-@router.delete("/upload/{upload}", status_code=204)
+@router.delete(ROUTE, status_code=204)
 async def cancel_upload(upload: str, caller: SignedIn, tus: Tus) -> None:
     """End an upload and delete its video (tus 1.0, termination)."""
     raise NotFound

@@ -19,6 +19,7 @@ from kinora_kit.streams import EventStream
 from kinora_video.domain import GONE, Video
 from kinora_video.errors import VideoNotFound
 from kinora_video.service import Shown
+from kinora_video.uploads import ROUTE
 from kinora_video.wiring import Wired
 
 router = APIRouter(prefix="/video")
@@ -86,7 +87,8 @@ def _body(shown: Shown) -> VideoBody:
 
 
 @router.options("/upload", status_code=204)
-@router.options("/upload/{name:path}", status_code=204)
+@router.options("/upload/", status_code=204)
+@router.options(ROUTE, status_code=204)
 async def upload_options(response: Response, wired: Wired) -> None:
     """What can be done with uploads (https://tus.io/protocols/resumable-upload#options).
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from uuid import UUID
 
+from starlette.convertors import StringConvertor, register_url_convertor
+
 from kinora_kit.errors import InvalidInput
 from kinora_video.errors import MetadataTooLarge, MethodNotAllowed, VideoNotFound
 
@@ -19,6 +21,15 @@ COLLECTION = "/video/upload"
 NAME = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\+[A-Za-z0-9._~-]{1,512}"
 _NAME = re.compile(NAME)
 _RESOURCE = re.compile(f"{COLLECTION}/(?P<name>{NAME})")
+
+
+class _NameConvertor(StringConvertor):
+    regex = NAME
+
+
+register_url_convertor("upload", _NameConvertor())
+ROUTE = "/upload/{upload:upload}"
+"""The path of an upload, for routes below /video."""
 
 # tusd makes a header of the object store's of each pair, which is what bounds them: S3 takes 2 KiB of user metadata,
 # its own prefix included.
@@ -56,6 +67,8 @@ def read_request(uri: str, method: str, overrides: Sequence[str]) -> tuple[str, 
         raise MethodNotAllowed("Send X-HTTP-Method-Override once")
     if method == "POST" and overrides and overrides[0]:
         method = overrides[0]
+        if method not in ("PATCH", "DELETE"):  # tusd's answer to POST as HEAD has a length and no body, and breaks off
+            raise MethodNotAllowed("X-HTTP-Method-Override can be PATCH or DELETE")
     creating = path in (COLLECTION, f"{COLLECTION}/")
     video_id = None if creating else video_of_path(path)
     allowed = ["POST"] if creating else ["HEAD", "PATCH", "DELETE"]
@@ -82,8 +95,8 @@ def parse_metadata(headers: Sequence[str]) -> dict[str, str]:
             found[key] = value.decode()
         except (binascii.Error, ValueError):
             raise InvalidInput(f"The value of {key} in Upload-Metadata must be UTF-8, encoded as base64") from None
-        if "\0" in found[key]:
-            raise InvalidInput(f"The value of {key} in Upload-Metadata must not hold NUL")
+        if "\0" in found[key] or "\t" in found[key]:  # tusd signs a header that holds a tab wrongly
+            raise InvalidInput(f"The value of {key} in Upload-Metadata must not hold NUL or a tab")
         size += len(_METADATA_PREFIX) + len(key) + len(value)
     if size > MAX_METADATA_BYTES:
         raise MetadataTooLarge
