@@ -1,4 +1,4 @@
-{{- /* Names that every template needs. An environment's are those of pulumi/kinora_environment/place.py. */}}
+{{- /* Names for all templates. An environment's names are those of pulumi/kinora_environment/place.py. */}}
 
 {{- define "namespace" -}}
 kinora-{{ .root.Values.environment }}-{{ .role }}
@@ -8,7 +8,7 @@ kinora-{{ .root.Values.environment }}-{{ .role }}
 {{ .name }}.{{ include "namespace" (dict "root" .root "role" "apps") }}.svc.cluster.local
 {{- end }}
 
-{{- /* Of an object in the namespace of a role. The revision is the environment's: only its istiod checks and obeys it. */}}
+{{- /* Metadata of an object in a role's namespace. The revision selects the environment's own istiod. */}}
 {{- define "metadata" -}}
 name: {{ .name }}
 namespace: {{ include "namespace" . }}

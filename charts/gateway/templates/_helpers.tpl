@@ -9,7 +9,7 @@ app.kubernetes.io/managed-by: argocd
 kinora.io/environment: {{ .Values.environment.name }}
 {{- end }}
 
-{{- /* A text of traefik/dynamic, with the services where they are in a cluster: root ($), text. */}}
+{{- /* A text of traefik/dynamic, with the services' addresses in the cluster: root ($), text. */}}
 {{- define "in-cluster" -}}
 {{- $text := .text }}
 {{- range $name, $service := .root.Values.http.services }}
@@ -18,9 +18,9 @@ kinora.io/environment: {{ .Values.environment.name }}
 {{- $text = $text | replace .url $here }}
 {{- end }}
 {{- end }}
-{{- /* Its own entry point for ForwardAuth is in the same pod. */}}
+{{- /* Traefik's own entry point for ForwardAuth is in the same pod. */}}
 {{- if contains "127.0.0.1" ($text | replace "http://127.0.0.1:8082/" "") }}
-{{- fail (printf "traefik/dynamic: an address of no service that services.yml names: %s" (regexFind "http://127.0.0.1[^\"' \n]*" $text)) }}
+{{- fail (printf "traefik/dynamic: no service in services.yml has this address: %s" (regexFind "http://127.0.0.1[^\"' \n]*" $text)) }}
 {{- end }}
 {{- $text }}
 {{- end }}

@@ -1,4 +1,4 @@
-{{- /* Names that every template needs. An environment's are those of pulumi/kinora_environment/place.py.
+{{- /* Names for all templates. An environment's names are those of pulumi/kinora_environment/place.py.
 
 Each takes a dict: root ($), name (of the workload), workload (its values, over the defaults). */}}
 
@@ -6,7 +6,7 @@ Each takes a dict: root ($), name (of the workload), workload (its values, over 
 kinora-{{ .root.Values.environment.name }}-{{ .role | default "apps" }}
 {{- end }}
 
-{{- /* The labels by which the pods of a workload are found: they can never change. */}}
+{{- /* The selector labels of a workload's pods: they are immutable. */}}
 {{- define "selector" -}}
 app.kubernetes.io/name: {{ .name }}
 {{- end }}
@@ -26,7 +26,7 @@ labels:
   {{- include "labels" . | nindent 2 }}
 {{- end }}
 
-{{- /* Whether an image is one of ours, which knows the variables of kinora_kit/settings.py: "yes" or nothing. */}}
+{{- /* Whether an image is one of ours, which reads the variables of kinora_kit/settings.py: "yes" or nothing. */}}
 {{- define "ours" -}}
 {{- if not (contains "/" (.workload.image | default .name)) }}yes{{ end }}
 {{- end }}
@@ -40,28 +40,28 @@ labels:
 {{- end -}}
 {{- end }}
 
-{{- /* What owns the number of its pods: HorizontalPodAutoscaler, ScaledObject, or nothing. */}}
+{{- /* What controls its replicas: HorizontalPodAutoscaler, ScaledObject, or nothing. */}}
 {{- define "autoscaler" -}}
 {{- with .workload.autoscale }}
 {{- if hasKey . "cpu" }}HorizontalPodAutoscaler{{ else if $.root.Values.environment.keda }}ScaledObject{{ end }}
 {{- end }}
 {{- end }}
 
-{{- /* The Secrets that its variables come from. Those that are only its own: the rest is plain to see. */}}
+{{- /* The Secrets that its variables come from. */}}
 {{- define "secret" -}}
 {{ .workload.identity | default .name }}-{{ .secret }}
 {{- end }}
 
-{{- /* Whether its ServiceMonitor says where its metrics are, instead of annotations: "yes" or nothing. In the mesh they
-are behind its proxy, which reads annotations. */}}
+{{- /* Whether a ServiceMonitor configures its scraping, instead of annotations: "yes" or nothing. In the mesh the metrics
+are behind its proxy, which reads the annotations. */}}
 {{- define "monitored" -}}
 {{- if and (eq .root.Values.environment.monitoring "operator") (not .root.Values.environment.mesh) }}yes{{ end }}
 {{- end }}
 
-{{- /* The fields of a pod's spec that make it the profile `restricted` of Pod Security. */}}
+{{- /* The pod spec's fields for the Pod Security profile `restricted`. */}}
 {{- define "pod" -}}
 automountServiceAccountToken: false
-# Variables such as AUTH_PORT for each Service: nobody reads them.
+# Variables such as AUTH_PORT for each Service are unused.
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true

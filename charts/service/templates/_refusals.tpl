@@ -1,4 +1,4 @@
-{{- /* What the schema cannot say, or not in words that help. */}}
+{{- /* Validation that the schema cannot express, or not with helpful messages. */}}
 {{- define "refusals" -}}
 {{- $at := printf "workloads.%s" .name }}
 {{- $values := .root.Values }}
