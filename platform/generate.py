@@ -1,4 +1,4 @@
-"""Write what is generated from the contracts: Python from the protos, JSON Schemas from the events.
+"""Generate code from the contracts: Python from the protos, JSON Schemas from the events.
 
 Run by ``make generate``; the results are committed, and a test fails when they differ.
 """
@@ -25,11 +25,11 @@ def python_from_protos(target: Path) -> None:
         *(f"--{kind}_out={target}" for kind in ("python", "grpc_python")),
         *(f"--{kind}_out=quiet:{target}" for kind in ("mypy", "mypy_grpc")),
     ]
-    # The plugins stand beside this interpreter, on whatever PATH it was started.
+    # The plugins are installed next to this interpreter, whatever the PATH.
     scripts = Path(sys.executable).parent
     plugins = [f"--plugin={name}={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
-    # In a process of its own: protoc forks for each plugin, and gRPC warns on stderr when a process forks that has
-    # channels or servers open.
+    # In a separate process: protoc forks for each plugin, and gRPC warns on stderr when a process with open channels or
+    # servers forks.
     protoc = [sys.executable, "-m", "grpc_tools.protoc"]
     if subprocess.run([*protoc, f"-I{PROTOS}", *plugins, *outputs, *files], check=False).returncode:
         sys.exit("protoc failed")

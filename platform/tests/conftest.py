@@ -1,4 +1,4 @@
-"""Every test makes its own schema, queues, keys and database, and removes them."""
+"""Every test creates its own schema, queues, keys and database, and removes them."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ from kinora_kit.testing import eventually, free_port
 
 @pytest.fixture(scope="session")
 def kit(environment: Callable[[str], dict[str, str]]) -> dict[str, str]:
-    """The addresses of the stores, without the prefix: ``kit["POSTGRES_URL"]``."""
+    """The URLs of the stores, without the prefix: ``kit["POSTGRES_URL"]``."""
     return {name.removeprefix("KINORA_"): value for name, value in environment("kit-test").items()}
 
 
@@ -41,7 +41,7 @@ def unique() -> str:
 
 @pytest.fixture
 async def schema_url(kit: dict[str, str], unique: str) -> AsyncIterator[str]:
-    """A database that is empty: a schema of its own, chosen by the URL."""
+    """The URL of a separate, empty schema."""
     connection = await asyncpg.connect(kit["POSTGRES_URL"])
     await connection.execute(f"CREATE SCHEMA {unique}")
     yield f"{kit['POSTGRES_URL']}?search_path={unique}"
@@ -74,7 +74,7 @@ async def broker(kit: dict[str, str]) -> AsyncIterator[Broker]:
 
 @pytest.fixture
 async def channel(kit: dict[str, str]) -> AsyncIterator[AbstractChannel]:
-    """A channel past the kit, to look at what the kit has done."""
+    """A channel that bypasses the kit, to inspect its effects."""
     async with await aio_pika.connect(kit["RABBITMQ_URL"]) as connection, connection.channel() as channel:
         yield channel
 
@@ -88,7 +88,7 @@ async def exchange(channel: AbstractChannel, unique: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def queue_of(channel: AbstractChannel, unique: str) -> AsyncIterator[Callable[..., Queue]]:
-    """``queue_of(retry_seconds=(1,))``: a Queue with a name of its own, removed with all that belongs to it."""
+    """``queue_of(retry_seconds=(1,))``: a Queue with a unique name, removed with its retry and dead-letter queues."""
     made: list[Queue] = []
 
     def of(**options: Any) -> Queue:
@@ -105,7 +105,7 @@ async def queue_of(channel: AbstractChannel, unique: str) -> AsyncIterator[Calla
 async def inbox(
     channel: AbstractChannel, exchange: str, unique: str
 ) -> AsyncIterator[Callable[[], Awaitable[list[Any]]]]:
-    """A queue that takes everything from ``exchange``; called, it answers what came since the last call."""
+    """A queue bound to everything from ``exchange``; calling it returns the messages since the last call."""
     queue = await channel.declare_queue(f"{unique}.inbox", durable=True, arguments={"x-queue-type": "quorum"})
     await queue.bind(exchange, "#")
 
@@ -121,7 +121,7 @@ async def inbox(
 
 @pytest.fixture
 def depth(channel: AbstractChannel) -> Callable[[str], Awaitable[int]]:
-    """How many messages stand in a queue, ready to be taken."""
+    """The number of ready messages in a queue."""
 
     async def of(name: str) -> int:
         queue = await channel.declare_queue(name, passive=True)
@@ -139,7 +139,7 @@ async def database(kit: dict[str, str], unique: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def client(kit: dict[str, str], unique: str) -> AsyncIterator[Redis]:
-    """A Redis client; what is written below ``unique`` is removed."""
+    """A Redis client; keys that start with ``unique`` are deleted afterwards."""
     async with redis.connect(kit["REDIS_URL"], name="kit-test") as client:
         yield client
         async for key in client.scan_iter(match=f"{unique}*"):
@@ -186,7 +186,7 @@ class Running:
         return self.process.poll() is not None
 
     async def logged(self, request_id: str) -> list[dict[str, Any]]:
-        """The lines of one request. The last one is written when the answer is already out."""
+        """The log lines of one request. The last one is written after the response has been sent."""
         found: list[dict[str, Any]] = []
 
         def complete() -> bool:

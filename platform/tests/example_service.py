@@ -1,4 +1,4 @@
-"""A service as the kit's users build it, with a route for each thing that can happen. Run by test_app.py."""
+"""A service built on the kit, with a route for each case. Run by test_app.py."""
 
 import asyncio
 import contextlib

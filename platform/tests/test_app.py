@@ -25,7 +25,7 @@ async def service(running: Run, tmp_path_factory: pytest.TempPathFactory) -> Asy
         yield service
 
 
-async def test_alive_and_ready(service: Running) -> None:
+async def test_healthz_and_readyz_answer_200(service: Running) -> None:
     assert (await service.client.get("/healthz")).json() == {"status": "alive"}
 
     async def well() -> bool:
@@ -36,7 +36,7 @@ async def test_alive_and_ready(service: Running) -> None:
     await eventually(well)
 
 
-async def test_readyz_reports_a_dependency_that_is_away_and_stays_ready(running: Run, tmp_path: Path) -> None:
+async def test_readyz_stays_200_with_unavailable_dependency(running: Run, tmp_path: Path) -> None:
     async with running(tmp_path, broken="true") as service:
 
         async def reported() -> bool:
@@ -81,7 +81,9 @@ async def counted(service: Running, labels: str) -> float:
         ("PROPFIND", "/things/71", 'method="OTHER",route="/things/{n}",status="405"'),
     ],
 )
-async def test_requests_are_counted_by_template(service: Running, method: str, path: str, labels: str) -> None:
+async def test_request_metrics_are_labelled_by_route_template(
+    service: Running, method: str, path: str, labels: str
+) -> None:
     before = await counted(service, labels)
     await service.client.request(method, path)
 
@@ -92,7 +94,7 @@ async def test_requests_are_counted_by_template(service: Running, method: str, p
     assert "71" not in re.findall(r'route="[^"]*"', (await service.client.get("/metrics")).text)
 
 
-async def test_a_request_id_is_kept_and_stands_on_the_log_line(service: Running) -> None:
+async def test_request_id_of_the_client_is_kept_and_logged(service: Running) -> None:
     given = f"gateway-{uuid4()}"
     answer = await service.client.get("/things/1", headers={"X-Request-Id": given})
     assert answer.headers.get_list("x-request-id") == [given]
@@ -102,12 +104,12 @@ async def test_a_request_id_is_kept_and_stands_on_the_log_line(service: Running)
 
 
 @pytest.mark.parametrize("hostile", [b"", b"x" * 65, b'"},{"level":"error', b"a b", b"\xff", b"${jndi:ldap}"])
-async def test_a_hostile_request_id_is_replaced(service: Running, hostile: bytes) -> None:
+async def test_malformed_request_id_is_replaced(service: Running, hostile: bytes) -> None:
     answer = await service.client.get("/things/1", headers=[(b"X-Request-Id", hostile)])
     assert re.fullmatch("[0-9a-f]{16}", answer.headers["x-request-id"])
 
 
-async def test_a_trace_is_kept_and_a_malformed_one_replaced(service: Running) -> None:
+async def test_traceparent_is_kept_unless_malformed(service: Running) -> None:
     async def trace(given: str) -> str:
         return str((await service.client.get("/things/1", headers={"traceparent": given})).json()["trace"])
 
@@ -135,7 +137,7 @@ async def test_a_trace_is_kept_and_a_malformed_one_replaced(service: Running) ->
         ("GET", "/things/x", 422, "invalid_input"),
     ],
 )
-async def test_every_error_is_a_problem_document(
+async def test_errors_are_problem_documents(
     *, service: Running, method: str, path: str, status: int, code: str
 ) -> None:
     answer = await service.client.request(method, path)
@@ -149,7 +151,7 @@ async def test_every_error_is_a_problem_document(
     assert "do-not-print-me" not in answer.text
 
 
-async def test_a_problem_carries_its_headers_and_what_else_it_says(service: Running) -> None:
+async def test_problem_document_has_headers_and_extra_members(service: Running) -> None:
     assert (await service.client.get("/fail/domain")).json()["suggestion"] == "other"
     assert (await service.client.get("/fail/throttled")).headers["retry-after"] == "7"
     assert (await service.client.get("/me")).headers["www-authenticate"] == "Bearer"
@@ -161,7 +163,7 @@ async def test_a_problem_carries_its_headers_and_what_else_it_says(service: Runn
         ("DELETE", "/things/1", 405, "GET, HEAD, OPTIONS, PUT"),
         ("PROPFIND", "/things/1", 405, "GET, HEAD, OPTIONS, PUT"),
         ("HEAD", "/raw", 405, "OPTIONS, POST"),
-        # What no route of the gateway matched reaches no handler, whatever its method is.
+        # Requests that no route of the gateway matched reach no handler, whatever the method.
         ("DELETE", "/unrouted/things/1", 405, "GET, HEAD, OPTIONS, PUT"),
         ("OPTIONS", "/unrouted/things/1", 204, "GET, HEAD, OPTIONS, PUT"),
         ("GET", "/unrouted/things/1", 404, None),
@@ -186,7 +188,7 @@ async def test_wrong_method_is_405_with_every_allowed_method(
 
 
 @pytest.mark.parametrize("path", ["/things/1", "/things/x", "/nothing", "/who", "/fail/domain", "/healthz", "/metrics"])
-async def test_head_is_get_without_its_body(service: Running, path: str) -> None:
+async def test_head_returns_headers_of_get(service: Running, path: str) -> None:
     got, head = await service.client.get(path), await service.client.head(path)
     assert (head.status_code, head.content) == (got.status_code, b"")
     own = {"date", "x-request-id"} | ({"content-length"} if path == "/metrics" else set())
@@ -195,13 +197,13 @@ async def test_head_is_get_without_its_body(service: Running, path: str) -> None
     }
 
 
-async def test_head_of_a_stream_ends_it(service: Running) -> None:
+async def test_head_of_a_stream_stops_the_stream(service: Running) -> None:
     answer = await service.client.head("/endless")
     assert (answer.status_code, answer.content) == (200, b"")
     await eventually(lambda: "the stream has ended" in service.output.read_text())
 
 
-async def test_a_defect_is_told_to_the_log_and_to_nobody_else(service: Running) -> None:
+async def test_unhandled_error_is_logged_and_hidden_from_the_client(service: Running) -> None:
     given = f"defect-{uuid4()}"
     answer = await service.client.get("/fail/defect", headers={"X-Request-Id": given})
     assert answer.json()["detail"] == "Something went wrong on our side"
@@ -210,12 +212,12 @@ async def test_a_defect_is_told_to_the_log_and_to_nobody_else(service: Running) 
     assert failed["level"] == "error"
 
 
-async def test_an_answer_already_begun_is_cut_and_not_ended_as_if_it_were_whole(service: Running) -> None:
+async def test_error_after_response_start_closes_the_connection(service: Running) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         await service.client.get("/breaks-off")
 
 
-async def test_invalid_input_is_told_by_field_without_what_was_sent(service: Running) -> None:
+async def test_invalid_input_lists_fields_without_values(service: Running) -> None:
     sent = {"name": "longer-than-five", "password": ["do-not-print-me"], "size": -1}
     answer = await service.client.post("/things", json=sent)
     assert answer.status_code == 422
@@ -225,7 +227,7 @@ async def test_invalid_input_is_told_by_field_without_what_was_sent(service: Run
         assert '["do-not-print-me"]' not in text
 
 
-async def test_a_body_that_is_too_large_is_refused_by_its_length_and_by_its_chunks(service: Running) -> None:
+async def test_oversized_body_is_rejected_by_length_and_when_chunked(service: Running) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(3):
             yield b"x" * 400
@@ -237,7 +239,7 @@ async def test_a_body_that_is_too_large_is_refused_by_its_length_and_by_its_chun
     assert (await service.client.post("/raw", content=b"x" * 1000)).json() == {"size": 1000}
 
 
-async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(service: Running) -> None:
+async def test_oversized_content_length_is_rejected_before_the_body(service: Running) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(b"POST /raw HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
     async with asyncio.timeout(5):
@@ -245,7 +247,7 @@ async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(servi
     writer.close()
 
 
-async def test_the_caller_is_who_the_gateway_says(service: Running) -> None:
+async def test_caller_comes_from_gateway_headers(service: Running) -> None:
     user_id = str(uuid4())
     assert (await service.client.get("/who")).json() == {"user_id": None}
     assert (await service.client.get("/who", headers={"X-User-Id": user_id})).json() == {"user_id": user_id}
@@ -253,7 +255,7 @@ async def test_the_caller_is_who_the_gateway_says(service: Running) -> None:
     assert (await service.client.get("/who", headers={"X-User-Id": "1"})).status_code == 401
 
 
-async def test_told_to_stop_it_says_not_ready_and_finishes_what_it_has_begun(running: Run, tmp_path: Path) -> None:
+async def test_sigterm_fails_readyz_and_finishes_requests_in_flight(running: Run, tmp_path: Path) -> None:
     until = tmp_path / "until"
     async with running(tmp_path, drain_delay_seconds="1") as service:
         slow = asyncio.create_task(service.client.get("/slow", params={"until": str(until)}))
@@ -283,18 +285,18 @@ async def test_told_to_stop_it_says_not_ready_and_finishes_what_it_has_begun(run
         assert "unwired" in service.output.read_text()
 
 
-async def test_what_does_not_finish_is_cut_off_after_the_drain_timeout(running: Run, tmp_path: Path) -> None:
+async def test_requests_are_aborted_after_the_drain_timeout(running: Run, tmp_path: Path) -> None:
     until = tmp_path / "until"
     async with running(tmp_path, drain_timeout_seconds="1") as service:
         slow = asyncio.create_task(service.client.get("/slow", params={"until": str(until)}))
         await eventually(until.with_suffix(".begun").exists)
         service.process.send_signal(signal.SIGTERM)
         await eventually(service.ended, seconds=10)
-        with contextlib.suppress(httpx.TransportError):  # an answer cut off is as well as a failure
+        with contextlib.suppress(httpx.TransportError):  # an aborted response is as good as a failure
             assert (await slow).status_code >= 500
 
 
-async def test_told_twice_it_does_not_wait_out_the_drain_delay(running: Run, tmp_path: Path) -> None:
+async def test_second_signal_skips_the_drain_delay(running: Run, tmp_path: Path) -> None:
     async with running(tmp_path, drain_delay_seconds="60") as service:
         service.process.send_signal(signal.SIGTERM)
 

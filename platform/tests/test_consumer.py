@@ -39,7 +39,7 @@ async def consuming(broker: Broker, queue: Queue, handler: Handler) -> AsyncIter
 
 
 async def send(broker: Broker, queue: Queue, n: int = 1, body: bytes | None = None) -> Event:
-    """Put an event straight into the queue, once the queue is there and has a leader."""
+    """Publish an event directly to the queue, once the queue exists and has a leader."""
     happened = event("kit", Happened(n=n))
 
     async def sent() -> bool:
@@ -70,7 +70,7 @@ async def is_empty(queue: Queue, depth: Depth) -> bool:
 
 
 async def dead_letter(channel: AbstractChannel, queue: Queue) -> Any:
-    """The only message of the dead-letter queue, as soon as it is there."""
+    """The only message in the dead-letter queue; waits for it."""
     found: list[Any] = []
 
     async def come() -> bool:
@@ -83,7 +83,7 @@ async def dead_letter(channel: AbstractChannel, queue: Queue) -> Any:
     return found[-1]
 
 
-async def test_an_event_from_a_bound_exchange_is_handled_once_with_its_trace(
+async def test_event_from_bound_exchange_is_handled_with_its_trace(
     broker: Broker, channel: AbstractChannel, exchange: str, queue_of: QueueOf, depth: Depth
 ) -> None:
     queue = queue_of(bindings=[(exchange, "kit.*")], retry_seconds=(1,))
@@ -107,7 +107,7 @@ async def test_an_event_from_a_bound_exchange_is_handled_once_with_its_trace(
     assert await is_empty(queue, depth)
 
 
-async def test_what_a_handler_ignores_is_gone(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
+async def test_ignored_message_is_acknowledged(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
     queue = queue_of(retry_seconds=(1,))
 
     async def handler(_: Event) -> None:
@@ -119,7 +119,7 @@ async def test_what_a_handler_ignores_is_gone(broker: Broker, queue_of: QueueOf,
     assert await is_empty(queue, depth)
 
 
-async def test_poison_becomes_a_dead_letter_at_once_with_its_reason(
+async def test_poison_is_dead_lettered_at_once_with_reason(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -135,7 +135,7 @@ async def test_poison_becomes_a_dead_letter_at_once_with_its_reason(
     assert Event.model_validate_json(message.body) == happened
 
 
-async def test_data_of_another_shape_is_poison(broker: Broker, channel: AbstractChannel, queue_of: QueueOf) -> None:
+async def test_data_of_wrong_shape_is_poison(broker: Broker, channel: AbstractChannel, queue_of: QueueOf) -> None:
     class Other(Payload):
         type: ClassVar[str] = "kit.other"
         absent: str
@@ -152,7 +152,7 @@ async def test_data_of_another_shape_is_poison(broker: Broker, channel: Abstract
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[]", b'{"type": "kit.happened"}'])
-async def test_a_body_that_is_no_event_becomes_a_dead_letter(
+async def test_malformed_body_is_dead_lettered(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf, body: bytes
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -169,7 +169,7 @@ async def test_a_body_that_is_no_event_becomes_a_dead_letter(
     assert calls == []
 
 
-async def test_a_failure_is_tried_again_after_growing_delays_and_then_becomes_a_dead_letter(
+async def test_failure_is_retried_with_growing_delays_then_dead_lettered(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf
 ) -> None:
     queue = queue_of(retry_seconds=(1, 2))
@@ -191,7 +191,7 @@ async def test_a_failure_is_tried_again_after_growing_delays_and_then_becomes_a_
     assert (handled(queue, "retry"), handled(queue, "dead")) == (2, 1)
 
 
-async def test_a_failure_that_passes_is_handled_in_the_end(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
+async def test_transient_failure_is_retried_until_success(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
     queue = queue_of(retry_seconds=(1,))
     tries = 0
 
@@ -207,7 +207,7 @@ async def test_a_failure_that_passes_is_handled_in_the_end(broker: Broker, queue
     assert await is_empty(queue, depth)
 
 
-async def test_an_attempt_header_that_is_no_number_counts_as_the_first(
+async def test_malformed_attempt_header_counts_as_first_attempt(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -222,7 +222,7 @@ async def test_an_attempt_header_that_is_no_number_counts_as_the_first(
         await eventually(lambda: handled(queue, "done") == 1)
 
 
-async def test_a_consumer_that_dies_with_its_handler_running_gives_the_message_back(
+async def test_message_is_redelivered_when_consumer_dies(
     kit: dict[str, str], broker: Broker, queue_of: QueueOf, depth: Depth
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -240,13 +240,13 @@ async def test_a_consumer_that_dies_with_its_handler_running_gives_the_message_b
         ended.append(got.subject)
 
     async with (
-        proxy(kit["RABBITMQ_URL"]) as cable,
-        broker_module.connect(cable.url, name="dying") as dying,
+        proxy(kit["RABBITMQ_URL"]) as link,
+        broker_module.connect(link.url, name="dying") as dying,
         consuming(dying, queue, never_ends),
     ):
         await send(broker, queue, 5)
         await started.wait()
-        await cable.cut()
+        await link.cut()
         await eventually(lambda: ended == ["cut short"])
         async with consuming(broker, queue, handler):
             await eventually(lambda: ended == ["cut short", "5"])
@@ -257,7 +257,7 @@ async def test_a_consumer_that_dies_with_its_handler_running_gives_the_message_b
 async def consuming_until_given_up(
     broker: Broker, queue: Queue, handler: Handler
 ) -> AsyncIterator[list[tuple[str, float]]]:
-    """Consume, and collect what was given up, with the number of dead letters at that moment."""
+    """Consume, and collect given-up events, with the number of dead letters at that time."""
     told: list[tuple[str, float]] = []
 
     async def given_up(got: Event) -> None:
@@ -269,7 +269,7 @@ async def consuming_until_given_up(
 
 
 @pytest.mark.parametrize("failure", [Poison(), LookupError()])
-async def test_the_owner_is_told_before_a_message_becomes_a_dead_letter(
+async def test_given_up_is_called_before_dead_lettering(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf, failure: Exception
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -284,17 +284,17 @@ async def test_the_owner_is_told_before_a_message_becomes_a_dead_letter(
 
 
 class AwayBehindAnother(DomainError):
-    """As a service answers that could not reach its own store."""
+    """The error of a service that cannot reach its own store."""
 
     status = 503
 
 
 @pytest.mark.parametrize("outage", [ConnectionResetError(), Unavailable(), AwayBehindAnother()])
-async def test_an_outage_longer_than_all_retries_uses_none_of_them_up(
+async def test_long_outage_uses_up_no_retries(
     broker: Broker, queue_of: QueueOf, depth: Depth, outage: Exception
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
-    failures = [outage, outage, outage, LookupError()]  # the last is a failure of its own, with a retry of its own
+    failures = [outage, outage, outage, LookupError()]  # the last one is a failure and uses a retry
     tries = 0
 
     async def handler(_: Event) -> None:
@@ -311,7 +311,7 @@ async def test_an_outage_longer_than_all_retries_uses_none_of_them_up(
     assert await is_empty(queue, depth)
 
 
-async def test_a_message_is_no_dead_letter_before_its_owner_could_be_told(
+async def test_message_is_not_dead_lettered_before_given_up_succeeds(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -333,12 +333,12 @@ async def test_a_message_is_no_dead_letter_before_its_owner_could_be_told(
     assert (handled(queue, "retry"), handled(queue, "dead")) == (2, 1)
 
 
-def test_a_queue_without_a_place_to_wait_is_refused() -> None:
-    with pytest.raises(ValueError, match="place to wait"):
+def test_queue_without_retry_delays_is_rejected() -> None:
+    with pytest.raises(ValueError, match="at least one retry delay"):
         Queue("kit.hasty", retry_seconds=())
 
 
-async def test_the_owner_is_told_of_a_message_that_ended_every_consumer(
+async def test_given_up_is_called_for_message_that_kills_consumers(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -355,11 +355,11 @@ async def test_the_owner_is_told_of_a_message_that_ended_every_consumer(
     async with consuming_until_given_up(broker, queue, handler) as told:
         message = await dead_letter(channel, queue)
         assert told == [("4", 0)]
-    assert message.headers[consumer.REASON] == "Poison('ended its consumer 10 times')"
+    assert message.headers[consumer.REASON] == "Poison('lost its consumer 10 times')"
     assert calls == []
 
 
-async def test_a_message_that_comes_back_too_often_is_given_up_by_the_broker(
+async def test_broker_dead_letters_message_beyond_delivery_limit(
     channel: AbstractChannel, queue_of: QueueOf, broker: Broker
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -374,9 +374,7 @@ async def test_a_message_that_comes_back_too_often_is_given_up_by_the_broker(
     assert deliveries == consumer.DELIVERY_LIMIT + 1
 
 
-async def test_cancelled_it_takes_nothing_more_and_gives_back_what_it_had(
-    broker: Broker, queue_of: QueueOf, depth: Depth
-) -> None:
+async def test_cancelled_consumer_requeues_its_messages(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
     queue = queue_of(retry_seconds=(1,), prefetch=2)
     started = asyncio.Event()
 
@@ -420,7 +418,7 @@ async def test_stopping_a_consumer_does_not_count_towards_the_delivery_limit(
     assert await is_empty(queue, depth)
 
 
-async def test_consumers_that_ended_are_counted_across_retries(
+async def test_lost_consumers_are_counted_across_retries(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -430,7 +428,7 @@ async def test_consumers_that_ended_are_counted_across_retries(
     half = consumer.DELIVERY_LIMIT // 2
 
     async def ended(times: int) -> None:
-        """As many consumers end with the message, each giving it back as the broker does for one that was killed."""
+        """Let this many consumers return the message, as the broker does for a killed consumer."""
         for _ in range(times):
             message = await eventually_got(source)
             await message.reject(requeue=True)
@@ -448,7 +446,7 @@ async def test_consumers_that_ended_are_counted_across_retries(
     await ended(consumer.DELIVERY_LIMIT - half)
 
     async def handler(_: Event) -> None:
-        raise AssertionError("it would end this one, too")
+        raise AssertionError("it would kill this one, too")
 
     async with consuming_until_given_up(broker, queue, handler) as told:
         await dead_letter(channel, queue)
@@ -468,7 +466,7 @@ async def eventually_got(source: AbstractQueue) -> AbstractIncomingMessage:
     return got[0]
 
 
-async def test_outages_use_up_no_retry_of_a_failure(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
+async def test_outages_and_failures_are_counted_separately(broker: Broker, queue_of: QueueOf, depth: Depth) -> None:
     queue = queue_of(retry_seconds=(1, 2))
     failures: list[Exception] = [ConnectionResetError(), ConnectionResetError(), LookupError(), LookupError()]
 
@@ -507,7 +505,7 @@ async def test_at_most_prefetch_messages_are_handled_at_once(broker: Broker, que
     assert most == 2
 
 
-async def test_after_a_lost_connection_it_goes_on(kit: dict[str, str], broker: Broker, queue_of: QueueOf) -> None:
+async def test_consumer_continues_after_lost_connection(kit: dict[str, str], broker: Broker, queue_of: QueueOf) -> None:
     queue = queue_of(retry_seconds=(1,))
     seen: list[str] = []
 
@@ -515,21 +513,19 @@ async def test_after_a_lost_connection_it_goes_on(kit: dict[str, str], broker: B
         seen.append(got.subject)
 
     async with (
-        proxy(kit["RABBITMQ_URL"]) as cable,
-        broker_module.connect(cable.url, name="kit test") as unsteady,
+        proxy(kit["RABBITMQ_URL"]) as link,
+        broker_module.connect(link.url, name="kit test") as unsteady,
         consuming(unsteady, queue, handler),
     ):
         await send(broker, queue, 1)
         await eventually(lambda: seen == ["1"])
-        await cable.cut()
+        await link.cut()
         await send(broker, queue, 2)
-        await cable.mend()
+        await link.restore()
         await eventually(lambda: seen == ["1", "2"])
 
 
-async def test_a_queue_deleted_under_it_is_made_again(
-    broker: Broker, channel: AbstractChannel, queue_of: QueueOf
-) -> None:
+async def test_deleted_queue_is_declared_again(broker: Broker, channel: AbstractChannel, queue_of: QueueOf) -> None:
     queue = queue_of(retry_seconds=(1,))
     seen: list[str] = []
 
@@ -544,7 +540,7 @@ async def test_a_queue_deleted_under_it_is_made_again(
         await eventually(lambda: seen == ["1", "2"])
 
 
-async def test_a_message_that_cannot_be_moved_is_not_lost(
+async def test_message_that_cannot_be_moved_is_not_lost(
     broker: Broker, channel: AbstractChannel, queue_of: QueueOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "asyncio")
@@ -553,7 +549,7 @@ async def test_a_message_that_cannot_be_moved_is_not_lost(
 
     async def handler(got: Event) -> None:
         tries.append(got.subject)
-        if len(tries) == 1:  # nowhere to move it to
+        if len(tries) == 1:  # there is no queue to move it to
             await channel.queue_delete(queue.retry(0))
             raise ConnectionError
 
@@ -563,29 +559,29 @@ async def test_a_message_that_cannot_be_moved_is_not_lost(
     assert tries == ["1", "1"]
 
 
-async def test_a_message_whose_retry_could_not_be_confirmed_is_not_lost(
+async def test_message_with_unconfirmed_retry_is_not_lost(
     kit: dict[str, str], broker: Broker, queue_of: QueueOf
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
     tries: list[str] = []
 
-    async with proxy(kit["RABBITMQ_URL"]) as cable, broker_module.connect(cable.url, name="kit test") as unsteady:
+    async with proxy(kit["RABBITMQ_URL"]) as link, broker_module.connect(link.url, name="kit test") as unsteady:
 
         async def handler(got: Event) -> None:
             tries.append(got.subject)
             if len(tries) == 1:
-                await cable.cut()
+                await link.cut()
                 raise ConnectionError
 
         async with consuming(unsteady, queue, handler):
             await send(broker, queue, 1)
             await eventually(lambda: tries == ["1"])
-            await cable.mend()
+            await link.restore()
             await eventually(lambda: handled(queue, "done") == 1)
     assert tries == ["1", "1"]
 
 
-async def test_a_doubled_message_has_its_effect_once(
+async def test_duplicate_message_has_its_effect_once(
     kit: dict[str, str], broker: Broker, queue_of: QueueOf, pool: Pool
 ) -> None:
     queue = queue_of(retry_seconds=(1,))
@@ -605,7 +601,7 @@ async def test_a_doubled_message_has_its_effect_once(
     assert (handled(queue, "done"), handled(queue, "ignored")) == (1, 1)
 
 
-async def test_an_effect_that_is_rolled_back_may_be_tried_again(pool: Pool) -> None:
+async def test_first_time_can_be_retried_after_rollback(pool: Pool) -> None:
     happened = event("kit", Happened(n=1))
 
     async def fail() -> None:
@@ -621,7 +617,7 @@ async def test_an_effect_that_is_rolled_back_may_be_tried_again(pool: Pool) -> N
         assert not await outbox.first_time(connection, "q", happened.id)
 
 
-async def test_many_may_declare_a_queue_at_once(kit: dict[str, str], exchange: str, queue_of: QueueOf) -> None:
+async def test_queue_can_be_declared_concurrently(kit: dict[str, str], exchange: str, queue_of: QueueOf) -> None:
     queue = queue_of(bindings=[(exchange, "#")], retry_seconds=(1, 2))
 
     async def declare() -> None:
@@ -631,8 +627,8 @@ async def test_many_may_declare_a_queue_at_once(kit: dict[str, str], exchange: s
     await asyncio.gather(*(declare() for _ in range(5)))
 
 
-async def test_queues_are_what_deployed_ones_are(channel: AbstractChannel, queue_of: QueueOf) -> None:
-    # The broker refuses to declare a queue again with other arguments: changing one means another name for the queue.
+async def test_queue_arguments_match_deployed_queues(channel: AbstractChannel, queue_of: QueueOf) -> None:
+    # The broker rejects declaring a queue again with other arguments: changing one requires a new queue name.
     queue = queue_of(retry_seconds=(7,))
     await consumer.declare(channel, queue)
     forwarding: dict[str, Any] = {
@@ -648,7 +644,7 @@ async def test_queues_are_what_deployed_ones_are(channel: AbstractChannel, queue
     await channel.declare_queue(f"{queue.name}.dead", durable=True, arguments={"x-queue-type": "quorum"})
 
 
-async def test_a_consumer_waits_for_the_exchange_of_another_service(
+async def test_consumer_waits_for_exchange_of_another_service(
     broker: Broker, channel: AbstractChannel, unique: str, queue_of: QueueOf
 ) -> None:
     queue = queue_of(bindings=[(unique, "#")], retry_seconds=(1,))
@@ -657,7 +653,7 @@ async def test_a_consumer_waits_for_the_exchange_of_another_service(
         pass
 
     async with consuming(broker, queue, handler):
-        await send(broker, queue)  # the queue is there, the exchange is not
+        await send(broker, queue)  # the queue exists, the exchange does not
         exchange = await channel.declare_exchange(unique, "topic", durable=True)
         body = event("kit", Happened(n=1)).model_dump_json().encode()
 

@@ -1,4 +1,4 @@
-"""What is generated is what is committed, and an older consumer reads what a newer producer says."""
+"""Generated code is current, and older consumers can read events of newer producers."""
 
 import importlib.util
 import json
@@ -32,10 +32,10 @@ def texts(folder: Path, *patterns: str) -> dict[str, str]:
     return {str(file.relative_to(folder)): file.read_text() for pattern in patterns for file in folder.rglob(pattern)}
 
 
-async def test_generate_gives_the_committed_python(
+async def test_committed_grpc_code_is_current(
     generate: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # A gRPC server in this process, as the tests of the services leave their threads behind.
+    # A gRPC server in this process, because the services' tests leave gRPC threads behind.
     server = grpc.aio.server()
     server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -46,12 +46,12 @@ async def test_generate_gives_the_committed_python(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_committed_schemas_are_what_the_events_give(generate: ModuleType, tmp_path: Path) -> None:
+def test_committed_event_schemas_are_current(generate: ModuleType, tmp_path: Path) -> None:
     generate.schemas_from_events(tmp_path)
     assert texts(tmp_path, "*.json") == texts(PLATFORM / "schemas" / "events", "*.json"), "run make generate"
 
 
-def test_every_event_type_is_named_after_its_owner_or_aggregate_and_has_one_model(generate: ModuleType) -> None:
+def test_event_type_is_named_after_owner_or_aggregate_and_has_one_model(generate: ModuleType) -> None:
     types = [payload.type for owner in generate.OWNERS for payload in generate.payloads(owner)]
     assert len(types) == len(set(types))
     assert all(kind.count(".") == 1 for kind in types)
@@ -62,7 +62,7 @@ def ready() -> dict[str, Any]:
     return json.loads(event("video", payload).model_dump_json())  # type: ignore[no-any-return]
 
 
-def test_an_event_is_a_cloud_event_and_fits_its_schema() -> None:
+def test_event_is_a_cloud_event_and_matches_its_schema() -> None:
     document = ready()
     assert document["specversion"] == "1.0"
     assert document["source"] == "kinora/video"
@@ -72,7 +72,7 @@ def test_an_event_is_a_cloud_event_and_fits_its_schema() -> None:
     jsonschema.validate(document["data"], schema)
 
 
-def test_fields_that_are_not_known_yet_are_read_over() -> None:
+def test_unknown_event_fields_are_ignored() -> None:
     document = ready()
     document["data"]["colour_space"] = "bt709"
     document["priority"] = "high"
@@ -80,8 +80,8 @@ def test_fields_that_are_not_known_yet_are_read_over() -> None:
     assert got.read(video.Ready).duration == 1.5
 
 
-def test_what_was_required_before_still_is_enough() -> None:
-    # As the first version wrote them: a field that is added since has a default.
+def test_events_of_the_first_version_are_still_valid() -> None:
+    # As written by the first version: fields added since have a default.
     progress = {
         "video_id": str(uuid4()),
         "owner_id": str(uuid4()),

@@ -1,4 +1,4 @@
-"""What holds for every request of every service: what a slow, a hostile or a vanishing client can and cannot do."""
+"""Protection of every service against slow, hostile and vanishing clients."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ Running = Any
 Run = Callable[..., contextlib.AbstractAsyncContextManager[Running]]
 
 SOMEBODY, SOMEBODY_ELSE = "127.0.0.2", "127.0.0.3"
-"""Of the loopback network, and no trusted proxies: each is a client with an address of its own."""
+"""Loopback addresses that are not trusted proxies: each is a separate client."""
 
 HALF_HEAD = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 HALF_BODY = HALF_HEAD + b"Content-Length: 20\r\n\r\n" + b'{"name":'
@@ -41,11 +41,11 @@ class Connection:
         await self.writer.drain()
 
     async def rest(self) -> bytes:
-        """What comes until the other side closes."""
+        """All data until the server closes the connection."""
         async with asyncio.timeout(15):
             try:
                 return await self.reader.read()
-            except ConnectionError:  # reset, or a write of before that failed
+            except ConnectionError:  # reset, or an earlier write failed
                 return b""
 
     async def status(self) -> int:
@@ -74,7 +74,7 @@ async def counted(service: Running, status: int) -> float:
     return sum(map(float, counts))
 
 
-# What is no request ---------------------------------------------------------------------------------------------------
+# Malformed requests ---------------------------------------------------------------------------------------------------
 
 
 async def test_what_is_no_http_is_told_so_although_more_of_it_comes(service: Running) -> None:
@@ -110,7 +110,7 @@ async def test_what_is_no_http_is_told_so_although_more_of_it_comes(service: Run
 )
 @pytest.mark.parametrize("path", ["/things", "/raw"])
 @pytest.mark.parametrize("content_type", ["application/json", "Application/Problem+JSON; charset=utf-8"])
-async def test_json_that_cannot_be_kept_is_malformed(
+async def test_unrepresentable_json_is_malformed(
     *, service: Running, path: str, content_type: str, body: bytes
 ) -> None:
     answer = await service.client.post(path, content=body, headers={"Content-Type": content_type})
@@ -121,14 +121,14 @@ async def test_json_that_cannot_be_kept_is_malformed(
 @pytest.mark.parametrize(
     ("name", "kept"), [("\\ud83d\\ude00", "\U0001f600"), ("\\\\ud80", "\\ud80"), ("\\u00e9", "\u00e9")]
 )
-async def test_json_with_escapes_of_whole_characters_is_taken(service: Running, name: str, kept: str) -> None:
+async def test_json_with_surrogate_pairs_is_accepted(service: Running, name: str, kept: str) -> None:
     headers = {"Content-Type": "application/json"}
     answer = await service.client.post("/things", content=f'{{"name": "{name}"}}', headers=headers)
     assert answer.json() == {"name": kept}
 
 
 @pytest.mark.parametrize("path", ["/things/%00", "/things/1?x=%00", "/nothing/a%00b"])
-async def test_an_address_with_nul_is_malformed(service: Running, path: str) -> None:
+async def test_url_with_nul_is_malformed(service: Running, path: str) -> None:
     answer = await service.client.get(path)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
@@ -136,9 +136,7 @@ async def test_an_address_with_nul_is_malformed(service: Running, path: str) -> 
 
 @pytest.mark.parametrize("sent", [HALF_BODY, HALF_HEAD + b"Transfer-Encoding: chunked\r\n\r\n8\r\n{"])
 @pytest.mark.parametrize("path", [b"/things", b"/raw", b"/nothing"])
-async def test_a_client_that_goes_away_in_its_body_is_499_and_no_failure(
-    service: Running, path: bytes, sent: bytes
-) -> None:
+async def test_client_disconnect_in_body_is_recorded_as_499(service: Running, path: bytes, sent: bytes) -> None:
     failures, left, given = await counted(service, 500), await counted(service, 499), f"gone-{uuid4()}"
     async with connected(service) as connection:
         head, _, rest = sent.replace(b"/things", path).partition(b"\r\n")
@@ -148,21 +146,22 @@ async def test_a_client_that_goes_away_in_its_body_is_499_and_no_failure(
     assert (await counted(service, 500), await counted(service, 499)) == (failures, left + 1)
 
 
-async def test_trailers_are_no_headers(service: Running) -> None:
+async def test_trailers_are_not_merged_into_headers(service: Running) -> None:
     async with connected(service) as connection:
         head = b"GET /who HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-User-Id\r\n"
         await connection.send(head + b"Connection: close\r\n\r\n0\r\nX-User-Id: %s\r\n\r\n" % str(uuid4()).encode())
         assert json.loads((await connection.rest()).rpartition(b"\r\n\r\n")[2]) == {"user_id": None}
 
 
-# What is slow ---------------------------------------------------------------------------------------------------------
+# Slow requests
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("sent", "trickle"),
     [(b"", b""), (b"\r\n", b"\r\n"), (b"POST /thi", b"x"), (HALF_HEAD, b""), (HALF_HEAD + b"X: ", b"x")],
 )
-async def test_a_head_that_does_not_end_is_closed(service: Running, sent: bytes, trickle: bytes) -> None:
+async def test_incomplete_head_times_out(service: Running, sent: bytes, trickle: bytes) -> None:
     started = time.monotonic()
     async with connected(service) as connection:
         await connection.send(sent)
@@ -179,7 +178,7 @@ async def test_a_head_that_does_not_end_is_closed(service: Running, sent: bytes,
     assert 0.9 < time.monotonic() - started < 6
 
 
-async def test_a_second_head_that_does_not_end_is_closed_too(service: Running) -> None:
+async def test_incomplete_second_head_times_out(service: Running) -> None:
     async with connected(service) as connection:
         await connection.send(b"GET /things/1 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await connection.status() == 200
@@ -187,7 +186,7 @@ async def test_a_second_head_that_does_not_end_is_closed_too(service: Running) -
         assert b"HTTP/1.1" not in await connection.rest()
 
 
-async def test_a_head_without_end_is_closed_before_it_fills_the_memory(service: Running) -> None:
+async def test_oversized_head_closes_the_connection(service: Running) -> None:
     async with connected(service) as connection:
         with contextlib.suppress(ConnectionError):
             await connection.send(HALF_HEAD)
@@ -198,9 +197,7 @@ async def test_a_head_without_end_is_closed_before_it_fills_the_memory(service: 
 
 @pytest.mark.parametrize("trickle", [b"", b" "])
 @pytest.mark.parametrize("path", [b"/things", b"/raw", b"/nothing"])
-async def test_a_body_that_does_not_come_is_a_timeout_of_the_client(
-    service: Running, path: bytes, trickle: bytes
-) -> None:
+async def test_incomplete_body_answers_408(service: Running, path: bytes, trickle: bytes) -> None:
     started, sent = time.monotonic(), HALF_BODY.replace(b"/things", path).replace(b"20", b"2000")
     async with connected(service) as connection:
         await connection.send(sent)
@@ -214,12 +211,12 @@ async def test_a_body_that_does_not_come_is_a_timeout_of_the_client(
         trickling = asyncio.create_task(on())
         assert await connection.status() == (404 if path == b"/nothing" else 408)
         assert 0.9 < time.monotonic() - started < 5
-        await connection.rest()  # what goes on after its answer is closed as well
+        await connection.rest()  # data after the response does not keep the connection open
         trickling.cancel()
     assert time.monotonic() - started < 12
 
 
-async def test_a_body_may_take_as_long_as_its_bytes_take_at_the_slowest_rate(service: Running) -> None:
+async def test_body_at_minimum_rate_does_not_time_out(service: Running) -> None:
     async with connected(service) as connection:
         body = b'{"name": "x"' + b" " * 40_000 + b"}"
         await connection.send(HALF_HEAD + b"Content-Length: %d\r\n\r\n" % len(body))
@@ -229,10 +226,11 @@ async def test_a_body_may_take_as_long_as_its_bytes_take_at_the_slowest_rate(ser
         assert await connection.status() == 201
 
 
-# What is many ---------------------------------------------------------------------------------------------------------
+# Many requests
+# ---------------------------------------------------------------------------------------------------------
 
 
-async def test_unfinished_bodies_are_counted_by_client(running: Run, tmp_path: Path) -> None:
+async def test_incomplete_bodies_are_limited_per_client(running: Run, tmp_path: Path) -> None:
     async with (
         running(tmp_path, unfinished_bodies_per_client="2") as service,
         connected(service) as first,
@@ -255,7 +253,7 @@ async def test_unfinished_bodies_are_counted_by_client(running: Run, tmp_path: P
         assert await first.status() == 201
 
 
-async def test_a_full_process_says_so_and_answers_its_probes(running: Run, tmp_path: Path) -> None:
+async def test_full_process_answers_503_but_serves_probes(running: Run, tmp_path: Path) -> None:
     until = tmp_path / "until"
     async with running(tmp_path, max_requests="1") as service:
         slow = asyncio.create_task(service.client.get("/slow", params={"until": str(until)}))
@@ -270,7 +268,7 @@ async def test_a_full_process_says_so_and_answers_its_probes(running: Run, tmp_p
         assert (await service.client.get("/things/1")).status_code == 200
 
 
-async def test_a_thousand_half_sent_requests_of_one_client_keep_nobody_else_out(running: Run, tmp_path: Path) -> None:
+async def test_thousand_incomplete_requests_of_one_client_do_not_block_others(running: Run, tmp_path: Path) -> None:
     async with (
         running(tmp_path, head_timeout_seconds="8", body_timeout_seconds="8") as service,
         contextlib.AsyncExitStack() as stack,

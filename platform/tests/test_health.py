@@ -2,7 +2,7 @@ from kinora_kit.health import Checks, Health
 
 
 class Switch:
-    """Something that a check asks for."""
+    """A dependency that can be switched off."""
 
     def __init__(self, *, works: bool) -> None:
         self.works = works
@@ -12,38 +12,38 @@ class Switch:
             raise ConnectionError
 
 
-async def test_a_process_is_ready_once_its_schema_was_in_place() -> None:
+async def test_process_is_ready_once_its_schema_was_seen() -> None:
     schema, health = Switch(works=False), Health()
-    assert health.report()[0] is False, "it has not started"
+    assert health.report()[0] is False, "the process has not started"
     health.begin(Checks(schema=schema.check))
     assert health.report() == (
         False,
-        {"status": "not ready", "process": "schema: not asked yet", "dependencies": {}},
+        {"status": "not ready", "process": "schema: not checked yet", "dependencies": {}},
     )
-    await health.look()
+    await health.check_all()
     assert health.report()[1]["process"] == "schema: failed (ConnectionError)"
     schema.works = True
-    await health.look()
+    await health.check_all()
     assert health.report()[0] is True
     schema.works = False
-    await health.look()
-    assert health.report()[0] is True, "the database is away, and the schema is where it was"
+    await health.check_all()
+    assert health.report()[0] is True, "an outage of the database does not affect readiness"
 
 
-async def test_a_dependency_makes_no_process_unready_at_any_time() -> None:
+async def test_unavailable_dependency_does_not_affect_readiness() -> None:
     store, health = Switch(works=False), Health()
     health.begin(Checks({"store": store.check}))
     assert health.report() == (
         True,
-        {"status": "ready", "process": "ok", "dependencies": {"store": "not asked yet"}},
+        {"status": "ready", "process": "ok", "dependencies": {"store": "not checked yet"}},
     )
     for works, said in ((False, "failed (ConnectionError)"), (True, "ok"), (False, "failed (ConnectionError)")):
         store.works = works
-        await health.look()
+        await health.check_all()
         assert health.report() == (True, {"status": "ready", "process": "ok", "dependencies": {"store": said}})
 
 
-async def test_a_draining_process_is_not_ready() -> None:
+async def test_draining_process_is_not_ready() -> None:
     health = Health()
     health.begin(Checks())
     assert health.report()[0] is True

@@ -53,14 +53,14 @@ def _part(value: bytes) -> bytes:
 
 
 def by_hand(alg: str, payload: dict[str, Any], secret: bytes | None) -> str:
-    """A token as an attacker makes it, without a library that would refuse to."""
+    """A token built manually, because libraries refuse to build it."""
     header = {"alg": alg, "kid": "one", "typ": "at+jwt"}
     text = _part(json.dumps(header).encode()) + b"." + _part(json.dumps(payload).encode())
     signature = hmac.new(secret, text, hashlib.sha256).digest() if secret else b""
     return (text + b"." + _part(signature)).decode()
 
 
-async def test_a_good_token_names_its_caller(verifier: TokenVerifier) -> None:
+async def test_valid_token_identifies_the_caller(verifier: TokenVerifier) -> None:
     payload = claims(roles=["admin"])
     caller, expires = await verifier.verify_with_expiry(signed(payload))
     assert caller == Caller(UUID(payload["sub"]), UUID(payload["sid"]), frozenset({"admin"}))
@@ -105,7 +105,7 @@ async def test_a_good_token_names_its_caller(verifier: TokenVerifier) -> None:
         "not yet valid", "roles no list", "signature cut",
     ],
 )  # fmt: skip
-async def test_anything_but_a_valid_token_is_refused(verifier: TokenVerifier, token: str) -> None:
+async def test_invalid_token_is_rejected(verifier: TokenVerifier, token: str) -> None:
     with pytest.raises(InvalidToken):
         await verifier.verify(token)
 
@@ -114,7 +114,7 @@ async def test_anything_but_a_valid_token_is_refused(verifier: TokenVerifier, to
     ("claim", "seconds_from_now"),
     [("iat", LEEWAY_SECONDS - 2), ("nbf", LEEWAY_SECONDS - 2), ("exp", 2 - LEEWAY_SECONDS)],
 )
-async def test_verify_accepts_tokens_of_clocks_that_differ_by_a_few_seconds(
+async def test_verify_tolerates_clock_skew_within_leeway(
     verifier: TokenVerifier, claim: str, seconds_from_now: float
 ) -> None:
     await verifier.verify(signed(claims(**{claim: int(time.time() + seconds_from_now)})))
@@ -124,14 +124,14 @@ async def test_verify_accepts_tokens_of_clocks_that_differ_by_a_few_seconds(
     ("claim", "seconds_from_now"),
     [("iat", LEEWAY_SECONDS + 10), ("nbf", LEEWAY_SECONDS + 10), ("exp", -1 - LEEWAY_SECONDS)],
 )
-async def test_verify_refuses_tokens_of_clocks_that_differ_by_more(
+async def test_verify_rejects_clock_skew_beyond_leeway(
     verifier: TokenVerifier, claim: str, seconds_from_now: float
 ) -> None:
     with pytest.raises(InvalidToken):
         await verifier.verify(signed(claims(**{claim: int(time.time() + seconds_from_now)})))
 
 
-async def test_a_token_of_a_session_that_has_ended_is_refused(verifier: TokenVerifier, client: Redis) -> None:
+async def test_token_of_ended_session_is_rejected(verifier: TokenVerifier, client: Redis) -> None:
     payload = claims()
     await verifier.verify(signed(payload))
     key = identity.revocation_key(UUID(payload["sid"]))
@@ -141,13 +141,13 @@ async def test_a_token_of_a_session_that_has_ended_is_refused(verifier: TokenVer
     await client.delete(key)
 
 
-async def test_when_revocations_cannot_be_known_nobody_is_let_in() -> None:
+async def test_verify_fails_closed_without_revocations() -> None:
     async with redis.connect(f"redis://127.0.0.1:{free_port()}/0", name="kit-test") as away:
         with pytest.raises(Unavailable):
             await TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=away).verify(signed(claims()))
 
 
-async def test_while_redis_is_away_another_is_asked_and_redis_once_in_a_while(
+async def test_verify_falls_back_while_redis_is_down_and_retries_redis(
     client: Redis, kit: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: set[UUID] = set()
@@ -160,25 +160,25 @@ async def test_while_redis_is_away_another_is_asked_and_redis_once_in_a_while(
     living, payload = signed(claims()), claims()
     ended.add(UUID(payload["sid"]))
     async with (
-        proxy(kit["REDIS_URL"]) as cable,
-        redis.connect(cable.url, name="kit-test") as behind_cable,
+        proxy(kit["REDIS_URL"]) as link,
+        redis.connect(link.url, name="kit-test") as behind_cable,
     ):
         verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=behind_cable, otherwise=otherwise)
         await verifier.verify(living)
         assert asked == [], "Redis answers"
-        cable.stall()
+        link.stall()
         await verifier.verify(living)
-        attempts = cable.accepted
+        attempts = link.accepted
         for _ in range(5):
             await verifier.verify(living)
             with pytest.raises(InvalidToken, match="session has ended"):
                 await verifier.verify(signed(payload))
         assert len(asked) == 11
-        assert cable.accepted == attempts, "a Redis that does not answer delays one request in a second"
-        await cable.cut()
+        assert link.accepted == attempts, "an unresponsive Redis delays only one request per second"
+        await link.cut()
         monkeypatch.setattr(identity, "RETRY_SECONDS", 0.0)
         await verifier.verify(living)
-        await cable.mend()
+        await link.restore()
         await client.set(identity.revocation_key(UUID(payload["sid"])), "1", ex=60)
         ended.clear()
 
@@ -194,7 +194,7 @@ async def test_while_redis_is_away_another_is_asked_and_redis_once_in_a_while(
 
 
 @pytest.mark.parametrize(("status", "ended"), [(200, False), (401, True), (503, None), (500, None)])
-async def test_auth_is_asked_whether_a_session_has_ended(status: int, ended: bool | None) -> None:
+async def test_ask_auth_maps_status_to_ended(status: int, ended: bool | None) -> None:
     requests: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -216,7 +216,7 @@ async def test_auth_is_asked_whether_a_session_has_ended(status: int, ended: boo
 
 
 class KeyServer:
-    """An auth service that publishes ``kids`` and counts how often it was asked."""
+    """A fake auth service that publishes ``kids`` and counts requests."""
 
     def __init__(self) -> None:
         self.kids = ["one"]
@@ -243,21 +243,21 @@ async def server() -> AsyncIterator[KeyServer]:
         yield keys
 
 
-async def test_the_key_set_is_fetched_once_for_many(server: KeyServer) -> None:
+async def test_key_set_is_fetched_once_for_concurrent_callers(server: KeyServer) -> None:
     keys = RemoteKeys(server.url)
     found = await asyncio.gather(*(keys.public_key("one") for _ in range(20)))
     assert all(key == KEY.public_key() for key in found)
     assert server.fetches == 1
 
 
-async def test_forged_kids_cannot_be_used_to_load_auth(server: KeyServer) -> None:
+async def test_forged_kids_do_not_overload_auth(server: KeyServer) -> None:
     keys = RemoteKeys(server.url, cooldown_seconds=60)
     for n in range(20):
         assert await keys.public_key(f"forged {n}") is None
     assert server.fetches == 1
 
 
-async def test_a_new_key_is_found_after_the_cool_down(server: KeyServer) -> None:
+async def test_new_key_is_found_after_cooldown(server: KeyServer) -> None:
     keys = RemoteKeys(server.url, cooldown_seconds=0)
     assert await keys.public_key("two") is None
     server.kids = ["one", "two"]
@@ -266,14 +266,14 @@ async def test_a_new_key_is_found_after_the_cool_down(server: KeyServer) -> None
     assert server.fetches == 2
 
 
-async def test_a_withdrawn_key_is_gone_when_the_set_is_old(server: KeyServer) -> None:
+async def test_withdrawn_key_is_dropped_when_key_set_expires(server: KeyServer) -> None:
     keys = RemoteKeys(server.url, lifetime_seconds=0, cooldown_seconds=0)
     assert await keys.public_key("one") is not None
     server.kids = ["two"]
     assert await keys.public_key("one") is None
 
 
-async def test_an_old_set_serves_while_auth_is_away_and_auth_is_not_asked_for_each_token(server: KeyServer) -> None:
+async def test_stale_key_set_is_used_while_auth_is_down(server: KeyServer) -> None:
     keys = RemoteKeys(server.url, lifetime_seconds=0, cooldown_seconds=0)
     assert await keys.public_key("one") is not None
     keys._cooldown = 60
@@ -287,9 +287,7 @@ async def test_an_old_set_serves_while_auth_is_away_and_auth_is_not_asked_for_ea
     assert server.fetches == 2
 
 
-async def test_without_any_set_a_token_cannot_be_judged_until_auth_is_there(
-    server: KeyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_verify_is_unavailable_without_any_key_set(server: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = RemoteKeys(server.url)
     server.status = 503
     for _ in range(5):
@@ -302,7 +300,7 @@ async def test_without_any_set_a_token_cannot_be_judged_until_auth_is_there(
 
 
 @pytest.mark.parametrize("body", ["[]", "{}", '{"keys": []}', '{"keys": 7}', '{"keys": [7]}', "<html>"])
-async def test_a_key_set_of_another_shape_is_no_key_set(body: str) -> None:
+async def test_malformed_key_set_is_rejected(body: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
@@ -315,7 +313,7 @@ async def test_a_key_set_of_another_shape_is_no_key_set(body: str) -> None:
             await RemoteKeys(f"http://127.0.0.1:{port}/").public_key("one")
 
 
-def test_identity_headers_make_a_caller_and_back() -> None:
+def test_identity_headers_round_trip() -> None:
     caller = Caller(uuid4(), uuid4(), frozenset({"admin", "editor"}))
     assert identity.caller_from_headers(Headers(caller.headers())) == caller
     anonymous_session = Caller(uuid4())
@@ -324,12 +322,12 @@ def test_identity_headers_make_a_caller_and_back() -> None:
 
 
 @pytest.mark.parametrize("headers", [{"X-User-Id": "1"}, {"X-User-Id": str(uuid4()), "X-Session-Id": "x"}])
-def test_malformed_identity_headers_are_refused(headers: dict[str, str]) -> None:
+def test_malformed_identity_headers_are_rejected(headers: dict[str, str]) -> None:
     with pytest.raises(NotSignedIn):
         identity.caller_from_headers(Headers(headers))
 
 
-def test_a_bearer_token_is_taken_and_another_form_refused() -> None:
+def test_bearer_rejects_other_authorization_schemes() -> None:
     assert identity.bearer(Headers()) is None
     assert identity.bearer(Headers({"Authorization": "bearer  a.b.c "})) == "a.b.c"
     for value in ("", "Bearer", "Bearer ", "Basic YTpi", "a.b.c"):

@@ -18,7 +18,7 @@ FIRST = "CREATE TABLE first (n int); INSERT INTO first VALUES (1);"
 
 @pytest.fixture
 def package(tmp_path: Path, unique: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An importable package of its own; answers its folder of migrations, which has one."""
+    """A separate importable package; returns its migrations folder, which has one migration."""
     folder = tmp_path / unique / "migrations"
     folder.mkdir(parents=True)
     (tmp_path / unique / "__init__.py").touch()
@@ -34,7 +34,7 @@ async def connection(schema_url: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-async def test_the_kit_comes_first_and_nothing_is_applied_twice(
+async def test_migrate_applies_kit_first_and_each_migration_once(
     connection: asyncpg.Connection, package: Path, unique: str
 ) -> None:
     applied = await migrate.migrate(connection, unique)
@@ -44,7 +44,7 @@ async def test_the_kit_comes_first_and_nothing_is_applied_twice(
     assert [m.name for m in await migrate.migrate(connection, unique)] == ["second"]
 
 
-async def test_many_at_once_apply_each_migration_once(schema_url: str, package: Path, unique: str) -> None:
+async def test_concurrent_jobs_apply_each_migration_once(schema_url: str, package: Path, unique: str) -> None:
     async def one() -> int:
         connection = await asyncpg.connect(schema_url)
         try:
@@ -55,9 +55,7 @@ async def test_many_at_once_apply_each_migration_once(schema_url: str, package: 
     assert sorted(await asyncio.gather(*(one() for _ in range(4)))) == [0, 0, 0, 2]
 
 
-async def test_a_file_changed_after_it_was_applied_is_refused(
-    connection: asyncpg.Connection, package: Path, unique: str
-) -> None:
+async def test_changed_migration_is_rejected(connection: asyncpg.Connection, package: Path, unique: str) -> None:
     await migrate.migrate(connection, unique)
     (package / "0001_first.sql").write_text(FIRST + " -- better")
     with pytest.raises(MigrationError, match=r"0001_first.sql was changed .* write the change as a new migration"):
@@ -72,7 +70,7 @@ async def test_a_file_changed_after_it_was_applied_is_refused(
         ("second.sql", "must be named NNNN_what.sql"),
     ],
 )
-async def test_files_out_of_order_are_refused_before_anything_is_applied(
+async def test_misnumbered_files_are_rejected_before_anything_is_applied(
     *, connection: asyncpg.Connection, package: Path, unique: str, file: str, sentence: str
 ) -> None:
     (package / file).write_text("SELECT 1")
@@ -81,7 +79,7 @@ async def test_files_out_of_order_are_refused_before_anything_is_applied(
     assert await connection.fetchval("SELECT to_regclass('first')") is None
 
 
-async def test_a_migration_that_fails_leaves_nothing_of_itself_and_keeps_those_before(
+async def test_failed_migration_is_rolled_back_and_earlier_ones_kept(
     connection: asyncpg.Connection, package: Path, unique: str
 ) -> None:
     (package / "0002_second.sql").write_text("CREATE TABLE second (n int); SELECT 1 / 0;")
@@ -92,7 +90,7 @@ async def test_a_migration_that_fails_leaves_nothing_of_itself_and_keeps_those_b
     assert [m.name for m in await migrate.migrate(connection, unique)] == ["second"]
 
 
-async def test_restore_migrates_an_empty_database_and_leaves_any_other_to_the_job(
+async def test_restore_migrates_only_an_empty_database(
     connection: asyncpg.Connection, schema_url: str, package: Path, unique: str
 ) -> None:
     await migrate.restore(schema_url, unique)
@@ -102,7 +100,7 @@ async def test_restore_migrates_an_empty_database_and_leaves_any_other_to_the_jo
     assert [m.name for m in await migrate.migrate(connection, unique)] == ["second"]
 
 
-async def test_check_refuses_until_all_that_the_code_needs_is_applied(
+async def test_check_fails_until_all_migrations_are_applied(
     schema_url: str, connection: asyncpg.Connection, package: Path, unique: str
 ) -> None:
     async with postgres.connect(schema_url, name="kit test") as pool:
@@ -118,7 +116,7 @@ async def test_check_refuses_until_all_that_the_code_needs_is_applied(
         await migrate.check(pool, unique)
 
 
-def test_as_a_job_it_says_what_it_did_and_what_is_wrong(schema_url: str, package: Path, unique: str) -> None:
+def test_job_prints_applied_migrations_and_errors(schema_url: str, package: Path, unique: str) -> None:
     def job(**more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "kinora_kit.migrate", unique],
@@ -137,12 +135,13 @@ def test_as_a_job_it_says_what_it_did_and_what_is_wrong(schema_url: str, package
         assert len(wrong.stderr.splitlines()) == 1
 
 
-# Locks, and time ------------------------------------------------------------------------------------------------------
+# Locks and timeouts
+# ------------------------------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
 async def reading(url: str, table: str) -> AsyncIterator[None]:
-    """A transaction that has read ``table`` and does not end."""
+    """An open transaction that has read ``table``."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
@@ -152,7 +151,7 @@ async def reading(url: str, table: str) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def test_a_migration_waits_for_a_lock_without_keeping_others_waiting(
+async def test_migration_waits_for_lock_without_blocking_queries(
     schema_url: str, connection: asyncpg.Connection, package: Path, unique: str
 ) -> None:
     await migrate.migrate(connection, unique)
@@ -167,7 +166,7 @@ async def test_a_migration_waits_for_a_lock_without_keeping_others_waiting(
                 return bool(await other.fetchval(asked, pid))
 
             await eventually(waiting)
-            # Behind the ALTER TABLE, which waits for the reader; it makes way before it has got its lock.
+            # Queued behind the ALTER TABLE, which waits for the reader and gives up its place before it gets the lock.
             await other.fetch("SELECT * FROM first", timeout=30)
             assert not migrating.done()
         assert [m.name for m in await migrating] == ["second"]
@@ -175,7 +174,7 @@ async def test_a_migration_waits_for_a_lock_without_keeping_others_waiting(
         await other.close()
 
 
-async def test_a_migration_that_gets_no_lock_gives_up_and_names_its_file(
+async def test_migration_without_lock_fails_with_its_file_name(
     *, schema_url: str, connection: asyncpg.Connection, package: Path, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "50ms")
@@ -184,18 +183,18 @@ async def test_a_migration_that_gets_no_lock_gives_up_and_names_its_file(
     await migrate.migrate(connection, unique)
     (package / "0002_second.sql").write_text("ALTER TABLE first ADD m int")
     async with reading(schema_url, "first"):
-        with pytest.raises(MigrationError, match=r"0002_second.sql did not get its locks"):
+        with pytest.raises(MigrationError, match=r"0002_second.sql could not acquire its locks"):
             await migrate.migrate(connection, unique)
     assert [m.name for m in await migrate.migrate(connection, unique)] == ["second"]
 
 
-async def test_a_statement_has_a_timeout_that_its_file_can_set(
+async def test_statement_timeout_can_be_set_per_file(
     *, connection: asyncpg.Connection, package: Path, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await migrate.migrate(connection, unique)
     monkeypatch.setattr(migrate, "STATEMENT_TIMEOUT", "100ms")
     (package / "0002_slow.sql").write_text("SELECT pg_sleep(0.5)")
-    with pytest.raises(MigrationError, match=r"0002_slow.sql takes longer than 100ms"):
+    with pytest.raises(MigrationError, match=r"0002_slow.sql has a statement that takes longer than 100ms"):
         await migrate.migrate(connection, unique)
     (package / "0002_slow.sql").write_text("-- migrate: statement_timeout=1min\nSELECT pg_sleep(0.2)")
     assert [m.name for m in await migrate.migrate(connection, unique)] == ["slow"]
@@ -203,7 +202,7 @@ async def test_a_statement_has_a_timeout_that_its_file_can_set(
 
 
 @pytest.mark.parametrize("line", ["lock_timeout=1s", "transaction=yes", "concurrently", "statement_timeout 1s"])
-async def test_a_first_line_that_is_no_option_is_refused(
+async def test_unknown_migration_option_is_rejected(
     connection: asyncpg.Connection, package: Path, unique: str, line: str
 ) -> None:
     (package / "0002_second.sql").write_text(f"-- migrate: {line}\nSELECT 1")
@@ -223,7 +222,7 @@ async def valid(connection: asyncpg.Connection) -> bool | None:
     return found
 
 
-async def test_an_index_is_built_concurrently_while_other_jobs_wait(
+async def test_index_is_built_concurrently_while_other_jobs_wait(
     schema_url: str, package: Path, unique: str, connection: asyncpg.Connection
 ) -> None:
     (package / "0002_index.sql").write_text(INDEX)
@@ -246,7 +245,7 @@ async def test_an_index_is_built_concurrently_while_other_jobs_wait(
     assert await valid(connection) is True
 
 
-async def test_an_index_that_was_interrupted_is_built_again(
+async def test_interrupted_index_is_rebuilt(
     schema_url: str, package: Path, unique: str, connection: asyncpg.Connection
 ) -> None:
     (package / "0002_index.sql").write_text(INDEX)
@@ -266,7 +265,7 @@ async def test_an_index_that_was_interrupted_is_built_again(
     assert await valid(connection) is True
 
 
-async def test_an_index_that_could_not_be_built_is_built_once_it_can(
+async def test_failed_index_is_rebuilt_once_possible(
     package: Path, unique: str, connection: asyncpg.Connection
 ) -> None:
     await migrate.migrate(connection, unique)
@@ -279,9 +278,7 @@ async def test_an_index_that_could_not_be_built_is_built_once_it_can(
     assert await valid(connection) is True
 
 
-async def test_an_index_that_was_built_and_not_recorded_is_recorded(
-    package: Path, unique: str, connection: asyncpg.Connection
-) -> None:
+async def test_unrecorded_valid_index_is_recorded(package: Path, unique: str, connection: asyncpg.Connection) -> None:
     await migrate.migrate(connection, unique)
     await connection.execute("CREATE UNIQUE INDEX CONCURRENTLY first_n ON first (n)")
     (package / "0002_index.sql").write_text(INDEX)

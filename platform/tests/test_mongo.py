@@ -33,7 +33,7 @@ def things(database: Database) -> Collection:
 
 
 async def change(things: Collection, exchange: str, *numbers: int) -> list[Event]:
-    """One change of one document, with one event for each number."""
+    """Change one document, with one event for each number."""
     events = [event("kit", Happened(n=n)) for n in numbers]
     entries = [mongo.pending(happened, exchange=exchange) for happened in events]
     await things.update_one(
@@ -46,21 +46,21 @@ async def is_published(things: Collection) -> bool:
     return await things.count_documents({f"{OUTBOX}.id": {"$exists": True}}) == 0
 
 
-async def test_uuids_and_times_come_back_as_they_were(things: Collection) -> None:
+async def test_uuids_and_times_round_trip(things: Collection) -> None:
     document = {"_id": uuid4(), "at": datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)}
     await things.insert_one(document)
     assert await things.find_one() == document
 
 
-async def test_check_names_a_database_that_is_away(kit: dict[str, str], database: Database) -> None:
+async def test_check_raises_while_database_is_down(kit: dict[str, str], database: Database) -> None:
     await mongo.check(database)
-    async with proxy(kit["MONGO_URL"]) as cable, mongo.connect(cable.url, database="any", name="kit test") as away:
-        await cable.cut()
+    async with proxy(kit["MONGO_URL"]) as link, mongo.connect(link.url, database="any", name="kit test") as away:
+        await link.cut()
         with pytest.raises(mongo.MongoError):
             await mongo.check(away)
 
 
-async def test_pending_events_are_published_in_their_order_and_pulled(
+async def test_relay_publishes_pending_events_in_order_and_removes_them(
     things: Collection, broker: Broker, exchange: str, inbox: Take
 ) -> None:
     events = await change(things, exchange, 1, 2) + await change(things, exchange, 3)
@@ -75,7 +75,7 @@ async def test_pending_events_are_published_in_their_order_and_pulled(
     assert await things.find_one() == {"_id": "one", "changes": 2, OUTBOX: []}
 
 
-async def test_woken_it_publishes_at_once(
+async def test_relay_publishes_at_once_when_woken(
     things: Collection, broker: Broker, exchange: str, inbox: Take, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mongo, "POLL_SECONDS", 60)
@@ -88,7 +88,7 @@ async def test_woken_it_publishes_at_once(
     assert len(await inbox()) == 3
 
 
-async def test_without_being_woken_it_publishes_soon(
+async def test_relay_publishes_soon_without_wake(
     things: Collection, broker: Broker, exchange: str, inbox: Take, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mongo, "POLL_SECONDS", 0.1)
@@ -99,7 +99,7 @@ async def test_without_being_woken_it_publishes_soon(
     assert len(await inbox()) == 2
 
 
-async def test_dying_between_publishing_and_pulling_publishes_again_with_the_same_id(
+async def test_crash_after_publish_republishes_with_the_same_id(
     things: Collection, broker: Broker, exchange: str, inbox: Take
 ) -> None:
     (happened,) = await change(things, exchange, 1)
@@ -117,7 +117,7 @@ async def test_dying_between_publishing_and_pulling_publishes_again_with_the_sam
     assert [Event.model_validate_json(message.body) for message in messages] == [happened] * 2
 
 
-async def test_everything_arrives_after_broker_and_database_were_away(
+async def test_all_events_arrive_after_broker_and_database_outage(
     *,
     kit: dict[str, str],
     unique: str,
@@ -137,16 +137,16 @@ async def test_everything_arrives_after_broker_and_database_were_away(
     ):
         await change(things, exchange, 0)
         await eventually(lambda: is_published(things))
-        for n, cable in enumerate((broker_cable, database_cable), start=1):
-            await cable.cut()
+        for n, link in enumerate((broker_cable, database_cable), start=1):
+            await link.cut()
             await change(things, exchange, n)
-            await cable.mend()
+            await link.restore()
             await eventually(lambda: is_published(things), seconds=30)
     numbers = [Event.model_validate_json(message.body).read(Happened).n for message in await inbox()]
     assert list(dict.fromkeys(numbers)) == [0, 1, 2]
 
 
-async def test_a_mandatory_event_waits_for_its_queue_and_holds_up_none(
+async def test_mandatory_event_waits_for_its_queue_without_blocking_others(
     *,
     things: Collection,
     broker: Broker,
@@ -158,7 +158,7 @@ async def test_a_mandatory_event_waits_for_its_queue_and_holds_up_none(
     exchange = await channel.declare_exchange(unique, "topic", durable=True)
     must = [event("kit", Happened(n=n)) for n in range(3)]
     may = [event("kit", Happened(n=n)) for n in range(3, 6)]
-    for happened in must:  # more than a batch of them stand in front
+    for happened in must:  # more than a batch of them come first
         entries = [mongo.pending(happened, exchange=unique, mandatory=True)]
         await things.insert_one({"_id": str(happened.id), OUTBOX: entries})
     await things.insert_many([{OUTBOX: [mongo.pending(happened, exchange=unique)]} for happened in may])
@@ -182,7 +182,7 @@ async def test_a_mandatory_event_waits_for_its_queue_and_holds_up_none(
 
         await eventually(only_the_mandatory)
         await asyncio.sleep(0.5)
-        assert sorted(attempts) == sorted(str(happened.id) for happened in must + may)  # each once: it does not spin
+        assert sorted(attempts) == sorted(str(happened.id) for happened in must + may)  # one attempt each: no busy loop
         queue = await channel.declare_queue(f"{unique}.late", exclusive=True)
         await queue.bind(exchange, "#")
         relay.wake()
@@ -192,7 +192,7 @@ async def test_a_mandatory_event_waits_for_its_queue_and_holds_up_none(
     await channel.exchange_delete(unique)
 
 
-async def test_more_documents_than_a_batch_are_all_published(
+async def test_relay_publishes_more_than_one_batch(
     things: Collection, broker: Broker, exchange: str, inbox: Take
 ) -> None:
     await things.insert_many(

@@ -44,7 +44,7 @@ async def is_published(pool: Pool) -> bool:
 
 
 class Collected:
-    """What came out of the inbox so far."""
+    """The messages received so far."""
 
     def __init__(self, take: Take) -> None:
         self._take = take
@@ -70,7 +70,7 @@ async def second_pool(postgres_url: str) -> AsyncIterator[Pool]:
         yield pool
 
 
-async def test_an_event_is_published_when_its_transaction_commits_and_not_before(
+async def test_event_is_published_only_after_commit(
     pool: Pool, broker: Broker, exchange: str, collected: Collected
 ) -> None:
     happened = event("kit", Happened(n=1))
@@ -86,7 +86,7 @@ async def test_an_event_is_published_when_its_transaction_commits_and_not_before
     assert await is_published(pool)
 
 
-async def test_an_event_of_a_transaction_rolled_back_is_never_published(
+async def test_event_of_rolled_back_transaction_is_never_published(
     pool: Pool, broker: Broker, exchange: str, collected: Collected
 ) -> None:
     async def fail() -> None:
@@ -102,7 +102,7 @@ async def test_an_event_of_a_transaction_rolled_back_is_never_published(
     assert collected.numbers == [2]
 
 
-async def test_the_relay_publishes_soon_after_the_commit(
+async def test_relay_publishes_soon_after_commit(
     *,
     postgres_url: str,
     pool: Pool,
@@ -119,7 +119,7 @@ async def test_the_relay_publishes_soon_after_the_commit(
     assert collected.numbers == [0, 1, 2]
 
 
-async def test_the_relay_publishes_although_a_notification_was_missed(
+async def test_relay_publishes_despite_missed_notification(
     *,
     postgres_url: str,
     pool: Pool,
@@ -136,7 +136,7 @@ async def test_the_relay_publishes_although_a_notification_was_missed(
         await eventually(lambda: collected.has(1))
 
 
-async def test_events_keep_their_order(pool: Pool, broker: Broker, exchange: str, collected: Collected) -> None:
+async def test_relay_keeps_the_order_of_events(pool: Pool, broker: Broker, exchange: str, collected: Collected) -> None:
     async with postgres.transaction(pool) as connection:
         for n in range(250):
             await outbox.emit(connection, event("kit", Happened(n=n)), exchange=exchange)
@@ -146,7 +146,7 @@ async def test_events_keep_their_order(pool: Pool, broker: Broker, exchange: str
     assert collected.numbers == list(range(250))
 
 
-async def test_a_relay_killed_between_publishing_and_deleting_publishes_again_with_the_same_id(
+async def test_relay_killed_after_publish_republishes_with_the_same_id(
     pool: Pool, second_pool: Pool, broker: Broker, exchange: str, collected: Collected
 ) -> None:
     happened = await emit(pool, exchange, 1)
@@ -167,7 +167,7 @@ async def test_a_relay_killed_between_publishing_and_deleting_publishes_again_wi
     assert [Event.model_validate_json(message.body) for message in collected.messages] == [happened] * 2
 
 
-async def test_a_relay_cancelled_in_the_middle_of_a_batch_loses_nothing(
+async def test_relay_cancelled_within_a_batch_loses_nothing(
     pool: Pool, broker: Broker, exchange: str, collected: Collected
 ) -> None:
     for n in range(3):
@@ -189,7 +189,7 @@ async def test_a_relay_cancelled_in_the_middle_of_a_batch_loses_nothing(
     assert collected.numbers == [0, 0, 1, 2]
 
 
-async def test_two_relays_at_once_publish_each_event_once(
+async def test_concurrent_relays_publish_each_event_once(
     *, pool: Pool, second_pool: Pool, broker: Broker, postgres_url: str, exchange: str, collected: Collected
 ) -> None:
     async with (
@@ -204,7 +204,7 @@ async def test_two_relays_at_once_publish_each_event_once(
     assert sorted(collected.numbers) == list(range(30))
 
 
-async def test_a_mandatory_event_waits_for_its_queue_and_holds_up_no_other(
+async def test_mandatory_event_waits_for_its_queue_without_blocking_others(
     *,
     pool: Pool,
     broker: Broker,
@@ -229,13 +229,13 @@ async def test_a_mandatory_event_waits_for_its_queue_and_holds_up_no_other(
         await queue.bind(nobody, "#")
         await eventually(lambda: is_published(pool))
     bodies = [Event.model_validate_json((await queue.get(no_ack=True)).body) for _ in range(7)]
-    # Those that had to wait may be overtaken: the queue can come in the middle of a round.
+    # Waiting events may be overtaken: the queue can be declared in the middle of a round.
     assert sorted(got.read(Happened).n for got in bodies) == list(range(7))
     await queue.delete()
     await nobody.delete()
 
 
-async def test_what_was_published_before_the_broker_went_away_is_not_published_again(
+async def test_events_published_before_broker_outage_are_not_republished(
     pool: Pool, broker: Broker, exchange: str, collected: Collected
 ) -> None:
     for n in range(4):
@@ -258,7 +258,7 @@ async def test_what_was_published_before_the_broker_went_away_is_not_published_a
     assert collected.numbers == [0, 1, 2, 3]
 
 
-async def test_everything_arrives_after_the_broker_was_away(
+async def test_all_events_arrive_after_broker_outage(
     *,
     kit: dict[str, str],
     pool: Pool,
@@ -270,22 +270,22 @@ async def test_everything_arrives_after_the_broker_was_away(
     monkeypatch.setattr(outbox, "SWEEP_SECONDS", 0.2)
     monkeypatch.setattr(broker_module, "PUBLISH_SECONDS", 0.5)
     async with (
-        proxy(kit["RABBITMQ_URL"]) as cable,
-        broker_module.connect(cable.url, name="kit test") as unsteady,
+        proxy(kit["RABBITMQ_URL"]) as link,
+        broker_module.connect(link.url, name="kit test") as unsteady,
         outbox.relay(pool, unsteady, url=postgres_url),
     ):
         await emit(pool, exchange, 0)
         await eventually(lambda: collected.has(1))
         for n in (1, 4):
-            await cable.cut()
+            await link.cut()
             await asyncio.gather(*(emit(pool, exchange, n + more) for more in range(3)))
-            await cable.mend()
+            await link.restore()
             await eventually(partial(collected.has, n + 3), seconds=30)
         await eventually(lambda: is_published(pool))
     assert set(collected.numbers) == set(range(7))
 
 
-async def test_everything_arrives_after_the_database_was_away(
+async def test_all_events_arrive_after_database_outage(
     *,
     postgres_url: str,
     pool: Pool,
@@ -296,20 +296,20 @@ async def test_everything_arrives_after_the_database_was_away(
 ) -> None:
     monkeypatch.setattr(outbox, "SWEEP_SECONDS", 0.2)
     async with (
-        proxy(postgres_url) as cable,
-        postgres.connect(cable.url, name="unsteady") as unsteady,
-        outbox.relay(unsteady, broker, url=cable.url),
+        proxy(postgres_url) as link,
+        postgres.connect(link.url, name="unsteady") as unsteady,
+        outbox.relay(unsteady, broker, url=link.url),
     ):
         await emit(pool, exchange, 0)
         await eventually(lambda: collected.has(1))
-        await cable.cut()
+        await link.cut()
         await emit(pool, exchange, 1)
-        await cable.mend()
+        await link.restore()
         await eventually(lambda: collected.has(2))
     assert collected.numbers == [0, 1]
 
 
-async def test_the_sweep_counts_what_is_pending_and_forgets_old_deliveries(pool: Pool, exchange: str) -> None:
+async def test_sweep_counts_pending_events_and_deletes_old_inbox_rows(pool: Pool, exchange: str) -> None:
     old, young = event("kit", Happened(n=1)), event("kit", Happened(n=2))
     async with postgres.transaction(pool) as connection:
         await outbox.first_time(connection, "q", old.id)

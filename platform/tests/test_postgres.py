@@ -11,12 +11,12 @@ from kinora_kit.postgres import Pool
 from kinora_kit.testing import eventually, proxy
 
 
-async def test_json_goes_in_and_out_as_python(pool: Pool) -> None:
+async def test_json_codec_round_trip(pool: Pool) -> None:
     value = {"list": [1, 2.5, None, "ü"]}
     assert await pool.fetchval("SELECT $1::jsonb", value) == value
 
 
-async def test_a_transaction_commits_at_the_end_and_is_rolled_back_by_an_exception(pool: Pool) -> None:
+async def test_transaction_commits_or_rolls_back_on_exception(pool: Pool) -> None:
     async with postgres.transaction(pool) as connection:
         await connection.execute("INSERT INTO things VALUES (1)")
 
@@ -30,7 +30,7 @@ async def test_a_transaction_commits_at_the_end_and_is_rolled_back_by_an_excepti
     assert [row["n"] for row in await pool.fetch("SELECT n FROM things")] == [1]
 
 
-async def test_every_connection_has_its_limits_and_its_name(pool: Pool) -> None:
+async def test_connections_have_timeouts_and_application_name(pool: Pool) -> None:
     names = ("application_name", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "timezone")
     assert [await pool.fetchval("SELECT current_setting($1)", name) for name in names] == [
         "kit test",
@@ -41,7 +41,7 @@ async def test_every_connection_has_its_limits_and_its_name(pool: Pool) -> None:
     ]
 
 
-async def test_a_statement_that_takes_too_long_is_ended_as_an_outage(pool: Pool) -> None:
+async def test_statement_timeout_is_an_outage(pool: Pool) -> None:
     async with postgres.transaction(pool) as connection:
         await connection.execute("SET LOCAL statement_timeout = '50ms'")
         with pytest.raises(asyncpg.QueryCanceledError) as caught:
@@ -69,7 +69,7 @@ async def in_transaction(pool: Pool) -> None:
         postgres.check,
     ],
 )
-async def test_a_full_pool_is_an_outage_however_it_is_used(
+async def test_exhausted_pool_is_an_outage(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch, use: Callable[[Pool], Awaitable[object]]
 ) -> None:
     async with postgres.connect(postgres_url, name="kit test", size=1) as pool:
@@ -78,10 +78,10 @@ async def test_a_full_pool_is_an_outage_however_it_is_used(
                 patch.setattr(postgres, "ACQUIRE_SECONDS", 0.1)
                 with pytest.raises(OUTAGES):
                     await use(pool)
-        assert await pool.fetchval("SELECT 1") == 1  # and the connection was not lost
+        assert await pool.fetchval("SELECT 1") == 1  # and the connection was returned
 
 
-async def test_a_value_that_does_not_fit_is_a_defect_and_not_an_outage(pool: Pool) -> None:
+async def test_value_out_of_range_is_not_an_outage(pool: Pool) -> None:
     with pytest.raises(asyncpg.DataError) as caught:
         await pool.execute("INSERT INTO things VALUES ($1)", "text")
     assert as_domain_error(caught.value) is None
@@ -90,18 +90,18 @@ async def test_a_value_that_does_not_fit_is_a_defect_and_not_an_outage(pool: Poo
     assert as_domain_error(wrong.value) is None
 
 
-async def test_a_pool_starts_without_its_database_and_recovers(postgres_url: str) -> None:
-    async with proxy(postgres_url) as cable:
-        await cable.cut()
-        async with postgres.connect(cable.url, name="kit test") as pool:
+async def test_pool_starts_without_database_and_recovers(postgres_url: str) -> None:
+    async with proxy(postgres_url) as link:
+        await link.cut()
+        async with postgres.connect(link.url, name="kit test") as pool:
             with pytest.raises(OUTAGES):
                 await postgres.check(pool)
-            await cable.mend()
+            await link.restore()
             await postgres.check(pool)
 
 
-async def test_a_pool_recovers_from_a_lost_connection(postgres_url: str) -> None:
-    async with proxy(postgres_url) as cable, postgres.connect(cable.url, name="kit test") as pool:
+async def test_pool_recovers_from_lost_connection(postgres_url: str) -> None:
+    async with proxy(postgres_url) as link, postgres.connect(link.url, name="kit test") as pool:
         held = asyncio.Event()
 
         async def in_the_middle() -> None:
@@ -111,27 +111,27 @@ async def test_a_pool_recovers_from_a_lost_connection(postgres_url: str) -> None
 
         running = asyncio.create_task(in_the_middle())
         await held.wait()
-        await cable.cut()
+        await link.cut()
         with pytest.raises(OUTAGES):
             await running
         with pytest.raises(OUTAGES):
             await postgres.check(pool)
-        await cable.mend()
+        await link.restore()
         await postgres.check(pool)
-        assert cable.accepted == 2
+        assert link.accepted == 2
 
 
-async def test_closing_does_not_wait_for_a_database_that_has_fallen_silent(postgres_url: str) -> None:
+async def test_close_does_not_wait_for_unresponsive_database(postgres_url: str) -> None:
     async with (
-        proxy(postgres_url) as cable,
+        proxy(postgres_url) as link,
         asyncio.timeout(10),
-        postgres.connect(cable.url, name="kit test") as pool,
+        postgres.connect(link.url, name="kit test") as pool,
     ):
         await postgres.check(pool)
-        cable.stall()
+        link.stall()
 
 
-async def test_a_listener_hears_payloads_and_listens_again_after_a_cut(postgres_url: str, unique: str) -> None:
+async def test_listener_receives_payloads_and_reconnects(postgres_url: str, unique: str) -> None:
     heard: list[str] = []
     connects = 0
 
@@ -141,16 +141,16 @@ async def test_a_listener_hears_payloads_and_listens_again_after_a_cut(postgres_
 
     async with (
         postgres.connect(postgres_url, name="kit test") as pool,
-        proxy(postgres_url) as cable,
+        proxy(postgres_url) as link,
         tasks.background(
-            listening=lambda: postgres.listen(cable.url, channel=unique, on_notify=heard.append, on_connect=connected)
+            listening=lambda: postgres.listen(link.url, channel=unique, on_notify=heard.append, on_connect=connected)
         ),
     ):
         await eventually(lambda: connects == 1)
         await pool.execute("SELECT pg_notify($1, 'one')", unique)
         await eventually(lambda: heard == ["one"])
-        await cable.cut()
-        await cable.mend()
+        await link.cut()
+        await link.restore()
         await eventually(lambda: connects == 2)
         await pool.execute("SELECT pg_notify($1, 'two')", unique)
         await eventually(lambda: heard == ["one", "two"])

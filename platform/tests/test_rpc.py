@@ -35,7 +35,7 @@ class Keys:
 
 
 class Service:
-    """A gRPC service with one method, ``Ask``, that answers what ``answer`` says; its calls are counted."""
+    """A gRPC service with one method, ``Ask``, that returns the result of ``answer`` and counts its calls."""
 
     def __init__(self, answer: Answer, *, name: str = "kit.v1.Reading", takes: type[Message] | None = None) -> None:
         self.answer = answer
@@ -87,7 +87,7 @@ async def who() -> str:
     return str(caller.user_id) if caller else "nobody"
 
 
-async def test_a_domain_error_crosses_with_its_code_status_and_sentence() -> None:
+async def test_domain_error_keeps_code_status_and_detail() -> None:
     class TitleTaken(Conflict):
         code = "title_taken"
 
@@ -118,7 +118,7 @@ def of_status(status: int) -> DomainError:
         (ZeroDivisionError("secret detail"), grpc.StatusCode.INTERNAL),
     ],
 )
-async def test_callers_of_other_languages_hear_a_grpc_status(error: Exception, status: grpc.StatusCode) -> None:
+async def test_errors_map_to_grpc_statuses(error: Exception, status: grpc.StatusCode) -> None:
     async def fail() -> str:
         raise error
 
@@ -128,7 +128,7 @@ async def test_callers_of_other_languages_hear_a_grpc_status(error: Exception, s
     assert caught.value.code() == status
 
 
-async def test_what_went_wrong_inside_stays_inside() -> None:
+async def test_internal_error_details_are_hidden() -> None:
     async def fail() -> str:
         raise ZeroDivisionError("secret detail")
 
@@ -138,7 +138,7 @@ async def test_what_went_wrong_inside_stays_inside() -> None:
     assert caught.value.details() == "The service failed"
 
 
-async def test_a_call_has_a_deadline_of_its_own_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_has_a_default_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpc, "DEADLINE_SECONDS", 0.2)
     cancelled = 0
 
@@ -159,7 +159,7 @@ async def test_a_call_has_a_deadline_of_its_own_unless_given(monkeypatch: pytest
         await eventually(lambda: cancelled == 2)
 
 
-async def test_identity_is_what_the_token_says(client: Redis) -> None:
+async def test_token_identifies_the_caller(client: Redis) -> None:
     verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
     revoked = uuid4()
     await client.set(identity.revocation_key(revoked), "1", ex=60)
@@ -185,7 +185,7 @@ async def test_identity_is_what_the_token_says(client: Redis) -> None:
     await client.delete(identity.revocation_key(revoked))
 
 
-async def test_signed_in_refuses_an_anonymous_caller() -> None:
+async def test_signed_in_rejects_anonymous_caller() -> None:
     async def needs_caller() -> str:
         rpc.signed_in()
         raise AssertionError
@@ -195,7 +195,7 @@ async def test_signed_in_refuses_an_anonymous_caller() -> None:
     assert (caught.value.status, caught.value.code) == (401, "not_signed_in")
 
 
-async def test_calls_at_once_keep_their_callers_apart(client: Redis) -> None:
+async def test_concurrent_calls_have_separate_callers(client: Redis) -> None:
     verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
     all_here, waiting = asyncio.Event(), 0
 
@@ -218,14 +218,14 @@ async def test_calls_at_once_keep_their_callers_apart(client: Redis) -> None:
     assert answers == [name for _, user_id in tokens for name in (str(user_id), "nobody")]
 
 
-async def test_what_the_server_was_started_with_is_no_callers(client: Redis) -> None:
+async def test_context_of_the_server_start_is_not_inherited(client: Redis) -> None:
     verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
 
     async def onward() -> str:
         return str(rpc.access_token.get())
 
     async def start_and_ask() -> str:
-        rpc.access_token.set("of whoever started it")
+        rpc.access_token.set("of the starting task")
         async with serving(Service(onward), verifier=verifier) as address:
             rpc.access_token.set(None)
             async with rpc.connect(address) as channel:
@@ -234,7 +234,7 @@ async def test_what_the_server_was_started_with_is_no_callers(client: Redis) -> 
     assert await asyncio.create_task(start_and_ask(), context=copy_context()) == "None"
 
 
-async def test_trace_request_id_and_token_travel_on(client: Redis) -> None:
+async def test_trace_request_id_and_token_are_propagated(client: Redis) -> None:
     verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
     seen: dict[str, Any] = {}
 
@@ -256,7 +256,7 @@ async def test_trace_request_id_and_token_travel_on(client: Redis) -> None:
     assert seen["rpc"] == "/kit.v1.Reading/Ask"
 
 
-async def test_a_call_is_repeated_until_somebody_answers() -> None:
+async def test_call_is_retried_until_answered() -> None:
     service = Service(who)
     async with rpc.connect(address := f"127.0.0.1:{free_port()}") as channel:
         call = asyncio.create_task(ask(channel))
@@ -270,7 +270,7 @@ async def test_a_call_is_repeated_until_somebody_answers() -> None:
 
 
 @pytest.mark.parametrize("error", [Unavailable, NotSignedIn])
-async def test_what_a_service_did_answer_is_not_asked_for_again(error: type[DomainError]) -> None:
+async def test_answered_call_is_not_retried(error: type[DomainError]) -> None:
     async def refuses() -> str:
         raise error
 
@@ -281,7 +281,7 @@ async def test_what_a_service_did_answer_is_not_asked_for_again(error: type[Doma
     assert service.calls == 1
 
 
-async def test_a_server_that_stops_lets_calls_finish_and_takes_no_new_ones() -> None:
+async def test_stopping_server_finishes_calls_and_rejects_new_ones() -> None:
     started, may_end = asyncio.Event(), asyncio.Event()
 
     async def slow() -> str:
@@ -306,7 +306,7 @@ async def test_a_server_that_stops_lets_calls_finish_and_takes_no_new_ones() -> 
 
         async def refused() -> bool:
             try:
-                await ask(other, timeout=4)  # with all tries
+                await ask(other, timeout=4)  # includes all retries
             except grpc.aio.AioRpcError as error:
                 return error.code() == grpc.StatusCode.UNAVAILABLE
             return False
@@ -318,7 +318,7 @@ async def test_a_server_that_stops_lets_calls_finish_and_takes_no_new_ones() -> 
     await running
 
 
-async def test_a_service_that_is_away_is_an_outage_and_check_says_when_it_is_back() -> None:
+async def test_unavailable_service_is_an_outage_until_it_is_back() -> None:
     async with rpc.connect(address := f"127.0.0.1:{free_port()}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ask(channel)
@@ -332,7 +332,7 @@ async def test_a_service_that_is_away_is_an_outage_and_check_says_when_it_is_bac
             assert await ask(channel) == "nobody"
 
 
-async def test_a_method_that_is_not_there_is_unimplemented() -> None:
+async def test_missing_method_is_unimplemented() -> None:
     async with serving(Service(who)) as address, rpc.connect(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ask(channel, service="kit.v1.Absent")
@@ -354,7 +354,7 @@ NUL = "a\0b"
     ],
     ids=lambda message: type(message).__name__,
 )
-async def test_a_message_with_nul_is_refused_before_the_service_sees_it(message: Message) -> None:
+async def test_message_with_nul_is_rejected_before_the_service(message: Message) -> None:
     service = Service(who, takes=type(message))
     async with serving(service) as address, rpc.connect(address) as channel:
         call: Any = channel.unary_unary("/kit.v1.Reading/Ask", request_serializer=type(message).SerializeToString)
@@ -367,7 +367,7 @@ async def test_a_message_with_nul_is_refused_before_the_service_sees_it(message:
 
 @contextlib.asynccontextmanager
 async def silent() -> AsyncIterator[str]:
-    """The URL of a server that takes connections and never answers."""
+    """The URL of a server that accepts connections and never answers."""
     done = asyncio.Event()
 
     async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -382,7 +382,7 @@ async def silent() -> AsyncIterator[str]:
         server.close()
 
 
-async def test_a_call_knows_how_long_its_caller_waits() -> None:
+async def test_deadline_of_the_caller_is_propagated() -> None:
     async def left() -> str:
         return str(deadline.remaining())
 
@@ -391,7 +391,7 @@ async def test_a_call_knows_how_long_its_caller_waits() -> None:
 
 
 async def assert_answered_in_time(answer: Answer) -> None:
-    """The service says what is away, though it could wait for longer than its caller does."""
+    """The service reports the unavailable dependency before its caller's deadline."""
 
     async def late() -> str:
         deadline.start(0.5 + deadline.MARGIN_SECONDS)
@@ -403,7 +403,7 @@ async def assert_answered_in_time(answer: Answer) -> None:
     assert caught.value.code == "unavailable"
 
 
-async def test_http_ends_before_the_call_that_it_is_made_for() -> None:
+async def test_http_request_ends_before_the_deadline() -> None:
     async with silent() as url, http.connect(url, timeout_seconds=30) as client:
 
         async def answer() -> str:
@@ -412,7 +412,7 @@ async def test_http_ends_before_the_call_that_it_is_made_for() -> None:
         await assert_answered_in_time(answer)
 
 
-async def test_a_call_ends_before_the_call_that_it_is_made_for() -> None:
+async def test_nested_call_ends_before_the_deadline() -> None:
     async def never() -> str:
         await asyncio.Event().wait()
         return ""
@@ -421,7 +421,7 @@ async def test_a_call_ends_before_the_call_that_it_is_made_for() -> None:
         await assert_answered_in_time(lambda: ask(channel, timeout=100))
 
 
-async def test_the_object_store_is_waited_for_no_longer_than_the_caller_waits() -> None:
+async def test_object_store_call_ends_before_the_deadline() -> None:
     async with silent() as url, s3.connect(url, access_key="a", secret_key="b") as store:
 
         async def answer() -> str:
@@ -430,7 +430,7 @@ async def test_the_object_store_is_waited_for_no_longer_than_the_caller_waits() 
         await assert_answered_in_time(answer)
 
 
-async def test_nothing_is_begun_when_no_time_is_left() -> None:
+async def test_no_call_is_started_after_the_deadline() -> None:
     async def answer() -> str:
         deadline.start(deadline.MARGIN_SECONDS)
         return str(deadline.within(10))
@@ -438,7 +438,7 @@ async def test_nothing_is_begun_when_no_time_is_left() -> None:
     await assert_answered_in_time(answer)
 
 
-async def test_http_is_bounded_as_a_whole() -> None:
+async def test_http_timeout_covers_the_whole_response() -> None:
     async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
         with contextlib.suppress(ConnectionError):

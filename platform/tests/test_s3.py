@@ -25,7 +25,7 @@ async def put(objects: ObjectStore, key: str, data: bytes = b"data") -> None:
     await objects.put(BUCKET, key, data, content_type="text/plain")
 
 
-async def test_what_was_put_is_there_with_its_headers(objects: ObjectStore, prefix: str, tmp_path: Path) -> None:
+async def test_put_object_can_be_read_with_its_headers(objects: ObjectStore, prefix: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"from a file")
     await put(objects, f"{prefix}a")
@@ -39,7 +39,7 @@ async def test_what_was_put_is_there_with_its_headers(objects: ObjectStore, pref
     assert answer.headers["content-type"] == "video/mp4"
 
 
-async def test_what_is_not_there_is_named(objects: ObjectStore, prefix: str) -> None:
+async def test_missing_object_raises_no_such_key(objects: ObjectStore, prefix: str) -> None:
     for call in (objects.get, objects.size):
         with pytest.raises(S3Error) as caught:
             await call(BUCKET, f"{prefix}absent")
@@ -48,10 +48,10 @@ async def test_what_is_not_there_is_named(objects: ObjectStore, prefix: str) -> 
     assert await objects.remove_prefix(BUCKET, prefix) == 0
 
 
-async def test_a_prefix_of_more_objects_than_one_request_takes_is_removed_and_nothing_beside_it(
+async def test_remove_prefix_deletes_more_than_one_batch_and_nothing_else(
     objects: ObjectStore, prefix: str, unique: str
 ) -> None:
-    def fill() -> None:  # in one thread: an object is a few bytes, a turn of the loop is not
+    def fill() -> None:  # in one thread: faster than one event loop iteration per object
         for n in range(1050):
             objects._client.put_object(BUCKET, f"{prefix}{n:04}", io.BytesIO(), 0)
 
@@ -63,15 +63,13 @@ async def test_a_prefix_of_more_objects_than_one_request_takes_is_removed_and_no
 
 
 def begin(objects: ObjectStore, key: str) -> str:
-    """Begin a multipart upload and put one part."""
+    """Start a multipart upload and upload one part."""
     upload_id: str = objects._client._create_multipart_upload(BUCKET, key, {})
     objects._client._upload_part(BUCKET, key, b"x" * 1000, {}, upload_id, 1)
     return upload_id
 
 
-async def test_aborting_by_key_frees_the_parts_of_every_upload_of_that_key(
-    objects: ObjectStore, prefix: str, unique: str
-) -> None:
+async def test_abort_by_key_removes_parts_of_all_its_uploads(objects: ObjectStore, prefix: str, unique: str) -> None:
     key = f"{prefix}video"
     uploads = [begin(objects, key), begin(objects, key)]
     beside = begin(objects, f"{unique}-beside")
@@ -84,7 +82,7 @@ async def test_aborting_by_key_frees_the_parts_of_every_upload_of_that_key(
     assert await objects.abort_uploads(BUCKET, key) == 0
 
 
-async def test_aborting_by_prefix_frees_the_parts_of_all_keys_below_it(objects: ObjectStore, prefix: str) -> None:
+async def test_abort_by_prefix_removes_parts_of_all_keys_below(objects: ObjectStore, prefix: str) -> None:
     uploads = {key: begin(objects, key) for key in (f"{prefix}a", f"{prefix}b/c")}
     await put(objects, f"{prefix}a")
     assert await objects.abort_uploads(BUCKET, prefix) == 2
@@ -95,10 +93,10 @@ async def test_aborting_by_prefix_frees_the_parts_of_all_keys_below_it(objects: 
     assert await objects.get(BUCKET, f"{prefix}a") == b"data"
 
 
-async def test_a_presigned_address_reads_one_object_until_it_expires(objects: ObjectStore, prefix: str) -> None:
+async def test_presigned_url_reads_one_object_until_it_expires(objects: ObjectStore, prefix: str) -> None:
     await put(objects, f"{prefix}a")
     await put(objects, f"{prefix}b")
-    url = objects.presigned_get(BUCKET, f"{prefix}a", lifetime_seconds=2)  # in whole seconds: one could be none
+    url = objects.presigned_get(BUCKET, f"{prefix}a", lifetime_seconds=2)  # in whole seconds: 1 could expire at once
     async with httpx.AsyncClient() as client:
         assert (await client.get(url)).text == "data"
         assert (await client.get(url.replace(f"{prefix}a", f"{prefix}b"))).status_code == 403
@@ -109,7 +107,7 @@ async def test_a_presigned_address_reads_one_object_until_it_expires(objects: Ob
         await eventually(refused, seconds=5)
 
 
-async def test_signed_headers_authorise_one_request_and_no_other(objects: ObjectStore, prefix: str) -> None:
+async def test_signed_headers_authorise_only_one_request(objects: ObjectStore, prefix: str) -> None:
     await put(objects, f"{prefix}a b.m4s", b"0123456789")
     await put(objects, f"{prefix}other")
     path = f"/{BUCKET}/{prefix}a%20b.m4s"
@@ -132,15 +130,13 @@ async def test_signed_headers_authorise_one_request_and_no_other(objects: Object
         assert (await client.get(path)).status_code == 403
 
 
-async def test_check_tells_a_store_without_the_bucket_from_one_that_is_away(
-    kit: dict[str, str], objects: ObjectStore
-) -> None:
+async def test_check_distinguishes_missing_bucket_from_outage(kit: dict[str, str], objects: ObjectStore) -> None:
     await objects.check(BUCKET)
     keys = kit["S3_ACCESS_KEY"], kit["S3_SECRET_KEY"]
-    async with proxy(kit["S3_URL"]) as cable:
-        await cable.cut()
-        async with s3.connect(cable.url, access_key=keys[0], secret_key=keys[1]) as away:
+    async with proxy(kit["S3_URL"]) as link:
+        await link.cut()
+        async with s3.connect(link.url, access_key=keys[0], secret_key=keys[1]) as away:
             with pytest.raises(OUTAGES):
                 await away.check(BUCKET)
-            await cable.mend()
+            await link.restore()
             await away.check(BUCKET)

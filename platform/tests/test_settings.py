@@ -38,7 +38,7 @@ def run(environment: dict[str, str], then: str = "print(repr(load(Example)))") -
     )
 
 
-def test_good_settings_are_read_and_their_secrets_never_shown() -> None:
+def test_settings_are_loaded_and_secrets_hidden() -> None:
     outcome = run(GOOD, "s = load(Example); print(repr(s), str(s), s.http_port, s.model_dump())")
     assert outcome.returncode == 0, outcome.stderr
     assert "8199" in outcome.stdout
@@ -48,8 +48,8 @@ def test_good_settings_are_read_and_their_secrets_never_shown() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"KINORA_PASWORD": "x"}, "KINORA_PASWORD is not a setting of example: remove it or mend its spelling"),
-        ({"kinora_pasword": "x"}, "kinora_pasword is not a setting of example: remove it or mend its spelling"),
+        ({"KINORA_PASWORD": "x"}, "KINORA_PASWORD is not a setting of example: remove it or fix the name"),
+        ({"kinora_pasword": "x"}, "kinora_pasword is not a setting of example: remove it or fix the name"),
         ({"KINORA_PASSWORD": None}, "KINORA_PASSWORD is not set, and example cannot start without it"),
         (
             {"KINORA_HTTP_PORT": ""},
@@ -61,7 +61,7 @@ def test_good_settings_are_read_and_their_secrets_never_shown() -> None:
         ({"KINORA_NAMES": "a,b"}, 'error parsing value for field "names" from source "EnvSettingsSource"'),
     ],
 )
-def test_wrong_settings_end_the_process_with_a_sentence(change: dict[str, str | None], sentence: str) -> None:
+def test_invalid_settings_exit_with_a_message(change: dict[str, str | None], sentence: str) -> None:
     environment = {name: value for name, value in {**GOOD, **change}.items() if value is not None}
     outcome = run(environment)
     assert outcome.returncode == 1
@@ -69,13 +69,13 @@ def test_wrong_settings_end_the_process_with_a_sentence(change: dict[str, str | 
     assert outcome.stdout == ""
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_invalid_settings_are_reported_together() -> None:
     outcome = run({"KINORA_WHAT": "1"})
     assert len(outcome.stderr.strip().splitlines()) == 3
     assert "Traceback" not in outcome.stderr
 
 
-def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     from kinora_kit.settings import Settings
 
     settings = Settings(http_port=1)

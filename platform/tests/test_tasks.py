@@ -13,7 +13,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("failure", [LookupError, asyncio.CancelledError, TimeoutError])
-async def test_work_that_fails_is_started_again(failure: type[BaseException], unique: str) -> None:
+async def test_failed_work_is_restarted(failure: type[BaseException], unique: str) -> None:
     runs = 0
 
     async def work() -> None:
@@ -28,7 +28,7 @@ async def test_work_that_fails_is_started_again(failure: type[BaseException], un
     assert BACKGROUND_FAILURES.labels(unique)._value.get() == 2
 
 
-async def test_work_that_ends_is_started_again() -> None:
+async def test_finished_work_is_restarted() -> None:
     runs = 0
 
     async def work() -> None:
@@ -39,7 +39,7 @@ async def test_work_that_ends_is_started_again() -> None:
         await eventually(lambda: runs > 2)
 
 
-async def test_at_the_end_work_is_cancelled_and_awaited() -> None:
+async def test_work_is_cancelled_and_awaited_at_exit() -> None:
     started = asyncio.Event()
     ended: list[str] = []
 
@@ -56,7 +56,7 @@ async def test_at_the_end_work_is_cancelled_and_awaited() -> None:
     assert ended == ["ended", "ended"]
 
 
-async def test_every_works_now_and_again_until_it_is_cancelled_or_fails() -> None:
+async def test_every_repeats_until_cancelled_or_failed() -> None:
     runs = 0
 
     async def work() -> None:

@@ -187,7 +187,7 @@ async def test_progress_is_fetched_again_after_broker_outage(
     await tell(bus, progressed(ends, 7, state="ready"))
     world.progress[ends].state, world.progress[ends].version = "ready", 7
     accepted = broker_proxy.accepted
-    await broker_proxy.mend()
+    await broker_proxy.restore()
     assert (await state(socket))["state"] == "READY"
     assert await hear(socket) == {"id": "1", "type": "complete"}
     assert broker_proxy.accepted > accepted
@@ -206,7 +206,7 @@ async def test_progress_can_be_subscribed_during_broker_outage(
     await watch(socket, video_id)
     assert (await state(socket))["version"] == 1
     world.progress[video_id].version = 2
-    await broker_proxy.mend()
+    await broker_proxy.restore()
     assert (await state(socket))["version"] == 2
     await tell(bus, progressed(video_id, 3, state="ready"))
     assert (await state(socket))["version"] == 3

@@ -1,1 +1,1 @@
-"""The kit every Kinora service is built on. It holds no word of the business."""
+"""The kit every Kinora service is built on. It contains no domain logic."""

@@ -1,4 +1,4 @@
-"""The app factory: what every service is made of, and how it answers errors and probes."""
+"""The app factory of every service, with its error responses and probes."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,14 +25,14 @@ log = logs.get(__name__)
 
 
 class Wired(Protocol):
-    """What a service's ``wiring.py`` yields: at least its checks."""
+    """What a service's ``wiring.py`` must yield."""
 
     @property
     def checks(self) -> Checks: ...
 
 
 def _allowed(app: FastAPI, path: str) -> list[str]:
-    """The methods that ``path`` has, for ``Allow``; none when there is nothing at that path."""
+    """The methods allowed for ``path``, for ``Allow``; empty if the path does not exist."""
 
     def served(method: str) -> bool:
         scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
@@ -45,7 +45,7 @@ def _allowed(app: FastAPI, path: str) -> list[str]:
 
 
 class _Unrouted:
-    """Answers what no route of the gateway matched, with no handler involved: such a request passed no guard.
+    """Answers requests that no route of the gateway matched. They passed no guard, so no handler may run.
 
     404 for a path that does not exist, 405 with Allow for one that exists for other methods, and OPTIONS.
     """
@@ -83,16 +83,16 @@ async def _on_error(request: Request, error: Exception) -> Response:
         log.error("request failed", exc_info=error)
         known = _Defect()
     elif known is not error:
-        log.warning("a dependency is away", error=repr(error))
+        log.warning("a dependency is unavailable", error=repr(error))
     return problem_response(request, known)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
-    if isinstance(error.__cause__, DomainError):  # FastAPI wraps what is raised while it reads a body
+    if isinstance(error.__cause__, DomainError):  # FastAPI wraps errors raised while reading a body
         return problem_response(request, error.__cause__)
     if error.status_code == 405:
-        # Starlette names the methods of the first route with this path, and others may follow.
+        # Starlette lists only the methods of the first route with this path.
         allowed = _allowed(request.app, request.url.path.removeprefix(UNROUTED))
         error.headers = {"Allow": ", ".join(allowed)}
     return problem_response(request, _HTTPProblem(error))
@@ -100,7 +100,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
-    # What was sent is not repeated: it may be a password.
+    # The input is not echoed: it may be a password.
     errors = [
         {"field": ".".join(str(part) for part in item["loc"][1:]), "message": item["msg"]} for item in error.errors()
     ]
@@ -110,7 +110,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 
 class CatchAll:
-    """Turns what no handler caught into a problem document. Starlette would answer plain text and raise it again."""
+    """Turns unhandled errors into problem documents. Starlette would answer in plain text and raise the error again."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -129,7 +129,7 @@ class CatchAll:
         try:
             await self._app(scope, receive, watched)
         except Exception as error:
-            if begun:  # too late for another answer: let the server cut the connection
+            if begun:  # the response has started: let the server close the connection
                 raise
             answer = await _on_error(Request(scope, receive), error)
             await answer(scope, receive, send)
@@ -159,7 +159,7 @@ def create_app(
     wire: Callable[[Any], AbstractAsyncContextManager[Wired]],
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """A service's app. ``wire(settings)`` is entered at start-up; what it yields is ``request.state.wired``."""
+    """A service's app. ``wire(settings)`` is entered at start-up; the yielded value is ``request.state.wired``."""
     health = Health()
 
     @contextlib.asynccontextmanager
@@ -191,6 +191,6 @@ def create_app(
 
 
 def run(app: FastAPI, settings: Settings) -> None:
-    """Serve until told to stop, then drain."""
+    """Serve until SIGTERM or SIGINT, then drain."""
     logs.configure(settings.service, settings.log_level)
     serve(app, settings, app.state.health)

@@ -1,4 +1,4 @@
-"""RabbitMQ: one connection per process that comes back by itself, and publishing with confirms."""
+"""RabbitMQ: one self-reconnecting connection per process, and publisher confirms."""
 
 import asyncio
 import contextlib
@@ -18,18 +18,18 @@ log = logs.get(__name__)
 
 PUBLISH_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
-HEARTBEAT_SECONDS = 10  # a peer that vanished without a word is given up after three
+HEARTBEAT_SECONDS = 10  # a peer is considered dead after three missed heartbeats
 
-# How the driver speaks of a connection or a channel that died under a call.
+# What the driver raises when a connection or channel dies during a call.
 LOST = (AMQPError, OSError, TimeoutError, RuntimeError, asyncio.InvalidStateError)
 
 
 class Unroutable(Exception):
-    """A message that had to reach a queue reached none."""
+    """A mandatory message was routed to no queue."""
 
 
 class Broker:
-    """Use ``connect``. The connection is made in the background, so that the process starts without its broker."""
+    """Use ``connect``. It connects in the background, so that the process can start without the broker."""
 
     def __init__(self, url: str, *, name: str, exchanges: Sequence[str] = ()) -> None:
         self._url = f"{url}{'&' if '?' in url else '?'}heartbeat={HEARTBEAT_SECONDS}"
@@ -42,7 +42,7 @@ class Broker:
         self._exchanges: dict[str, AbstractExchange] = {}
 
     async def _hold(self) -> None:
-        """Connect, and stay until the connection is lost."""
+        """Connect, and return when the connection is lost."""
         connection = aio_pika.Connection(make_url(self._url), client_properties={"connection_name": self._name})
         lost = asyncio.Event()
         connection.close_callbacks.add(lambda *_: lost.set())
@@ -70,7 +70,7 @@ class Broker:
             raise ConnectionError("not connected")
 
     async def channel(self, *, prefetch: int | None = None) -> AbstractChannel:
-        """A channel of the living connection; waits until there is one."""
+        """A channel on the current connection; waits until there is one."""
         while self._connection is None:
             await self._connected.wait()
         channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -101,10 +101,10 @@ class Broker:
         mandatory: bool = False,
         headers: dict[str, str | int] | None = None,
     ) -> None:
-        """Hand a persistent message to the broker and wait for its confirm.
+        """Publish a persistent message and wait for the broker's confirm.
 
-        Raises Unroutable when ``mandatory`` and no queue took it, Unavailable when the broker did not confirm in time:
-        it may or may not have the message then, so publish it again.
+        Raises Unroutable if ``mandatory`` and no queue accepted it, Unavailable if the broker did not confirm in time:
+        the broker may or may not have the message then, so publish it again.
         """
         message = aio_pika.Message(
             body,
@@ -122,13 +122,13 @@ class Broker:
         except (*LOST, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and tasks.cancelled():
                 raise
-            raise Unavailable("The message broker is not reachable") from error
+            raise Unavailable("The message broker is unavailable") from error
         EVENTS_PUBLISHED.labels(exchange or "default").inc()
 
 
 @contextlib.asynccontextmanager
 async def connect(url: str, *, name: str, exchanges: Sequence[str] = ()) -> AsyncIterator[Broker]:
-    """``exchanges`` are the service's own: declared on every connection, by nobody else."""
+    """``exchanges`` belong to the service, and only it declares them, on every connection."""
     broker = Broker(url, name=name, exchanges=exchanges)
     async with tasks.background(broker=broker._hold):
         yield broker

@@ -1,13 +1,13 @@
-"""Consuming: quorum queues, delayed retries that grow, and dead letters, the same for every queue.
+"""Consuming: quorum queues, retries with growing delays, and dead letters, the same for every queue.
 
-For a queue ``media.video`` there are ``media.video.retry.<seconds>`` (messages wait there, then return) and
-``media.video.dead`` (what was given up; the alert watches its length). A handler returns when its effect is committed,
-or raises Ignore (not for us), Poison (can never work), or anything else (try again later). A message may arrive twice:
-a handler makes its effect happen once, see ``outbox.first_time``.
+A queue ``media.video`` comes with ``media.video.retry.<seconds>`` (messages wait there, then return) and
+``media.video.dead`` (dead letters; an alert watches its length). A handler returns when its effect is committed, or
+raises Ignore (not for us), Poison (can never succeed), or anything else (retry later). Messages may be delivered twice,
+so handlers must be idempotent, see ``outbox.first_time``.
 
-Three counters, so that a message is given up only for what it caused itself: failures of its handler (ATTEMPT, limited
-by the queue's retries), outages it waited for (WAITS, without a limit), and consumers that ended while they had it
-(ENDED, limited by DELIVERY_LIMIT). A consumer that is stopped is none of them.
+Three counters ensure that a message is dead-lettered only for failures that it caused: failures of its handler
+(ATTEMPT, limited by the queue's retries), outages (WAITS, unlimited), and consumers that died while handling it (ENDED,
+limited by DELIVERY_LIMIT). A graceful stop of a consumer counts as none of them.
 """
 
 import asyncio
@@ -34,25 +34,25 @@ ATTEMPT = "x-kinora-attempt"
 WAITS = "x-kinora-waits"
 ENDED = "x-kinora-ended"
 REASON = "x-kinora-reason"
-# Set by quorum queues: how often this message came back. Before RabbitMQ 4.3 whatever the cause; a lost connection
-# counts in every version, because the broker cannot tell it from a consumer that was killed.
+# Set by quorum queues: the number of redeliveries. Before RabbitMQ 4.3 for any cause; a lost connection counts in every
+# version, because the broker cannot distinguish it from a killed consumer.
 DELIVERIES = "x-delivery-count"
 
-# A message that ends its consumer again and again is given up after so many of them. The broker lets go of it, too.
+# A message that keeps killing its consumers is dead-lettered after this many. The broker enforces it as well.
 DELIVERY_LIMIT = 10
 
 
 class Ignore(Exception):
-    """The message is understood and there is nothing to do."""
+    """The message is valid, but there is nothing to do."""
 
 
 class Poison(Exception):
-    """The message can never be handled: keep it as a dead letter, for a person to look at."""
+    """The message can never be handled: dead-letter it, for a person to inspect."""
 
 
 @dataclass(frozen=True)
 class Queue:
-    """One queue. ``bindings`` are (exchange, routing pattern); a work queue has none, its sender names it in full."""
+    """One queue. ``bindings`` are (exchange, routing pattern); work queues have none, because senders address them."""
 
     name: str
     bindings: Sequence[tuple[str, str]] = ()
@@ -61,7 +61,7 @@ class Queue:
 
     def __post_init__(self) -> None:
         if not self.retry_seconds:
-            raise ValueError("a queue needs a place to wait for the end of an outage")
+            raise ValueError("a queue needs at least one retry delay, to wait for the end of an outage")
 
     @property
     def dead(self) -> str:
@@ -75,9 +75,10 @@ Handler = Callable[[Event], Awaitable[None]]
 
 
 async def declare(channel: AbstractChannel, queue: Queue) -> None:
-    """The queue with all that belongs to it. Declaring is idempotent, so every consumer does it."""
+    """Declare the queue with its retry and dead-letter queues. Idempotent, so every consumer does it."""
     quorum: dict[str, Any] = {"x-queue-type": "quorum"}
-    # A message leaves one queue for the next only when that one has confirmed it, and the strategy needs the overflow.
+    # At-least-once dead-lettering: a message leaves a queue only after the next one has confirmed it. It requires
+    # reject-publish overflow.
     forwarding = {
         **quorum,
         "x-dead-letter-exchange": "",
@@ -105,18 +106,18 @@ async def declare(channel: AbstractChannel, queue: Queue) -> None:
         },
     )
     for exchange, pattern in queue.bindings:
-        # Only its owner may declare an exchange. Until it has, this fails and the consumer is started again.
+        # Only its owner may declare an exchange. Until then this fails, and the consumer is restarted.
         await main.bind(exchange, pattern)
 
 
 async def consume(broker: Broker, queue: Queue, handler: Handler, *, given_up: Handler | None = None) -> None:
     """Handle messages until the connection is lost or the task is cancelled.
 
-    ``given_up`` is told of an event before it becomes a dead letter, so that nobody waits for its effect for ever.
+    ``given_up`` is called with an event before it is dead-lettered, so that nobody waits for its effect for ever.
 
-    Cancelled, it takes no new message; those whose handler was running go back to the queue's end as if nobody had had
-    them. Raises when a message could be neither handled nor moved to another queue: the broker takes it back, and
-    whoever runs this starts it again.
+    When cancelled, it accepts no new messages, and requeues those whose handler is running at the end of the queue
+    without counting a delivery. Raises if a message could be neither handled nor moved to another queue: the broker
+    then requeues it, and the caller must restart this.
     """
     channel = await broker.channel(prefetch=queue.prefetch)
     running: dict[asyncio.Task[None], AbstractIncomingMessage] = {}
@@ -134,7 +135,7 @@ async def consume(broker: Broker, queue: Queue, handler: Handler, *, given_up: H
             end.set_exception(error)
 
     channel.close_callbacks.add(ended)
-    # The broker cancels the consumers of a queue that was deleted or has lost its leader; the channel stays open.
+    # The broker cancels the consumers of a deleted queue or one that lost its leader; the channel stays open.
     (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(ended)
     try:
         await declare(channel, queue)
@@ -149,7 +150,7 @@ async def consume(broker: Broker, queue: Queue, handler: Handler, *, given_up: H
         try:
             await end
         finally:
-            # Unsubscribe first, or what is given back comes to this consumer again.
+            # Unsubscribe first, or requeued messages would be delivered to this consumer again.
             with contextlib.suppress(*LOST):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await source.cancel(tag)
@@ -159,7 +160,7 @@ async def consume(broker: Broker, queue: Queue, handler: Handler, *, given_up: H
             await asyncio.gather(*stopped, return_exceptions=True)
             if not channel.is_closed:
                 messages = [message for task, message in stopped.items() if task.cancelled()]
-                await asyncio.gather(*(_give_back(broker, queue, message) for message in messages))
+                await asyncio.gather(*(_requeue(broker, queue, message) for message in messages))
     finally:
         with contextlib.suppress(*LOST):
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -174,14 +175,14 @@ async def _handle(
     try:
         event = Event.model_validate_json(message.body)
     except ValidationError as error:
-        outcome = await _bury(broker, queue, message, f"not an event: {error.error_count()} errors")
+        outcome = await _dead_letter(broker, queue, message, f"not an event: {error.error_count()} errors")
     else:
         logs.traceparent.set(event.traceparent)
         with bound_contextvars(event_id=str(event.id), event_type=event.type, queue=queue.name):
             try:
-                if (ended := _ended(message)) >= DELIVERY_LIMIT:
-                    # After this one the broker would let go of it, and nobody would be told.
-                    raise Poison(f"ended its consumer {ended} times")
+                if (ended := _lost_consumers(message)) >= DELIVERY_LIMIT:
+                    # After this one the broker would dead-letter it without calling given_up.
+                    raise Poison(f"lost its consumer {ended} times")
                 await handler(event)
             except Ignore:
                 outcome = "ignored"
@@ -200,14 +201,14 @@ async def _failed(
     error: Exception,
     given_up: Handler | None,
 ) -> str:
-    """Move the message to where it waits, or to the dead letters; returns the outcome."""
+    """Move the message to a retry queue or to the dead letters; returns the outcome."""
     attempt = _count(message, ATTEMPT)
     if isinstance(error, Poison | ValidationError):
         reason = repr(error)
     elif is_outage(error):
-        return await _wait_out(broker, queue, message, error)
+        return await _retry_after_outage(broker, queue, message, error)
     elif attempt < len(queue.retry_seconds):
-        log.warning("handler failed, trying again later", attempt=attempt, error=repr(error))
+        log.warning("handler failed, retrying later", attempt=attempt, error=repr(error))
         await _move(broker, message, queue.retry(attempt), {ATTEMPT: attempt + 1})
         return "retry"
     else:
@@ -219,23 +220,23 @@ async def _failed(
         except Exception as unheard:
             if not is_outage(unheard):
                 raise
-            return await _wait_out(broker, queue, message, unheard)
-    return await _bury(broker, queue, message, reason)
+            return await _retry_after_outage(broker, queue, message, unheard)
+    return await _dead_letter(broker, queue, message, reason)
 
 
-async def _wait_out(broker: Broker, queue: Queue, message: AbstractIncomingMessage, error: Exception) -> str:
-    """Wait, longer and longer, and for as long as it takes; the retries after failures are not touched."""
+async def _retry_after_outage(broker: Broker, queue: Queue, message: AbstractIncomingMessage, error: Exception) -> str:
+    """Retry with growing delays, without limit; does not use up the retries for failures."""
     waits = _count(message, WAITS)
-    log.warning("something is away, trying again later", waits=waits, error=repr(error))
+    log.warning("a dependency is unavailable, retrying later", waits=waits, error=repr(error))
     target = queue.retry(min(waits, len(queue.retry_seconds) - 1))
     await _move(broker, message, target, {ATTEMPT: _count(message, ATTEMPT), WAITS: waits + 1})
     return "retry"
 
 
-async def _give_back(broker: Broker, queue: Queue, message: AbstractIncomingMessage) -> None:
-    """Send it to its queue again, for another consumer; the broker would count a message that comes back to it.
+async def _requeue(broker: Broker, queue: Queue, message: AbstractIncomingMessage) -> None:
+    """Publish the message to its queue again, for another consumer; a nack would count as a redelivery.
 
-    Where that fails, the broker takes it back after all.
+    If that fails, the broker requeues it after all.
     """
     with contextlib.suppress(*LOST, Unroutable, Unavailable):
         async with asyncio.timeout(CLOSE_SECONDS):
@@ -249,24 +250,24 @@ def _count(message: AbstractIncomingMessage, header: str) -> int:
     return given if isinstance(given, int) and given > 0 else 0
 
 
-def _ended(message: AbstractIncomingMessage) -> int:
-    """How many consumers ended with it, or lost their connection: now and before it was moved."""
+def _lost_consumers(message: AbstractIncomingMessage) -> int:
+    """How many consumers died or lost their connection while they had it, including before it was moved."""
     return _count(message, ENDED) + _count(message, DELIVERIES)
 
 
-async def _bury(broker: Broker, queue: Queue, message: AbstractIncomingMessage, reason: str) -> str:
+async def _dead_letter(broker: Broker, queue: Queue, message: AbstractIncomingMessage, reason: str) -> str:
     log.error("dead letter", queue=queue.name, message_id=message.message_id, reason=reason)
     await _move(broker, message, queue.dead, {REASON: reason[:500]})
     return "dead"
 
 
 async def _move(broker: Broker, message: AbstractIncomingMessage, target: str, headers: dict[str, str | int]) -> None:
-    # Confirmed elsewhere before it is acknowledged here: dying between the two doubles the message and loses nothing.
+    # Confirmed there before it is acknowledged here: a crash in between duplicates the message but never loses it.
     await broker.publish(
         message.body,
         exchange="",
         routing_key=target,
         message_id=message.message_id or "",
         mandatory=True,
-        headers={ENDED: _ended(message), **headers},
+        headers={ENDED: _lost_consumers(message), **headers},
     )

@@ -1,9 +1,8 @@
-"""The edge of a process: what holds for every request, before any route is looked for.
+"""The edge of a process: what applies to every request, before routing.
 
-A request gets an id, a trace, one log line and a metric. Its body is read here, whole: bounded in size, time, rate and
-number, and held to strict_json.py when it is JSON. So no route waits for a slow client, and none has to think of what a
-hostile one sends. HEAD is served by the handler of GET, and the body is dropped (RFC 9110, 9.3.2). Plain ASGI:
-responses may stream.
+A request gets an id, a trace, one log line and a metric. Its whole body is read here, with limits on size, time, rate
+and concurrency, and JSON must pass strict_json.py. So no route waits for a slow client or has to handle hostile input.
+HEAD is served by GET's handler, and the body is dropped (RFC 9110, 9.3.2). Plain ASGI: responses may stream.
 """
 
 import asyncio
@@ -39,20 +38,20 @@ from kinora_kit.settings import Settings
 
 log = logs.get(__name__)
 
-# What a client may choose for its request id: enough to find it again, too little to write into a log.
+# Allowed request ids of clients: sufficient for correlation, but safe to log.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 RETRY_AFTER = "5"
-"""With every 503 that names no time of its own: most outages are noticed and over within seconds or minutes."""
+"""The default for 503 responses: most outages last seconds to minutes."""
 UNROUTED = "/unrouted"
-"""What the gateway puts before the path of a request that none of its routes matched; see kinora_kit/app.py."""
+"""The gateway's prefix for requests that none of its routes matched; see kinora_kit/app.py."""
 PROBES = {"/healthz", "/readyz", "/metrics"}
-"""Asked by the kubelet and Prometheus. They are answered however full the process is, and not logged."""
+"""Requested by the kubelet and Prometheus. Exempt from the concurrency limit, and not logged."""
 
 
 def problem_response(request: Request, error: DomainError, *, instance: str | None = None) -> JSONResponse:
-    """``instance``: the path that the client asked for, where the gateway has replaced it."""
+    """``instance``: the path that the client requested, if the gateway has replaced it."""
     path = request.url.path.removeprefix(UNROUTED) if instance is None else instance
     return JSONResponse(
         problem(error, instance=path, request_id=get_contextvars().get("request_id")),
@@ -63,7 +62,7 @@ def problem_response(request: Request, error: DomainError, *, instance: str | No
 
 
 def client_network(scope: Scope) -> str:
-    """Whom limits count: an IPv6 client owns at least a /64, an IPv4 client one address."""
+    """The key of per-client limits: an IPv6 client owns at least a /64, an IPv4 client one address."""
     host = str(scope["client"][0]) if scope.get("client") else ""
     try:
         address = ipaddress.ip_address(host)
@@ -73,8 +72,8 @@ def client_network(scope: Scope) -> str:
 
 
 def _template(scope: Scope, mounted_at: str) -> str:
-    """The route's template, never the path: a label must not grow with the number of videos."""
-    # FastAPI keeps the route as it was written, and beside it where its router was included.
+    """The route's template, never the path, to bound the label's cardinality."""
+    # FastAPI stores the route as declared, and separately the prefix where its router was included.
     included = scope.get("fastapi", {}).get("effective_route_context")
     path = getattr(included or scope.get("route"), "path_format", None)
     if path is None:
@@ -87,7 +86,7 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 
 def _token(scope: Scope) -> str | None:
-    """What calls that the request causes carry; whoever is called verifies it."""
+    """The token to pass on in calls to other services, which verify it."""
     value = _header(scope, b"authorization")
     try:
         return bearer({"authorization": value.decode("latin-1")}) if value else None
@@ -96,7 +95,7 @@ def _token(scope: Scope) -> str | None:
 
 
 class _Bodies:
-    """Reads bodies while they arrive, and bounds how many are unfinished at a time."""
+    """Reads bodies, and limits how many may be incomplete at the same time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -110,7 +109,7 @@ class _Bodies:
         declared = _header(scope, b"content-length")
         if not declared and not _header(scope, b"transfer-encoding"):
             return b""
-        if declared.isdigit() and int(declared) > self._settings.max_body_bytes:  # before a byte of it has come
+        if declared.isdigit() and int(declared) > self._settings.max_body_bytes:  # before reading any of it
             raise TooLarge(f"A request body may have at most {self._settings.max_body_bytes} bytes")
         with self._counted(client_network(scope)):
             body = await self._arriving(receive)
@@ -121,9 +120,9 @@ class _Bodies:
     @contextmanager
     def _counted(self, client: str) -> Iterator[None]:
         if self._unfinished[client] >= self._settings.unfinished_bodies_per_client:
-            raise TooManyAtOnce("Too many requests from this address are unfinished, complete them first")
+            raise TooManyAtOnce("Too many incomplete requests from this address; complete them first")
         if self._unfinished.total() >= self._settings.unfinished_bodies:
-            raise Unavailable("Too many requests are unfinished at the moment, try again", headers={"Retry-After": "1"})
+            raise Unavailable("Too many incomplete requests at the moment; try again", headers={"Retry-After": "1"})
         self._unfinished[client] += 1
         try:
             yield
@@ -136,7 +135,7 @@ class _Bodies:
         started = time.monotonic()
         body = bytearray()
         while True:
-            # Each byte buys the time that it takes at the slowest rate, so a trickle buys next to nothing.
+            # Each byte extends the deadline by its time at the minimum rate, so a trickle extends it hardly at all.
             earned = len(body) / self._settings.body_min_bytes_per_second
             patience = started + self._settings.body_timeout_seconds + earned - time.monotonic()
             try:
@@ -154,17 +153,17 @@ class _Bodies:
 
 
 def _must_be_json(body: bytes) -> None:
-    if not body:  # whether a body is needed at all is the route's affair
+    if not body:  # the route decides whether a body is required
         return
     try:
         strict_json.loads(body)
     except json.JSONDecodeError as error:
-        raise MalformedRequest(f"The body is not JSON as this service takes it: {error.msg}") from None
+        raise MalformedRequest(f"The body is not valid JSON: {error.msg}") from None
 
 
 def _must_be_text(scope: Scope) -> None:
     if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-        raise MalformedRequest("The address holds a NUL character")
+        raise MalformedRequest("The URL contains a NUL character")
 
 
 class Edge:
@@ -182,7 +181,7 @@ class Edge:
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         trace = _header(scope, b"traceparent").decode("latin-1")
         logs.traceparent.set(trace if _TRACEPARENT.fullmatch(trace) else logs.new_traceparent())
-        # A web socket says later who it is.
+        # A WebSocket authenticates later.
         before = rpc.access_token.set(None if scope["type"] == "websocket" else _token(scope))
         try:
             with bound_contextvars(request_id=request_id):
@@ -208,7 +207,7 @@ class Edge:
             elif head:
                 if ended:
                     return
-                # The first part of a stream ends the response: the handler is told that the client has gone.
+                # The response to HEAD ends with the first chunk: the handler sees that the client has disconnected.
                 message, ended = {"type": "http.response.body", "body": b""}, True
             await send(message)
 
@@ -216,7 +215,7 @@ class Edge:
         try:
             await self._answer(served, receive, stamped)
         except ClientClosedRequest as gone:
-            status = gone.status  # nobody is there to hear it
+            status = gone.status  # for logs only: the client has gone
         finally:
             HTTP_IN_FLIGHT.dec()
             seconds = time.perf_counter() - started
@@ -237,7 +236,7 @@ class Edge:
             return
         try:
             _must_be_text(scope)
-            # Nobody reads the body of these two, so nobody waits for it.
+            # Their bodies are never read, so do not wait for them.
             given = receive if scope["method"] in ("GET", "HEAD") else await self._body(scope, receive)
             self._begin()
         except ClientClosedRequest:
@@ -252,11 +251,12 @@ class Edge:
 
     def _begin(self) -> None:
         if self._in_flight >= self._settings.max_requests:
-            raise Unavailable("Too many requests at the moment, try again", headers={"Retry-After": "1"})
+            raise Unavailable("Too many requests at the moment; try again", headers={"Retry-After": "1"})
         self._in_flight += 1
 
     async def _body(self, scope: Scope, receive: Receive) -> Receive:
-        """What the app receives from: the whole body, or the error, so that it is answered as the route answers all."""
+        """The app's ``receive``: returns the whole body, or raises the error so that the route's error handling
+        applies."""
         body, refusal = b"", None
         try:
             body = await self._bodies.read(scope, receive)

@@ -1,7 +1,7 @@
-"""The tree of errors that a use case may raise, and the one place that gives them a wire form.
+"""The errors that use cases raise, and their wire format.
 
-A subclass is named for what happened and carries ``status`` (HTTP) and ``code`` (stable, for machines). REST answers
-it as an RFC 9457 problem document, gRPC as a status with the code in its trailing metadata, GraphQL as
+A subclass is named for what happened and has a ``status`` (HTTP) and a ``code`` (stable, machine-readable). REST
+returns it as an RFC 9457 problem document, gRPC as a status with the code in its trailing metadata, GraphQL as
 ``extensions.code``.
 """
 
@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 
 class DomainError(Exception):
-    """Something a caller can understand and act on. ``detail`` is a sentence for a person."""
+    """An error that a caller can act on. ``detail`` is a sentence for people."""
 
     status: ClassVar[int] = 400
     code: ClassVar[str] = "bad_request"
-    title: ClassVar[str] = "The request could not be carried out"
+    title: ClassVar[str] = "The request failed"
 
     def __init__(self, detail: str | None = None, *, headers: dict[str, str] | None = None, **extra: Any) -> None:
         self.detail = detail or self.title
@@ -33,7 +33,7 @@ class NotSignedIn(DomainError):
 
 class InvalidToken(NotSignedIn):
     code = "invalid_token"
-    title = "The access token is not valid"
+    title = "The access token is invalid"
 
 
 class Forbidden(DomainError):
@@ -45,34 +45,34 @@ class Forbidden(DomainError):
 class NotFound(DomainError):
     status = 404
     code = "not_found"
-    title = "There is nothing here"
+    title = "Not found"
 
 
 class Conflict(DomainError):
     status = 409
     code = "conflict"
-    title = "This conflicts with what is already there"
+    title = "Conflict with the current state"
 
 
 class MalformedRequest(DomainError):
-    """It cannot be read at all. What can be read and has the wrong shape is InvalidInput."""
+    """The request cannot be parsed. A parsable request of the wrong shape is InvalidInput."""
 
     code = "malformed_request"
-    title = "The request cannot be read"
+    title = "The request cannot be parsed"
 
 
 class RequestTimeout(DomainError):
     status = 408
     code = "request_timeout"
-    title = "The request came too slowly"
+    title = "The request arrived too slowly"
 
 
 class ClientClosedRequest(DomainError):
-    """For logs and metrics, where 499 is what gateways write: the client left before its request was complete."""
+    """The client disconnected before its request was complete. For logs and metrics: 499 as gateways record it."""
 
     status = 499
     code = "client_closed_request"
-    title = "The client has closed the connection"
+    title = "The client closed the connection"
 
 
 class TooLarge(DomainError):
@@ -86,13 +86,13 @@ class InvalidInput(DomainError):
 
     status = 422
     code = "invalid_input"
-    title = "The input is not valid"
+    title = "Invalid input"
 
 
 class TooManyRequests(DomainError):
     status = 429
     code = "too_many_requests"
-    title = "Too many attempts, try again later"
+    title = "Too many attempts; try again later"
 
     def __init__(self, retry_after_seconds: int) -> None:
         super().__init__(
@@ -104,7 +104,7 @@ class TooManyRequests(DomainError):
 class TooManyAtOnce(DomainError):
     status = 429
     code = "too_many_at_once"
-    title = "Too much of this is under way at a time"
+    title = "Too many at the same time"
 
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(detail, headers={"Retry-After": "1"})
@@ -113,7 +113,7 @@ class TooManyAtOnce(DomainError):
 class Unavailable(DomainError):
     status = 503
     code = "unavailable"
-    title = "A part of the platform is not reachable, try again"
+    title = "A part of the platform is unavailable; try again"
 
 
 def problem(error: DomainError, *, instance: str | None = None, request_id: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Events as they cross the border: CloudEvents 1.0 in JSON, their data a versioned pydantic model.
+"""The wire format of events: CloudEvents 1.0 in JSON, with a versioned pydantic model as data.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 """
@@ -17,14 +17,14 @@ from kinora_kit.ids import new_id
 class Payload(BaseModel):
     """The data of one event type. ``type`` is ``owner.past_tense``; the owner is also its exchange."""
 
-    # A consumer of an older version must be able to read what a newer producer says.
+    # Older consumers must be able to read events of newer producers.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: ClassVar[str]
 
     @property
     def subject(self) -> str:
-        """The id of what the event is about."""
+        """The id of the entity that the event is about."""
         raise NotImplementedError
 
 
@@ -32,7 +32,7 @@ P = TypeVar("P", bound=Payload)
 
 
 class Event(BaseModel):
-    """The envelope. ``id`` identifies the event for all time: redelivered, it is the same."""
+    """The envelope. ``id`` identifies the event permanently, also across redeliveries."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,7 +47,7 @@ class Event(BaseModel):
     data: dict[str, Any]
 
     def read(self, payload: builtins.type[P]) -> P:
-        """The data as its model. Raises pydantic.ValidationError when it is not of that shape."""
+        """The data as its model. Raises pydantic.ValidationError if it does not match."""
         return payload.model_validate(self.data)
 
 

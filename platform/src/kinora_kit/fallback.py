@@ -1,6 +1,6 @@
-"""What the gateway answers by itself: ``python -m kinora_kit.fallback``. It depends on nothing, so it is always there.
+"""The gateway's fallback service: ``python -m kinora_kit.fallback``. It has no dependencies, so it is always available.
 
-A gateway cannot write a body. It asks here, at /unavailable, for what it says of a service that is away
+The gateway cannot write response bodies. For an unavailable service, it fetches the response from /unavailable here
 (docs/adr/0017-fallback.md).
 """
 

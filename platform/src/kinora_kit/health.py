@@ -1,8 +1,8 @@
-"""Alive, ready, and what a process depends on: three answers that must not be mixed (docs/adr/0012-readiness.md).
+"""Liveness, readiness and dependencies: three results that must not be mixed (docs/adr/0012-readiness.md).
 
-Alive: the event loop turns. Ready: this process started, its schema is in place, and it is not draining. A dependency
-that is away is reported, by /readyz and by a metric, and makes nothing unready: every replica would leave the balancer
-at once, with all that it can still do.
+Live: the event loop runs. Ready: the process has started, its schema is in place, and it is not draining. Unavailable
+dependencies are reported, by /readyz and by a metric, but do not affect readiness: otherwise every replica would leave
+the load balancer at once, although it can still serve other requests.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from kinora_kit.metrics import DEPENDENCY_UP
 
 Check = Callable[[], Awaitable[object]]
-"""Returns when the dependency answers, raises when it does not."""
+"""Returns if the dependency answers, raises if it does not."""
 
 CHECK_SECONDS = 2.0
 """How long a dependency may take to answer."""
 REPORT_SECONDS = 5.0
 RETRY_SECONDS = 1.0
-"""How soon everything is asked again while something is away."""
+"""How soon everything is checked again while a dependency is unavailable."""
 OK = "ok"
-NOT_ASKED = "not asked yet"
+NOT_CHECKED = "not checked yet"
 
 
 @dataclass(frozen=True)
@@ -28,65 +28,65 @@ class Checks:
     """The checks of one process, by name."""
 
     dependencies: Mapping[str, Check] = field(default_factory=dict)
-    """What it calls: reported."""
+    """Dependencies: only reported."""
     schema: Check | None = None
-    """Whether its own database has what this version needs. Must have held once before the process is ready; it is not
-    asked again, as migrations only ever add."""
+    """Whether the service's own database has the schema of this version. Must succeed once before the process is ready;
+    it is not checked again, because migrations only ever add."""
 
 
 @dataclass
 class Health:
-    """``draining`` makes the process unready for good, while requests in flight finish. ``watch`` it in the
+    """``draining`` makes the process permanently unready, while requests in flight finish. ``watch`` must run in the
     background."""
 
     draining: bool = False
     checks: Checks = field(default_factory=Checks)
     dependencies: dict[str, str] = field(default_factory=dict)
-    """By name, "ok" or what is wrong, as of the last look."""
+    """By name: "ok" or the problem, as of the last check."""
     process: str = "starting"
     """"ok", or why the process is not ready."""
 
     def begin(self, checks: Checks) -> None:
-        """The process has started, and these are its checks."""
+        """Mark the process as started; ``checks`` are its checks."""
         self.checks = checks
-        self.dependencies = dict.fromkeys(checks.dependencies, NOT_ASKED)
-        self.process = OK if checks.schema is None else f"schema: {NOT_ASKED}"
+        self.dependencies = dict.fromkeys(checks.dependencies, NOT_CHECKED)
+        self.process = OK if checks.schema is None else f"schema: {NOT_CHECKED}"
 
     def report(self) -> tuple[bool, dict[str, object]]:
-        """Whether the process is ready, and the body of /readyz. Nothing is asked for it, so it costs nothing."""
+        """Whether the process is ready, and the body of /readyz, from the results of the last check."""
         process = "draining" if self.draining else self.process
         ready = process == OK
         status = "ready" if ready else "not ready"
         return ready, {"status": status, "process": process, "dependencies": dict(self.dependencies)}
 
     async def watch(self) -> None:
-        """``look`` again and again."""
+        """Run ``check_all`` periodically."""
         while True:
-            await self.look()
+            await self.check_all()
             well = self.process == OK and all(said == OK for said in self.dependencies.values())
             await asyncio.sleep(REPORT_SECONDS if well else RETRY_SECONDS)
 
-    async def look(self) -> None:
-        """Ask every dependency, all at once, and keep what each said."""
-        await asyncio.gather(self._look_at_schema(), *(self._look_at(name) for name in self.dependencies))
+    async def check_all(self) -> None:
+        """Check all dependencies concurrently, and store the results."""
+        await asyncio.gather(self._check_schema(), *(self._check_dependency(name) for name in self.dependencies))
 
-    async def _look_at(self, name: str) -> None:
-        self.dependencies[name] = said = await _ask(self.checks.dependencies[name])
+    async def _check_dependency(self, name: str) -> None:
+        self.dependencies[name] = said = await _outcome(self.checks.dependencies[name])
         DEPENDENCY_UP.labels(name).set(said == OK)
 
-    async def _look_at_schema(self) -> None:
+    async def _check_schema(self) -> None:
         if self.checks.schema is not None and self.process != OK:
-            said = await _ask(self.checks.schema)
+            said = await _outcome(self.checks.schema)
             self.process = OK if said == OK else f"schema: {said}"
 
 
-async def _ask(check: Check) -> str:
+async def _outcome(check: Check) -> str:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             await check()
     except TimeoutError:
         return f"no answer within {CHECK_SECONDS:g} s"
     except Exception as error:
-        # The class is enough to act on; a driver's message may carry an address with a password.
+        # Only the class: a driver's message may contain a URL with a password.
         return f"failed ({type(error).__name__})"
     return OK

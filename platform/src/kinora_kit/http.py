@@ -1,4 +1,4 @@
-"""HTTP to other services: bounded as a whole, by a timeout and by the deadline of the call that it is made for."""
+"""HTTP to other services: the whole request is bounded by a timeout and by the deadline of the current call."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from kinora_kit import deadline
 
 
 class _Transport(httpx.AsyncHTTPTransport):
-    """httpx bounds each read and write by itself, so an answer that trickles in could take for ever."""
+    """httpx bounds each read and write separately, so a trickling response could take for ever."""
 
     def __init__(self, timeout_seconds: float) -> None:
         super().__init__()
@@ -26,12 +26,12 @@ class _Transport(httpx.AsyncHTTPTransport):
                     await answer.aclose()
                 return answer
         except TimeoutError:
-            raise httpx.ReadTimeout("no whole answer in time", request=request) from None
+            raise httpx.ReadTimeout("no complete response in time", request=request) from None
 
 
 @contextlib.asynccontextmanager
 async def connect(base_url: str = "", *, timeout_seconds: float) -> AsyncIterator[httpx.AsyncClient]:
-    """A client for small answers, which are read whole. No proxy from the environment may come between services."""
+    """A client for small responses, which are read completely. Ignores proxies from the environment."""
     async with httpx.AsyncClient(
         base_url=base_url, transport=_Transport(timeout_seconds), timeout=timeout_seconds, trust_env=False
     ) as client:

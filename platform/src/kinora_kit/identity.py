@@ -1,7 +1,7 @@
-"""Who is calling: from the headers that the gateway set, or from an access token.
+"""The caller's identity, from the headers that the gateway sets or from an access token.
 
 Tokens follow RFC 9068 (``typ: at+jwt``) and RFC 8725: one algorithm (Ed25519), issuer and audience checked, expiry
-required. A token whose session was revoked is refused although its signature still holds.
+required. A token whose session was revoked is rejected although its signature is valid.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ TOKEN_TYPE = "at+jwt"  # noqa: S105 - the media type of RFC 9068
 
 
 LEEWAY_SECONDS = 5.0
-"""By how much the clocks of two machines may differ: tokens are valid this much earlier and later than they say."""
+"""Tolerated clock skew: tokens are valid this much earlier and later than stated."""
 
 RETRY_SECONDS = 1.0
-"""How soon a key set is asked for again while there is none at all, and Redis after it did not answer."""
+"""How soon the key set is fetched again while there is none, and Redis is asked again after it failed."""
 REDIS_SECONDS = 1.0
-"""How long Redis may take to say whether a session has ended."""
+"""Timeout of the revocation lookup in Redis."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Caller:
     roles: frozenset[str] = frozenset()
 
     def headers(self) -> dict[str, str]:
-        """The identity headers that ForwardAuth answers with."""
+        """The identity headers of ForwardAuth's response."""
         found = {USER_ID: str(self.user_id), ROLES: ",".join(sorted(self.roles))}
         if self.session_id:
             found[SESSION_ID] = str(self.session_id)
@@ -57,9 +57,9 @@ class Caller:
 
 
 def caller_from_headers(headers: Mapping[str, str]) -> Caller | None:
-    """The caller named by the gateway's headers, ``None`` for an anonymous one.
+    """The caller according to the gateway's headers, ``None`` if anonymous.
 
-    Only the gateway can set them: it removes what a client sent.
+    Only the gateway can set them: it removes those that a client sends.
     """
     user_id = headers.get(USER_ID)
     if not user_id:
@@ -91,9 +91,9 @@ SignedIn = Annotated[Caller, Depends(_required)]
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:
-    """The token of ``Authorization: Bearer``, ``None`` when the header is absent.
+    """The token of ``Authorization: Bearer``, ``None`` if the header is absent.
 
-    Raises InvalidToken when there is an Authorization header of another form.
+    Raises InvalidToken for an Authorization header of another form.
     """
     value = headers.get("authorization")
     if value is None:
@@ -112,19 +112,19 @@ def _required_token(request: Request) -> str:
 
 
 RequiredToken = Annotated[str, Depends(_required_token)]
-"""The access token itself, not yet verified: for a response that must end when the token does."""
+"""The unverified access token: for a response that must end when the token expires."""
 
 
 class KeySource(Protocol):
     async def public_key(self, kid: str) -> Any | None:
-        """The verification key of that id, ``None`` when it is not (or no longer) in the set."""
+        """The verification key with that id, ``None`` if it is not (or no longer) in the set."""
 
 
 class RemoteKeys:
-    """The key set that auth publishes, fetched on demand and kept.
+    """The key set that auth publishes, fetched on demand and cached.
 
-    A kid that is not in it causes a new fetch, at most once every ``cooldown_seconds``, so that forged kids cannot be
-    used to load auth. The same holds for an auth that does not answer.
+    An unknown kid causes a new fetch, at most once every ``cooldown_seconds``, so that forged kids cannot be used to
+    overload auth. The same limit applies while auth does not answer.
     """
 
     def __init__(self, url: str, *, lifetime_seconds: float = 300, cooldown_seconds: float = 5) -> None:
@@ -136,13 +136,13 @@ class RemoteKeys:
         self._fetching = asyncio.Lock()
 
     async def public_key(self, kid: str) -> Any | None:
-        # While one caller fetches, those whose key is known need not wait for it.
+        # Callers whose key is cached do not wait for another caller's fetch.
         if self._wants(kid) and not (kid in self._keys and self._fetching.locked()):
             async with self._fetching:
-                if self._wants(kid):  # it may have come while another fetched
+                if self._wants(kid):  # another caller may have fetched it meanwhile
                     await self._fetch()
         if not self._keys:
-            raise Unavailable("The key set of the auth service is not reachable")
+            raise Unavailable("The key set of the auth service is unavailable")
         return self._keys.get(kid)
 
     def _wants(self, kid: str) -> bool:
@@ -159,7 +159,7 @@ class RemoteKeys:
                 answer.raise_for_status()
                 keys = jwt.PyJWKSet.from_dict(answer.json())
         except (httpx.HTTPError, jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
-            # An old set is better than none while auth is away.
+            # While auth is unavailable, a stale set is better than none.
             log.warning("the key set could not be fetched", error=repr(error))
             return
         finally:
@@ -169,33 +169,33 @@ class RemoteKeys:
 
 
 def revocation_key(session_id: UUID) -> str:
-    """Where auth notes a revoked session in Redis, until its last access token has expired."""
+    """The Redis key of a revoked session; auth keeps it until the session's last access token has expired."""
     return f"auth:revoked:{session_id}"
 
 
 HasEnded = Callable[[UUID, str], Awaitable[bool]]
-"""Whether a session, given by its id and its access token, has ended. Raises an outage when that cannot be known."""
+"""Whether a session, given by its id and its access token, has ended. Raises an outage if that is unknown."""
 
 
 @contextlib.asynccontextmanager
 async def ask_auth(jwks_url: str) -> AsyncIterator[HasEnded]:
-    """Asks auth itself, which publishes its key set at ``jwks_url``."""
+    """Asks the auth service that publishes ``jwks_url``."""
     url = urljoin(jwks_url, "/user/token_verify")
     async with httpx.AsyncClient(timeout=2, trust_env=False, limits=httpx.Limits(max_connections=32)) as client:
 
         async def has_ended(_: UUID, token: str) -> bool:
             answer = await client.get(url, headers={"Authorization": f"Bearer {token}"})
             if answer.status_code not in (200, 401):
-                raise Unavailable("Whether the session has ended cannot be known")
+                raise Unavailable("Cannot determine whether the session has ended")
             return answer.status_code == 401
 
         yield has_ended
 
 
 class TokenVerifier:
-    """``revocations`` is asked whether a session has ended, and while it does not answer, ``otherwise``.
+    """Looks up ended sessions in ``revocations``, or asks ``otherwise`` while that does not answer.
 
-    Both know it exactly: an answer of a moment ago would let a session pass that has ended since.
+    Both are authoritative: a cached result could accept a session that has ended since.
     """
 
     def __init__(self, *, keys: KeySource, issuer: str, revocations: Redis, otherwise: HasEnded | None = None) -> None:
@@ -206,17 +206,17 @@ class TokenVerifier:
         self._away_until = float("-inf")
 
     async def verify(self, token: str) -> Caller:
-        """The caller that the token was issued to.
+        """The caller to whom the token was issued.
 
-        Raises InvalidToken for anything but a valid token of a living session, Unavailable when that cannot be known.
+        Raises InvalidToken unless it is a valid token of a live session, Unavailable if that cannot be determined.
         """
         caller, _ = await self.verify_with_expiry(token)
         return caller
 
     async def until_ended(self, token: str, *, check_seconds: float) -> None:
-        """Return when the token has expired, or soon after its session was ended. For connections that stay.
+        """Return when the token has expired, or soon after its session ends. For long-lived connections.
 
-        While that cannot be known, the session is taken to live on, as long as the token does.
+        While that cannot be determined, the session is assumed to be live until the token expires.
         """
         expiry = float("inf")
         while time.time() < expiry:
@@ -225,11 +225,11 @@ class TokenVerifier:
             except InvalidToken:
                 return
             except Exception as error:
-                log.warning("cannot tell whether the session lives", error=repr(error))
+                log.warning("cannot determine whether the session has ended", error=repr(error))
             await asyncio.sleep(min(check_seconds, max(expiry - time.time(), 0)))
 
     async def verify_with_expiry(self, token: str) -> tuple[Caller, float]:
-        """As verify, with the Unix time from which the token is refused."""
+        """Like verify, plus the Unix time from which the token is rejected."""
         try:
             header = jwt.get_unverified_header(token)
             if header.get("alg") != ALGORITHM or str(header.get("typ", "")).lower() != TOKEN_TYPE:
@@ -260,14 +260,14 @@ class TokenVerifier:
         return caller, float(claims["exp"]) + LEEWAY_SECONDS
 
     async def _has_ended(self, session_id: UUID, token: str) -> bool:
-        # While Redis is away it is asked once a second, so that not every request waits for it.
+        # While Redis is down, only one request per second waits for it.
         if self._otherwise is None or time.monotonic() >= self._away_until:
             try:
-                # Its own timeouts are longer, and hold where nobody else can be asked.
+                # The client's own timeouts are longer; they apply if there is no alternative.
                 async with asyncio.timeout(None if self._otherwise is None else REDIS_SECONDS):
                     return bool(await self._revocations.exists(revocation_key(session_id)))
             except (RedisError, OSError, TimeoutError) as error:
                 if self._otherwise is None:
-                    raise Unavailable("Whether the session has ended cannot be known") from error
+                    raise Unavailable("Cannot determine whether the session has ended") from error
                 self._away_until = time.monotonic() + RETRY_SECONDS
         return await self._otherwise(session_id, token)

@@ -1,4 +1,4 @@
-"""Identifiers: UUIDv7 everywhere, so that they sort by time and reveal nothing but it."""
+"""Identifiers: UUIDv7 everywhere, which sort by creation time and reveal nothing else."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""JSON lines on standard output; the request id and the trace of the moment stand on every line."""
+"""JSON lines on standard output, each with the current request id and trace."""
 
 import logging
 import secrets
@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import structlog
 
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
-"""W3C trace context of the work at hand, as it goes into events and calls to other services."""
+"""W3C trace context of the current work, propagated to events and calls to other services."""
 
 
 def new_traceparent() -> str:
@@ -16,7 +16,7 @@ def new_traceparent() -> str:
 
 
 def configure(service: str, level: str) -> None:
-    """Send structlog and the standard library's loggers through one JSON renderer. Call once, first thing."""
+    """Send structlog and the standard library's loggers through one JSON renderer. Call once, at start-up."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -49,7 +49,7 @@ def configure(service: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # These say at info what our own lines and metrics already say, or speak URLs that may carry signatures.
+    # At info level, these repeat our own log lines and metrics, or log URLs that may contain signatures.
     for noisy in ("aio_pika", "aiormq", "httpx", "httpcore", "urllib3", "pymongo", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -6,15 +6,15 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 HTTP_REQUESTS = Histogram(
     "kinora_http_request_seconds",
-    "Time from the request's first byte to the answer's last",
+    "Time from the request's first byte to the response's last",
     ["method", "route", "status"],
     buckets=SECONDS,
 )
-HTTP_IN_FLIGHT = Gauge("kinora_http_requests_in_flight", "HTTP requests being answered")
-STREAMS_OPEN = Gauge("kinora_streams_open", "Connections that stay (websocket, events)", ["kind"])
+HTTP_IN_FLIGHT = Gauge("kinora_http_requests_in_flight", "HTTP requests being served")
+STREAMS_OPEN = Gauge("kinora_streams_open", "Open long-lived connections (websocket, events)", ["kind"])
 STREAMS_REFUSED = Counter(
     "kinora_streams_refused_total",
-    "Connections that were refused because there are too many, by whose limit it was (process, user, address)",
+    "Long-lived connections rejected because there are too many, by the limit that applied (process, user, address)",
     ["kind", "limit"],
 )
 RPC_SERVED = Histogram(
@@ -36,13 +36,13 @@ EVENTS_HANDLED = Histogram(
     ["queue", "outcome"],
     buckets=SECONDS,
 )
-OUTBOX_PENDING = Gauge("kinora_outbox_pending", "Events committed and not yet published, at the last look")
+OUTBOX_PENDING = Gauge("kinora_outbox_pending", "Events committed and not yet published, at the last check")
 DEPENDENCY_UP = Gauge(
-    "kinora_dependency_up", "Whether a store, broker or cache answered at the last look (1) or not (0)", ["dependency"]
+    "kinora_dependency_up", "Whether a store, broker or cache answered the last check (1) or not (0)", ["dependency"]
 )
 POOL_SIZE = Gauge("kinora_pool_size", "Connections open in a pool", ["pool"])
 POOL_IDLE = Gauge("kinora_pool_idle", "Connections open and unused in a pool", ["pool"])
 BACKGROUND_FAILURES = Counter(
-    "kinora_background_failures_total", "Background tasks that failed and were started again", ["task"]
+    "kinora_background_failures_total", "Background tasks that failed and were restarted", ["task"]
 )
 S3_CALLS = Histogram("kinora_s3_call_seconds", "Object store calls", ["operation"], buckets=SECONDS)

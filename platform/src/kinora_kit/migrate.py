@@ -1,15 +1,15 @@
 """Migrations: numbered plain SQL files, applied by a job (``python -m kinora_kit.migrate kinora_auth``).
 
-A package keeps them as ``migrations/NNNN_what.sql``. The kit's own (outbox and inbox) come first. Each file runs in one
-transaction under an advisory lock, and its checksum is kept: a file that changed after it was applied is refused.
+A package has them as ``migrations/NNNN_what.sql``. The kit's own (outbox and inbox) come first. Each file runs in one
+transaction under an advisory lock, and its checksum is recorded: a file that changed after it was applied is rejected.
 
-A file may begin with comments that say how it runs:
+A file may begin with options in comments:
 
-    -- migrate: statement_timeout=15min    how long one statement may take; a minute unless said otherwise
-    -- migrate: transaction=no             one statement, outside a transaction, as CREATE INDEX CONCURRENTLY must
+    -- migrate: statement_timeout=15min    how long one statement may take; default: 1min
+    -- migrate: transaction=no             one statement, outside a transaction, as CREATE INDEX CONCURRENTLY requires
 
-A table lock is waited for briefly and again, as every query behind a waiting ALTER TABLE waits, too. An index that an
-interrupted CREATE INDEX CONCURRENTLY left invalid is dropped and built again.
+Table locks are acquired with a short timeout and retries, because every query queues behind a waiting ALTER TABLE. An
+index that an interrupted CREATE INDEX CONCURRENTLY left invalid is dropped and rebuilt.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ from kinora_kit.settings import PREFIX
 
 log = logs.get(__name__)
 
-LOCK = 0x6B696E6F7261  # "kinora", so that it cannot be another program's by accident
+LOCK = 0x6B696E6F7261  # "kinora", unlikely to collide with another program's lock
 WAIT_SECONDS = 120
-TURN_SECONDS = 600
-"""How long to wait for another job that migrates."""
+LOCK_WAIT_SECONDS = 600
+"""How long to wait for another migration job."""
 STATEMENT_TIMEOUT = "1min"
 LOCK_TIMEOUT = "2s"
 LOCK_RETRY_SECONDS = 1.0
 RESTORE_SECONDS = 15.0
-"""How often a service looks whether its database is empty."""
+"""How often a service checks whether its database is empty."""
 LOCKS_SECONDS = 120
-"""How long to try for the locks of one file."""
+"""How long to retry acquiring the locks of one file."""
 
 _HEADER = re.compile(r"-- migrate: *(\w+) *= *(\S+)\s*")
 _CONCURRENT_INDEX = re.compile(
@@ -78,7 +78,7 @@ class Migration:
 
     @property
     def options(self) -> dict[str, str]:
-        """What its first lines say of how it runs. Raises MigrationError for what is no such option."""
+        """The options in its first lines. Raises MigrationError for unknown options."""
         found: dict[str, str] = {}
         for line in self.sql.splitlines():
             if not line.startswith("-- migrate:"):
@@ -86,16 +86,16 @@ class Migration:
             option = _HEADER.fullmatch(line)
             if option is None or option[1] not in ("statement_timeout", "transaction"):
                 raise MigrationError(
-                    f"{self.file}: {line} is no option: write statement_timeout=15min or transaction=no"
+                    f"{self.file}: {line} is not an option: write statement_timeout=15min or transaction=no"
                 )
             if option[1] == "transaction" and option[2] != "no":
-                raise MigrationError(f"{self.file}: transaction=no is all there is to say of it")
+                raise MigrationError(f"{self.file}: the only value of transaction is no")
             found[option[1]] = option[2]
         return found
 
 
 def migrations_of(package: str) -> list[Migration]:
-    """The migrations of a package in their order. Raises MigrationError when numbers are doubled or missing."""
+    """The migrations of a package in order. Raises MigrationError for duplicate or missing numbers."""
     found = []
     for file in sorted(resources.files(package).joinpath("migrations").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".sql"):
@@ -118,11 +118,11 @@ async def _applied(connection: asyncpg.Connection | asyncpg.Pool) -> dict[tuple[
 
 
 async def migrate(connection: asyncpg.Connection, package: str) -> list[Migration]:
-    """Apply what is missing and return it. Safe to run from many places at once: one does it, the others wait.
+    """Apply missing migrations and return them. Safe to run concurrently: one runs, the others wait.
 
-    Raises MigrationError when an applied file was changed, or one cannot be applied in the time that it has.
+    Raises MigrationError if an applied file was changed, or if one cannot be applied in time.
     """
-    await _take_turn(connection)
+    await _acquire_lock(connection)
     try:
         await connection.execute(_TABLE)
         applied = await _applied(connection)
@@ -134,22 +134,22 @@ async def migrate(connection: asyncpg.Connection, package: str) -> list[Migratio
                 done.append(migration)
             elif checksum != migration.checksum:
                 raise MigrationError(
-                    f"{migration.file} was changed after it had been applied: put it back as it was and write the "
+                    f"{migration.file} was changed after it had been applied: restore it and write the "
                     "change as a new migration"
                 )
         return done
     finally:
-        if not connection.is_closed():  # it takes its locks with it
+        if not connection.is_closed():  # a closed connection has released its locks
             await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
 
 
-async def _take_turn(connection: asyncpg.Connection) -> None:
-    # Not pg_advisory_lock: CREATE INDEX CONCURRENTLY waits for every statement that began before it, so one that waits
-    # for the lock of the job that builds the index would be a deadlock.
-    deadline = time.monotonic() + TURN_SECONDS
+async def _acquire_lock(connection: asyncpg.Connection) -> None:
+    # Not pg_advisory_lock: CREATE INDEX CONCURRENTLY waits for every earlier statement, so a statement that waits for
+    # the lock of the job that builds the index would deadlock.
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
         if time.monotonic() > deadline:
-            raise MigrationError(f"Another job has been migrating for {TURN_SECONDS} s")
+            raise MigrationError(f"Another job has been migrating for {LOCK_WAIT_SECONDS} s")
         await asyncio.sleep(0.2)
 
 
@@ -164,11 +164,11 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             if time.monotonic() > deadline:
                 raise MigrationError(
-                    f"{migration.file} did not get its locks within {LOCKS_SECONDS} s: end what holds them ({error})"
+                    f"{migration.file} could not acquire its locks within {LOCKS_SECONDS} s, end their holders: {error}"
                 ) from error
         except asyncpg.QueryCanceledError as error:
             raise MigrationError(
-                f"{migration.file} takes longer than {statement_timeout} in one statement: do less at a time, or "
+                f"{migration.file} has a statement that takes longer than {statement_timeout}: use smaller batches, or "
                 "allow more with -- migrate: statement_timeout=..."
             ) from error
         else:
@@ -184,18 +184,18 @@ async def _in_transaction(connection: asyncpg.Connection, migration: Migration, 
 
 
 async def _outside_transaction(connection: asyncpg.Connection, migration: Migration, statement_timeout: str) -> None:
-    # Nothing waits behind it: what may run outside a transaction takes no lock that readers or writers mind.
+    # No lock_timeout: statements that run outside a transaction do not block readers or writers.
     await _limit(connection, statement_timeout, "0", local=False)
     try:
-        if not await _index_stands(connection, migration):
+        if not await _index_exists(connection, migration):
             await connection.execute(migration.sql)
     finally:
         await connection.execute("RESET statement_timeout; RESET lock_timeout")
     await _record(connection, migration)
 
 
-async def _index_stands(connection: asyncpg.Connection, migration: Migration) -> bool:
-    """Whether an earlier run built the file's index and did not get to record it. What it left invalid is dropped."""
+async def _index_exists(connection: asyncpg.Connection, migration: Migration) -> bool:
+    """Whether an earlier run built the file's index but did not record it. Drops the index if it is invalid."""
     index = _CONCURRENT_INDEX.search(migration.sql)
     if index is None:
         return False
@@ -238,10 +238,10 @@ async def check(pool: asyncpg.Pool, package: str) -> None:
 
 
 async def restore(url: str, package: str) -> None:
-    """Apply all migrations to a database that has no schema at all, as one has whose volume was lost.
+    """Apply all migrations to a database without any schema, for instance after its volume was lost.
 
-    Called by the service, for nobody starts the job then. A schema that is there is the job's alone: another version of
-    the service may be using it.
+    Called by the service, because the job does not run then. An existing schema is left to the job, because another
+    version of the service may be using it.
     """
     connection = await asyncpg.connect(url, timeout=3, server_settings={"application_name": "restore"})
     try:

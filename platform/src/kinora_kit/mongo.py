@@ -1,7 +1,7 @@
-"""MongoDB. The only module that knows the driver (motor today), so that another can follow it.
+"""MongoDB. The only module that depends on the driver (motor today), so that it can be replaced.
 
-A document carries its own pending events in an ``outbox`` array, written by the same single-document update as the
-change that caused them. The relay publishes them with a confirm and then pulls them out.
+A document has its pending events in an ``outbox`` array, written by the same single-document update as the change that
+caused them. The relay publishes them with a confirm and then removes them from the array.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ POLL_SECONDS = 2.0
 async def connect(url: str, *, database: str, name: str, size: int = 32) -> AsyncIterator[Database]:
     """A database handle that connects on first use. UUIDs are kept in their standard binary form, times are UTC.
 
-    A write that returned is in the journal of a majority of the members (of the one server, where there is only one):
-    without that, MongoDB confirms what the kill of its process within the next 100 ms would lose.
+    Writes are acknowledged once they are in the journal of a majority of the members (or of the only server). By
+    default, MongoDB acknowledges writes that are lost if its process is killed within the next 100 ms.
     """
     client: Any = AsyncIOMotorClient(
         url,
@@ -63,7 +63,7 @@ async def check(database: Database) -> None:
 def pending(event: Event, *, exchange: str, mandatory: bool = False) -> Document:
     """The entry of ``event`` for a document's outbox array: ``{"$push": {OUTBOX: pending(...)}}``.
 
-    ``mandatory`` keeps the event until a queue takes it.
+    ``mandatory`` keeps the event until a queue accepts it.
     """
     return {
         "id": str(event.id),
@@ -74,7 +74,7 @@ def pending(event: Event, *, exchange: str, mandatory: bool = False) -> Document
 
 
 class Relay:
-    """Publishes what stands in the outbox arrays of ``collections``. ``wake`` it after a write to publish at once."""
+    """Publishes the pending events of ``collections``. Call ``wake`` after a write to publish at once."""
 
     def __init__(self, collections: Sequence[Collection], broker: Broker) -> None:
         self._collections = collections
@@ -90,10 +90,10 @@ class Relay:
             await collection.create_index(f"{OUTBOX}.id", sparse=True, name="outbox")
 
     async def publish_pending(self, kept: set[Any] | None = None) -> int:
-        """Publish what is pending now; returns the number of events.
+        """Publish all pending events; returns their number.
 
-        The ids of documents with an event that no queue takes yet are added to ``kept``, and those in it are passed
-        over, so that they hold up none.
+        Ids of documents with a mandatory event that no queue accepts yet are added to ``kept``. Documents in ``kept``
+        are skipped, so that they do not block others.
         """
         kept = set() if kept is None else kept
         count = 0
@@ -112,7 +112,7 @@ class Relay:
                             mandatory=entry.get("mandatory", False),
                         )
                     except Unroutable:
-                        log.warning("no queue takes the event yet, keeping it", event_type=event.type)
+                        log.warning("no queue accepts the event yet, keeping it", event_type=event.type)
                         kept.add(document["_id"])
                         continue
                     await collection.update_one({"_id": document["_id"]}, {"$pull": {OUTBOX: {"id": entry["id"]}}})
@@ -121,7 +121,7 @@ class Relay:
 
     async def _run(self) -> None:
         while True:
-            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the result.
+            # Not wait_for: before Python 3.12 it loses a cancellation that coincides with the result.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._work.wait()

@@ -1,4 +1,4 @@
-"""What the drivers raise when a dependency is away, so that callers hear 503 and not 500."""
+"""The drivers' exceptions for an unavailable dependency, which become 503 instead of 500."""
 
 import asyncpg
 import grpc
@@ -29,7 +29,7 @@ OUTAGES: tuple[type[Exception], ...] = (
     urllib3.exceptions.HTTPError,
 )
 
-# OSErrors that no network raises: mistakes of ours.
+# OSErrors that are not caused by the network: bugs of ours.
 _DEFECTS: tuple[type[Exception], ...] = (
     FileExistsError,
     FileNotFoundError,
@@ -40,7 +40,7 @@ _DEFECTS: tuple[type[Exception], ...] = (
 
 
 def as_domain_error(error: Exception) -> DomainError | None:
-    """The error as callers should hear it, ``None`` when it is a defect of ours."""
+    """The error to return to callers, ``None`` if it is a bug of ours."""
     if isinstance(error, DomainError):
         return error
     outage = isinstance(error, OUTAGES) and not isinstance(error, _DEFECTS)
@@ -48,6 +48,6 @@ def as_domain_error(error: Exception) -> DomainError | None:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether something is away, here or behind the service that was asked, and the same call may succeed later."""
+    """Whether a dependency is unavailable, directly or behind a called service, so that a retry may succeed."""
     domain = as_domain_error(error)
     return domain is not None and domain.status == Unavailable.status

@@ -1,8 +1,8 @@
 """The transactional outbox and inbox of a PostgreSQL service.
 
 ``emit`` writes an event in the transaction of its cause; the relay publishes it with a confirm and then deletes it, so
-an event is published at least once, and never for a change that was rolled back. ``first_time`` makes a handler's
-effect happen once.
+an event is published at least once, and never for a change that was rolled back. ``first_time`` makes a handler
+idempotent.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from kinora_kit.postgres import Connection, Pool
 log = logs.get(__name__)
 
 BATCH = 100
-BATCH_SECONDS = 10.0  # with one slow confirm more, well within what the server lets a transaction idle
+BATCH_SECONDS = 10.0  # plus one slow confirm: well below the server's idle-in-transaction timeout
 SWEEP_SECONDS = 5.0
 INBOX_DAYS = 14
 
@@ -36,7 +36,7 @@ async def emit(
 ) -> None:
     """Publish ``event`` if and when the transaction of ``connection`` commits.
 
-    The routing key is the event's type unless given. ``mandatory`` keeps the event until a queue takes it.
+    The routing key defaults to the event's type. ``mandatory`` keeps the event until a queue accepts it.
     """
     await connection.execute(
         "INSERT INTO outbox (exchange, routing_key, mandatory, event) VALUES ($1, $2, $3, $4)",
@@ -48,7 +48,7 @@ async def emit(
 
 
 async def first_time(connection: Connection, queue: str, event_id: UUID) -> bool:
-    """Whether this event was not carried out before. Call it in the transaction of the effect."""
+    """Whether this event has not been handled before. Call it in the transaction of the effect."""
     status = await connection.execute(
         "INSERT INTO inbox (queue, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING", queue, event_id
     )
@@ -56,10 +56,10 @@ async def first_time(connection: Connection, queue: str, event_id: UUID) -> bool
 
 
 async def publish_batch(pool: Pool, broker: Broker, kept: set[int] | None = None) -> int:
-    """Publish the oldest events that no other relay holds; returns how many were published.
+    """Publish the oldest events that no other relay has locked; returns how many were published.
 
-    Events that no queue takes yet are added to ``kept``, and those in it are passed over, so that they hold up none.
-    Dying anywhere in between publishes some events again later.
+    Mandatory events that no queue accepts yet are added to ``kept``. Events in ``kept`` are skipped, so that they do
+    not block others. After a crash, some events are published again.
     """
     kept = set() if kept is None else kept
     published: list[int] = []
@@ -72,7 +72,7 @@ async def publish_batch(pool: Pool, broker: Broker, kept: set[int] | None = None
             BATCH,
             list(kept),
         )
-        for row in rows:  # one after the other: events of one service keep their order while one relay runs
+        for row in rows:  # sequentially: a service's events keep their order as long as one relay runs
             event = Event.model_validate(row["event"])
             try:
                 await broker.publish(
@@ -83,11 +83,11 @@ async def publish_batch(pool: Pool, broker: Broker, kept: set[int] | None = None
                     mandatory=row["mandatory"],
                 )
             except Unroutable:
-                log.warning("no queue takes the event yet, keeping it", event_type=event.type)
+                log.warning("no queue accepts the event yet, keeping it", event_type=event.type)
                 kept.add(row["id"])
                 continue
             except Unavailable as error:
-                away = error  # raised once it is committed that those before it are out
+                away = error  # raised after committing that the events before it are published
                 break
             published.append(row["id"])
             if time.monotonic() - started > BATCH_SECONDS:
@@ -113,7 +113,7 @@ async def sweep(pool: Pool) -> None:
 
 @contextlib.asynccontextmanager
 async def relay(pool: Pool, broker: Broker, *, url: str) -> AsyncIterator[None]:
-    """Keep publishing while the context is open: at once when notified, and at the latest after a few seconds."""
+    """Publish while the context is open: at once when notified, otherwise every few seconds."""
     work = asyncio.Event()
     work.set()
 
@@ -122,7 +122,7 @@ async def relay(pool: Pool, broker: Broker, *, url: str) -> AsyncIterator[None]:
 
     async def publish() -> None:
         while True:
-            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the result.
+            # Not wait_for: before Python 3.12 it loses a cancellation that coincides with the result.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_SECONDS):
                     await work.wait()

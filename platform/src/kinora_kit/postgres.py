@@ -1,4 +1,4 @@
-"""PostgreSQL: the pool with its timeouts and codecs, and nothing that hides SQL."""
+"""PostgreSQL: the connection pool with its timeouts and codecs; queries are plain SQL."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ ACQUIRE_SECONDS = 5.0
 
 
 class _Pool(asyncpg.Pool):  # type: ignore[misc] # asyncpg has no types
-    """Nothing waits longer than ACQUIRE_SECONDS for a connection: ``fetch`` and its like would wait without end."""
+    """Limits waiting for a connection to ACQUIRE_SECONDS: ``fetch`` and similar methods have no timeout for it."""
 
     def acquire(self, *, timeout: float | None = None) -> Any:
         return super().acquire(timeout=ACQUIRE_SECONDS if timeout is None else timeout)
@@ -30,10 +30,10 @@ async def _prepare(connection: asyncpg.Connection) -> None:
 
 @contextlib.asynccontextmanager
 async def connect(url: str, *, name: str, size: int = 10) -> AsyncIterator[Pool]:
-    """A pool that opens connections when they are needed, so that the process starts without its database.
+    """A pool that opens connections on demand, so that the process can start without its database.
 
-    A connection is waited for 5 s, a statement may take 10 s, a lock 5 s; a transaction left idle for 30 s is ended by
-    the server.
+    Timeouts: 5 s to acquire a connection, 10 s per statement, 5 s per lock; the server ends transactions that are idle
+    for 30 s.
     """
     pool = _Pool(
         url,
@@ -70,7 +70,7 @@ async def connect(url: str, *, name: str, size: int = 10) -> AsyncIterator[Pool]
 
 @contextlib.asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
-    """A connection inside a transaction, committed at the end of the block and rolled back by an exception."""
+    """A connection in a transaction that commits at the end of the block and rolls back on an exception."""
     async with pool.acquire() as connection, connection.transaction():
         yield connection
 
@@ -82,7 +82,7 @@ async def check(pool: Pool) -> None:
 async def listen(url: str, *, channel: str, on_notify: Callable[[str], None], on_connect: Callable[[], None]) -> None:
     """Call ``on_notify`` with the payload of each NOTIFY on ``channel`` until the connection is lost.
 
-    ``on_connect`` is called once listening, because what was notified before then was missed.
+    ``on_connect`` is called once listening, because earlier notifications were missed.
     """
     closed = asyncio.Event()
 
@@ -98,7 +98,7 @@ async def listen(url: str, *, channel: str, on_notify: Callable[[str], None], on
         async def probe() -> None:
             await connection.execute("SELECT 1", timeout=5)
 
-        # Notifications arrive only while the socket lives; a dead peer shows at the next probe.
+        # A dead connection delivers no notifications; the next probe detects it.
         probing = asyncio.create_task(tasks.every(15, probe))
         waiting = asyncio.create_task(closed.wait())
         try:

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 @contextlib.asynccontextmanager
 async def connect(url: str, *, name: str, size: int = 32) -> AsyncIterator[Redis]:
-    """A client that connects on first use. A call waits at most 2 s for a connection and 2 s for its answer."""
+    """A client that connects on first use. A call waits at most 2 s for a connection and 2 s for its response."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=size,

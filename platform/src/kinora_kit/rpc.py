@@ -1,7 +1,7 @@
-"""gRPC between services: deadlines on every call, identity and trace in the metadata, errors by their code.
+"""gRPC between services: a deadline on every call, identity and trace in the metadata, errors by code.
 
-Identity travels as the caller's own access token, verified again by the service called: a service that was taken over
-can act for those who just called it, and for nobody else.
+Identity is propagated as the caller's own access token, which the called service verifies again: a compromised service
+can impersonate the users who call it, and nobody else.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ CODE = "kinora-code"
 STATUS = "kinora-status"
 DEADLINE_SECONDS = 5.0
 ENFORCEMENT_SECONDS = 3.0
-"""Deadline of a call to an Enforcement service: within that of the request that it is part of."""
+"""Deadline of a call to an Enforcement service; shorter than that of the enclosing request."""
 MAX_MESSAGE_BYTES = 4 << 20
-_REPEATS = {
+_RETRY_POLICY = {
     "methodConfig": [
         {
             "name": [{}],  # every method of every service
             "retryPolicy": {
-                # 0.1, 0.2, 0.4 and 0.8 s: longer than it takes until nobody is sent to a pod that is gone.
+                # 0.1, 0.2, 0.4 and 0.8 s: longer than it takes until no call is routed to a terminated pod.
                 "maxAttempts": 5,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
@@ -46,8 +46,8 @@ _REPEATS = {
     ]
 }
 
-# What a service did answer is never asked for again (https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
-_NOT_AGAIN = ("grpc-retry-pushback-ms", "-1")
+# Calls that got a response are never retried (https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
+_NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 
 _OF_STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -65,13 +65,13 @@ _OF_STATUS = {
 
 
 def _status(error: DomainError) -> grpc.StatusCode:
-    # One we have no word for is still the caller's to mend, below 500.
+    # Below 500, an unmapped status is still a client error.
     unknown = grpc.StatusCode.FAILED_PRECONDITION if error.status < 500 else grpc.StatusCode.UNKNOWN
     return _OF_STATUS.get(error.status, unknown)
 
 
 access_token: ContextVar[str | None] = ContextVar("access_token", default=None)
-"""The token of the request at hand; calls made meanwhile carry it."""
+"""The token of the current request, propagated to the calls that it makes."""
 
 RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
@@ -79,7 +79,7 @@ _caller: ContextVar[Caller | None] = ContextVar("rpc_caller", default=None)
 
 
 def optional_caller() -> Caller | None:
-    """Who the RPC being served was made for."""
+    """The caller of the RPC being served."""
     return _caller.get()
 
 
@@ -91,7 +91,8 @@ def signed_in() -> Caller:
 
 
 def _holds_nul(value: object) -> bool:
-    """In any text of a message. PostgreSQL stores none; edge.py refuses it in JSON; a GraphQL literal may hold it."""
+    """Whether any text of a message contains NUL, which PostgreSQL cannot store. edge.py rejects it in JSON, but
+    GraphQL literals may contain it."""
     match value:
         case str():
             return "\0" in value
@@ -106,7 +107,7 @@ def _holds_nul(value: object) -> bool:
 
 
 class RemoteError(DomainError):
-    """A domain error of another service, with the code it had there."""
+    """A domain error of another service, with its original code."""
 
     def __init__(self, detail: str, *, status: int, code: str) -> None:
         super().__init__(detail)
@@ -115,7 +116,7 @@ class RemoteError(DomainError):
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """Verifies the token, keeps the trace, counts, and turns errors into statuses."""
+    """Verifies the token, propagates the trace, records metrics, and maps errors to statuses."""
 
     def __init__(self, verifier: TokenVerifier | None) -> None:
         self._verifier = verifier
@@ -135,7 +136,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         async def serve(request: Any, context: Any) -> Any:
             started = time.perf_counter()
             status = grpc.StatusCode.OK
-            # Set for each call, absent or not: the context may hold those of whoever started the server.
+            # Always set, even if absent: the context may still have the values of the code that started the server.
             logs.traceparent.set(metadata.get("traceparent") or logs.new_traceparent())
             _caller.set(None)
             access_token.set(None)
@@ -147,7 +148,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                         _caller.set(await self._verifier.verify(token))
                         access_token.set(token)
                     if _holds_nul(request):
-                        raise InvalidInput("Text holds no NUL character")
+                        raise InvalidInput("Text must not contain NUL characters")
                     return await inner(request, context)
                 except asyncio.CancelledError:
                     status = grpc.StatusCode.CANCELLED
@@ -160,7 +161,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                         await context.abort(status, "The service failed")
                     else:
                         status = _status(domain)
-                        trailers = ((CODE, domain.code), (STATUS, str(domain.status)), _NOT_AGAIN)
+                        trailers = ((CODE, domain.code), (STATUS, str(domain.status)), _NO_RETRY)
                         await context.abort(status, domain.detail, trailing_metadata=trailers)
                 finally:
                     RPC_SERVED.labels(method, status.name).observe(time.perf_counter() - started)
@@ -180,7 +181,7 @@ async def serve(
     verifier: TokenVerifier | None,
     drain_seconds: float = 10,
 ) -> AsyncIterator[None]:
-    """Serve while the context is open; calls in flight may finish at its end."""
+    """Serve while the context is open; then let calls in flight finish."""
     server = grpc.aio.server(
         interceptors=[ServerInterceptor(verifier)],
         maximum_concurrent_rpcs=1000,
@@ -196,7 +197,7 @@ async def serve(
 
 
 class ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
-    """Adds deadline, identity and trace, counts, and raises the other side's domain errors."""
+    """Adds deadline, identity and trace, records metrics, and raises the server's domain errors."""
 
     async def intercept_unary_unary(
         self,
@@ -245,16 +246,16 @@ class ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
 async def connect(address: str) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to another service, connected on first use.
 
-    Each call is repeated when the service is away for a moment, as any may be (docs/adr/0011-repeats.md).
+    Calls are retried while the service is briefly unavailable; every call is idempotent (docs/adr/0011-repeats.md).
     """
     channel = grpc.aio.insecure_channel(
         address,
         interceptors=[ClientInterceptor()],
         options=[
-            ("grpc.service_config", json.dumps(_REPEATS)),
+            ("grpc.service_config", json.dumps(_RETRY_POLICY)),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", 30000),
-            # Or it would not even try to connect between two tries of a call.
+            # Otherwise it would not reconnect between two attempts of a call.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
             # How long one attempt to connect may take.

@@ -52,7 +52,7 @@ class ObjectStore:
         )
 
     async def _run(self, operation: str, call: Callable[[], T]) -> T:
-        # The thread goes on until its own timeouts, which are the client's for all; who asked does not wait for it.
+        # On cancellation the caller does not wait; the thread continues until the client's own timeouts.
         with S3_CALLS.labels(operation).time():
             async with asyncio.timeout(deadline.remaining()):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -97,7 +97,7 @@ class ObjectStore:
         return await self._run("get", read)
 
     async def size(self, bucket: str, key: str) -> int:
-        """In bytes. Raises S3Error with code NoSuchKey when there is no such object."""
+        """In bytes. Raises S3Error with code NoSuchKey if the object does not exist."""
         return (await self._run("stat", lambda: self._client.stat_object(bucket, key))).size or 0
 
     async def keys(self, bucket: str, prefix: str) -> list[str]:
@@ -108,34 +108,37 @@ class ObjectStore:
         return await self._run("list", read)
 
     async def remove(self, bucket: str, keys: Iterable[str]) -> None:
-        """Remove objects; those that are not there are no error. Raises RuntimeError when the store keeps any."""
+        """Delete objects; missing ones are no error. Raises RuntimeError if the store fails to delete any."""
 
         def delete() -> None:
             errors = self._client.remove_objects(bucket, [DeleteObject(key) for key in keys])
             failed = [error.code for error in errors]
             if failed:
-                raise RuntimeError(f"the object store kept {len(failed)} objects: {failed[0]}")
+                raise RuntimeError(f"the object store failed to delete {len(failed)} objects: {failed[0]}")
 
         await self._run("remove", delete)
 
     async def remove_prefix(self, bucket: str, prefix: str) -> int:
-        """Remove all objects below ``prefix`` and return how many there were."""
+        """Delete all objects below ``prefix``; returns their number."""
         keys = await self.keys(bucket, prefix)
         for start in range(0, len(keys), DELETE_BATCH):
             await self.remove(bucket, keys[start : start + DELETE_BATCH])
         return len(keys)
 
     async def abort_uploads(self, bucket: str, prefix: str) -> int:
-        """Abort the multipart uploads begun below ``prefix``, so that their parts take no room. Returns how many.
+        """Abort the multipart uploads below ``prefix``, to free the space of their parts. Returns their number.
 
-        MinIO knows uploads by their exact key at any time, but by a prefix only those begun since its own start.
+        MinIO always finds uploads by their exact key, but by prefix only those that were started since its own start.
         """
         return await self._run("abort_uploads", lambda: self._abort_uploads(bucket, prefix))
 
     def _abort_uploads(self, bucket: str, prefix: str) -> int:
-        # The client offers these calls only as its own building blocks, yet they are plain S3.
+        # These methods are private in the client, but the calls are plain S3.
         count = 0
-        for asked in (prefix, ""):  # MinIO takes a prefix for a key, and without one lists what it remembers
+        for asked in (
+            prefix,
+            "",
+        ):  # MinIO treats a prefix as a key, and without one lists the uploads that it has in memory
             while True:
                 listed = self._client._list_multipart_uploads(bucket, prefix=asked)
                 found = [upload for upload in listed.uploads if upload.object_name.startswith(prefix)]
@@ -150,17 +153,17 @@ class ObjectStore:
         try:
             self._client._abort_multipart_upload(bucket, key, upload_id)
         except S3Error as error:
-            if error.code != "NoSuchUpload":  # it has ended in the meantime
+            if error.code != "NoSuchUpload":  # it was completed or aborted meanwhile
                 raise
 
     def presigned_get(self, bucket: str, key: str, *, lifetime_seconds: int) -> str:
-        """An address that reads one object without credentials, for so long. No call is made for it."""
+        """A URL that reads one object without credentials, for that long. Computed locally."""
         return self._client.presigned_get_object(bucket, key, expires=dt.timedelta(seconds=lifetime_seconds))
 
     def signed_headers(self, method: str, path_and_query: str) -> Mapping[str, str]:
-        """The headers that make ``method`` on ``path_and_query`` a request of ours (AWS Signature Version 4).
+        """The headers that authenticate ``method`` on ``path_and_query`` (AWS Signature Version 4).
 
-        For a proxy that forwards to the store: it adds them to the client's request. Good for 15 minutes.
+        For a proxy that forwards to the store and adds them to the client's request. Valid for 15 minutes.
         """
         path, _, query = path_and_query.partition("?")
         now = dt.datetime.now(dt.UTC)

@@ -1,4 +1,4 @@
-"""uvicorn as every service runs it: drained before it stops, and with bounds on how long a request may take."""
+"""uvicorn for every service: drains before it stops, and bounds how long a request may take to arrive."""
 
 import asyncio
 import resource
@@ -15,12 +15,12 @@ from kinora_kit.settings import Settings
 
 MAX_HEAD_BYTES = 64 << 10
 LINGER_SECONDS = 5.0
-"""How long what is left of a body may still come after its answer. Closing at once would reset the connection, and the
-answer could be lost with it."""
+"""How long the rest of a body may still arrive after the response. Closing at once would reset the connection, and the
+response could be lost."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes connections that are slow to say what they want. The body's own bounds are edge.py's."""
+    """Closes connections whose request line and headers arrive too slowly. edge.py bounds the body."""
 
     head_seconds: float
     _deadline: asyncio.TimerHandle | None = None
@@ -57,7 +57,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect(LINGER_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # uvicorn adds the trailers of a chunked body to the headers, where the app would take them for the gateway's.
+        # uvicorn adds the trailers of a chunked body to the headers, where they could impersonate the gateway's
+        # headers.
         if not self._in_body:
             super().on_header(name, value)
 
@@ -69,7 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         super().on_message_complete()
-        if self._deadline is not None:  # it was answered before
+        if self._deadline is not None:  # it was answered early
             self._expect(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
@@ -78,14 +79,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect(LINGER_SECONDS)
 
     def _expect(self, seconds: float | None) -> None:
-        """Close the connection after that time, unless this is called again before."""
+        """Close the connection after that time, unless this is called again first."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
 
 class _Server(uvicorn.Server):
-    """Says "not ready" for a while before it stops accepting, so that no balancer sends to a closed port."""
+    """Reports "not ready" for a while before it stops accepting, so that no load balancer uses a closed port."""
 
     def __init__(self, config: uvicorn.Config, health: Health, delay_seconds: float) -> None:
         super().__init__(config)
@@ -108,8 +109,8 @@ class _Server(uvicorn.Server):
 
 
 def serve(app: ASGIApp, settings: Settings, health: Health) -> None:
-    """Serve until told to stop, then drain."""
-    # Connections are bounded by how long each may take, so there is room for many; the default is often 1024.
+    """Serve until SIGTERM or SIGINT, then drain."""
+    # The time of each connection is bounded, so allow many of them; the default limit is often 1024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     config = uvicorn.Config(
@@ -123,7 +124,7 @@ def serve(app: ASGIApp, settings: Settings, health: Health) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=settings.drain_timeout_seconds,
-        timeout_keep_alive=75,  # longer than the gateway's, so that it is never we who close under a request
+        timeout_keep_alive=75,  # longer than the gateway's, so that a connection is never closed under a request
         ws="websockets-sansio",
         ws_max_size=settings.max_body_bytes,
     )

@@ -1,7 +1,6 @@
-"""Connections that stay: WebSockets and server-sent events. How many there may be, and what goes with them.
+"""Long-lived connections (WebSockets and server-sent events): limits and cleanup.
 
-A process holds only so many, and one client only so many of these: who is signed in counts as that user, all others by
-their address, wherever the connection comes from.
+There are limits per process and per client. A signed-in client is counted by user, an anonymous one by address.
 """
 
 import contextlib
@@ -19,19 +18,19 @@ from kinora_kit.settings import StreamSettings
 
 
 class Seat:
-    """The place of one connection; it may move from its address to its user once that is known."""
+    """The slot of one connection; it can move from the address to the user once that is known."""
 
     def __init__(self, seats: "Seats", client: UUID | str) -> None:
         self._seats = seats
         self.client = client
 
     def sign_in(self, user_id: UUID) -> None:
-        """Raises TooManyAtOnce when the user has too many; it counts by its address then, as before."""
+        """Raises TooManyAtOnce if the user has too many; the connection then still counts for its address."""
         self._seats.move(self, user_id)
 
 
 class Seats:
-    """Of one process and one kind of connection (``websocket``, ``events``)."""
+    """The slots of one process for one kind of connection (``websocket``, ``events``)."""
 
     def __init__(self, kind: str, settings: StreamSettings) -> None:
         self._kind = kind
@@ -41,10 +40,10 @@ class Seats:
 
     @contextlib.contextmanager
     def take(self, scope: Scope, user_id: UUID | None = None) -> Iterator[Seat]:
-        """A seat as long as the block runs. Raises Unavailable when the process is full, TooManyAtOnce."""
+        """A seat for the duration of the block. Raises Unavailable if the process is full, TooManyAtOnce."""
         if self._taken.total() >= self._settings.streams:
             STREAMS_REFUSED.labels(self._kind, "process").inc()
-            raise Unavailable("Too many are connected at the moment, try again", headers={"Retry-After": "5"})
+            raise Unavailable("Too many open connections at the moment; try again", headers={"Retry-After": "5"})
         seat = Seat(self, user_id or client_network(scope))
         self._add(seat.client)
         try:
@@ -63,7 +62,7 @@ class Seats:
         limit = self._settings.streams_per_user if user else self._settings.streams_per_address
         if self._taken[client] >= limit:
             STREAMS_REFUSED.labels(self._kind, "user" if user else "address").inc()
-            raise TooManyAtOnce("You have too many of these open, close one first")
+            raise TooManyAtOnce("You have too many open connections; close one first")
         self._taken[client] += 1
 
     def _remove(self, client: UUID | str) -> None:
@@ -73,7 +72,7 @@ class Seats:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. ``held`` is closed at the end, also when the client left before the first event."""
+    """Server-sent events. ``held`` is closed at the end, even if the client disconnects before the first event."""
 
     def __init__(self, events: AsyncIterator[str], held: contextlib.ExitStack) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

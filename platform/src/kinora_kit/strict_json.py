@@ -1,7 +1,7 @@
-"""JSON from clients, held to what every part behind it can store and repeat.
+"""JSON from clients, restricted to what all stores and encoders can represent.
 
-That is I-JSON (RFC 7493): UTF-8, finite numbers, text without lone surrogates. Beyond it, no NUL (PostgreSQL stores
-none) and a bounded depth (parsers recurse).
+That is I-JSON (RFC 7493): UTF-8, finite numbers, text without lone surrogates. In addition, no NUL (PostgreSQL cannot
+store it) and a bounded depth (parsers recurse).
 """
 
 import json
@@ -14,9 +14,9 @@ _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def loads(data: bytes | str) -> Any:
-    """The value. Raises json.JSONDecodeError, whose message never repeats what was sent."""
+    """The value. Raises json.JSONDecodeError, whose message never contains input."""
     try:
-        # With a byte order mark or without, as json.loads takes bytes; but no encoding other than UTF-8.
+        # With or without a byte order mark, as json.loads accepts bytes; but only UTF-8.
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         value = json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError:
@@ -26,7 +26,7 @@ def loads(data: bytes | str) -> Any:
     except UnicodeDecodeError:
         raise _refused("JSON must be encoded as UTF-8") from None
     except ValueError:  # an integer of thousands of digits
-        raise _refused("A number in JSON must be one that a double can hold") from None
+        raise _refused("Numbers in JSON must fit into a double") from None
     _check(value)
     return value
 
@@ -40,14 +40,14 @@ def _check(value: Any) -> None:
         for item in level:
             if isinstance(item, str):
                 if _NOT_TEXT.search(item):
-                    raise _refused("Text in JSON holds neither NUL nor lone surrogates")
+                    raise _refused("Text in JSON must not contain NUL or lone surrogates")
             elif isinstance(item, list):
                 below += item
             elif isinstance(item, dict):
                 below += item
                 below += item.values()
             elif isinstance(item, float) and not math.isfinite(item):  # 1e400
-                raise _refused("A number in JSON must be one that a double can hold")
+                raise _refused("Numbers in JSON must fit into a double")
         level, depth = below, depth + 1
 
 

@@ -1,4 +1,4 @@
-"""Free-form JSON objects in gRPC messages (google.protobuf.Struct), with whole numbers as the integers they were."""
+"""Free-form JSON objects in gRPC messages (google.protobuf.Struct), with whole numbers converted back to integers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 
 def to_struct(value: object) -> Struct:
-    """Raises TypeError or ValueError for what is no JSON object."""
+    """Raises TypeError or ValueError unless ``value`` is a JSON object."""
     if not isinstance(value, dict):
         raise TypeError("not an object")
     struct = Struct()

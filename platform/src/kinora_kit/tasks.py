@@ -1,4 +1,4 @@
-"""Background work that lives as long as the process and is never silently dead."""
+"""Background work that runs as long as the process and is restarted when it fails."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ RESTART_SECONDS = 1.0
 
 
 def cancelled() -> bool:
-    """Whether somebody cancelled this task. Drivers raise CancelledError also for calls that died with a connection."""
+    """Whether this task was cancelled. Drivers also raise CancelledError for calls that fail with their connection."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -27,7 +27,7 @@ async def forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
             if isinstance(error, asyncio.CancelledError) and cancelled():
                 raise
             BACKGROUND_FAILURES.labels(name).inc()
-            log.warning("background work failed, starting it again", task=name, error=repr(error))
+            log.warning("background work failed, restarting it", task=name, error=repr(error))
         await asyncio.sleep(RESTART_SECONDS)
 
 
@@ -44,7 +44,7 @@ async def background(**works: Callable[[], Awaitable[None]]) -> AsyncIterator[No
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
-    """``work`` now and then every ``seconds``, until cancelled or it fails."""
+    """Run ``work`` now and every ``seconds``, until it fails or is cancelled."""
     while True:
         await work()
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""What the tests of every service need beside real stores: a cable that can be pulled, and waiting for conditions."""
+"""Test helpers for every service: a proxy to simulate network failures, and waiting for conditions."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.02
 
 
 async def eventually(condition: Callable[[], object | Awaitable[object]], *, seconds: float = 15) -> None:
-    """Return once ``condition`` is true. It may raise AssertionError meanwhile; the last one is raised in the end."""
+    """Return once ``condition`` is true. It may raise AssertionError; the last one is raised on timeout."""
     deadline = time.monotonic() + seconds
     while True:
         failure = AssertionError(f"still not true after {seconds} s")
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 def served(path: Path) -> str:
-    """An address on this machine at which ``path`` can be read over HTTP, by ranges, for as long as the tests run."""
+    """A local HTTP URL that serves ``path``, with range requests, for the whole test run."""
     return f"http://127.0.0.1:{_file_server()}{quote(str(path.absolute()))}"
 
 
@@ -72,7 +72,7 @@ class _Files(http.server.BaseHTTPRequestHandler):
             if wanted and size:
                 self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
             self.end_headers()
-            with contextlib.suppress(OSError):  # who asked has read enough
+            with contextlib.suppress(OSError):  # the client has read enough
                 shutil.copyfileobj(content, self.wfile)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
@@ -80,7 +80,7 @@ class _Files(http.server.BaseHTTPRequestHandler):
 
 
 class Proxy:
-    """A TCP proxy in front of a real store; use ``proxy``. It can be cut (refuses and resets) and mended."""
+    """A TCP proxy in front of a real store; use ``proxy``. It can be cut (refuses and resets) and restored."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -96,7 +96,7 @@ class Proxy:
         self.url = urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{self._port}"))
         """The store's URL, by way of this proxy."""
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         self._flowing.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
@@ -112,7 +112,7 @@ class Proxy:
         await eventually(lambda: not self._open)
 
     def stall(self) -> None:
-        """Hold back every byte without closing anything, until mended or cut: a host that vanished."""
+        """Hold back all data without closing connections, until restored or cut, like a vanished host."""
         self._flowing.clear()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -138,7 +138,7 @@ class Proxy:
                 await self._flowing.wait()
                 target.write(data)
                 await target.drain()
-        # One side has ended: so does the other, as with a cable.
+        # When one side closes, close the other, too.
         target.transport.abort()
 
 
@@ -146,7 +146,7 @@ class Proxy:
 async def proxy(url: str) -> AsyncIterator[Proxy]:
     """A proxy to the host and port of ``url``, open at first."""
     cable = Proxy(url)
-    await cable.mend()
+    await cable.restore()
     try:
         yield cable
     finally:

@@ -1,4 +1,4 @@
-"""Rate limits for what can be guessed or flooded, counted in Redis so that all replicas count together."""
+"""Rate limits against guessing and flooding, counted in Redis across all replicas."""
 
 import math
 import time
@@ -20,17 +20,17 @@ class Throttle:
         self._limit: RateLimitItem = parse(limit)
 
     async def hit(self, key: str) -> None:
-        """Count one event of ``key``. Raises TooManyRequests, with the time to wait, if the limit is reached."""
+        """Count an event for ``key``. Raises TooManyRequests, with the time to wait, if the limit is reached."""
         if not await self._limiter.hit(self._limit, self._name, key):
             raise await self._too_many(key)
 
     async def check(self, key: str) -> None:
-        """As ``hit``, without counting: for limits on failures, which are known only afterwards."""
+        """Like ``hit`` without counting: for limits on failures, which are known only afterwards."""
         if await self.is_full(key):
             raise await self._too_many(key)
 
     async def count(self, key: str) -> None:
-        """As ``hit``, without raising: for limits that ``check`` enforces."""
+        """Like ``hit`` without raising: for limits that ``check`` enforces."""
         await self._limiter.hit(self._limit, self._name, key)
 
     async def is_full(self, key: str) -> bool:
@@ -43,7 +43,7 @@ class Throttle:
 
 def storage(client: Redis, *, prefix: str) -> RedisStorage:
     """Counters under ``<prefix>:limits``, over the connections of ``client``."""
-    # The address is not used: connections come from the client's pool, which is bounded, has timeouts and is closed.
+    # The URL is unused: connections come from the client's pool, which is bounded, has timeouts and is closed.
     return RedisStorage(
         "async+redis://",
         implementation="redispy",

@@ -18,7 +18,8 @@ class _Media(Payload):
 
 
 class MediaPublished(_Media):
-    """Became ready and public, for the first time or again. Carries what search and recommendation need."""
+    """The media became ready and public, for the first time or again. Carries the data for search and
+    recommendation."""
 
     type: ClassVar[str] = "media.published"
     title: str
@@ -36,7 +37,7 @@ class MediaUpdated(_Media):
     category: str = ""
     visibility: Visibility
     version: int
-    """Grows with each change of the document: an event with a smaller one came late."""
+    """Increases with each change of the document; an event with a smaller version is stale."""
 
 
 class MediaDeleted(_Media):

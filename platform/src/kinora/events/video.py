@@ -7,7 +7,7 @@ from kinora_kit.events import Payload
 
 EXCHANGE = "video"
 PROGRESS_EXCHANGE = "video.progress"
-"""Carries the progress events below, with the video's id as routing key, for those who watch one video."""
+"""The exchange for the progress events below, with the video's id as routing key."""
 
 State = Literal["uploading", "processing", "playable", "ready", "failed", "deleted"]
 
@@ -30,14 +30,14 @@ class UploadStarted(_Video):
 
 
 class Uploaded(_Video):
-    """All bytes are in the store."""
+    """All bytes are in the object store."""
 
     type: ClassVar[str] = "video.uploaded"
     size: int
 
 
 class Playable(_Video):
-    """The first seconds play."""
+    """The first seconds are playable."""
 
     type: ClassVar[str] = "video.playable"
     duration: float
@@ -70,18 +70,18 @@ class RenditionProgress(BaseModel):
 
 
 class _Progress(_Video):
-    """The whole state at one moment, so that whoever gets one needs none before it."""
+    """A snapshot of the whole state, so that a subscriber needs no earlier message."""
 
     state: State
     version: int
-    """Grows with every change; what comes with a smaller one is older."""
+    """Increases with every change; a smaller version is an older state."""
     bytes_received: int
     bytes_total: int
     progress: float
-    """Transcoding, 0 to 1, never falling."""
+    """Transcoding progress, 0 to 1, never decreasing."""
     renditions: tuple[RenditionProgress, ...] = ()
     time_left: float | None = None
-    """Seconds, None while it cannot be told."""
+    """Estimated seconds, None while unknown."""
     failure_code: str = ""
     failure_detail: str = ""
 

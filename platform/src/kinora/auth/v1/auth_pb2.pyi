@@ -450,7 +450,7 @@ class UpdateProfileRequest(_message.Message):
     display_name: _builtins.str
     bio: _builtins.str
     current_password: _builtins.str
-    """Needed to change the email address."""
+    """Required to change the email address."""
     @_builtins.property
     def client(self) -> Global___Client: ...
     def __init__(

@@ -57,7 +57,7 @@ class UsersServicer:
     """
 
     def ListUsers(self, request, context):
-        """Basic details of many users at once; ids that name nobody are left out. At most 100 ids.
+        """Basic details of many users; unknown ids are omitted. At most 100 ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +71,7 @@ class UsersServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """The caller's living sessions, latest use first.
+        """The caller's live sessions, most recently used first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

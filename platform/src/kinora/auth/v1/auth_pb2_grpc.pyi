@@ -34,11 +34,11 @@ class UsersStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UsersAsyncStub: ...
     ListUsers: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]
-    """Basic details of many users at once; ids that name nobody are left out. At most 100 ids."""
+    """Basic details of many users; unknown ids are omitted. At most 100 ids."""
     GetProfile: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetProfileRequest, _auth_pb2.Profile]
     """The caller's own profile."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]
-    """The caller's living sessions, latest use first."""
+    """The caller's live sessions, most recently used first."""
 
 @_typing.type_check_only
 class UsersAsyncStub(UsersStub):
@@ -46,11 +46,11 @@ class UsersAsyncStub(UsersStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListUsers: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]  # type: ignore[assignment]
-    """Basic details of many users at once; ids that name nobody are left out. At most 100 ids."""
+    """Basic details of many users; unknown ids are omitted. At most 100 ids."""
     GetProfile: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetProfileRequest, _auth_pb2.Profile]  # type: ignore[assignment]
     """The caller's own profile."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """The caller's living sessions, latest use first."""
+    """The caller's live sessions, most recently used first."""
 
 class UsersServicer(metaclass=_abc_1.ABCMeta):
     """Reading users."""
@@ -61,7 +61,7 @@ class UsersServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.ListUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ListUsersResponse, _abc.Awaitable[_auth_pb2.ListUsersResponse]]:
-        """Basic details of many users at once; ids that name nobody are left out. At most 100 ids."""
+        """Basic details of many users; unknown ids are omitted. At most 100 ids."""
 
     @_abc_1.abstractmethod
     def GetProfile(
@@ -77,7 +77,7 @@ class UsersServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ListSessionsResponse, _abc.Awaitable[_auth_pb2.ListSessionsResponse]]:
-        """The caller's living sessions, latest use first."""
+        """The caller's live sessions, most recently used first."""
 
 def add_UsersServicer_to_server(servicer: UsersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -48,11 +48,11 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     DESCRIPTOR: _descriptor.EnumDescriptor
     STATE_UNSPECIFIED: _State.ValueType  # 0
     STATE_DRAFT: _State.ValueType  # 1
-    """The upload has begun."""
+    """The upload has started."""
     STATE_PROCESSING: _State.ValueType  # 2
-    """All bytes are here, renditions are being made."""
+    """All bytes are uploaded, and renditions are being transcoded."""
     STATE_PLAYABLE: _State.ValueType  # 3
-    """The first seconds play."""
+    """The first seconds are playable."""
     STATE_READY: _State.ValueType  # 4
     STATE_FAILED: _State.ValueType  # 5
 
@@ -60,11 +60,11 @@ class State(_State, metaclass=_StateEnumTypeWrapper): ...
 
 STATE_UNSPECIFIED: State.ValueType  # 0
 STATE_DRAFT: State.ValueType  # 1
-"""The upload has begun."""
+"""The upload has started."""
 STATE_PROCESSING: State.ValueType  # 2
-"""All bytes are here, renditions are being made."""
+"""All bytes are uploaded, and renditions are being transcoded."""
 STATE_PLAYABLE: State.ValueType  # 3
-"""The first seconds play."""
+"""The first seconds are playable."""
 STATE_READY: State.ValueType  # 4
 STATE_FAILED: State.ValueType  # 5
 Global___State: _TypeAlias = State  # noqa: Y015

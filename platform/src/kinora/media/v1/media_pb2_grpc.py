@@ -59,7 +59,7 @@ class CatalogueServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListMedia(self, request, context):
-        """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids.
+        """Documents that do not exist or that the caller may not see are omitted. At most 100 ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,8 +264,8 @@ class Editing:
 
 
 class EnforcementStub:
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose documents it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose documents it may change. Idempotent, and never calls back.
     """
 
     def __init__(self, channel):
@@ -287,12 +287,12 @@ class EnforcementStub:
 
 
 class EnforcementServicer:
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose documents it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose documents it may change. Idempotent, and never calls back.
     """
 
     def DropMedia(self, request, context):
-        """Nothing happens when there is none.
+        """No error if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -327,8 +327,8 @@ def add_EnforcementServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Enforcement:
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose documents it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose documents it may change. Idempotent, and never calls back.
     """
 
     @staticmethod

@@ -36,7 +36,7 @@ class CatalogueStub:
     GetMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.GetMediaRequest, _media_pb2.Media]
     """One document, if the caller may see it."""
     ListMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListMediaRequest, _media_pb2.ListMediaResponse]
-    """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids."""
+    """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
 
 @_typing.type_check_only
 class CatalogueAsyncStub(CatalogueStub):
@@ -46,7 +46,7 @@ class CatalogueAsyncStub(CatalogueStub):
     GetMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.GetMediaRequest, _media_pb2.Media]  # type: ignore[assignment]
     """One document, if the caller may see it."""
     ListMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.ListMediaRequest, _media_pb2.ListMediaResponse]  # type: ignore[assignment]
-    """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids."""
+    """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
 
 class CatalogueServicer(metaclass=_abc_1.ABCMeta):
     """Reading the catalogue."""
@@ -65,7 +65,7 @@ class CatalogueServicer(metaclass=_abc_1.ABCMeta):
         request: _media_pb2.ListMediaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_media_pb2.ListMediaResponse, _abc.Awaitable[_media_pb2.ListMediaResponse]]:
-        """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids."""
+        """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
 
 def add_CatalogueServicer_to_server(servicer: CatalogueServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -107,8 +107,8 @@ class EditingServicer(metaclass=_abc_1.ABCMeta):
 def add_EditingServicer_to_server(servicer: EditingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class EnforcementStub:
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose documents it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose documents it may change. Idempotent, and never calls back.
     """
 
     @_typing.overload
@@ -116,25 +116,25 @@ class EnforcementStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EnforcementAsyncStub: ...
     DropMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.DropMediaRequest, _media_pb2.DropMediaResponse]
-    """Nothing happens when there is none."""
+    """No error if there is none."""
     DropAllMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.DropAllMediaRequest, _media_pb2.DropAllMediaResponse]
     """All documents of the caller."""
 
 @_typing.type_check_only
 class EnforcementAsyncStub(EnforcementStub):
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose documents it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose documents it may change. Idempotent, and never calls back.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DropMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.DropMediaRequest, _media_pb2.DropMediaResponse]  # type: ignore[assignment]
-    """Nothing happens when there is none."""
+    """No error if there is none."""
     DropAllMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.DropAllMediaRequest, _media_pb2.DropAllMediaResponse]  # type: ignore[assignment]
     """All documents of the caller."""
 
 class EnforcementServicer(metaclass=_abc_1.ABCMeta):
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose documents it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose documents it may change. Idempotent, and never calls back.
     """
 
     @_abc_1.abstractmethod
@@ -143,7 +143,7 @@ class EnforcementServicer(metaclass=_abc_1.ABCMeta):
         request: _media_pb2.DropMediaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_media_pb2.DropMediaResponse, _abc.Awaitable[_media_pb2.DropMediaResponse]]:
-        """Nothing happens when there is none."""
+        """No error if there is none."""
 
     @_abc_1.abstractmethod
     def DropAllMedia(

@@ -34,7 +34,7 @@ class Rendition(_message.Message):
     height: _builtins.int
     codecs: _builtins.str
     average_bandwidth: _builtins.int
-    """Bits per second over the whole length."""
+    """Bits per second, averaged over the whole video."""
     def __init__(
         self,
         *,
@@ -76,11 +76,11 @@ class Video(_message.Message):
     visibility: _builtins.str
     """private, unlisted, public"""
     duration: _builtins.float
-    """Seconds; absent until the source was probed."""
+    """Seconds; absent until the source has been probed."""
     width: _builtins.int
     height: _builtins.int
     stream_url: _builtins.str
-    """Absolute addresses; empty until there is something behind them."""
+    """Absolute URLs; empty until the content exists."""
     poster_url: _builtins.str
     failure_code: _builtins.str
     failure_detail: _builtins.str
@@ -123,7 +123,7 @@ class RenditionProgress(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     progress: _builtins.float
-    """0 to 1, never falling."""
+    """0 to 1, never decreasing."""
     def __init__(
         self,
         *,
@@ -155,13 +155,13 @@ class Progress(_message.Message):
     video_id: _builtins.str
     state: _builtins.str
     version: _builtins.int
-    """Grows with every change; what comes with a smaller one is older."""
+    """Increases with every change; a smaller version is an older state."""
     bytes_received: _builtins.int
     bytes_total: _builtins.int
     progress: _builtins.float
-    """Transcoding, 0 to 1, never falling."""
+    """Transcoding progress, 0 to 1, never decreasing."""
     time_left: _builtins.float
-    """Seconds; absent while it cannot be told."""
+    """Estimated seconds; absent while unknown."""
     failure_code: _builtins.str
     failure_detail: _builtins.str
     @_builtins.property
@@ -366,7 +366,7 @@ class SetVisibilityRequest(_message.Message):
     visibility: _builtins.str
     """private, unlisted, public"""
     version: _builtins.int
-    """Of the media document that says so."""
+    """Version of the media document with this visibility."""
     def __init__(
         self,
         *,

@@ -63,14 +63,14 @@ class VideosServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVideos(self, request, context):
-        """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids.
+        """Videos that do not exist or that the caller may not see are omitted. At most 100 ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetProgress(self, request, context):
-        """The present state of upload and transcoding.
+        """The current state of upload and transcoding.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,7 +189,7 @@ class Videos:
 
 
 class UploadsStub:
-    """Making and unmaking videos.
+    """Creating and deleting videos.
     """
 
     def __init__(self, channel):
@@ -211,7 +211,7 @@ class UploadsStub:
 
 
 class UploadsServicer:
-    """Making and unmaking videos.
+    """Creating and deleting videos.
     """
 
     def CreateUpload(self, request, context):
@@ -248,7 +248,7 @@ def add_UploadsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Uploads:
-    """Making and unmaking videos.
+    """Creating and deleting videos.
     """
 
     @staticmethod
@@ -307,8 +307,8 @@ class Uploads:
 
 
 class EnforcementStub:
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose videos it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose videos it may change. Idempotent, and never calls back.
     """
 
     def __init__(self, channel):
@@ -335,19 +335,19 @@ class EnforcementStub:
 
 
 class EnforcementServicer:
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose videos it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose videos it may change. Idempotent, and never calls back.
     """
 
     def SetVisibility(self, request, context):
-        """Counts only if its version is newer than what was set before. NOT_FOUND when there is nothing to be seen anyway.
+        """Ignored unless its version is newer than the current one. NOT_FOUND if there is no such video.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DropVideo(self, request, context):
-        """Nothing happens when it is gone already.
+        """No error if it is already gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -387,8 +387,8 @@ def add_EnforcementServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Enforcement:
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose videos it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose videos it may change. Idempotent, and never calls back.
     """
 
     @staticmethod

@@ -35,9 +35,9 @@ class VideosStub:
     def __new__(cls, channel: _aio.Channel) -> VideosAsyncStub: ...
     GetVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.GetVideoRequest, _video_pb2.Video]
     ListVideos: _grpc.UnaryUnaryMultiCallable[_video_pb2.ListVideosRequest, _video_pb2.ListVideosResponse]
-    """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids."""
+    """Videos that do not exist or that the caller may not see are omitted. At most 100 ids."""
     GetProgress: _grpc.UnaryUnaryMultiCallable[_video_pb2.GetProgressRequest, _video_pb2.Progress]
-    """The present state of upload and transcoding."""
+    """The current state of upload and transcoding."""
 
 @_typing.type_check_only
 class VideosAsyncStub(VideosStub):
@@ -46,9 +46,9 @@ class VideosAsyncStub(VideosStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.GetVideoRequest, _video_pb2.Video]  # type: ignore[assignment]
     ListVideos: _aio.UnaryUnaryMultiCallable[_video_pb2.ListVideosRequest, _video_pb2.ListVideosResponse]  # type: ignore[assignment]
-    """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids."""
+    """Videos that do not exist or that the caller may not see are omitted. At most 100 ids."""
     GetProgress: _aio.UnaryUnaryMultiCallable[_video_pb2.GetProgressRequest, _video_pb2.Progress]  # type: ignore[assignment]
-    """The present state of upload and transcoding."""
+    """The current state of upload and transcoding."""
 
 class VideosServicer(metaclass=_abc_1.ABCMeta):
     """Reading videos, as their visibility allows."""
@@ -66,7 +66,7 @@ class VideosServicer(metaclass=_abc_1.ABCMeta):
         request: _video_pb2.ListVideosRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_video_pb2.ListVideosResponse, _abc.Awaitable[_video_pb2.ListVideosResponse]]:
-        """Many at once; those that do not exist or that the caller may not see are left out. At most 100 ids."""
+        """Videos that do not exist or that the caller may not see are omitted. At most 100 ids."""
 
     @_abc_1.abstractmethod
     def GetProgress(
@@ -74,12 +74,12 @@ class VideosServicer(metaclass=_abc_1.ABCMeta):
         request: _video_pb2.GetProgressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_video_pb2.Progress, _abc.Awaitable[_video_pb2.Progress]]:
-        """The present state of upload and transcoding."""
+        """The current state of upload and transcoding."""
 
 def add_VideosServicer_to_server(servicer: VideosServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class UploadsStub:
-    """Making and unmaking videos."""
+    """Creating and deleting videos."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -90,14 +90,14 @@ class UploadsStub:
 
 @_typing.type_check_only
 class UploadsAsyncStub(UploadsStub):
-    """Making and unmaking videos."""
+    """Creating and deleting videos."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateUpload: _aio.UnaryUnaryMultiCallable[_video_pb2.CreateUploadRequest, _video_pb2.CreateUploadResponse]  # type: ignore[assignment]
     DeleteVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.DeleteVideoRequest, _video_pb2.DeleteVideoResponse]  # type: ignore[assignment]
 
 class UploadsServicer(metaclass=_abc_1.ABCMeta):
-    """Making and unmaking videos."""
+    """Creating and deleting videos."""
 
     @_abc_1.abstractmethod
     def CreateUpload(
@@ -116,8 +116,8 @@ class UploadsServicer(metaclass=_abc_1.ABCMeta):
 def add_UploadsServicer_to_server(servicer: UploadsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class EnforcementStub:
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose videos it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose videos it may change. Idempotent, and never calls back.
     """
 
     @_typing.overload
@@ -125,29 +125,29 @@ class EnforcementStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EnforcementAsyncStub: ...
     SetVisibility: _grpc.UnaryUnaryMultiCallable[_video_pb2.SetVisibilityRequest, _video_pb2.SetVisibilityResponse]
-    """Counts only if its version is newer than what was set before. NOT_FOUND when there is nothing to be seen anyway."""
+    """Ignored unless its version is newer than the current one. NOT_FOUND if there is no such video."""
     DropVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.DropVideoRequest, _video_pb2.DropVideoResponse]
-    """Nothing happens when it is gone already."""
+    """No error if it is already gone."""
     DropAllVideos: _grpc.UnaryUnaryMultiCallable[_video_pb2.DropAllVideosRequest, _video_pb2.DropAllVideosResponse]
     """All videos of the caller."""
 
 @_typing.type_check_only
 class EnforcementAsyncStub(EnforcementStub):
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose videos it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose videos it may change. Idempotent, and never calls back.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetVisibility: _aio.UnaryUnaryMultiCallable[_video_pb2.SetVisibilityRequest, _video_pb2.SetVisibilityResponse]  # type: ignore[assignment]
-    """Counts only if its version is newer than what was set before. NOT_FOUND when there is nothing to be seen anyway."""
+    """Ignored unless its version is newer than the current one. NOT_FOUND if there is no such video."""
     DropVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.DropVideoRequest, _video_pb2.DropVideoResponse]  # type: ignore[assignment]
-    """Nothing happens when it is gone already."""
+    """No error if it is already gone."""
     DropAllVideos: _aio.UnaryUnaryMultiCallable[_video_pb2.DropAllVideosRequest, _video_pb2.DropAllVideosResponse]  # type: ignore[assignment]
     """All videos of the caller."""
 
 class EnforcementServicer(metaclass=_abc_1.ABCMeta):
-    """What another service has decided, carried out in the same request, so that what it confirms is true. The caller's token
-    says whose videos it may touch. Idempotent, and never calls back.
+    """Enforces another service's decision in the same request, before that service confirms it. The caller's token
+    determines whose videos it may change. Idempotent, and never calls back.
     """
 
     @_abc_1.abstractmethod
@@ -156,7 +156,7 @@ class EnforcementServicer(metaclass=_abc_1.ABCMeta):
         request: _video_pb2.SetVisibilityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_video_pb2.SetVisibilityResponse, _abc.Awaitable[_video_pb2.SetVisibilityResponse]]:
-        """Counts only if its version is newer than what was set before. NOT_FOUND when there is nothing to be seen anyway."""
+        """Ignored unless its version is newer than the current one. NOT_FOUND if there is no such video."""
 
     @_abc_1.abstractmethod
     def DropVideo(
@@ -164,7 +164,7 @@ class EnforcementServicer(metaclass=_abc_1.ABCMeta):
         request: _video_pb2.DropVideoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_video_pb2.DropVideoResponse, _abc.Awaitable[_video_pb2.DropVideoResponse]]:
-        """Nothing happens when it is gone already."""
+        """No error if it is already gone."""
 
     @_abc_1.abstractmethod
     def DropAllVideos(
