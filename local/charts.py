@@ -71,6 +71,7 @@ def facts(environment: str) -> dict[str, Any]:
         "mesh": given.get("mesh", {}).get("enabled", True),
         "monitoring": given.get("monitoring", {}).get("mode", "single"),
         "keda": given.get("keda", False),
+        "trustedAddresses": given.get("gateway", {}).get("trusted_addresses", []),
     }
 
 

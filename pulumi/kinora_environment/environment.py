@@ -120,6 +120,7 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
                 "mesh": config.mesh.enabled,
                 "monitoring": config.monitoring.mode,
                 "keda": config.keda,
+                "trustedAddresses": config.gateway.trusted_addresses,
             },
             external={name: outside for name, store in stores.items() if (outside := store.outside()) is not None},
             after=meshed,

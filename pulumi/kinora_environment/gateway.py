@@ -106,6 +106,9 @@ def middlewares(args: GatewayArgs) -> Mapping[str, Mapping[str, Any]]:
     """The middlewares of every request that are objects, by their names, in order."""
     known = native("dynamic/middlewares.yml")["http"]["middlewares"]
     found = {name: known[name] for name in default_middlewares() if name != UNAVAILABLE}
+    if trusted := args.config.trusted_addresses:
+        # Behind a load balancer the remote address is the balancer's, which all clients share.
+        found["in-flight"]["inFlightReq"]["sourceCriterion"] = {"ipStrategy": {"excludedIPs": trusted}}
     # Last: before anybody is told that a pod is away, others are asked.
     return found if args.mesh else {**found, "retry": RETRY}
 

@@ -657,6 +657,17 @@ def test_the_gateways_own_middlewares_are_not_brought_twice() -> None:
     assert not brought & set(default_middlewares())
 
 
+@pytest.mark.parametrize(
+    ("trusted", "strategy"), [([], {"depth": 0}), (["10.0.0.0/8"], {"excludedIPs": ["10.0.0.0/8"]})]
+)
+def test_throttle_counts_clients_and_not_the_load_balancer(trusted: list[str], strategy: dict[str, Any]) -> None:
+    given = {"environment": {"name": "test", "trustedAddresses": trusted}}
+    objects = charts.template("gateway", "gateway", charts.GATEWAY_FILES, given)
+    (throttle,) = (each for each in objects if (each["kind"], each["metadata"]["name"]) == ("Middleware", "throttle"))
+    limit = throttle["spec"]["rateLimit"]
+    assert (limit["average"], limit["burst"], limit["sourceCriterion"]) == (100, 200, {"ipStrategy": strategy})
+
+
 def test_an_address_that_no_service_has_is_refused() -> None:
     strange = {"strange": {"forwardAuth": {"address": "http://127.0.0.1:9999/x"}}}
     given = {"environment": {"name": "test"}, "http": {"middlewares": strange}}

@@ -67,7 +67,11 @@ class Probe(BaseHTTPRequestHandler):
         pass
 
     def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client went away
+            self.close_connection = True
+            return
         seen = {
             "service": self.service,
             "method": self.command,
@@ -132,6 +136,11 @@ class Probe(BaseHTTPRequestHandler):
         said = (self.headers.get("X-User-Id") or "nobody").encode()
         self.wfile.write(bytes([0x81, len(said)]) + said)
         self.close_connection = True
+
+
+class ProbeServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
 
 
 @dataclass
@@ -228,8 +237,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     probes, addresses = [], {}
     for name in yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]:
         shared = {"service": name, "refusals": gateway.refusals, "asked": gateway.asked, "released": released}
-        probe = ThreadingHTTPServer(("127.0.0.1", 0), type("ProbeOf", (Probe,), shared))
-        probe.daemon_threads = True
+        probe = ProbeServer(("127.0.0.1", 0), type("ProbeOf", (Probe,), shared))
         threading.Thread(target=probe.serve_forever, daemon=True).start()
         probes.append(probe)
         addresses[name] = f"http://127.0.0.1:{probe.server_address[1]}"

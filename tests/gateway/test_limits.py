@@ -1,0 +1,82 @@
+"""What one address can take of the gateway: requests per second, requests in flight, and connections."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from routes import send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+
+    from conftest import Gateway
+
+DYNAMIC = Path(__file__).parents[2] / "traefik/dynamic"
+OTHER = "127.0.0.2"
+HALF_HEAD = b"GET /media HTTP/1.1\r\nHost: ga"
+HALF_BODY = b"POST /nothing HTTP/1.1\r\nHost: gateway\r\nContent-Length: 10\r\n\r\n12345"
+HALF_HEADS = 800
+
+
+def test_login_flood_is_rate_limited(gateway: Gateway) -> None:
+    answers: list[httpx.Response] = []
+    deadline = time.monotonic() + 60  # on a busy machine it takes a while until enough of them arrive close together
+    with ThreadPoolExecutor(32) as pool:
+        while not any(answer.status_code == 429 for answer in answers) and time.monotonic() < deadline:
+            answers += pool.map(lambda _: send(gateway, "POST /auth/login"), range(300))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 429)
+
+
+def connect(gateway: Gateway, address: str) -> socket.socket:
+    port = int(gateway.url.rpartition(":")[2])
+    return socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(address, 0))
+
+
+def status(gateway: Gateway, address: str) -> int:
+    with closing(http.client.HTTPConnection("gateway")) as connection:
+        connection.sock = connect(gateway, address)
+        connection.request("GET", "/nothing")
+        return connection.getresponse().status
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_requests_in_flight_are_limited_by_address(gateway: Gateway) -> None:
+    middlewares = yaml.safe_load((DYNAMIC / "middlewares.yml").read_text())["http"]["middlewares"]
+    with ExitStack() as stack:
+
+        def occupy() -> None:
+            stack.enter_context(connect(gateway, OTHER)).sendall(HALF_BODY)
+
+        def refused() -> bool:
+            occupy()  # one more: a request that asked may have held the last slot when another came
+            return status(gateway, OTHER) == 429
+
+        for _ in range(middlewares["in-flight"]["inFlightReq"]["amount"]):
+            occupy()
+        until(refused)
+        assert send(gateway, "GET /nothing").status_code == 200
+    until(lambda: status(gateway, OTHER) == 200)
+
+
+def test_half_sent_heads_keep_nobody_out(gateway: Gateway) -> None:
+    """Traefik keeps them until readTimeout, which has to be long enough for uploads; each costs it a few KiB."""
+    with ExitStack() as stack:
+        for _ in range(HALF_HEADS):
+            stack.enter_context(connect(gateway, OTHER)).sendall(HALF_HEAD)
+        assert [status(gateway, address) for address in (OTHER, "127.0.0.1")] == [200, 200]
