@@ -269,7 +269,7 @@ def test_images_of_ours_are_built_from_the_dockerfile_under_their_versions(servi
 def configuration(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Written with exactly the variables that its container has."""
     made = tmp_path_factory.mktemp("configuration")
-    command = [sys.executable, ROOT / "local" / "compose" / "configure.py", made]
+    command = [sys.executable, str(ROOT / "local" / "compose" / "configure.py"), str(made)]
     subprocess.run(command, env=services["configure"]["environment"], check=True)
     return made
 
@@ -313,7 +313,7 @@ def test_a_store_is_provisioned_with_all_passwords(
 
 
 def test_prometheus_reads_its_configuration(configuration: Path) -> None:
-    command = ["promtool", "check", "config", configuration / "prometheus" / "prometheus.yml"]
+    command = ["promtool", "check", "config", str(configuration / "prometheus" / "prometheus.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     text = (configuration / "prometheus" / "prometheus.yml").read_text()
@@ -324,20 +324,8 @@ def test_prometheus_reads_its_configuration(configuration: Path) -> None:
 
 def test_redis_lets_each_service_to_its_own_keys(configuration: Path, secrets: dict[str, str], tmp_path: Path) -> None:
     socket = tmp_path / "redis.sock"
-    command = [
-        "redis-server",
-        "--port",
-        "0",
-        "--unixsocket",
-        socket,
-        "--save",
-        "",
-        "--daemonize",
-        "no",
-        "--dir",
-        tmp_path,
-    ]
-    with subprocess.Popen([*command, "--aclfile", configuration / "redis" / "users.acl"]) as server:
+    command = ["redis-server", "--port", "0", "--save", "", "--daemonize", "no", "--unixsocket", str(socket)]
+    with subprocess.Popen([*command, "--dir", tmp_path, "--aclfile", configuration / "redis" / "users.acl"]) as server:
         try:
             password = secrets["MEDIA_REDIS_PASSWORD"]
             client = redis.Redis(

@@ -198,7 +198,7 @@ def test_whose_database_has_migrations_applies_them() -> None:
 
 
 def flags(words: list[str]) -> dict[str, str]:
-    return dict(word.split("=", 1) if "=" in word else (word, "") for word in words if word.startswith("-"))
+    return dict(word.partition("=")[::2] for word in words if word.startswith("-"))
 
 
 def test_tusd_runs_as_it_does_natively_but_for_addresses() -> None:

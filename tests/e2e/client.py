@@ -4,7 +4,7 @@ import base64
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ class Person:
             assert sent.status_code == 204, sent.text
         return video_id(created.headers["location"])
 
-    async def follow(self, video: str) -> AsyncIterator[dict[str, Any]]:
+    async def follow(self, video: str) -> AsyncGenerator[dict[str, Any], None]:
         """The server-sent progress of a video, until it ends."""
         path = f"/video/{video}/progress"
         async with self.http.stream("GET", path, headers=self.headers, timeout=300) as answer:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from client import GATEWAY, Person
@@ -53,7 +54,7 @@ async def test_an_application_uploads_follows_and_watches(person: Person, clip: 
     created = (await person.graphql(CREATE, {"input": wanted}))["createUpload"]
     assert created["__typename"] == "CreateUploadPayload", created
 
-    seen = []
+    seen: list[dict[str, Any]] = []
     async with live(person.tokens["access_token"]) as session:
         async for answer in session.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": created["id"]})):
             progress = answer["videoProgress"]
@@ -102,7 +103,7 @@ async def test_a_stranger_may_not_follow(person: Person, stranger: Person, clip:
 
 async def test_a_socket_without_a_good_token_is_closed() -> None:
     with pytest.raises((TransportError, TransportClosed)):
-        await live("made.up.token").connect_async()
+        await live("made.up.token").connect_async()  # type: ignore[no-untyped-call]
 
 
 async def test_what_is_refused_has_a_name(person: Person) -> None:

@@ -23,7 +23,8 @@ WORKER_PORT = 8113
 
 def worker() -> psutil.Process:
     """The transcode worker that the platform runs at this moment."""
-    pids = [c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == WORKER_PORT]
+    listening = [each for each in psutil.net_connections("tcp") if each.status == "LISTEN"]
+    pids = [each.pid for each in listening if each.laddr and each.laddr.port == WORKER_PORT]
     assert len(pids) == 1, "there is no transcode worker"
     assert pids[0] is not None
     return psutil.Process(pids[0])

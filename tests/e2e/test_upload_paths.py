@@ -318,7 +318,7 @@ async def test_metadata_that_cannot_be_kept_is_a_problem_document(
     pairs = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items())
     refused = await duel.eve.http.post(
         "/video/upload",
-        headers=[
+        headers=[  # type: ignore[arg-type] # httpx takes text and bytes, its types only one of them
             *(duel.eve.headers | TUS).items(),
             ("Upload-Length", "10"),
             ("Upload-Metadata", pairs.encode("latin-1")),
@@ -346,7 +346,7 @@ async def test_metadata_that_is_taken_comes_back_as_it_was(duel: Duel, metadata:
         return
     created = await duel.eve.http.post(
         "/video/upload",
-        headers=[
+        headers=[  # type: ignore[arg-type] # httpx takes text and bytes, its types only one of them
             *(duel.eve.headers | TUS).items(),
             ("Upload-Length", "10"),
             ("Upload-Metadata", pairs.encode("latin-1")),

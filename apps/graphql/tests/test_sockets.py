@@ -240,9 +240,9 @@ async def test_socket_opens_from_any_origin_by_default(address: str, open_socket
 
 async def test_socket_rejects_unconfigured_origin(start: Start, open_socket: Open) -> None:
     async with start(socket_origins=["https://app.example", "https://other.example"]) as address:
-        for origin in ("https://evil.example", "https://app.example.evil.example", "http://app.example", "null"):
+        for other in ("https://evil.example", "https://app.example.evil.example", "http://app.example", "null"):
             with pytest.raises(InvalidStatus):
-                async with open_socket(address, origin=origin):
+                async with open_socket(address, origin=other):
                     pass
         for origin in ("https://app.example", "https://other.example", None):  # browsers always send an Origin
             async with open_socket(address, origin=origin) as socket:

@@ -3,7 +3,7 @@
 import itertools
 from fractions import Fraction
 
-import m3u8  # type: ignore[import-untyped]
+import m3u8
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -162,9 +162,9 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
 async def following(
     world: World, video_id: UUID, bearer: str | None, *, last_event_id: str | None = None
 ) -> AsyncIterator[Followed]:
-    headers = {"Authorization": f"Bearer {bearer}".encode()} if bearer else {}
+    headers = {b"Authorization": f"Bearer {bearer}".encode()} if bearer else {}
     if last_event_id is not None:
-        headers["Last-Event-ID"] = last_event_id.encode("latin-1")
+        headers[b"Last-Event-ID"] = last_event_id.encode("latin-1")
     async with (
         httpx.AsyncClient(base_url=world.url, trust_env=False, timeout=60) as client,
         client.stream("GET", f"/video/{video_id}/progress", headers=headers) as answer,

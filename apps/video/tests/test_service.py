@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -136,7 +137,7 @@ async def stage(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[S
     migrating = await asyncpg.connect(url)
     await migrate.migrate(migrating, "kinora_video")
     await migrating.close()
-    stores = {
+    stores: dict[str, Any] = {
         "http_port": 1,
         "postgres_url": SecretStr(url),
         "rabbitmq_url": SecretStr(env["KINORA_RABBITMQ_URL"]),
