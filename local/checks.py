@@ -4,8 +4,9 @@ A pytest suite uses at most one core and often waits, so phases that need the pl
 do not, and the sandbox comes up while the platform is still being tested. The cluster's tests run alone, because they
 measure how long rollouts take and whether requests are lost.
 
-The output of each phase goes to .kinora/logs/test-<phase>.log and is printed in one piece when the phase ends. After a
-failure, running phases finish and no further phase starts. The duration of each phase is always printed at the end.
+The output of each phase goes to .kinora/logs/test-<phase>.log and is printed in one piece when the phase ends. A
+failed phase stops only the phases that need it, so that one run shows all failures. The duration of each phase and the
+names of failed tests are always printed at the end.
 
 Standard library only: it runs before the virtual environment exists.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,18 +41,23 @@ class Phase:
     name: str
     verbs: tuple[str, ...]
     """Targets of make, run in order."""
-    after: tuple[str, ...]
+    needs: tuple[str, ...]
+    """Phases that must have passed."""
+    after: tuple[str, ...] = ()
+    """Phases that must not be running."""
 
 
 PHASES = (
-    Phase("install", ("install", "tools"), after=()),
-    Phase("lint", ("lint",), after=("install",)),
-    Phase("native", ("test-native",), after=("lint",)),
-    Phase("types", ("types",), after=("lint",)),
-    Phase("environments", ("test-pulumi",), after=("types",)),
-    Phase("sandbox", ("cluster-up",), after=("environments",)),
-    Phase("cluster", ("pytest-cluster",), after=("sandbox", "native")),
+    Phase("install", ("install", "tools"), needs=()),
+    Phase("lint", ("lint",), needs=("install",)),
+    Phase("native", ("test-native",), needs=("lint",)),
+    Phase("types", ("types",), needs=("lint",)),
+    Phase("environments", ("test-pulumi",), needs=("lint",), after=("types",)),
+    Phase("sandbox", ("cluster-up",), needs=("lint",), after=("environments",)),
+    Phase("cluster", ("pytest-cluster",), needs=("sandbox",), after=("native",)),
 )
+FAILURE = re.compile(r"^(?:FAILED|ERROR) \S+", re.MULTILINE)
+"""A line of pytest's short summary."""
 
 
 @dataclass
@@ -157,10 +164,13 @@ class Checks:
                     say(f"{run.phase.name}, {run.seconds:.0f} s: {last_line(log_of(run.phase))}")
 
     def _ready(self) -> list[Phase]:
-        if "failed" in self.results.values():
-            return []
-        over = [name for name, result in self.results.items() if result not in ("not run", "under way")]
-        return [each for each in PHASES if self.results[each.name] == "not run" and set(each.after) <= set(over)]
+        return [
+            phase
+            for phase in PHASES
+            if self.results[phase.name] == "not run"
+            and all(self.results[name] == "passed" for name in phase.needs)
+            and all(self.results[name] not in ("not run", "under way") for name in phase.after)
+        ]
 
     def skip(self, names: tuple[str, ...], reason: str) -> None:
         self.results |= dict.fromkeys(names, f"skipped, {reason}")
@@ -178,7 +188,13 @@ class Checks:
 
     def report(self, kind: str) -> str:
         lines = [f"  {name:12} {self.seconds.get(name, 0):6.0f} s  {result}" for name, result in self.results.items()]
-        return "\n".join([*lines, verdict(time.monotonic() - self.began, kind)])
+        failures = [
+            f"  {failure}"
+            for phase in PHASES
+            if self.results[phase.name] == "failed"
+            for failure in FAILURE.findall(log_of(phase).read_text(errors="replace"))
+        ]
+        return "\n".join([*failures, *lines, verdict(time.monotonic() - self.began, kind)])
 
 
 def verdict(seconds: float, kind: str) -> str:

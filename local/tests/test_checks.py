@@ -71,15 +71,23 @@ def test_running_sandbox_is_not_stopped(project: Checkout) -> None:
     assert "cluster-down begins" not in order(project)
 
 
-def test_failed_phase_prints_its_output_and_stops_later_phases(project: Checkout) -> None:
-    replace(project, "types", "echo what is wrong; exit 3")
-    replace(project, "test-native", "echo native runs to its end")
+def test_failed_phase_stops_only_what_needs_it(project: Checkout) -> None:
+    replace(project, "test-pulumi", "echo FAILED tests/test_x.py::test_y - because; exit 3")
+    replace(project, "test-native", "exit 1")
+    replace(project, "cluster-up", "true")
     said, results = check(project, code=1)
-    assert "what is wrong" in said
-    assert "native runs to its end" in said
-    passed = dict.fromkeys(("install", "lint", "native"), "passed")
-    assert results.items() >= (passed | {"types": "failed", "environments": "not run", "cluster": "not run"}).items()
-    assert "together" in results
+    del results["together"]
+    assert {name for name, result in results.items() if result == "failed"} == {"native", "environments"}
+    assert {name for name, result in results.items() if result != "failed"} == {
+        *("install", "lint", "types", "sandbox", "cluster")
+    }
+    assert "  FAILED tests/test_x.py::test_y\n" in said.rpartition("== ")[2], "once more, at the end"
+
+    replace(project, "lint", "exit 1")
+    _, results = check(project, code=1)
+    assert [name for name, result in results.items() if result == "not run"] == [
+        *("native", "types", "environments", "sandbox", "cluster")
+    ]
 
 
 def test_interrupt_stops_running_phases(project: Checkout) -> None:
