@@ -1,0 +1,25 @@
+"""Which index answers each query of the store, as far as the stand-in for MongoDB tells (local/mongo/README.md)."""
+
+from typing import Any
+
+import pytest
+
+from kinora_kit.ids import new_id
+from kinora_kit.mongo import OUTBOX, Relay
+from kinora_media.store import Store
+
+
+def indexes(plan: dict[str, Any]) -> list[str]:
+    """Names of the indexes that a winning plan scans."""
+    inner = [plan["inputStage"]] if "inputStage" in plan else plan.get("inputStages", [])
+    own = [plan["indexName"]] if plan["stage"] == "IXSCAN" else []
+    return [*own, *(name for stage in inner for name in indexes(stage))]
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [({"owner_id": new_id()}, "owner"), ({f"{OUTBOX}.id": {"$exists": True}}, "outbox")],
+)
+async def test_query_uses_its_index(store: Store, relay: Relay, query: dict[str, Any], index: str) -> None:
+    explained = await store.media.find(query).explain()
+    assert indexes(explained["queryPlanner"]["winningPlan"]) == [index], explained
