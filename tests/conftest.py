@@ -1,4 +1,4 @@
-"""Clips, and docker-compose.yml as Docker Compose reads it (local/go/compose-config): for several kinds of tests."""
+"""Shared fixtures: clips, and docker-compose.yml as resolved by Docker Compose (local/go/compose-config)."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ Read = Callable[[Path], subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def compose_config() -> Read:
-    """Reads the docker-compose.yml of a folder, and nothing of this process's environment."""
+    """Resolves the docker-compose.yml of a folder, with an empty environment."""
     program = ROOT / ".kinora" / "bin" / "compose-config"
 
     def read(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def compose_config() -> Read:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with nothing but docker-compose.yml, and the secrets for it."""
+    """A checkout with only docker-compose.yml and its secrets."""
     made = tmp_path_factory.mktemp("compose")
     shutil.copy(ROOT / "docker-compose.yml", made)
     subprocess.run([ROOT / "local" / "dotenv"], cwd=made, check=True)
@@ -45,7 +45,7 @@ def secrets(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def services(folder: Path, compose_config: Read) -> Services:
-    """The services of docker-compose.yml, those of its profiles, too."""
+    """The services of docker-compose.yml, including those in profiles."""
     done = compose_config(folder)
     assert done.returncode == 0, done.stderr
     resolved: Services = json.loads(done.stdout)["services"]
@@ -54,7 +54,7 @@ def services(folder: Path, compose_config: Read) -> Services:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Clip]]:
-    """``clip("vertical")``: a clip by its name in ``clips.CLIPS``, made once."""
+    """``clip("vertical")``: a clip by its name in ``clips.CLIPS``, generated once."""
     folder = tmp_path_factory.mktemp("clips")
     made: dict[str, Clip] = {}
 

@@ -1,4 +1,4 @@
-"""What is committed for each environment, against the code: settings, addresses, routes, flags; and nothing twice."""
+"""The committed values of each environment, compared with the code: settings, addresses, routes, flags, redundancy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def settings_of(app: str, service: str) -> type[Settings]:
 
 
 def loaded(monkeypatch: pytest.MonkeyPatch, settings: type[Settings], variables: dict[str, str]) -> Any:
-    """The settings of a process that has these variables; what is wrong with them fails the test."""
+    """The settings of a process with these variables; fails if they are invalid."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     for name, value in variables.items():
@@ -58,7 +58,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, settings: type[Settings], variables:
     return load(settings)
 
 
-# --- the services read what they are given ---------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------
 
 
 def deployments(app: str, environment: str) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def deployments(app: str, environment: str) -> dict[str, Any]:
 
 
 def given(pod: Any) -> dict[str, str]:
-    """The variables of a pod, those that Pulumi makes with a value like theirs."""
+    """The variables of a pod, with plausible values for those from Secrets."""
     (container,) = pod["containers"]
     found: dict[str, str] = {}
     for source in container.get("envFrom", []):
@@ -91,14 +91,14 @@ OURS = [
 
 
 @pytest.mark.parametrize(("app", "environment", "name"), OURS)
-def test_a_service_takes_the_variables_of_its_pod(
+def test_settings_accept_the_variables_of_the_pod(
     monkeypatch: pytest.MonkeyPatch, app: str, environment: str, name: str
 ) -> None:
     pod = deployments(app, environment)[name]
     settings = loaded(monkeypatch, settings_of(app, name), given(pod))
     (container,) = pod["containers"]
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
-    # Where the pod's own address is not listened at, nobody reaches it.
+    # A pod must listen on its own address to be reachable.
     assert settings.http_host == "0.0.0.0"  # noqa: S104
     assert settings.http_port == ports["http"]
     if "grpc" in ports:
@@ -119,16 +119,16 @@ def test_a_service_takes_the_variables_of_its_pod(
     ("peer", "forwarded", "client"),
     [
         ("10.42.0.7", "203.0.113.7", "203.0.113.7"),
-        # In the mesh, it is the pod's own proxy that connects.
+        # In the mesh, the pod's own proxy connects.
         ("127.0.0.6", "203.0.113.7, 10.42.0.7", "203.0.113.7"),
-        # Where clients have private addresses themselves, as in the sandbox.
+        # If clients have private addresses, as in the sandbox.
         ("10.42.0.7", "10.0.0.1", "10.0.0.1"),
-        # What a client wrote stands before what the gateway, or a balancer before it, saw.
+        # Values from the client precede those added by the gateway or a load balancer.
         ("10.42.0.7", "198.51.100.1, 203.0.113.7", "203.0.113.7"),
         ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
     ],
 )
-async def test_only_the_gateway_is_believed_where_a_request_came_from(peer: str, forwarded: str, client: str) -> None:
+async def test_forwarded_for_is_trusted_only_from_the_gateway(peer: str, forwarded: str, client: str) -> None:
     pod = deployments("auth", "prod")["auth"]
     seen = []
 
@@ -149,7 +149,7 @@ PROCESSES = re.findall(
 
 
 @pytest.mark.parametrize(("process", "file", "module", "app"), PROCESSES)
-def test_a_service_takes_the_variables_of_its_process(
+def test_settings_accept_the_variables_of_the_process(
     monkeypatch: pytest.MonkeyPatch, process: str, file: str, module: str, app: str
 ) -> None:
     variables = parse((FILES / f"{file}.env").read_text())
@@ -166,10 +166,10 @@ def test_every_service_of_ours_is_a_process_and_a_workload() -> None:
     assert {process for process, *_ in PROCESSES} == {name for _, _, name in OURS}
 
 
-# --- they find each other --------------------------------------------------------------------------------------------
+# --- addresses --------------------------------------------------------------------------------------------
 
 
-def test_whom_a_workload_is_told_of_is_there_and_lets_it_in() -> None:
+def test_workloads_may_call_the_services_in_their_variables() -> None:
     called = {
         (caller, name, int(port))
         for caller, workload in WORKLOADS.items()
@@ -184,24 +184,25 @@ def test_whom_a_workload_is_told_of_is_there_and_lets_it_in() -> None:
         assert ports[port] in {rule["port"] for rule in allowed}, f"{caller} may not call {name}"
 
 
-def test_the_queues_that_scale_the_worker_are_those_that_it_works_off() -> None:
+def test_worker_scales_by_the_queues_that_it_consumes() -> None:
     queues = [each.name for each in (wiring.FIRST, wiring.SOUND, wiring.BULK)]
     assert WORKLOADS["video-worker"]["autoscale"]["queues"] == queues
 
 
-def test_whose_database_has_migrations_applies_them() -> None:
+def test_apps_with_migrations_enable_them() -> None:
     have = {file.parents[1].name.removeprefix("kinora_") for file in ROOT.glob("apps/*/src/*/migrations/0001_*.sql")}
     assert {name for name, workload in WORKLOADS.items() if workload.get("migrations")} == have
 
 
-# --- as natively -----------------------------------------------------------------------------------------------------
+# --- consistency with the native platform
+# -----------------------------------------------------------------------------------------------------
 
 
 def flags(words: list[str]) -> dict[str, str]:
     return dict(word.partition("=")[::2] for word in words if word.startswith("-"))
 
 
-def test_tusd_runs_as_it_does_natively_but_for_addresses() -> None:
+def test_tusd_flags_match_the_native_ones() -> None:
     script = (ROOT / "local" / "tusd").read_text()
     (hooks,) = re.findall(r"^hooks=(.+)$", script, re.MULTILINE)
     native = flags(shlex.split(script.partition("exec tusd")[2].replace("$hooks", hooks)))
@@ -213,16 +214,16 @@ def test_tusd_runs_as_it_does_natively_but_for_addresses() -> None:
     }
     path = "/internal/tusd/hooks"
     assert native["-hooks-http"].partition(path)[1] == ours["-hooks-http"].partition(path)[1] == path
-    # A part waits in a file: while it is received, in the queue of its upload, and on its way to the object store.
+    # Parts are buffered in files: while received, while queued, and in flight to the object store.
     part = int(ours["-s3-part-size"])
     of_each = (int(ours["-s3-max-buffered-parts"]) + 1) * part
     of_all = int(ours["-s3-concurrent-part-uploads"]) * part
     assert WORKLOADS["tusd"]["scratch"]["/tmp"] * 2**20 >= of_all + 50 * of_each  # noqa: S108
-    # It is given as long as it takes.
+    # No timeout.
     assert ours["-shutdown-timeout"] == f"{charts_defaults()['drain']['timeoutSeconds']}s"
 
 
-def test_the_gateway_routes_as_it_does_natively() -> None:
+def test_routes_match_the_native_ones() -> None:
     native = yaml.safe_load((ROOT / "traefik" / "dynamic" / "routes.yml").read_text())["http"]["routers"]
     services = yaml.safe_load((ROOT / "traefik" / "dynamic" / "services.yml").read_text())["http"]["services"]
     objects = [each for app in charts.apps() for each in charts.service(app, "sandbox")] + charts.gateway("sandbox")
@@ -255,7 +256,7 @@ def test_the_gateway_routes_as_it_does_natively() -> None:
         }
         for name, router in native.items()
     }
-    # While a service has no pod, its routes say so, and not that nothing is there. Traefik keeps what a file names.
+    # While a service has no pod, its routes must answer 503 instead of 404. Traefik does not drop services from files.
     kept = {"streams", "fallback"}
     assert unavailable == {
         name: (
@@ -273,7 +274,7 @@ def test_the_gateway_routes_as_it_does_natively() -> None:
     }
 
 
-# --- nothing is said twice -------------------------------------------------------------------------------------------
+# --- no redundant values -------------------------------------------------------------------------------------------
 
 
 def charts_defaults() -> dict[str, Any]:
@@ -288,20 +289,20 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def repeated(under: Any, over: Any, path: str = "") -> list[str]:
-    """The keys in ``over`` that say what is so without them."""
+    """The keys in ``over`` whose values equal those in ``under``."""
     if isinstance(under, dict) and isinstance(over, dict):
         return [each for key in over for each in repeated(under.get(key, ...), over[key], f"{path}.{key}")]
     return [path.removeprefix(".")] if under == over else []
 
 
-def test_what_is_repeated_is_found() -> None:
+def test_repeated_finds_redundant_values() -> None:
     under = {"a": 1, "b": {"c": [1, 2], "d": {"e": "f"}}, "g": None}
     assert repeated(under, {"a": 2, "b": {"c": [1], "d": {"e": "x", "new": 1}}}) == []
     assert repeated(under, {"a": 1, "b": {"c": [1, 2], "d": {"e": "f"}}}) == ["a", "b.c", "b.d.e"]
 
 
 @pytest.mark.parametrize("app", charts.apps())
-def test_an_app_does_not_say_what_holds_anyway(app: str) -> None:
+def test_app_values_do_not_repeat_defaults(app: str) -> None:
     for name, workload in base(app)["workloads"].items():
         assert not repeated(charts_defaults(), workload), name
         assert workload.get("image") != name
@@ -309,18 +310,18 @@ def test_an_app_does_not_say_what_holds_anyway(app: str) -> None:
 
 
 @pytest.mark.parametrize(("app", "environment"), RELEASES)
-def test_an_environment_says_only_what_differs(app: str, environment: str) -> None:
+def test_environment_values_contain_only_differences(app: str, environment: str) -> None:
     file = ROOT / "apps" / app / "deploy" / "envs" / environment / "values.yaml"
     over = yaml.safe_load(file.read_text()) if file.exists() else {"workloads": {}}
     defaults = charts_defaults()
     under = {name: merged(defaults, workload) for name, workload in base(app)["workloads"].items()}
-    # What belongs to all environments stands with the app.
+    # Values for all environments belong to the app.
     assert over.keys() == {"workloads"}
     assert over["workloads"].keys() <= under.keys()
     assert not repeated(under, over["workloads"])
 
 
 @pytest.mark.parametrize(("app", "environment"), RELEASES)
-def test_a_promotion_touches_one_line(app: str, environment: str) -> None:
+def test_version_file_has_one_line(app: str, environment: str) -> None:
     text = (ROOT / "apps" / app / "deploy" / "envs" / environment / "version.yaml").read_text()
     assert re.fullmatch(r"version: [0-9a-zA-Z][0-9a-zA-Z_.-]*\n", text)

@@ -1,6 +1,6 @@
-"""The services' images, built for real by `make images`, and run with a root that nobody may write to.
+"""The services' images, built by `make images`, and run with a read-only root.
 
-Where this machine cannot build images, every test here is skipped, with what local/doctor.py says of it.
+If this machine cannot build images, every test here is skipped, with the reason from local/doctor.py.
 """
 
 import http.client
@@ -42,8 +42,8 @@ import requirements  # noqa: E402 - found only now
 # The first time, everything is built.
 pytestmark = pytest.mark.timeout(900)
 
-# A process in an image, as a container of it would be: as the image's user, who can get no more rights, with a root
-# that is read-only but for /tmp. Only the network is this machine's.
+# Runs a process in an image like in a container: as the image's user, without privilege escalation, with a read-only
+# root except /tmp. Only the network is the host's.
 ENTER = """\
 set -eu
 root=$1 user=$2
@@ -66,7 +66,7 @@ class Image:
     name: str
     reference: str
     root: Path
-    """Where its files can be looked at."""
+    """The mounted file system."""
     config: dict[str, Any]
 
     @property
@@ -79,14 +79,14 @@ class Image:
         return [*enter, *variables, *(command or self.config["Cmd"])]
 
     def run(self, *command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Without a command, what the image is for."""
+        """Run a command; default: the image's own."""
         whole = self.command(*command, environment=environment)
         return subprocess.run(whole, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.fixture(scope="session")
 def said() -> str:
-    """What `make images` says, having built whatever is missing or not up to date."""
+    """The output of `make images`, which builds missing or outdated images."""
     able = subprocess.run(
         [sys.executable, ROOT / "local" / "doctor.py", "images"], capture_output=True, text=True, check=False
     )
@@ -141,16 +141,16 @@ def test_every_service_and_every_worker_has_an_image(
 ) -> None:
     assert sorted(built) == sorted([*SERVICES, *WORKERS])
     with capsys.disabled():
-        print("\n" + said)  # how large each is, and how long it took
+        print("\n" + said)  # sizes and build times
 
 
-def test_nothing_but_tmp_can_be_written_to(image: Image) -> None:
-    # Were its root not read-only, anybody could write to the last but one.
+def test_only_tmp_is_writable(image: Image) -> None:
+    # /var/tmp would be writable if the root were not read-only.
     script = "for place in /app /venv /var/tmp /tmp; do touch $place/x || echo $place; done; id -u"
     assert image.run("sh", "-c", script).stdout.split() == ["/app", "/venv", "/var/tmp", "10001"]  # noqa: S108
 
 
-def test_it_says_what_it_is_and_nothing_in_it_belongs_to_its_user(image: Image) -> None:
+def test_image_has_labels_and_no_files_of_its_user(image: Image) -> None:
     labels = image.config["Labels"]
     assert labels["org.opencontainers.image.title"] == f"kinora-{image.app}"
     assert image.reference.endswith(f":{labels['org.opencontainers.image.version']}")
@@ -159,15 +159,13 @@ def test_it_says_what_it_is_and_nothing_in_it_belongs_to_its_user(image: Image) 
     assert found.stdout == ""
 
 
-def test_without_settings_it_ends_and_says_which_are_missing(image: Image) -> None:
+def test_missing_settings_exit_with_a_message(image: Image) -> None:
     done = image.run()
     assert done.returncode == 1, done.stderr
     assert f"KINORA_HTTP_PORT is not set, and {image.name} cannot start without it" in done.stderr.splitlines()
 
 
-def test_it_starts_without_its_stores_is_ready_once_it_saw_its_schema_and_ends_when_told(
-    image: Image, services: dict[str, dict[str, Any]]
-) -> None:
+def test_service_starts_without_stores_and_stops_on_sigterm(image: Image, services: dict[str, dict[str, Any]]) -> None:
     http_port, grpc_port = free_ports(2)
     environment = {**services[image.name]["environment"], "KINORA_HTTP_PORT": str(http_port)}
     environment |= {name: str(grpc_port) for name in environment if name == "KINORA_GRPC_PORT"}
@@ -185,13 +183,13 @@ def test_it_starts_without_its_stores_is_ready_once_it_saw_its_schema_and_ends_w
 
 
 def has_schema(app: str) -> bool:
-    """Whether an app has a database of its own, which it has to see once before it is ready."""
+    """Whether an app has its own database, whose schema it must see once before it is ready."""
     needs = yaml.safe_load((ROOT / "apps" / app / "deploy" / "needs.yaml").read_text())
     return any({"postgres", "mongo"} & need.keys() for need in needs.values())
 
 
 def get(port: int, path: str, process: subprocess.Popen[str]) -> int:
-    """The status of what is answered, as soon as it listens."""
+    """The status of the response, once it listens."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -199,10 +197,10 @@ def get(port: int, path: str, process: subprocess.Popen[str]) -> int:
             connection.request("GET", path)
             return connection.getresponse().status
         except ConnectionRefusedError:
-            time.sleep(0.1)  # nobody tells when it listens
+            time.sleep(0.1)  # there is no notification for that
         finally:
             connection.close()
-    raise AssertionError(f"it does not listen, and ended with {process.poll()}")
+    raise AssertionError(f"it does not listen, and exited with {process.poll()}")
 
 
 def health_check(image: Image) -> list[str]:
@@ -212,7 +210,7 @@ def health_check(image: Image) -> list[str]:
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_its_health_check_asks_whether_it_is_ready(image: Image, status: int, code: int) -> None:
+def test_health_check_uses_readyz(image: Image, status: int, code: int) -> None:
     asked = []
 
     class Service(BaseHTTPRequestHandler):
@@ -226,14 +224,14 @@ def test_its_health_check_asks_whether_it_is_ready(image: Image, status: int, co
 
     with HTTPServer(("127.0.0.1", 0), Service) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        # A proxy would not know the container.
+        # A proxy could not reach the container.
         environment = {"KINORA_HTTP_PORT": str(server.server_port), "http_proxy": "http://127.0.0.1:9"}
         assert image.run(*health_check(image), environment=environment).returncode == code
         server.shutdown()
     assert asked == ["/readyz"]
 
 
-def test_it_holds_what_its_app_needs_and_no_more(image: Image) -> None:
+def test_image_contains_only_required_distributions(image: Image) -> None:
     lock = (ROOT / "requirements.txt").read_text()
     needed = {text.partition("==")[0] for text in requirements.needed(lock, {"kinora-kit", f"kinora-{image.app}"})}
     listing = "import importlib.metadata as m; print(*(d.metadata['Name'] for d in m.distributions()))"
@@ -248,7 +246,7 @@ def test_it_holds_what_its_app_needs_and_no_more(image: Image) -> None:
     }
 
 
-def test_nothing_is_left_of_building_it(image: Image) -> None:
+def test_image_contains_no_build_artifacts(image: Image) -> None:
     for pattern in (
         "usr/bin/*gcc*",
         "usr/bin/cc",
@@ -266,8 +264,8 @@ def test_nothing_is_left_of_building_it(image: Image) -> None:
     assert not re.search("password|secret|token", " ".join(image.config["Env"]), flags=re.IGNORECASE)
 
 
-def test_it_starts_from_compiled_code(image: Image) -> None:
-    """Nothing could be compiled later: its root is read-only."""
+def test_image_contains_compiled_code(image: Image) -> None:
+    """Nothing can be compiled later, because its root is read-only."""
     for folder in ("app", "venv"):
         sources = [file for file in (image.root / folder).rglob("*.py") if "lib2to3" not in file.parts]
         compiled = {file.name.split(".")[0] for file in (image.root / folder).rglob("*.pyc")}
@@ -275,7 +273,7 @@ def test_it_starts_from_compiled_code(image: Image) -> None:
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_worker_encodes_with_ffmpeg_7(name: str, images: Callable[[str], Image]) -> None:
+def test_worker_image_has_ffmpeg_7(name: str, images: Callable[[str], Image]) -> None:
     image = images(name)
     assert image.run("ffmpeg", "-version").stdout.startswith("ffmpeg version 7.")
     encode = "ffmpeg -v error -f lavfi -i testsrc2=duration=1:size=320x180 -c:v libx264 -c:a aac -f mp4 /tmp/x.mp4"
@@ -284,8 +282,8 @@ def test_a_worker_encodes_with_ffmpeg_7(name: str, images: Callable[[str], Image
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_worker_contains_ffmpeg(name: str, images: Callable[[str], Image]) -> None:
-    """By the code that natively is tried with more: what it needs is in the image, and the image's Python."""
+def test_worker_image_can_contain_ffmpeg(name: str, images: Callable[[str], Image]) -> None:
+    """The containment code, tested more thoroughly natively, works with the image's libraries and Python."""
     tests = ROOT / "apps" / "video" / "tests"
     worker, attack = ((tests / file).read_text() for file in ("attacked.py", "attack.py"))
     given = {"secrets": ["/etc/hosts"], "outside": "/tmp", "local": "/tmp/socket", "addresses": {}}  # noqa: S108
@@ -299,11 +297,11 @@ def test_a_worker_contains_ffmpeg(name: str, images: Callable[[str], Image]) -> 
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_has_no_ffmpeg(name: str, images: Callable[[str], Image]) -> None:
+def test_service_image_has_no_ffmpeg(name: str, images: Callable[[str], Image]) -> None:
     assert not (images(name).root / "usr" / "bin" / "ffmpeg").exists()
 
 
-def test_configure_runs_in_the_image_that_docker_compose_gives_it(
+def test_configure_runs_in_its_compose_image(
     images: Callable[[str], Image], services: dict[str, dict[str, Any]], built: dict[str, str]
 ) -> None:
     service = services["configure"]
@@ -322,7 +320,7 @@ def test_configure_runs_in_the_image_that_docker_compose_gives_it(
 
 @pytest.fixture
 def build(built: dict[str, str], tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Builds an app's image, as version 0.0.0, from a checkout of its own in the temporary folder."""
+    """Builds an app's image, as version 0.0.0, from a separate checkout in the temporary folder."""
     references = []
     for path in ("Dockerfile", ".dockerignore", "requirements.txt"):
         shutil.copy2(ROOT / path, tmp_path)
@@ -333,7 +331,7 @@ def build(built: dict[str, str], tmp_path: Path) -> Iterator[Callable[[str], str
         command = ["make", "--silent", "--file=local/images.mk", f"APP={app}", "VERSION=0.0.0"]
         references.append(f"ghcr.io/kinora-platform/kinora-{app}:0.0.0")
         (CONTAINERS / "built" / f"{app}-0.0.0").unlink(missing_ok=True)
-        # What is kept of building is shared with this checkout's: that is what is tested.
+        # The build cache is shared with this checkout's, which is what is tested.
         done = subprocess.run(
             [*command, f"CONTAINERS={CONTAINERS}"], cwd=tmp_path, capture_output=True, text=True, check=False
         )
@@ -346,7 +344,7 @@ def build(built: dict[str, str], tmp_path: Path) -> Iterator[Callable[[str], str
         subprocess.run([*BUILDAH, "rmi", reference], capture_output=True, check=False)
 
 
-def test_a_change_of_code_makes_only_the_last_layer_anew(
+def test_code_change_rebuilds_only_the_last_layer(
     build: Callable[[str], str], built: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "apps" / "media" / "src" / "kinora_media" / "changed.py").write_text("CHANGED = True\n")
@@ -356,7 +354,7 @@ def test_a_change_of_code_makes_only_the_last_layer_anew(
     assert "Collecting" not in (tmp_path / ".kinora" / "logs" / "install-media.log").read_text(), "pip ran"
 
 
-def test_an_app_gets_the_debian_packages_that_it_names(build: Callable[[str], str], tmp_path: Path) -> None:
+def test_image_installs_the_apps_debian_packages(build: Callable[[str], str], tmp_path: Path) -> None:
     app = tmp_path / "apps" / "heavy"
     code = app / "src" / "kinora_heavy"
     code.mkdir(parents=True)
@@ -368,15 +366,15 @@ def test_an_app_gets_the_debian_packages_that_it_names(build: Callable[[str], st
         said = buildah("run", "--isolation", "chroot", container, "python", "-m", "kinora_heavy.main").split()
     finally:
         buildah("rm", container)
-    assert said[0].startswith("/venv/"), "what is in the lock comes from there"
+    assert said[0].startswith("/venv/"), "locked packages come from there"
     assert said[1].startswith("/usr/lib/python3/dist-packages/")
 
 
-def test_a_lock_has_to_say_whose_each_line_is() -> None:
+def test_lock_without_via_comment_is_rejected() -> None:
     lock = "a==1 \\\n    --hash=sha256:00\n    # via\n    #   kinora-auth (apps/auth/pyproject.toml)\n    #   c\n"
     lock += "b==1 \\\n    --hash=sha256:00\n    # via a\nc==1 \\\n    --hash=sha256:00\n    # via pytest\n"
     assert [text[0] for text in requirements.needed(lock, {"kinora-auth"})] == ["a", "b"]
-    with pytest.raises(SystemExit, match="does not say whose d is"):
+    with pytest.raises(SystemExit, match="does not say what requires d"):
         requirements.needed(lock + "d==1 \\\n    --hash=sha256:00\n", {"kinora-auth"})
 
 

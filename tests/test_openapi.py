@@ -1,4 +1,4 @@
-"""The OpenAPI document that the gateway serves: it is generated, whole, and true to the gateway's routes."""
+"""The gateway's OpenAPI document: generated, complete, and consistent with the gateway's routes."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from openapi import document
 
 COMMITTED = Path(__file__).resolve().parents[1] / "platform" / "src" / "kinora" / "openapi.json"
 PUBLIC = {".well-known", "auth", "media", "recommendation", "user", "video"}
-"""First segments of what the gateway serves."""
+"""The first path segments that the gateway serves."""
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +17,11 @@ def made() -> dict[str, Any]:
     return document()
 
 
-def test_committed_document_is_what_the_routes_give(made: dict[str, Any]) -> None:
+def test_committed_document_is_current(made: dict[str, Any]) -> None:
     assert json.loads(COMMITTED.read_text()) == made, "run make generate"
 
 
-def test_every_operation_names_its_security_and_its_problems(made: dict[str, Any]) -> None:
+def test_operations_have_security_and_problem_responses(made: dict[str, Any]) -> None:
     known = set(made["components"]["securitySchemes"])
     for path, operations in made["paths"].items():
         for method, operation in operations.items():
@@ -35,5 +35,5 @@ def test_every_operation_names_its_security_and_its_problems(made: dict[str, Any
             assert ("401" in operation["responses"]) == bool(operation["security"]), where
 
 
-def test_no_operation_of_the_inside_is_in_it(made: dict[str, Any]) -> None:
+def test_document_contains_no_internal_operation(made: dict[str, Any]) -> None:
     assert all(path.split("/")[1] in PUBLIC for path in made["paths"])

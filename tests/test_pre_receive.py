@@ -1,4 +1,4 @@
-"""argocd/pre-receive as git runs it: in a bare repository that takes pushes."""
+"""argocd/pre-receive, run by git in a bare repository."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A clone of a repository with the hook, which holds two services in two environments and one in one."""
+    """A clone of a repository with the hook, with two services in two environments and a third in one of them."""
     served, clone = tmp_path / "served.git", tmp_path / "clone"
     git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(served))
     (served / "hooks" / "pre-receive").symlink_to(HOOK)
@@ -41,12 +41,12 @@ def push(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("removed", ["apps/likes", "apps/auth", "apps/media/deploy/envs/dev"])
-def test_push_that_removes_one_service_is_taken(checkout: Path, removed: str) -> None:
+def test_push_that_removes_one_service_is_accepted(checkout: Path, removed: str) -> None:
     git(checkout, "rm", "-r", "--quiet", removed)
     push(checkout)
 
 
-def test_push_that_removes_a_file_of_each_service_is_taken(checkout: Path) -> None:
+def test_push_that_removes_a_file_of_each_service_is_accepted(checkout: Path) -> None:
     git(checkout, "rm", "--quiet", *(f"apps/{app}/deploy/envs/dev/values.yaml" for app in ("auth", "likes", "media")))
     push(checkout)
 
@@ -58,7 +58,7 @@ def test_push_that_removes_a_file_of_each_service_is_taken(checkout: Path) -> No
         ("apps/*/deploy/envs/prod", "would remove several services from prod: auth media."),
     ],
 )
-def test_push_that_renames_the_folder_of_an_environment_is_refused(checkout: Path, renamed: str, said: str) -> None:
+def test_push_that_renames_environment_folder_is_rejected(checkout: Path, renamed: str, said: str) -> None:
     for folder in list(checkout.glob(renamed)):
         git(checkout, "mv", str(folder), f"{folder}-renamed")
     with pytest.raises(subprocess.CalledProcessError) as refused:
@@ -67,6 +67,6 @@ def test_push_that_renames_the_folder_of_an_environment_is_refused(checkout: Pat
     assert git(checkout, "ls-remote", "origin", "main").split()[0] != git(checkout, "rev-parse", "HEAD").strip()
 
 
-def test_branches_can_be_made_and_deleted(checkout: Path) -> None:
+def test_branches_can_be_created_and_deleted(checkout: Path) -> None:
     git(checkout, "push", "--quiet", "origin", "HEAD:other")
     git(checkout, "push", "--quiet", "origin", ":other")

@@ -1,4 +1,4 @@
-"""Every command in README.md is one that works."""
+"""Every command in README.md works."""
 
 import re
 import subprocess
@@ -16,13 +16,13 @@ def blocks() -> list[str]:
     return [re.sub(r"^    ", "", block, flags=re.MULTILINE).strip() for block in found]
 
 
-def test_the_readme_shows_commands() -> None:
+def test_readme_contains_commands() -> None:
     assert any("make demo" in block for block in blocks())
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-def test_make_demo_prints_an_address_that_plays() -> None:
+def test_make_demo_prints_a_playable_url() -> None:
     done = subprocess.run(["make", "demo"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "/master.m3u8" in done.stdout
@@ -42,7 +42,7 @@ def run(script: list[str], folder: Path) -> str:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-def test_the_api_examples_work_as_written(tmp_path: Path) -> None:
+def test_readme_api_examples_work(tmp_path: Path) -> None:
     first, *_, last = journey()
     run([first, last], tmp_path)  # an interrupted run may have left the account
     said = run(journey(), tmp_path)
@@ -54,19 +54,19 @@ def test_the_api_examples_work_as_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^    (make [\w= .-]+)$", README, flags=re.MULTILINE))))
-def test_every_make_command_exists(command: str) -> None:
-    # A dry run carries out lines with $(MAKE) all the same: there they would miss what those before them did not make.
+def test_readme_make_commands_exist(command: str) -> None:
+    # make runs lines with $(MAKE) even in a dry run, where they would fail without the results of earlier lines.
     dry = [*command.split(), "--dry-run", "MAKE=true"]
     done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.e2e
-def test_make_status_tells_that_all_is_well() -> None:
+def test_make_status_succeeds() -> None:
     done = subprocess.run(["make", "status"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_readme_links_resolve() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), f"README.md links to {target}, which is not there"

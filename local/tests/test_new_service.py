@@ -77,7 +77,7 @@ def test_new_service_is_part_of_the_mesh(checkout: Path) -> None:
     python = ROOT / ".kinora" / "pulumi" / "bin" / "python"
     if not python.exists():
         pytest.skip("the environments' packages are not installed: make pulumi")
-    which = ["-k", "table_names or exactly_those or stay_closed or waits_longer"]
+    which = ["-k", "table_names or match_the_code or unlisted_paths or time_out_after"]
     run(checkout / "pulumi", str(python), "-m", "pytest", "-q", "tests/test_istio.py", *which, PYTHONPATH="")
 
 

@@ -1,6 +1,6 @@
-"""``make bench``: what the platform does, beside what the machine could do at best, measured in the same run.
+"""``make bench``: the platform's performance, compared with the machine's limit, measured in the same run.
 
-Figures are for comparing: with the limit beside them, or with the same figure of another commit on the same machine.
+Figures are only meaningful relative to the limit, or to another commit's figures on the same machine.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ def whole(source: Source, *, kind: encode.Kind, names: tuple[str, ...], end: flo
 
 
 async def raw_encode(source: Source, path: Path, part: encode.Part) -> float:
-    """Seconds that one ffmpeg needs for a part, contained as in the worker, with nobody else at work."""
+    """Seconds that a single ffmpeg needs for a part, sandboxed as in the worker, on an otherwise idle machine."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         async for _ in encode.encode(part, source, ladder(source), served(path), Path(folder)):
@@ -85,7 +85,7 @@ async def bench_transcode(person: Person, folder: Path) -> list[Row]:
 
 
 async def first_segment(person: Person, video: str) -> float:
-    """The moment at which the first segment of the smallest rendition has been fetched."""
+    """The time when the first segment of the smallest rendition has been fetched."""
     while True:
         master = await person.http.get(f"/video/{video}/master.m3u8")
         if master.status_code == 200:
@@ -118,18 +118,18 @@ async def bench_upload(person: Person, folder: Path) -> Row:
 
 
 async def latencies(http: httpx.AsyncClient, url: str, headers: dict[str, str]) -> list[float]:
-    """Milliseconds of each of REQUESTS requests, one after the other."""
+    """Latencies in milliseconds of REQUESTS sequential requests."""
     found = []
     for number in range(REQUESTS + 20):
         begun = time.perf_counter()
         await http.get(url, headers=headers)
-        if number >= 20:  # the first ones warm the way
+        if number >= 20:  # the first ones are warm-up
             found.append(1000 * (time.perf_counter() - begun))
     return sorted(found)
 
 
 async def bench_forward_auth(person: Person) -> Row:
-    # A path that does not exist is the one route of the gateway that neither asks who it is nor counts.
+    # A nonexistent path is the only route without ForwardAuth and without throttling.
     open_route, signed_route = "/nowhere", "/user/profile"
     headers = {"X-User-Id": person.id, "X-Session-Id": "01890000-0000-7000-8000-000000000000"}
     async with httpx.AsyncClient() as http:
@@ -137,7 +137,7 @@ async def bench_forward_auth(person: Person) -> Row:
         direct_signed = await latencies(http, DIRECT_AUTH + signed_route, headers)
         gateway_open = await latencies(http, GATEWAY + open_route, {})
         gateway_signed = await latencies(http, GATEWAY + signed_route, person.headers)
-    # What the gateway adds to a route that asks, less what it adds to one that does not.
+    # The gateway's overhead on a route with ForwardAuth, minus that on one without.
     p50, p99 = (
         (gateway_signed[at] - direct_signed[at]) - (gateway_open[at] - direct_open[at])
         for at in (REQUESTS // 2, REQUESTS * 99 // 100)
@@ -149,7 +149,7 @@ async def bench_forward_auth(person: Person) -> Row:
 
 
 async def main() -> None:
-    table = Table("what", "measured", "limit in the same run", "ratio", box=None)
+    table = Table("benchmark", "measured", "limit in the same run", "ratio", box=None)
     with tempfile.TemporaryDirectory() as folder, console.status("measuring") as status:
         async with register() as person:
             status.update("measuring ForwardAuth")

@@ -1,4 +1,4 @@
-"""The sandbox, which `make cluster-up` brought up, with people who use it and videos that play."""
+"""Fixtures for the running sandbox (`make cluster-up`): users and playable videos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from live import Cluster
 
 node.without_proxy()
 
-# The longest follows several rollouts, one after another.
+# The longest test waits for several consecutive rollouts.
 TIMEOUT_SECONDS = 1200
 
 
@@ -52,14 +52,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 
 @pytest.fixture
 async def person(cluster: Cluster) -> AsyncIterator[Person]:
-    """Someone new, whose account and videos are deleted in the end."""
+    """A new user; the account and its videos are deleted afterwards."""
     async with register(cluster.gateway) as someone:
         yield someone
 
 
 @pytest.fixture
 async def video(person: Person, clip: Callable[[str], Clip]) -> str:
-    """A video of ``person`` that plays."""
+    """A playable video of ``person``."""
     made = await person.upload(clip("short").path)
     outcome = await person.outcome(made)
     assert outcome["state"] == "ready", outcome
@@ -68,12 +68,12 @@ async def video(person: Person, clip: Callable[[str], Clip]) -> str:
 
 @pytest.fixture(scope="session")
 def version(cluster: Cluster) -> Callable[..., str]:
-    """``version("auth")``: a new version of an app, which the node has; ``of``: with the code of another app."""
+    """``version("auth")``: a new version of an app, imported into the node; ``of``: with another app's code."""
     numbers = itertools.count(1)
 
     def make_version(app: str, *, of: str | None = None) -> str:
         new = f"{cluster.version(app)}-test.{next(numbers)}"
-        # The version that git names: others may have been built here, too.
+        # The version in git: others may also have been built here.
         code = f"{images.SERVICES}kinora-{of or app}", cluster.version(of or app)
         images.retag(":".join(code), f"{images.SERVICES}kinora-{app}:{new}")
         worker = f"{images.SERVICES}kinora-{app}-worker"

@@ -1,4 +1,4 @@
-"""The sandbox as its tests see it: kubectl, the repository that Argo CD follows, and waiting for what has to come."""
+"""The sandbox for its tests: kubectl, the repository that Argo CD follows, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import yaml
 
 ENVIRONMENT = "sandbox"
 APPS, GITOPS, STORES = (f"kinora-{ENVIRONMENT}-{role}" for role in ("apps", "gitops", "stores"))
-# Longer than anything takes on a slow machine that does much else; who waits in vain waits so long.
+# Longer than anything takes on a slow and busy machine; only failing tests wait this long.
 PATIENCE_SECONDS = 240
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """``clone``: a clone of the repository in the cluster, for the tests alone; what it pushes is rolled out."""
+    """``clone``: the tests' own clone of the repository in the cluster; its pushes are deployed."""
 
     gateway: str
     kubectl_command: Sequence[str]
@@ -32,7 +32,7 @@ class Cluster:
     # --- objects ------------------------------------------------------------------------------------------------------
 
     def kubectl(self, *arguments: str, timeout: float = 60) -> str:
-        """What kubectl prints. Raises CalledProcessError, with what it said, when it fails."""
+        """The output of kubectl. Raises CalledProcessError, with its error output, if it fails."""
         done = subprocess.run(
             [*self.kubectl_command, *arguments], capture_output=True, text=True, check=False, timeout=timeout
         )
@@ -54,7 +54,7 @@ class Cluster:
         return [each["metadata"]["name"] for each in self.all("deployment")]
 
     def pods(self, workload: str) -> list[dict[str, Any]]:
-        """Those that are not on their way out."""
+        """The pods that are not terminating."""
         found = self.all("pod", selector=f"app.kubernetes.io/name={workload}")
         return [
             pod
@@ -63,7 +63,7 @@ class Cluster:
         ]
 
     def images(self, workload: str) -> set[str]:
-        """The versions that the workload's pods run, the ready ones only."""
+        """The versions of the workload's ready pods."""
         return {
             container["image"].rpartition(":")[2]
             for pod in self.pods(workload)
@@ -72,7 +72,7 @@ class Cluster:
         }
 
     def is_rolled_out(self, workload: str) -> bool:
-        """Whether all pods that it should have are there, new and ready, and none besides."""
+        """Whether all desired pods are updated and ready, and there are no others."""
         deployment = self.get("deployment", workload)
         if deployment is None:
             return False
@@ -85,7 +85,7 @@ class Cluster:
         )
 
     def run_in(self, workload: str, program: str) -> str:
-        """What a Python program prints in a pod of a workload."""
+        """The output of a Python program, run in a pod of a workload."""
         return self.kubectl("exec", f"deployment/{workload}", "--namespace", APPS, "--", "python", "-c", program)
 
     # --- git ----------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Cluster:
         return done.stdout.strip()
 
     def push(self, message: str) -> str:
-        """Commit what the clone holds, and push it; the commit."""
+        """Commit all changes in the clone and push them; returns the commit."""
         self.git("add", "--all")
         self.git("commit", "--quiet", f"--message={message}")
         self.git("push", "--quiet", "origin", "HEAD")
@@ -105,7 +105,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def pushed(self, files: Mapping[str, str | None], message: str) -> Iterator[str]:
-        """Within the block these files (None: gone) are what was pushed last; afterwards, what was there before."""
+        """Push these files (None: deleted) for the duration of the block; then push a revert."""
         for name, text in files.items():
             file = self.clone / name
             if text is None:
@@ -132,19 +132,19 @@ class Cluster:
         return list(given["workloads"])
 
     def version(self, app: str) -> str:
-        """The version that git names."""
+        """The version in git."""
         given = yaml.safe_load((self.clone / version_file(app)).read_text())
         return str(given["version"])
 
     # --- Argo CD ------------------------------------------------------------------------------------------------------
 
     def application(self, app: str) -> dict[str, Any]:
-        """The status of the application of an app."""
+        """The status of an app's application."""
         found = self.get("application", app, GITOPS)
         return {} if found is None else found.get("status", {})
 
     def is_synced(self, app: str, commit: str) -> bool:
-        """Whether what git says at a commit is deployed, and well."""
+        """Whether the application is synced to the commit and healthy."""
         status = self.application(app)
         sync = status.get("sync", {})
         return bool(
@@ -166,7 +166,7 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 async def until(
     condition: Callable[[], bool | Awaitable[bool]], *, what: str, seconds: float = PATIENCE_SECONDS
 ) -> float:
-    """Wait for a condition; the seconds that it took. Fails with ``what`` was awaited."""
+    """Wait for a condition; returns the seconds that it took. On timeout, fails with ``what`` was awaited."""
     started = time.monotonic()
     last: Exception | None = None
     while time.monotonic() < started + seconds:
@@ -174,7 +174,7 @@ async def until(
             met = await asyncio.to_thread(condition)
             if met is True or (not isinstance(met, bool) and await met):
                 return time.monotonic() - started
-        except (OSError, subprocess.SubprocessError) as error:  # such as an API server that is busy
+        except (OSError, subprocess.SubprocessError) as error:  # such as a busy API server
             last = error
         await asyncio.sleep(0.5)
     pytest.fail(f"waited {seconds:.0f} s for {what}" + (f"; the last error was {last}" if last else ""))

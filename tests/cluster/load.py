@@ -1,4 +1,4 @@
-"""A steady load, as people make it: they read, write and upload through the gateway; everything that fails is noted."""
+"""A steady user load: reads, writes and uploads through the gateway, with a record of every failure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 import httpx
 from client import TUS, Person, video_id
 
-# Bounded, also if nobody stops it: so many requests of each kind, one after another, with a pause between them.
+# Bounded, even if nobody stops it: at most this many sequential requests of each kind, with pauses between them.
 MOST_REQUESTS = 20_000
 PAUSE_SECONDS = 0.05
-# What a password costs is meant to be dear.
+# Password hashing is expensive on purpose.
 LOGIN_PAUSE_SECONDS = 1
 UPLOAD_CHUNK_BYTES = 256 << 10
 UPLOAD_PAUSE_SECONDS = 0.5
 UPLOAD_TRIES = 100
 MOST_UPLOADS = 200
-# Well before an access token ends.
+# Well before an access token expires.
 REFRESH_SECONDS = 240
 
 ME = {"query": "{ me { user { id username } } }"}
@@ -44,10 +44,10 @@ def describe(video: str, number: int) -> dict[str, Any]:
 @dataclass
 class Load:
     answers: Counter[str] = field(default_factory=Counter)
-    """Kind of request -> how many were answered as they should be."""
+    """Kind of request -> the number of correct responses."""
     failures: list[str] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
-    """The ids of the videos that were uploaded, one after another; there was no moment without an upload."""
+    """The ids of the uploaded videos; an upload was in progress at all times."""
 
     async def repeat(self, kind: str, ask: Callable[[], Coroutine[Any, Any, httpx.Response]]) -> None:
         for _ in range(MOST_REQUESTS):
@@ -64,7 +64,7 @@ class Load:
 
 @contextlib.asynccontextmanager
 async def load(person: Person, video: str, clip: Path) -> AsyncIterator[Load]:
-    """While the block runs, ``person`` uses ``video``, which is one of theirs, and uploads ``clip`` again and again."""
+    """During the block, ``person`` uses their own ``video`` and uploads ``clip`` repeatedly."""
     running = Load()
     count = itertools.count()
     ended = asyncio.Event()
@@ -111,13 +111,13 @@ async def load(person: Person, video: str, clip: Path) -> AsyncIterator[Load]:
 
 
 async def upload_slowly(person: Person, path: Path) -> str:
-    """Upload in small chunks as a tus client does: what broke is asked for and sent again. The id of the video.
+    """Upload in small chunks and resume after errors, like a tus client. Returns the video's id.
 
-    Raises AssertionError when it does not get on in so many tries.
+    Raises AssertionError if there is no progress after many attempts.
     """
     content = path.read_bytes()
     location, offset, tries = "", 0, 0
-    while True:  # a place that nobody heard of is given up by itself
+    while True:  # an upload whose creation response was lost expires by itself
         try:
             created = await person.create(path.name, len(content))
             if location := created.headers.get("location", ""):
@@ -139,7 +139,7 @@ async def upload_slowly(person: Person, path: Path) -> str:
             offset = int(answer.headers["Upload-Offset"])
         except httpx.HTTPError:
             tries += 1
-            assert tries < UPLOAD_TRIES, f"{location} does not go on at {offset} of {len(content)} bytes"
+            assert tries < UPLOAD_TRIES, f"{location} is stuck at {offset} of {len(content)} bytes"
             await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
             with contextlib.suppress(httpx.HTTPError):
                 offset = await person.offset(location)

@@ -1,4 +1,4 @@
-"""Code that took ffmpeg over, in a worker's pod, gets out of its folder as little as natively (docs/adr/0014)."""
+"""In a worker's pod, a compromised ffmpeg is contained as well as natively (docs/adr/0014)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TESTS = Path(__file__).resolve().parents[2] / "apps" / "video" / "tests"
 
 
 def addresses(cluster: Cluster) -> dict[str, tuple[str, int]]:
-    """Of every Service of the environment, by its name: a tool can look none up."""
+    """The addresses of all Services by name, because a contained tool cannot resolve names."""
     found: dict[str, tuple[str, int]] = {"the metadata service": ("169.254.169.254", 80)}
     for namespace in (APPS, STORES):
         for service in cluster.all("service", namespace=namespace):
@@ -22,9 +22,9 @@ def addresses(cluster: Cluster) -> dict[str, tuple[str, int]]:
     return found
 
 
-def test_tool_in_a_pod_is_refused_everything(cluster: Cluster) -> None:
+def test_contained_tool_in_a_pod_cannot_escape(cluster: Cluster) -> None:
     given: dict[str, Any] = {
-        # The worker's own, and what Kubernetes puts into a pod.
+        # The worker's own secrets, and those that Kubernetes mounts into a pod.
         "secrets": ["/proc/1/environ", "/etc/hosts", "/etc/resolv.conf", "/app/kinora_video/sandbox.py"],
         "outside": "/work",
         "local": "/work/socket",
@@ -38,7 +38,7 @@ def test_tool_in_a_pod_is_refused_everything(cluster: Cluster) -> None:
 
     end = json.loads(said)
     assert end["code"] == 0, end["stderr"]
-    assert end["survived"], "the sibling runs on"
+    assert end["survived"], "the sibling keeps running"
     outcomes = json.loads(end["stdout"])
     assert len(outcomes) > 100
     assert {name: outcome for name, outcome in outcomes.items() if outcome != "refused"} == {}

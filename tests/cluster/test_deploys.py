@@ -1,4 +1,4 @@
-"""From a push to a running pod, and all that must not get so far."""
+"""From a push to a running pod, and everything that must be stopped on the way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from load import load
 VALUES = f"apps/graphql/deploy/envs/{ENVIRONMENT}/values.yaml"
 
 
-async def test_a_pushed_version_answers(cluster: Cluster, version: Callable[[str], str], person: Person) -> None:
+async def test_pushed_version_is_rolled_out(cluster: Cluster, version: Callable[[str], str], person: Person) -> None:
     new = version("graphql")
     with cluster.pushed({version_file("graphql"): f"version: {new}\n"}, f"Roll out graphql {new}") as commit:
         seconds = await until(
@@ -30,7 +30,7 @@ async def test_a_pushed_version_answers(cluster: Cluster, version: Callable[[str
     await back(cluster, "graphql")
 
 
-async def test_a_promotion_is_a_push_of_one_file(cluster: Cluster, version: Callable[[str], str]) -> None:
+async def test_promotion_is_rolled_out(cluster: Cluster, version: Callable[[str], str]) -> None:
     new = version("media")
     tried = cluster.clone / "apps/media/deploy/envs/dev/version.yaml"
     tried.write_text(f"version: {new}\n")
@@ -48,13 +48,13 @@ async def test_a_promotion_is_a_push_of_one_file(cluster: Cluster, version: Call
     await back(cluster, "media")
 
 
-async def test_a_version_that_never_becomes_ready_gets_no_traffic_until_a_push_takes_it_back(
+async def test_version_that_never_becomes_ready_gets_no_traffic_and_can_be_reverted(
     cluster: Cluster, version: Callable[..., str], person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
     old = cluster.images("graphql")
-    broken = version("graphql", of="auth")  # an image that has no such program
+    broken = version("graphql", of="auth")  # an image without this program
     async with load(person, video, clip("short").path) as running:
-        with cluster.pushed({version_file("graphql"): f"version: {broken}\n"}, "Roll out what cannot start"):
+        with cluster.pushed({version_file("graphql"): f"version: {broken}\n"}, "Roll out a version that cannot start"):
             await until(lambda: restarts(cluster, "graphql", broken) > 0, what="the new version to fail")
             endpoints = addresses(cluster, "graphql")
             assert endpoints
@@ -66,16 +66,14 @@ async def test_a_version_that_never_becomes_ready_gets_no_traffic_until_a_push_t
     assert running.answers["query"] > 20
 
 
-async def test_a_migration_that_fails_stops_its_rollout_and_the_old_version_goes_on(
+async def test_failed_migration_stops_the_rollout_and_keeps_the_old_version(
     cluster: Cluster, version: Callable[..., str], person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
     old = cluster.get("deployment", "auth")
     assert old is not None
-    broken = version("auth", of="media")  # an image that knows no migrations of auth
+    broken = version("auth", of="media")  # an image without auth's migrations
     async with load(person, video, clip("short").path) as running:
-        with cluster.pushed(
-            {version_file("auth"): f"version: {broken}\n"}, "Roll out a migration that fails"
-        ) as commit:
+        with cluster.pushed({version_file("auth"): f"version: {broken}\n"}, "Roll out a failing migration") as commit:
             await until(lambda: sync_failed(cluster, "auth", commit), what="the migration to fail")
             now = cluster.get("deployment", "auth")
             assert now is not None
@@ -84,28 +82,28 @@ async def test_a_migration_that_fails_stops_its_rollout_and_the_old_version_goes
     assert running.failures == []
 
 
-async def test_a_version_without_an_image_fails_within_seconds_and_the_next_push_counts(cluster: Cluster) -> None:
+async def test_missing_image_fails_within_seconds_and_next_push_is_synced(cluster: Cluster) -> None:
     old = cluster.get("deployment", "auth")
     assert old is not None
     missing = f"{cluster.version('auth')}-missing"
-    with cluster.pushed({version_file("auth"): f"version: {missing}\n"}, "Roll out an image that is missing") as commit:
+    with cluster.pushed({version_file("auth"): f"version: {missing}\n"}, "Roll out a missing image") as commit:
         failed = await until(lambda: sync_failed(cluster, "auth", commit), what="the sync to fail")
         now = cluster.get("deployment", "auth")
         assert now is not None
         assert now["spec"]["template"] == old["spec"]["template"]
-    # Far less than the deadline of the migration, which waits for its image.
+    # Much less than the deadline of the migration, which would wait for its image.
     reverted = await until(
         lambda: cluster.is_synced("auth", cluster.head()), what="the revert to be rolled out", seconds=120
     )
     print(f"\nThe sync failed after {failed:.0f} s; the revert was rolled out after {reverted:.0f} s.")
 
 
-async def test_yaml_that_cannot_be_read_stops_one_service_and_its_correction_counts(
+async def test_invalid_yaml_blocks_one_service_and_its_fix_is_synced(
     cluster: Cluster, version: Callable[[str], str]
 ) -> None:
     new = version("graphql")
     with cluster.pushed({version_file("media"): "version: [\n"}, "Break the version of media"):
-        await until(lambda: complaints(cluster, "media") != [], what="Argo CD to refuse the file")
+        await until(lambda: complaints(cluster, "media") != [], what="Argo CD to reject the file")
         with cluster.pushed({version_file("graphql"): f"version: {new}\n"}, f"Roll out graphql {new}") as commit:
             await until(
                 lambda: cluster.is_synced("graphql", commit) and cluster.images("graphql") == {new},
@@ -118,7 +116,7 @@ async def test_yaml_that_cannot_be_read_stops_one_service_and_its_correction_cou
     await back(cluster, "graphql")
 
 
-def test_a_push_that_removes_several_services_is_refused(cluster: Cluster) -> None:
+def test_push_that_removes_several_services_is_rejected(cluster: Cluster) -> None:
     for app in cluster.apps():
         envs = f"apps/{app}/deploy/envs"
         cluster.git("mv", f"{envs}/{ENVIRONMENT}", f"{envs}/{ENVIRONMENT}-renamed")
@@ -128,7 +126,7 @@ def test_a_push_that_removes_several_services_is_refused(cluster: Cluster) -> No
     cluster.git("reset", "--quiet", "--hard", "@{upstream}")
 
 
-async def test_values_that_are_wrong_never_reach_the_cluster(cluster: Cluster) -> None:
+async def test_invalid_values_never_reach_the_cluster(cluster: Cluster) -> None:
     before = cluster.get("deployment", "graphql")
     assert before is not None
     values = cluster.clone / VALUES
@@ -136,7 +134,7 @@ async def test_values_that_are_wrong_never_reach_the_cluster(cluster: Cluster) -
     with cluster.pushed({VALUES: yaml.safe_dump(wrong)}, "Misspell a key"):
         await until(
             lambda: any("workload" in sentence for sentence in complaints(cluster, "graphql")),
-            what="Argo CD to refuse the values, and say which key",
+            what="Argo CD to reject the values and name the key",
         )
         after = cluster.get("deployment", "graphql")
         assert after is not None
@@ -144,8 +142,8 @@ async def test_values_that_are_wrong_never_reach_the_cluster(cluster: Cluster) -
     await back(cluster, "graphql")
 
 
-async def test_what_is_changed_by_hand_is_put_back(cluster: Cluster) -> None:
-    """As far as git speaks of it: what somebody adds that git does not mention is nobody's to take away."""
+async def test_manual_change_is_reverted(cluster: Cluster) -> None:
+    """For fields that git sets; fields that others add are left alone."""
     before = cluster.get("deployment", "graphql")
     assert before is not None
     cluster.kubectl("scale", "deployment/graphql", "--replicas=1", "--namespace", APPS)
@@ -156,11 +154,11 @@ async def test_what_is_changed_by_hand_is_put_back(cluster: Cluster) -> None:
         assert now is not None
         return bool(now["spec"] == before["spec"])
 
-    await until(is_put_back, what="replicas and variable to be put back")
+    await until(is_put_back, what="replicas and variable to be reverted")
     await until(lambda: cluster.is_rolled_out("graphql"), what="graphql to run")
 
 
-async def test_a_deployment_that_was_deleted_comes_back(cluster: Cluster) -> None:
+async def test_deleted_deployment_is_recreated(cluster: Cluster) -> None:
     before = cluster.get("deployment", "media")
     assert before is not None
     cluster.kubectl("delete", "deployment", "media", "--namespace", APPS)
@@ -173,7 +171,7 @@ async def test_a_deployment_that_was_deleted_comes_back(cluster: Cluster) -> Non
     await until(lambda: cluster.is_rolled_out("media"), what="media to run")
 
 
-async def test_a_removed_service_is_pruned_and_a_store_never(cluster: Cluster) -> None:
+async def test_removed_service_is_pruned_but_stores_never(cluster: Cluster) -> None:
     stores = {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("statefulset", STORES)}
     claims = {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("pvc", STORES)}
     assert {"postgres", "mongo", "redis", "rabbitmq", "s3"} <= stores.keys()
@@ -189,7 +187,7 @@ async def test_a_removed_service_is_pruned_and_a_store_never(cluster: Cluster) -
     assert {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("pvc", STORES)} == claims
 
 
-def test_argo_cd_may_not_touch_a_store(cluster: Cluster) -> None:
+def test_argocd_has_no_permission_on_stores(cluster: Cluster) -> None:
     controller = f"--as=system:serviceaccount:{GITOPS}:argocd-application-controller"
     for verb in ("create", "delete", "patch", "update"):
         for kind in ("statefulset", "persistentvolumeclaim", "secret", "pod"):
@@ -203,7 +201,7 @@ def test_argo_cd_may_not_touch_a_store(cluster: Cluster) -> None:
 
 
 async def back(cluster: Cluster, app: str) -> None:
-    """Wait until an app is what the head of the branch says."""
+    """Wait until an app is synced to the head of the branch."""
     await until(lambda: cluster.is_synced(app, cluster.head()), what=f"{app} to be rolled back")
     await until(lambda: all(map(cluster.is_rolled_out, cluster.workloads(app))), what=f"{app} to run")
 
@@ -224,7 +222,7 @@ def restarts(cluster: Cluster, workload: str, version: str) -> int:
 
 
 def addresses(cluster: Cluster, service: str) -> set[str]:
-    """Where a service's requests go."""
+    """The addresses of a service's endpoints."""
     slices = cluster.all("endpointslice", selector=f"kubernetes.io/service-name={service}")
     return {
         address

@@ -1,7 +1,7 @@
-"""The sandbox's images, each run as its pod would be, by runc and without a cluster: with the pod's own commands,
-variables, files and user, a read-only root file system, no capability, its limit of memory, and a network of its own.
+"""The sandbox's images, each run like in its pod, by runc and without a cluster: with the pod's own commands,
+variables, files and user, a read-only root file system, no capabilities, its memory limit, and a separate network.
 
-They take minutes to build, so this is skipped where they are not: `make --file=local/sandbox/images.mk`.
+Skipped unless they are built, which takes minutes: `make --file=local/sandbox/images.mk`.
 """
 
 import base64
@@ -60,7 +60,7 @@ def reference(name: str) -> str:
 
 @dataclass
 class Containers:
-    """What was started in a test, and where: one network, in which all names of services mean itself."""
+    """The containers of a test, in one network in which all service names resolve to loopback."""
 
     folder: Path
     objects: list[Object]
@@ -119,7 +119,7 @@ class Containers:
         return given
 
     def bundle(self, pod: Object, container: Object, volumes: dict[str, Path]) -> tuple[str, Path]:
-        """A container's name and folder, in the form that runc takes."""
+        """A container's name and its OCI bundle for runc."""
         image = container["image"]
         if image not in built():
             pytest.skip(f"{image} is not built: make --file=local/sandbox/images.mk")
@@ -180,7 +180,7 @@ class Containers:
         return done.stdout
 
     def start(self, kind: str, name: str) -> None:
-        """Start a workload as its pod is: what comes before, then all containers, the first of which becomes ready."""
+        """Start a workload like its pod: init containers, then all containers; waits until the first is ready."""
         found = self.find(kind, name)
         pod = found["spec"]["template"]["spec"]
         volumes = self.volumes(pod, found["spec"].get("volumeClaimTemplates", []))
@@ -220,7 +220,7 @@ class Containers:
         return self.inside(code).returncode == 0
 
     def inside(self, code: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Run Python of this machine in the network of what was started."""
+        """Run this machine's Python in the containers' network."""
         return subprocess.run(
             ["nsenter", f"--net={self.network}", sys.executable, "-c", code],
             env={"PATH": os.environ["PATH"], **variables},
@@ -241,8 +241,8 @@ class Containers:
 
 @pytest.fixture(scope="session")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
-    """What the environment `sandbox` consists of."""
-    built()  # skips before the work
+    """The objects of the environment `sandbox`."""
+    built()  # skips early
     python = MADE / "pulumi" / "bin" / "python"
     if not python.exists():
         pytest.skip("the Python of the environments is not installed: make tools")
@@ -265,7 +265,7 @@ def containers(tmp_path: Path, objects: list[Object]) -> Iterator[Containers]:
 
 
 def alone(image: str, *command: str, memory: int = 64, writable: Sequence[str] = (), **variables: str) -> Object:
-    """A pod of one container that no environment has, as the image's own user."""
+    """A pod with one container, which is not part of any environment, as the image's own user."""
     return {
         "serviceAccountName": "alone",
         "securityContext": {"fsGroup": 1000},
@@ -283,14 +283,14 @@ def alone(image: str, *command: str, memory: int = 64, writable: Sequence[str] =
     }
 
 
-def test_the_environment_runs_images_that_are_built_here() -> None:
+def test_environment_uses_only_images_built_here() -> None:
     stack = (ROOT / "pulumi" / "Pulumi.sandbox.yaml").read_text()
     wanted = {line.split()[1] for line in stack.splitlines() if "localhost/" in line}
     beside = {reference(name) for name in ("git", "pause", "tusd")}
     assert wanted | beside == set(references())
 
 
-def test_postgres_is_provisioned_and_knows_vectors(containers: Containers) -> None:
+def test_postgres_is_provisioned_with_pgvector(containers: Containers) -> None:
     containers.start("StatefulSet", "postgres")
     containers.job("postgres-provision")
     url = containers.secret("auth-postgres")["KINORA_POSTGRES_URL"].replace(HOST["postgres"], "127.0.0.1")
@@ -320,7 +320,7 @@ def test_mongo_is_provisioned(containers: Containers) -> None:
     assert "Authentication failed" in containers.inside(code, URL=url.replace("media_1:", "media_1:x")).stderr
 
 
-def test_redis_lets_its_users_in(containers: Containers) -> None:
+def test_redis_accepts_its_users(containers: Containers) -> None:
     containers.start("StatefulSet", "redis")
     url = containers.secret("auth-redis")["KINORA_REDIS_URL"].replace(HOST["redis"], "127.0.0.1")
     code = "import os, redis; print(redis.Redis.from_url(os.environ['URL']).set('auth:x', 1))"
@@ -328,7 +328,7 @@ def test_redis_lets_its_users_in(containers: Containers) -> None:
     assert "invalid username-password" in containers.inside(code, URL=url.replace("auth_1:", "auth_1:x")).stderr
 
 
-def test_rabbitmq_lets_its_users_in_and_takes_up_its_definitions(containers: Containers) -> None:
+def test_rabbitmq_accepts_its_users_and_reloads_definitions(containers: Containers) -> None:
     containers.start("StatefulSet", "rabbitmq")
     url = containers.secret("video-rabbitmq")["KINORA_RABBITMQ_URL"].replace(HOST["rabbitmq"], "127.0.0.1")
     asked = containers.inside(
@@ -348,7 +348,7 @@ def test_rabbitmq_lets_its_users_in_and_takes_up_its_definitions(containers: Con
         time.sleep(0.2)
 
 
-def test_the_object_store_is_provisioned(containers: Containers) -> None:
+def test_object_store_is_provisioned(containers: Containers) -> None:
     containers.start("StatefulSet", "s3")
     containers.job("s3-provision")
     secret = containers.secret("tusd-s3")
@@ -364,19 +364,19 @@ def test_the_object_store_is_provisioned(containers: Containers) -> None:
 
 
 @pytest.mark.parametrize("name", ["prometheus", "alertmanager"])
-def test_what_watches_becomes_ready(containers: Containers, name: str) -> None:
+def test_monitoring_becomes_ready(containers: Containers, name: str) -> None:
     containers.start("StatefulSet", name)
     assert "Unknown option" not in (containers.folder / containers.started[0] / "log").read_text()
 
 
-def test_the_redis_of_argo_cd_asks_for_its_password(containers: Containers) -> None:
+def test_argocd_redis_requires_its_password(containers: Containers) -> None:
     containers.start("Deployment", "argocd-redis")
     code = "import os, redis; print(redis.Redis(password=os.environ.get('PASSWORD')).ping())"
     assert containers.inside(code, PASSWORD=containers.secret("argocd-redis")["auth"]).stdout == "True\n"
     assert "AuthenticationError" in containers.inside(code).stderr
 
 
-def test_argo_cd_has_its_programs_under_all_their_names(containers: Containers) -> None:
+def test_argocd_image_has_all_program_names(containers: Containers) -> None:
     pod = containers.find("Deployment", "argocd-repo-server")["spec"]["template"]["spec"]
     volumes = containers.volumes(pod)
     (copy,) = pod["initContainers"]
@@ -390,24 +390,24 @@ def test_argo_cd_has_its_programs_under_all_their_names(containers: Containers) 
     assert [line.split()[0] for line in said.splitlines()[-4:]] == [f"argocd-{name}" for name in names]
 
 
-def test_traefik_is_the_version_that_also_runs_natively(containers: Containers) -> None:
+def test_traefik_version_matches_the_native_one(containers: Containers) -> None:
     pod = containers.find("Deployment", "traefik")["spec"]["template"]["spec"]
     version = {**pod["containers"][0], "command": ["traefik", "version"]}
     native = run(MADE / "venv" / "bin" / "traefik", "version")
     assert containers.to_its_end(pod, version, containers.volumes(pod)) == native != ""
 
 
-def test_tusd_is_the_version_that_its_reference_names(containers: Containers) -> None:
+def test_tusd_version_matches_its_reference(containers: Containers) -> None:
     image = reference("tusd")
     pod = alone(image, "sha256sum", "/usr/local/bin/tusd")
     said = containers.to_its_end(pod, pod["containers"][0], containers.volumes(pod))
     assert said.split()[0] == hashlib.sha256((MADE / "bin" / "tusd").read_bytes()).hexdigest()
-    # What it was built from stands in it.
+    # The binary contains its module version.
     version = image.rpartition(":")[2]
     assert f"github.com/tus/tusd/v2\t{version}" in run("go", "version", "-m", MADE / "bin" / "tusd")
 
 
-def test_the_git_server_lets_all_fetch_and_one_push(containers: Containers, tmp_path: Path) -> None:
+def test_git_server_allows_anonymous_fetch_and_authenticated_push(containers: Containers, tmp_path: Path) -> None:
     writable = ("/repositories", "/tmp")  # noqa: S108
     pod = alone(reference("git"), writable=writable, PUSH_PASSWORD="push-secret")
     pod["containers"][0]["ports"] = [{"containerPort": 8080}]
@@ -432,13 +432,13 @@ def test_the_git_server_lets_all_fetch_and_one_push(containers: Containers, tmp_
     assert (tmp_path / "clone" / "file").read_text() == "text", cloned.stderr
 
 
-def test_the_git_server_does_not_start_without_a_password(containers: Containers) -> None:
+def test_git_server_does_not_start_without_password(containers: Containers) -> None:
     pod = alone(reference("git"), writable=("/repositories", "/tmp"))  # noqa: S108
     with pytest.raises(AssertionError, match="PUSH_PASSWORD: is the password of who may push"):
         containers.to_its_end(pod, pod["containers"][0], containers.volumes(pod))
 
 
-def test_pause_ends_when_it_is_told_to(containers: Containers) -> None:
+def test_pause_exits_on_sigterm(containers: Containers) -> None:
     pod = alone(reference("pause"))
     name, folder = containers.bundle(pod, pod["containers"][0], {})
     containers.started.append(name)

@@ -1,6 +1,6 @@
-"""Calls that ``allowFrom`` does not name do not get through, as far as NetworkPolicies reach: to a port, or not.
+"""Connections that ``allowFrom`` does not list are blocked, as far as NetworkPolicies can: per port.
 
-Methods and paths are the mesh's to enforce, and the sandbox has none.
+The mesh enforces methods and paths, and the sandbox has no mesh.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ else:
 
 
 def connects(cluster: Cluster, workload: str, host: str, port: int) -> bool:
-    """Whether a pod of a workload can; that it knows the name, and runs the program, goes without saying."""
+    """Whether a pod of a workload can connect. Fails if the name does not resolve or the program fails."""
     return cluster.run_in(workload, CONNECT.format(host=host, port=port)).strip() == "connected"
 
 
@@ -28,7 +28,7 @@ def connects(cluster: Cluster, workload: str, host: str, port: int) -> bool:
     ("caller", "service", "port"),
     [("graphql", "auth", 8201), ("graphql", "media", 8202), ("graphql", "video", 8203), ("media", "auth", 8101)],
 )
-def test_who_is_named_gets_through(cluster: Cluster, caller: str, service: str, port: int) -> None:
+def test_allowed_caller_can_connect(cluster: Cluster, caller: str, service: str, port: int) -> None:
     assert connects(cluster, caller, service, port)
 
 
@@ -43,11 +43,11 @@ def test_who_is_named_gets_through(cluster: Cluster, caller: str, service: str, 
         ("video-worker", "video", 8203),
     ],
 )
-def test_who_is_not_named_does_not(cluster: Cluster, caller: str, service: str, port: int) -> None:
+def test_other_caller_cannot_connect(cluster: Cluster, caller: str, service: str, port: int) -> None:
     assert not connects(cluster, caller, service, port)
 
 
-def test_services_reach_stores_and_nothing_else(cluster: Cluster) -> None:
+def test_services_can_connect_only_to_stores(cluster: Cluster) -> None:
     assert connects(cluster, "auth", f"postgres.{STORES}.svc.cluster.local", 5432)
     assert not connects(cluster, "auth", f"argocd-server.{GITOPS}.svc.cluster.local", 443)
     assert not connects(cluster, "auth", "kubernetes.default.svc.cluster.local", 443)

@@ -1,4 +1,4 @@
-"""The whole journey through the gateway of the cluster: register, upload, progress, play; and what it costs."""
+"""The whole journey through the cluster's gateway: register, upload, progress, playback; and its resource usage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
     assert listed["media"]["title"]
 
 
-def test_no_pod_of_the_services_was_ever_restarted_or_ended_for_its_memory(cluster: Cluster) -> None:
+def test_no_service_pod_was_restarted_or_oom_killed(cluster: Cluster) -> None:
     for pod in cluster.all("pod"):
         for status in pod["status"].get("containerStatuses", []):
             last = status.get("lastState", {}).get("terminated", {})

@@ -1,4 +1,4 @@
-"""What changes or breaks while people use the platform costs none of their requests and no upload."""
+"""Rollouts and failures under load lose no request and no upload."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from clips import Clip, count_frames
 from live import APPS, Cluster, is_ready, until, version_file
 from load import Load, load
 
-# The workloads that the load goes through; those behind a queue do not answer requests.
+# The workloads that serve the load; consumers of queues do not serve requests.
 SERVING = ("auth", "media", "video", "graphql", "tusd")
 KILL = ("--grace-period=0", "--force")
 
 
-async def test_a_new_version_of_every_service_costs_no_request_and_no_upload(
+async def test_rollout_of_every_service_loses_no_request_or_upload(
     cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip], version: Callable[[str], str]
 ) -> None:
     new = {app: version(app) for app in cluster.apps()}
     changes = {version_file(app): f"version: {name}\n" for app, name in new.items()}
     async with load(person, video, clip("short").path) as running:
-        with cluster.pushed(changes, "Roll everything out anew") as commit:
+        with cluster.pushed(changes, "Roll out everything") as commit:
             for app, name in new.items():
                 await until(lambda app=app: cluster.is_synced(app, commit), what=f"{app} to be rolled out")  # type: ignore[misc]
                 assert cluster.images(app) == {name}
@@ -30,23 +30,21 @@ async def test_a_new_version_of_every_service_costs_no_request_and_no_upload(
     await assert_nothing_was_lost(running, person, clip("short"))
 
 
-async def test_the_end_of_any_one_pod_costs_no_request_and_no_upload(
+async def test_eviction_of_any_pod_loses_no_request_or_upload(
     cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
-    """As a node that is drained ends it: with the time to finish what it does."""
+    """Like draining a node: with time for a graceful stop."""
     await assert_nothing_is_lost(cluster, person, video, clip("short"))
 
 
-async def test_the_kill_of_any_one_pod_costs_no_request_and_no_upload(
+async def test_kill_of_any_pod_loses_no_request_or_upload(
     cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
-    """Without any time: its connections break in the middle."""
+    """Without a grace period: its connections break."""
     await assert_nothing_is_lost(cluster, person, video, clip("short"), *KILL)
 
 
-async def test_the_kill_of_a_worker_costs_no_video(
-    cluster: Cluster, person: Person, clip: Callable[[str], Clip]
-) -> None:
+async def test_kill_of_a_worker_loses_no_video(cluster: Cluster, person: Person, clip: Callable[[str], Clip]) -> None:
     video = await person.upload(clip("vertical").path)
     killed = False
     async for progress in person.follow(video):
@@ -59,7 +57,7 @@ async def test_the_kill_of_a_worker_costs_no_video(
 
 
 async def assert_nothing_is_lost(cluster: Cluster, person: Person, video: str, source: Clip, *how: str) -> None:
-    """End each pod that the load goes through, one after another."""
+    """Delete each pod that serves the load, one by one."""
     async with load(person, video, source.path) as running:
         for workload in SERVING:
             before = len(running.failures)
@@ -79,15 +77,15 @@ async def assert_nothing_was_lost(running: Load, person: Person, source: Clip) -
 
 
 async def end_each_pod(cluster: Cluster, workload: str, *how: str) -> None:
-    """One pod after another, each once its successor is ready."""
+    """Delete one pod after another, each once the previous replacement is ready."""
     ready = ready_pods(cluster, workload)
-    assert ready, f"{workload} has no pod that is ready"
+    assert ready, f"{workload} has no ready pod"
     for pod in ready:
         await asyncio.to_thread(cluster.kubectl, "delete", "pod", pod, "--namespace", APPS, *how)
-        # By the pods themselves: what the Deployment says of them comes later.
+        # From the pods themselves: the Deployment's status lags behind.
         await until(
             lambda pod=pod: len(ready_pods(cluster, workload) - {pod}) == len(ready),  # type: ignore[misc]
-            what=f"a successor of {pod}",
+            what=f"a replacement of {pod}",
         )
         await until(lambda: cluster.is_rolled_out(workload), what=f"{workload} to be complete")
 

@@ -1,4 +1,4 @@
-"""Every secret of every store rotates while people use the platform, and nobody notices."""
+"""Rotating every secret of every store under load is not noticed by any user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from live import APPS, ENVIRONMENT, STORES, Cluster, until
 from load import load
 from test_rollouts import assert_nothing_was_lost
 
-# As `make rotate` does for one.
+# Like `make rotate`, for all secrets.
 ROTATE_ALL = """
 import pathlib, sys
 from kinora_environment import render, rotate
@@ -36,7 +36,7 @@ for name in sorted(os.environ):
 
 @pytest.fixture
 async def rotate_all(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Each call is a `make rotate` for every secret, with what follows it. In the end all is as the stack says."""
+    """Each call runs `make rotate` for every secret, and the next steps. Afterwards, restores the committed stack."""
     shutil.copy(ROOT / "pulumi" / f"Pulumi.{ENVIRONMENT}.yaml", tmp_path)
 
     async def rotate() -> None:
@@ -47,16 +47,16 @@ async def rotate_all(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Callable
 
     try:
         yield rotate
-    finally:  # backwards, which is no rotation: what the pods of before have, no store knows any more
+    finally:  # lowering generations is no rotation: the stores no longer have the pods' users
         await apply(ROOT / "pulumi")
         await restart(cluster)
         await until(
             lambda: not any("deletionTimestamp" in pod["metadata"] for pod in cluster.all("pod")),
-            what="the pods of before to be gone",
+            what="the previous pods to be gone",
         )
 
 
-async def test_a_rotation_of_every_secret_costs_no_request_and_no_upload(
+async def test_rotation_of_every_secret_loses_no_request_or_upload(
     cluster: Cluster,
     person: Person,
     video: str,
@@ -75,17 +75,17 @@ async def test_a_rotation_of_every_secret_costs_no_request_and_no_upload(
 
 
 async def apply(project: Path) -> None:
-    """As `pulumi up` does, with the stack's file of a folder; until the stores know what it says."""
+    """Apply a folder's stack file, like `pulumi up`, and wait until the stores are provisioned."""
     options = ("--project", str(project))
     if sandbox.uses_pulumi():
         await asyncio.to_thread(sandbox.stack, "--up", *options)
     else:
         await asyncio.to_thread(lambda: sandbox.apply(sandbox.rendered(*options)))
-    await until(lambda: not sandbox.unready(STORES), what="the stores to know the users")
+    await until(lambda: not sandbox.unready(STORES), what="the stores to have the users")
 
 
 async def restart(cluster: Cluster) -> None:
-    """All services take up what their Secrets say now."""
+    """Restart all services, so that they use the new Secrets."""
     await asyncio.to_thread(cluster.kubectl, "rollout", "restart", "deployment", "--namespace", APPS)
     for workload in cluster.deployments():
         await until(lambda workload=workload: cluster.is_rolled_out(workload), what=f"{workload} to be complete")  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A store that is away for maintenance, or that lost its volume."""
+"""Stores that are down for maintenance, or that lost their volume."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def unready(cluster: Cluster) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def away(cluster: Cluster, store: str) -> AsyncIterator[None]:
-    """Within the block the store has no pod; afterwards it is ready again."""
+    """Scale the store to zero during the block; afterwards waits until it is ready again."""
     scale = ("scale", f"statefulset/{store}", "--namespace", STORES)
     cluster.kubectl(*scale, "--replicas=0")
     try:
@@ -55,7 +55,7 @@ async def assert_well(scene: Scene) -> None:
             return False
         return True
 
-    await until(well, what="everything to be as ever")
+    await until(well, what="all use cases to work")
 
 
 @pytest.mark.sample(1)
@@ -70,7 +70,7 @@ async def test_store_scaled_to_zero_stops_only_what_needs_it_and_keeps_its_data(
         await assert_outage_stays_where_it_is(scene, store)
         while time.monotonic() < end:
             await assert_outage_stays_where_it_is(scene, store, register=False)
-            assert not unready(cluster), "a service left the balancer"
+            assert not unready(cluster), "a service left the load balancer"
     assert claims(cluster) == before
     await assert_well(scene)
 
@@ -79,11 +79,11 @@ async def test_store_scaled_to_zero_stops_only_what_needs_it_and_keeps_its_data(
 async def test_store_that_lost_its_volume_is_provisioned_and_migrated_again(
     cluster: Cluster, clip: Callable[[str], Clip], store: str
 ) -> None:
-    """What was in it is lost; people who come afterwards find a platform that works."""
+    """Its data is lost, but the platform works for new users."""
     (volume,) = (name for name in claims(cluster) if name.startswith(f"data-{store}"))
     async with away(cluster, store):
         cluster.kubectl("delete", "pvc", volume, "--namespace", STORES)
-    job = f"{store}-provision-now"  # as its schedule does every five minutes
+    job = f"{store}-provision-now"  # like its schedule, every five minutes
     cluster.kubectl("create", "job", job, f"--from=cronjob/{store}-provision", "--namespace", STORES)
 
     async def newcomer_is_served() -> bool:

@@ -1,4 +1,4 @@
-"""A person's client: signs in, uploads by tus, follows and watches. Everything goes through the gateway."""
+"""A user's client: sign-in, tus uploads, progress and playback, all through the gateway."""
 
 import base64
 import contextlib
@@ -17,7 +17,7 @@ CHUNK = 1 << 20
 
 
 class Broken(Exception):
-    """The connection was cut on purpose."""
+    """The connection was broken on purpose."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Person:
         return {"Authorization": f"Bearer {self.tokens['access_token']}"}
 
     async def refresh(self) -> None:
-        """Have tokens that have just been issued."""
+        """Get fresh tokens."""
         answer = await self.http.post("/auth/refresh", json={"refresh_token": self.tokens["refresh_token"]})
         assert answer.status_code == 200, answer.text
         self.tokens = answer.json()
@@ -57,7 +57,7 @@ class Person:
         return body["data"]
 
     async def create(self, name: str, size: int, **metadata: str) -> httpx.Response:
-        """A tus creation request; its answer, whatever it is."""
+        """A tus creation request; returns the response, whatever its status."""
         values = {"filename": name, "visibility": "public", **metadata}
         encoded = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in values.items())
         return await self.http.post(
@@ -66,7 +66,7 @@ class Person:
         )
 
     async def send(self, location: str, path: Path, *, offset: int = 0, cut_at: int | None = None) -> httpx.Response:
-        """Send the bytes from ``offset`` on. Raises Broken at ``cut_at``, with the connection left in the middle."""
+        """Send the bytes from ``offset``. Raises Broken at ``cut_at``, after breaking the connection."""
 
         async def body() -> AsyncIterator[bytes]:
             position = offset
@@ -96,7 +96,7 @@ class Person:
         return int(answer.headers["Upload-Offset"])
 
     async def upload(self, path: Path, **metadata: str) -> str:
-        """The id of the new video, once all bytes are there."""
+        """Upload a file; returns the id of the new video."""
         created = await self.create(path.name, path.stat().st_size, **metadata)
         assert created.status_code == 201, created.text
         if path.stat().st_size:
@@ -105,7 +105,7 @@ class Person:
         return video_id(created.headers["location"])
 
     async def follow(self, video: str) -> AsyncGenerator[dict[str, Any], None]:
-        """The server-sent progress of a video, until it ends."""
+        """The progress of a video by server-sent events, until the final state."""
         path = f"/video/{video}/progress"
         async with self.http.stream("GET", path, headers=self.headers, timeout=300) as answer:
             assert answer.status_code == 200, await answer.aread()
@@ -114,7 +114,7 @@ class Person:
                     yield json.loads(line.removeprefix("data: "))
 
     async def outcome(self, video: str) -> dict[str, Any]:
-        """The last state of a video: ready, failed or deleted."""
+        """The final state of a video: ready, failed or deleted."""
         return [progress async for progress in self.follow(video)][-1]
 
 
@@ -124,7 +124,7 @@ def video_id(location: str) -> str:
 
 @contextlib.asynccontextmanager
 async def register(gateway: str = GATEWAY) -> AsyncIterator[Person]:
-    """A new account, signed in; deleted in the end with all that it owns."""
+    """A new signed-in account; deleted afterwards with everything that it owns."""
     name, password = f"e2e-{secrets.token_hex(6)}", secrets.token_urlsafe(16)
     async with httpx.AsyncClient(base_url=gateway, timeout=60) as http:
         account = {"username": name, "email": f"{name}@example.org", "password": password}

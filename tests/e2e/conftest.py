@@ -1,4 +1,4 @@
-"""The platform as a person meets it: through the gateway, with accounts, clips and uploads of their own."""
+"""Fixtures for end-to-end tests: everything goes through the gateway, with new accounts, clips and uploads."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,7 +8,7 @@ import httpx
 import pytest
 from client import GATEWAY, Person, register
 
-# Longer than anything takes here, on a slow machine that does much else; who waits in vain waits so long.
+# Longer than anything takes on a slow and busy machine; only failing tests wait this long.
 PATIENCE_SECONDS = 90
 
 
@@ -22,7 +22,7 @@ def _platform_is_up() -> None:
 
 @pytest.fixture
 async def person() -> AsyncIterator[Person]:
-    """Someone new, whose account and videos are deleted in the end."""
+    """A new user; the account and its videos are deleted afterwards."""
     async with register() as someone:
         yield someone
 
@@ -39,7 +39,7 @@ def scratch(tmp_path: Path) -> Path:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, what: str) -> None:
-    """Wait for ``condition``, and fail with ``what`` was awaited."""
+    """Wait for ``condition``; on timeout, fail with ``what`` was awaited."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not await condition():

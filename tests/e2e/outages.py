@@ -1,6 +1,6 @@
-"""What people do, and which stores it needs: the proof that an outage stays where it is, here and in a cluster.
+"""Use cases and the stores that they need, to test that an outage affects nothing else, natively and in a cluster.
 
-It knows the platform by its gateway only; whoever uses it takes the store away.
+Uses only the gateway; the caller stops the store.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import httpx
 from client import Person
 
-# Longer than any driver waits for a store that does not answer, and shorter than anybody's patience.
+# Longer than any driver's timeout for an unresponsive store.
 ANSWER_SECONDS = 8
 
 Store = str
@@ -23,7 +23,7 @@ Store = str
 
 @dataclass(frozen=True)
 class Scene:
-    """A person, and a public video of theirs that is ready."""
+    """A user with a public video that is ready."""
 
     person: Person
     video: str
@@ -56,7 +56,7 @@ class Scene:
 @dataclass(frozen=True)
 class UseCase:
     needs: frozenset[Store]
-    """Without one of these it is answered 503, and without any other as ever."""
+    """The stores that it needs: without one of them it must answer 503, without any other it must work."""
     ask: Callable[[Scene], Awaitable[httpx.Response]]
 
 
@@ -84,9 +84,9 @@ USE_CASES: dict[str, UseCase] = {
 
 
 async def assert_outage_stays_where_it_is(scene: Scene, away: Store | None, *, register: bool = True) -> None:
-    """Do everything at once, without ``away``: what needs it is told so, and all the rest is as ever.
+    """Run all use cases concurrently while ``away`` is down: those that need it get 503, all others work.
 
-    ``register``: also make an account, which is possible 60 times an hour from one address.
+    ``register``: also register an account, which is limited to 60 per hour and address.
     """
     cases = {name: use_case for name, use_case in USE_CASES.items() if register or name != "register"}
     asked = [_assert_held(name, use_case, scene, away) for name, use_case in cases.items()]
@@ -95,7 +95,7 @@ async def assert_outage_stays_where_it_is(scene: Scene, away: Store | None, *, r
 
 
 async def _assert_held(name: str, use_case: UseCase, scene: Scene, away: Store | None) -> str:
-    """What is wrong, empty when nothing is."""
+    """The failure, or empty."""
     started = time.monotonic()
     answer = await use_case.ask(scene)
     seconds = time.monotonic() - started
@@ -109,14 +109,14 @@ async def _assert_held(name: str, use_case: UseCase, scene: Scene, away: Store |
 
 
 def is_unavailable(answer: httpx.Response) -> bool:
-    """Whether an answer says that it cannot be done now, in the way that every client understands."""
+    """Whether the response is a well-formed 503 for its protocol."""
     if answer.status_code == 200 and answer.request.url.path == "/graphql":
         return bool(answer.json().get("errors", [{}])[0].get("extensions", {}).get("code") == "unavailable")
     return is_problem(answer)
 
 
 def is_problem(answer: httpx.Response) -> bool:
-    """Whether it is 503 with a problem document that says so, and when to come again."""
+    """Whether it is 503 with a problem document and Retry-After."""
     return (
         answer.status_code == 503
         and answer.headers["content-type"] == "application/problem+json"

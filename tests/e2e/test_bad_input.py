@@ -1,4 +1,4 @@
-"""Files that are no videos, or hardly: each ends as failed with a code and a sentence, or plays; nothing is left."""
+"""Invalid and unusual files: each fails with a code and a detail, or plays; nothing is left behind."""
 
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -70,9 +70,9 @@ BAD = {
 
 
 def objects_of(video: str) -> list[str]:
-    """What the object store holds of a video, in both buckets, unfinished uploads included.
+    """The objects of a video in both buckets, including incomplete uploads.
 
-    Without what tusd notes of a whole upload, which is kept as long as the video is known.
+    Without tusd's info object of a complete upload, which is kept as long as the video's row.
     """
     env = load("video")
     store = Minio(
@@ -99,7 +99,7 @@ def emptied(video: str) -> Callable[[], Awaitable[bool]]:
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_a_file_that_is_no_video_fails_with_a_code_and_a_sentence(
+async def test_invalid_file_fails_with_code_and_detail(
     name: str, person: Person, clip: Callable[[str], Clip], scratch: Path
 ) -> None:
     make, code = BAD[name]
@@ -120,19 +120,19 @@ async def test_a_file_that_is_no_video_fails_with_a_code_and_a_sentence(
     assert psutil.pid_exists(before)
 
 
-async def test_a_file_over_the_limit_is_refused_before_its_first_byte(person: Person) -> None:
+async def test_oversized_upload_is_rejected_before_its_first_byte(person: Person) -> None:
     refused = await person.create("huge.mp4", 11 << 30)
     assert refused.status_code == 413
     assert refused.json()["code"] == "file_too_large"
 
 
-async def test_a_type_that_is_no_video_is_refused(person: Person) -> None:
+async def test_unsupported_type_is_rejected(person: Person) -> None:
     refused = await person.create("photo.png", 1000)
     assert refused.status_code == 415
     assert refused.json()["code"] == "unsupported_type"
 
 
-async def test_an_upload_of_unknown_length_is_refused(person: Person) -> None:
+async def test_upload_of_unknown_length_is_rejected(person: Person) -> None:
     refused = await person.http.post(
         "/video/upload", headers={**person.headers, "Tus-Resumable": "1.0.0", "Upload-Defer-Length": "1"}
     )
@@ -148,7 +148,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_an_odd_source_plays(name: str, person: Person, clip: Callable[[str], Clip], scratch: Path) -> None:
+async def test_unusual_source_plays(name: str, person: Person, clip: Callable[[str], Clip], scratch: Path) -> None:
     source = clip("short")
     path = scratch / "odd.mp4"
     ffmpeg("-i", source.path, *ODD[name], "-c:v", "libx264", "-preset", "ultrafast", path)
@@ -160,7 +160,7 @@ async def test_an_odd_source_plays(name: str, person: Person, clip: Callable[[st
     await assert_plays(shown["stream_url"], Clip(path, frames, frame_seconds=0.1, sound=True, vertical=False))
 
 
-async def test_a_rotated_source_plays_upright(person: Person, clip: Callable[[str], Clip], scratch: Path) -> None:
+async def test_rotated_source_plays_upright(person: Person, clip: Callable[[str], Clip], scratch: Path) -> None:
     path = scratch / "rotated.mp4"
     ffmpeg("-i", clip("short").path, "-c", "copy", "-metadata:s:v:0", "rotate=90", path)
     video = await person.upload(path)
@@ -170,7 +170,7 @@ async def test_a_rotated_source_plays_upright(person: Person, clip: Callable[[st
     assert all(item["height"] > item["width"] for item in shown["renditions"] if item["name"] != "audio")
 
 
-async def test_what_a_client_says_wrongly_is_answered_as_a_problem(person: Person) -> None:
+async def test_invalid_requests_get_problem_documents(person: Person) -> None:
     cases = [
         await person.get("/video/not-an-id"),
         await person.get("/video/01890000-0000-7000-8000-000000000000"),

@@ -1,4 +1,4 @@
-"""What is deleted is gone from every store: rows, documents, objects, unfinished uploads."""
+"""Deleted data is gone from every store: rows, documents, objects, incomplete uploads."""
 
 from collections.abc import Callable
 from uuid import UUID
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 async def rows_of(owner: str) -> list[str]:
-    """What PostgreSQL and MongoDB hold of a person, tombstones of ids left out."""
+    """A user's rows in PostgreSQL and documents in MongoDB, except tombstones."""
     found = []
     auth = await asyncpg.connect(load("auth")["KINORA_POSTGRES_URL"])
     video = await asyncpg.connect(load("video")["KINORA_POSTGRES_URL"])
@@ -47,7 +47,7 @@ async def rows_of(owner: str) -> list[str]:
     return found
 
 
-async def test_a_deleted_account_leaves_nothing(clip: Callable[[str], Clip]) -> None:
+async def test_deleted_account_leaves_no_data(clip: Callable[[str], Clip]) -> None:
     async with register() as person:
         ready = await person.upload(clip("short").path)
         assert (await person.outcome(ready))["state"] == "ready"
@@ -67,7 +67,7 @@ async def test_a_deleted_account_leaves_nothing(clip: Callable[[str], Clip]) -> 
         assert refused.status_code == 401
 
 
-async def test_a_deleted_video_is_gone_for_everyone_at_once(
+async def test_deleted_video_is_inaccessible_at_once(
     person: Person, stranger: Person, clip: Callable[[str], Clip]
 ) -> None:
     video = await person.upload(clip("short").path)
@@ -82,7 +82,7 @@ async def test_a_deleted_video_is_gone_for_everyone_at_once(
     assert (await person.get(f"/media/{video}")).status_code == 404
 
 
-async def test_a_video_made_private_is_closed_at_once(
+async def test_private_video_is_inaccessible_at_once(
     person: Person, stranger: Person, clip: Callable[[str], Clip]
 ) -> None:
     video = await person.upload(clip("short").path)
@@ -96,7 +96,7 @@ async def test_a_video_made_private_is_closed_at_once(
     assert (await stranger.http.get(shown["stream_url"])).status_code == 404
     own = (await person.get(f"/video/{video}")).json()
     signed = own["stream_url"]
-    assert (await stranger.http.get(signed)).status_code == 200, "whoever was given the signed address may watch"
+    assert (await stranger.http.get(signed)).status_code == 200, "anyone with the signed URL may watch"
     init = await stranger.http.get(signed.replace("master.m3u8", "240p/init.mp4"))
     assert init.status_code == 200
     assert init.headers["cache-control"].startswith("private")

@@ -1,4 +1,4 @@
-"""Parts of the platform go away and come back; nothing that was accepted is lost, and nobody has to be told."""
+"""After an outage of a part of the platform, nothing accepted is lost, and recovery is automatic."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 AWAY_SECONDS = 8
 
 
-async def test_a_video_gets_ready_although_the_broker_was_away(person: Person, clip: Callable[[str], Clip]) -> None:
+async def test_video_becomes_ready_after_broker_outage(person: Person, clip: Callable[[str], Clip]) -> None:
     async with stopped("rabbitmq"):
         video = await person.upload(clip("short").path)
     assert (await person.outcome(video))["state"] == "ready"
@@ -27,21 +27,19 @@ async def test_a_video_gets_ready_although_the_broker_was_away(person: Person, c
     await until(listed, what="the catalogue to follow")
 
 
-async def test_a_video_gets_ready_although_its_object_store_was_away(
-    person: Person, clip: Callable[[str], Clip]
-) -> None:
+async def test_video_becomes_ready_after_object_store_outage(person: Person, clip: Callable[[str], Clip]) -> None:
     video = await person.upload(clip("vertical").path)
     async with aclosing(person.follow(video)) as states:
         async for progress in states:
             if progress["progress"] > 0:
                 break
-    assert progress["state"] in ("processing", "playable"), "the worker is at work"
+    assert progress["state"] in ("processing", "playable"), "the worker is transcoding"
 
     async def noticed() -> bool:
         return "object_store" in await reported("video-worker")
 
     async with stopped("minio"):
-        await until(noticed, what="the worker to name its object store")
+        await until(noticed, what="the worker to report its object store")
         since = time.monotonic()
 
         async def long_enough() -> bool:
@@ -52,11 +50,11 @@ async def test_a_video_gets_ready_although_its_object_store_was_away(
     assert (await person.outcome(video))["state"] == "ready"
 
 
-async def test_an_upload_whose_end_the_service_missed_is_found(person: Person, clip: Callable[[str], Clip]) -> None:
+async def test_upload_that_ended_during_outage_is_processed(person: Person, clip: Callable[[str], Clip]) -> None:
     path = clip("short").path
     created = await person.create(path.name, path.stat().st_size)
     location = created.headers["location"]
-    # Straight to tusd: the gateway would ask the service that is away.
+    # Directly to tusd: the gateway would ask the stopped service.
     direct = location.replace("http://localhost:8080", "http://127.0.0.1:8108")
     async with stopped("video"):
         sent = await person.send(direct, path)

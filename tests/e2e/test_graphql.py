@@ -1,4 +1,4 @@
-"""The journey over GraphQL alone, bytes and segments excepted: what an application would do."""
+"""The journey over GraphQL, except for bytes and segments, like an application."""
 
 import itertools
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def live(token: str) -> Client:
     return Client(transport=transport)
 
 
-async def test_an_application_uploads_follows_and_watches(person: Person, clip: Callable[[str], Clip]) -> None:
+async def test_graphql_journey_from_upload_to_playback(person: Person, clip: Callable[[str], Clip]) -> None:
     source = clip("short")
     size = source.path.stat().st_size
     wanted = {"title": "A short one", "filename": "short.mp4", "size": size, "visibility": "PUBLIC"}
@@ -59,7 +59,7 @@ async def test_an_application_uploads_follows_and_watches(person: Person, clip: 
         async for answer in session.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": created["id"]})):
             progress = answer["videoProgress"]
             if not seen:
-                assert progress["state"] == "UPLOADING", "the present state comes first"
+                assert progress["state"] == "UPLOADING", "the current state comes first"
                 assert (await person.send(created["uploadUrl"], source.path)).status_code == 204
             seen.append(progress)
     assert seen[-1]["state"] == "READY"
@@ -81,7 +81,7 @@ async def test_an_application_uploads_follows_and_watches(person: Person, clip: 
     await assert_plays(shown["media"]["video"]["streamUrl"], source)
 
 
-async def test_whoever_subscribes_late_gets_the_end_at_once(person: Person, clip: Callable[[str], Clip]) -> None:
+async def test_late_subscriber_gets_the_final_state(person: Person, clip: Callable[[str], Clip]) -> None:
     video = await person.upload(clip("short").path)
     await person.outcome(video)
     async with live(person.tokens["access_token"]) as session:
@@ -92,7 +92,9 @@ async def test_whoever_subscribes_late_gets_the_end_at_once(person: Person, clip
     assert states == ["READY"]
 
 
-async def test_a_stranger_may_not_follow(person: Person, stranger: Person, clip: Callable[[str], Clip]) -> None:
+async def test_stranger_cannot_subscribe_to_progress(
+    person: Person, stranger: Person, clip: Callable[[str], Clip]
+) -> None:
     video = await person.upload(clip("short").path, visibility="private")
     async with live(stranger.tokens["access_token"]) as session:
         following = session.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": video}))
@@ -101,12 +103,12 @@ async def test_a_stranger_may_not_follow(person: Person, stranger: Person, clip:
     assert "video_not_found" in str(refused.value)
 
 
-async def test_a_socket_without_a_good_token_is_closed() -> None:
+async def test_socket_with_invalid_token_is_closed() -> None:
     with pytest.raises((TransportError, TransportClosed)):
         await live("made.up.token").connect_async()  # type: ignore[no-untyped-call]
 
 
-async def test_what_is_refused_has_a_name(person: Person) -> None:
+async def test_graphql_rejections_have_a_code(person: Person) -> None:
     wanted = {"title": "x", "filename": "x.mp4", "size": 11 << 30}
     refused = (await person.graphql(CREATE, {"input": wanted}))["createUpload"]
     assert refused["__typename"] == "FileTooLarge"

@@ -1,4 +1,4 @@
-"""From upload to adaptive playback, with the upload cut half way and the worker killed in the middle."""
+"""From upload to adaptive playback, with the upload interrupted and the worker killed half-way."""
 
 import itertools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ WORKER_PORT = 8113
 
 
 def worker() -> psutil.Process:
-    """The transcode worker that the platform runs at this moment."""
+    """The running transcode worker."""
     listening = [each for each in psutil.net_connections("tcp") if each.status == "LISTEN"]
     pids = [each.pid for each in listening if each.laddr and each.laddr.port == WORKER_PORT]
     assert len(pids) == 1, "there is no transcode worker"
@@ -31,7 +31,7 @@ def worker() -> psutil.Process:
 
 
 async def attempts(video: str) -> tuple[int, int]:
-    """How many parts the video has, and how often workers began one."""
+    """The number of the video's parts, and of attempts."""
     connection = await asyncpg.connect(load("video")["KINORA_POSTGRES_URL"])
     try:
         row = await connection.fetchrow("SELECT count(*), sum(attempts) FROM parts WHERE video_id = $1", video)
@@ -41,14 +41,14 @@ async def attempts(video: str) -> tuple[int, int]:
 
 
 def folders_of(pid: int) -> list[Path]:
-    """Where a worker keeps the parts that it is at."""
+    """The folders of a worker's current parts."""
     return list(Path(ROOT, load("video-worker")["KINORA_WORK_DIR"]).glob(f"kinora-part-{pid}-*"))
 
 
 def killed_at_work() -> int | None:
-    """Kill the worker in the middle of a part: its number, or ``None`` while it is at none."""
+    """Kill the worker while it encodes a part; returns the part's number, or ``None`` if it is idle."""
     process = worker()
-    process.suspend()  # so that it is still at work when it is killed
+    process.suspend()  # so that it is still encoding when it is killed
     if folders_of(process.pid):
         process.kill()
         return process.pid
@@ -85,13 +85,13 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
     if name == "minute":
         assert killed is not None
         parts, begun = await attempts(video)
-        # One bulk part was at work, the sound, and at most two of the first lane; what was done stayed done.
+        # In progress were one bulk part, the audio, and at most two of the first lane; finished parts stayed finished.
         assert parts < begun <= parts + 4
 
         async def swept() -> bool:
             return not folders_of(killed)
 
-        await until(swept, what="what the killed worker left to be removed")
+        await until(swept, what="the killed worker's files to be removed")
 
     shown = (await person.get(f"/video/{video}")).json()
     await assert_plays(shown["stream_url"], source)
@@ -107,14 +107,14 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
     await until(is_listed, what="the catalogue to follow")
 
 
-# What a client needs of an object, and what the gateway says of itself.
+# Headers that a client needs with an object, and those that the gateway adds.
 OBJECT_HEADERS = {"accept-ranges", "cache-control", "content-length", "content-type", "date", "etag", "last-modified"}
 OBJECT_HEADERS |= {"access-control-allow-origin", "access-control-expose-headers"}
 OBJECT_HEADERS |= {"referrer-policy", "x-content-type-options", "x-frame-options"}
 
 
 async def assert_objects_are_served_as_our_own(http: httpx.AsyncClient, url: str) -> None:
-    """Neither headers nor errors of the object store reach a client."""
+    """The object store's headers and errors must not reach a client."""
     origin = {"Origin": "https://app.example"}
     got, head = await http.get(url, headers=origin), await http.head(url, headers=origin)
     assert set(got.headers) <= OBJECT_HEADERS
@@ -144,7 +144,7 @@ async def assert_objects_are_served_as_our_own(http: httpx.AsyncClient, url: str
 
 
 def assert_never_falls(seen: list[dict[str, object]]) -> None:
-    """Neither the whole nor any rendition, and what came later is newer."""
+    """Overall and per-rendition progress never decreases, and versions increase."""
     for before, after in itertools.pairwise(seen):
         assert before["version"] < after["version"]  # type: ignore[operator]
         assert before["progress"] <= after["progress"]  # type: ignore[operator]
@@ -155,7 +155,7 @@ def assert_never_falls(seen: list[dict[str, object]]) -> None:
 
 
 async def assert_plays(stream_url: str, source: Clip) -> None:
-    """Every rendition decodes without a complaint, has the source's frames, and sound as long as the picture."""
+    """Every rendition decodes without errors and has the source's frames, and its audio is as long as its video."""
     answer = httpx.get(stream_url)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/vnd.apple.mpegurl"

@@ -1,4 +1,4 @@
-"""A store goes away: what does not need it goes on, no service leaves the balancer, and a person is told why."""
+"""During a store's outage, everything that does not need it works, services stay ready, and errors name the cause."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from conftest import until
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 SERVICES = {"auth": 8101, "media": 8102, "video": 8103, "graphql": 8105, "video-worker": 8113}
-# The process of each store, by the name that the services have for it, and who uses it.
+# The process of each store, by its dependency name, and the services that use it.
 STORES = {
     "postgres": ("postgres", {"auth", "video", "video-worker"}),
     "mongo": ("mongo", {"media"}),
@@ -48,7 +48,7 @@ async def readyz(service: str) -> httpx.Response:
 
 
 async def reported(service: str) -> dict[str, str]:
-    """The dependencies of a service that are away, and what is wrong with them."""
+    """The unavailable dependencies of a service, with the reported problem."""
     dependencies: dict[str, str] = (await readyz(service)).json()["dependencies"]
     return {name: said for name, said in dependencies.items() if said != "ok"}
 
@@ -62,13 +62,13 @@ async def all_well() -> bool:
 
 @asynccontextmanager
 async def stopped(process: str) -> AsyncIterator[None]:
-    """Without one process for a while; all services reach all that they need when this returns."""
+    """Stop one process for a while; afterwards, waits until all services have recovered."""
     await asyncio.to_thread(ctl.stop, [process])
     try:
         yield
     finally:
         await asyncio.to_thread(ctl.start, [process])
-        await until(all_well, what=f"all services to be well after {process} came back")
+        await until(all_well, what=f"all services to recover after {process} came back")
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -80,16 +80,16 @@ async def test_store_outage_stops_only_what_needs_the_store(scene: Scene, store:
         async def named() -> bool:
             return {service for service in SERVICES if store in await reported(service)} == users
 
-        await until(named, what=f"{users} to name {store}")
+        await until(named, what=f"{users} to report {store}")
         assert {(await readyz(service)).status_code for service in SERVICES} == {200}
         infos = ctl.processes()
         said: dict[str, Any] = ctl.troubles(SERVICES, infos)
-        assert {service for service, what in said.items() if store in what} == users, "`make status` tells a person"
+        assert {service for service, what in said.items() if store in what} == users, "reported by `make status`"
         await assert_outage_stays_where_it_is(scene, store)
     await assert_outage_stays_where_it_is(scene, None)
 
 
-async def test_session_that_ended_stays_ended_without_redis(person: Person) -> None:
+async def test_ended_session_stays_ended_without_redis(person: Person) -> None:
     login = {"login": person.username, "password": person.password}
     other = (await person.http.post("/auth/login", json=login)).json()["access_token"]
     headers = {"Authorization": f"Bearer {other}"}
@@ -102,14 +102,14 @@ async def test_session_that_ended_stays_ended_without_redis(person: Person) -> N
             assert asked.json()["errors"][0]["extensions"]["code"] == "invalid_token"
         assert (await person.get("/user/profile")).status_code == 200
         living = await person.http.post("/auth/logout", headers=person.headers)
-        assert (living.status_code, living.json()["code"]) == (503, "unavailable"), "it cannot be kept yet"
+        assert (living.status_code, living.json()["code"]) == (503, "unavailable"), "it cannot be enforced yet"
 
 
 async def begin_upload(scene: Scene) -> httpx.Response:
     return await scene.person.create("clip.mp4", 10)
 
 
-# What a process answers, or is asked about before anybody else answers.
+# Requests that each process serves, or that depend on it through ForwardAuth.
 AWAY: dict[str, list[Callable[[Scene], Awaitable[httpx.Response]]]] = {
     "auth": [USE_CASES["own profile"].ask, USE_CASES["read it signed in"].ask, USE_CASES["sign in"].ask, begin_upload],
     "media": [USE_CASES["read the catalogue"].ask],
@@ -130,7 +130,7 @@ async def test_service_outage_is_answered_with_503_and_a_problem(scene: Scene, p
 
 
 async def test_upload_without_the_object_store_is_answered_with_503_and_a_problem(scene: Scene) -> None:
-    """tusd's own words are a 500 that quotes the store's address."""
+    """tusd's own response is a 500 that quotes the store's address."""
     async with stopped("minio"):
         answer = await begin_upload(scene)
         assert is_problem(answer), (answer.status_code, answer.headers, answer.text)

@@ -1,4 +1,5 @@
-"""What is confirmed is true: with no broker to tell anybody, a stranger is refused from the next request on."""
+"""Confirmed changes of access take effect at once: without a broker, strangers are rejected from the next request
+on."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 @dataclass(frozen=True)
 class Published:
-    """A public video that is ready, and everything that a stranger can fetch of it."""
+    """A public video that is ready, with all URLs that a stranger can fetch."""
 
     owner: Person
     id: str
@@ -80,11 +81,11 @@ async def delete_account(it: Published) -> httpx.Response:
 
 
 async def confirm(promise: Promise, published: Published) -> None:
-    """Ask until the answer is no longer 503, which promises nothing and which a busy machine may give."""
+    """Retry until the response is not 503, which confirms nothing and may occur on a busy machine."""
 
     async def answered() -> bool:
         answer = await promise(published)
-        # A deletion that is asked for again is confirmed by "not found".
+        # A retried deletion is confirmed by "not found".
         assert answer.is_success or answer.status_code == 404 or is_unavailable(answer), answer.text
         return not is_unavailable(answer)
 
@@ -92,7 +93,7 @@ async def confirm(promise: Promise, published: Published) -> None:
 
 
 @pytest.mark.parametrize("promise", [make_private, delete_media, delete_video, delete_account])
-async def test_confirmed_promise_holds_at_once_without_the_broker(
+async def test_confirmed_change_takes_effect_at_once_without_the_broker(
     owner: Person, stranger: Person, clip: Callable[[str], Clip], promise: Promise
 ) -> None:
     published = await publish(owner, clip("short"))
@@ -107,7 +108,7 @@ async def test_confirmed_promise_holds_at_once_without_the_broker(
     ("away", "promise"),
     [("video", make_private), ("video", delete_media), ("media", delete_video), ("media", delete_account)],
 )
-async def test_promise_that_cannot_be_kept_is_not_confirmed_and_may_be_repeated(
+async def test_unenforceable_change_is_not_confirmed_and_can_be_retried(
     owner: Person, stranger: Person, clip: Callable[[str], Clip], away: str, promise: Promise
 ) -> None:
     published = await publish(owner, clip("short"))
@@ -119,7 +120,7 @@ async def test_promise_that_cannot_be_kept_is_not_confirmed_and_may_be_repeated(
     assert set(statuses.values()) == {404}, statuses
 
 
-async def test_signed_address_ends_when_the_video_turns_public_and_private_again(
+async def test_signed_url_is_invalid_after_the_video_turned_public_and_private(
     owner: Person, stranger: Person, clip: Callable[[str], Clip]
 ) -> None:
     published = await publish(owner, clip("short"))

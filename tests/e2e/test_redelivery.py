@@ -1,4 +1,4 @@
-"""An event that comes again, of whatever kind, changes nothing."""
+"""Redelivered events of any type change nothing."""
 
 import asyncio
 from collections import Counter
@@ -28,13 +28,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 EXCHANGES = (auth.EXCHANGE, media.EXCHANGE, video.EXCHANGE)
 QUEUES = (VIDEO, USER, CATALOGUE, USERS)
 NAMES = {queue.name for queue in QUEUES}
-PORTS = (8102, 8103)  # media and video, who consume them
+PORTS = (8102, 8103)  # media and video, the consumers
 
 
 @asynccontextmanager
 async def overhearing() -> AsyncIterator[AbstractQueue]:
-    """A queue that gets all events of all owners."""
-    # The gateway's API has the right to listen to everyone, so its account is borrowed.
+    """A queue that receives all events of all services."""
+    # graphql's user may bind to all exchanges, so its credentials are used.
     async with await aio_pika.connect(load("graphql")["KINORA_RABBITMQ_URL"]) as connection:
         channel = await connection.channel()
         queue = await channel.declare_queue(f"graphql.test.{id(channel)}", exclusive=True)
@@ -51,7 +51,7 @@ async def taken_from(queue: AbstractQueue) -> list[Event]:
 
 
 async def handled() -> Counter[str]:
-    """How many messages each of the queues has handled so far, whatever came of them."""
+    """The number of messages handled per queue so far, whatever the outcome."""
     found: Counter[str] = Counter()
     async with httpx.AsyncClient(timeout=30) as http:
         for port in PORTS:
@@ -63,17 +63,17 @@ async def handled() -> Counter[str]:
 
 
 def owner_of(event: Event) -> str:
-    """The service whose event it is; its exchange has the same name."""
+    """The service that owns the event; its exchange has the same name."""
     return event.source.rpartition("/")[2].removesuffix("-worker")
 
 
 def deliveries(events: list[Event]) -> Counter[str]:
-    """How many messages each of the queues gets when the events are published."""
+    """The number of messages per queue that publishing the events causes."""
     return Counter(queue.name for queue in QUEUES for e in events if (owner_of(e), e.type) in queue.bindings)
 
 
 async def publish(event: Event) -> None:
-    """Publish as its owner does."""
+    """Publish like its owner."""
     owner = owner_of(event)
     async with await aio_pika.connect(load(owner)["KINORA_RABBITMQ_URL"]) as connection:
         channel = await connection.channel(publisher_confirms=True)
@@ -83,12 +83,12 @@ async def publish(event: Event) -> None:
 
 
 async def everything(person: Person, video_id: str) -> list[Any]:
-    """What can be seen of the video, less the addresses, whose signatures change with time."""
+    """Everything visible of the video, except URLs, whose signatures change over time."""
     shown = [(await person.get(path)).json() for path in (f"/media/{video_id}", f"/video/{video_id}", "/user/profile")]
     return [{key: value for key, value in item.items() if not key.endswith("_url")} for item in shown]
 
 
-async def test_a_redelivered_event_of_any_kind_changes_nothing(person: Person, clip: Callable[[str], Clip]) -> None:
+async def test_redelivered_events_change_nothing(person: Person, clip: Callable[[str], Clip]) -> None:
     async with overhearing() as queue:
         video_id = await person.upload(clip("short").path)
         assert (await person.outcome(video_id))["state"] == "ready"
@@ -128,7 +128,7 @@ async def test_a_redelivered_event_of_any_kind_changes_nothing(person: Person, c
             events.extend(item for item in await taken_from(queue) if item.subject in about)
             return last <= {(item.type, item.subject) for item in events}
 
-        await until(all_told, what="all events to be told")
+        await until(all_told, what="all events to be published")
         assert {"video.upload_started", "video.uploaded", "video.playable"} <= {item.type for item in events}
 
         async def settled() -> bool:
@@ -136,9 +136,9 @@ async def test_a_redelivered_event_of_any_kind_changes_nothing(person: Person, c
             await asyncio.sleep(1)
             return before == await handled()
 
-        await until(settled, what="the consumers to be at rest")
+        await until(settled, what="the consumers to be idle")
         before, count, more = await everything(person, video_id), await handled(), deliveries(events)
-        assert set(more) == NAMES, "every queue gets some"
+        assert set(more) == NAMES, "every queue receives some"
         for event in events:
             await publish(event)
 

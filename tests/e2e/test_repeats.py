@@ -1,6 +1,6 @@
-"""Any request may be carried out twice, as whoever got no answer asks again (docs/adr/0011-repeats.md).
+"""Every request is idempotent, because clients retry requests without a response (docs/adr/0011-repeats.md).
 
-A request that changes something and is missing here fails the tests: say what its second time does.
+A state-changing request that is missing here fails the tests: add it with the effect of its second attempt.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ NEW_PASSWORD = "another correct horse"
 
 @dataclass
 class Asked:
-    """Whose request it is, and what it is about."""
+    """The user and the objects of the requests."""
 
     person: Person
     media_id: str
     video_id: str
     session_id: str
     refresh_token: str
-    """Of another session than the person's own."""
+    """Of a second session of the user."""
     account: dict[str, str]
-    """To be registered."""
+    """The account to register."""
 
     @property
     def login(self) -> dict[str, str]:
@@ -71,12 +71,12 @@ class Request:
     body: Callable[[Asked], Any]
     first: int
     second: int
-    """The statuses of the answers; when both are the same, so is what they say."""
+    """The statuses of both responses; if they are equal, so are the bodies."""
     anew: bool = False
-    """But this makes something new each time, which ends by itself when nobody uses it."""
+    """Creates something new each time, which expires if unused."""
 
 
-# In this order: the last ones end what those before them need.
+# The order matters: the last ones delete what the others need.
 REST = {
     "POST /auth/register": Request(lambda it: it.account, 201, 201),
     "POST /auth/login": Request(lambda it: it.login, 200, 200, anew=True),
@@ -97,7 +97,7 @@ REST = {
 }
 
 
-async def test_a_request_that_is_sent_twice_does_what_it_does_once(asked: Asked) -> None:
+async def test_rest_requests_are_idempotent(asked: Asked) -> None:
     assert set(REST) == {
         f"{method.upper()} {path}"
         for path, operations in OPENAPI["paths"].items()
@@ -121,7 +121,7 @@ async def test_a_request_that_is_sent_twice_does_what_it_does_once(asked: Asked)
 
 
 def said(answer: httpx.Response) -> Any:
-    """What an answer says, but for what passes by itself."""
+    """The body of a response, without time-dependent values."""
     if not answer.content:
         return None
     return {name: value for name, value in answer.json().items() if name != "expires_in"}
@@ -131,7 +131,7 @@ def said(answer: httpx.Response) -> Any:
 class Mutation:
     call: Callable[[Asked], str]
     second: str = ""
-    """The type of the second answer, where it says something else than the first."""
+    """The type of the second response, if it differs from the first."""
     anew: bool = False
 
 
@@ -170,12 +170,12 @@ MUTATIONS = {
     ),
     "deleteMedia": Mutation(lambda it: f'(id: "{it.media_id}") {{ __typename }}', second="MediaNotFound"),
     "deleteVideo": Mutation(lambda it: f'(id: "{it.video_id}") {{ __typename }}', second="VideoNotFound"),
-    # The gateway knows already that the session has ended.
+    # The gateway already rejects the ended session.
     "logout": Mutation(lambda _: "{ done }", second="invalid_token"),
 }
 
 
-async def test_a_mutation_that_is_sent_twice_does_what_it_does_once(asked: Asked) -> None:
+async def test_mutations_are_idempotent(asked: Asked) -> None:
     assert SCHEMA.mutation_type
     assert set(MUTATIONS) == set(SCHEMA.mutation_type.fields)
     person = asked.person
@@ -191,10 +191,10 @@ async def test_a_mutation_that_is_sent_twice_does_what_it_does_once(asked: Asked
             assert (first.text != second.text) == mutation.anew, name
 
 
-async def test_bytes_that_are_sent_twice_are_there_once(person: Person) -> None:
-    """What the client does then is to ask where to go on (tus 1.0, PATCH)."""
+async def test_upload_bytes_are_idempotent(person: Person) -> None:
+    """The client then asks for the offset (tus 1.0, PATCH)."""
     other, location = [(await person.create("t.mp4", 10)).headers["location"] for _ in range(2)]
-    assert other != location, "nobody sends anything to one of them"
+    assert other != location, "one of them stays unused"
     headers = {**person.headers, **TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
     answers = [await person.http.patch(location, headers=headers, content=b"12345") for _ in range(2)]
     assert [answer.status_code for answer in answers] == [204, 409]
