@@ -1,4 +1,4 @@
-"""`pulumi up -s <stack>`: reads the stack's configuration once, and makes the environment that it describes."""
+"""`pulumi up -s <stack>`: reads the stack's configuration once, and creates the environment that it describes."""
 
 import json
 

@@ -1,1 +1,1 @@
-"""What an environment of Kinora consists of, as Pulumi components. ``environment.py`` puts them together."""
+"""A Kinora environment as Pulumi components, composed in ``environment.py``."""

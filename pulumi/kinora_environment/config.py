@@ -1,6 +1,6 @@
 """The configuration of one environment: the object `kinora:environment` of a stack file, validated.
 
-What is unknown, missing or contradictory is refused with sentences that say what to write instead.
+Unknown, missing or contradictory values are rejected with messages that say what to write instead.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pydantic_core import PydanticCustomError
 
 KEY = "kinora:environment"
 PLACED = ("context", "storage_class")
-"""What has to be written for an environment that may not be lost."""
+"""Required with `deletion_protection`."""
 STORES = ("postgres", "mongo", "redis", "rabbitmq", "s3")
 WEBHOOK = r"https://([^/?#@]+@)?[^/?#@:]+(:443)?([/?#]|$)|\$\{"
-"""What pods can reach outside of the environment (namespaces.py); in what is rendered, a secret is a reference."""
+"""Egress that is open to pods (namespaces.py). In rendered stacks, a secret is a reference."""
 
 Size = Literal["small", "medium", "large"]
 Image = Annotated[str, Field(pattern=r"^[a-z0-9][\w.\-/:]*(:[\w.\-]+|@sha256:[0-9a-f]{64})$")]
@@ -36,7 +36,7 @@ Address = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.\-]*[a-z0-9])?(:[0-9]
 
 
 class ConfigError(Exception):
-    """Sentences, one a line, for the person who wrote the stack file."""
+    """One sentence per line, for the author of the stack file."""
 
 
 def wrong(sentence: str) -> PydanticCustomError:
@@ -53,34 +53,34 @@ class Credential(Model):
 
 
 class External(Model):
-    """A store that somebody else runs: where it is, and a user of it for each service that needs one."""
+    """An external store: its address, and a user for each service that needs it."""
 
     address: Address
-    """Host, or host:port where the port is not the usual one."""
+    """Host, or host:port if the port is not the default one."""
     tls: bool = True
     credentials: dict[str, Credential]
-    """By service: auth, video, ... How such a user is made is the provider's business."""
+    """By service: auth, video, ... The provider creates these users."""
 
 
 class BackupStorage(Model):
-    """A bucket outside of the environment, which the backups outlive it in."""
+    """A bucket outside of the environment, in which backups outlive it."""
 
     address: Address
     bucket: str
     secret: str
-    """Name of a Secret in the stores' namespace with `access_key` and `secret_key`; you put it there."""
+    """Name of a Secret in the stores' namespace with `access_key` and `secret_key`; created manually."""
 
     @field_validator("address")
     @classmethod
     def _reachable(cls, given: str) -> str:
         if (port := given.partition(":")[2]) not in ("", "443"):
-            raise wrong(f"names port {port}, but out of the environment only 443 is open: write a host that serves it")
+            raise wrong(f"names port {port}, but egress is open only to port 443: write a host that serves it")
         return given
 
 
 class Store(Model):
     mode: Literal["single", "operator", "external"] = "single"
-    """single: one StatefulSet of ours. operator: several replicas. external: at ``external``."""
+    """single: one StatefulSet. operator: replicated by an operator. external: at ``external``."""
     external: External | None = None
 
     @model_validator(mode="after")
@@ -100,25 +100,25 @@ class Backups(Model):
     """Cron, UTC."""
     keep_days: int = Field(default=7, ge=1, le=365)
     storage: BackupStorage | None = None
-    """Where an operator's backups go; those of a single store go to a volume beside it."""
+    """The destination in mode operator; in mode single, backups go to a volume beside the store."""
 
 
 class Restore(Model):
-    """Beside the operator's cluster a new one, with the data that the other had at a moment. Services use the new."""
+    """Point-in-time recovery into a new cluster beside the operator's old one. Services use the new one."""
 
     cluster: Annotated[str, Field(pattern=r"^postgres-[a-z0-9-]{1,20}[a-z0-9]$|^postgres-[a-z0-9]$")]
-    """Its name, which none before it had."""
+    """The new cluster's name, which must never have been used."""
     source: str = "postgres"
-    """Whose backups it is made from."""
+    """The cluster whose backups are restored."""
     until: AwareDatetime | None = None
-    """The moment, with its time zone; the latest there is unless given."""
+    """The recovery target time, with time zone; default: the latest available."""
     keep_source: bool = True
-    """False once the other cluster may go."""
+    """False once the old cluster may be deleted."""
 
     @model_validator(mode="after")
     def _two_clusters(self) -> Restore:
         if self.cluster == self.source:
-            raise wrong(f"would restore {self.source} onto itself: give `cluster` a name that none had before")
+            raise wrong(f"would restore {self.source} onto itself: give `cluster` a name that was never used")
         return self
 
 
@@ -136,10 +136,10 @@ class Postgres(Store):
         if self.backups is None:
             return self
         if self.mode == "external":
-            raise wrong("is external, so its provider makes the backups: remove `backups`")
+            raise wrong("is external, so its provider is responsible for backups: remove `backups`")
         if self.mode == "operator" and self.backups.storage is None:
             raise wrong(
-                "has backups in mode operator, which need an object storage: write `backups: {storage: {address: ...,"
+                "has backups in mode operator, which need object storage: write `backups: {storage: {address: ...,"
                 " bucket: ..., secret: <name of a Secret>}}`"
             )
         if self.mode == "single" and self.backups.storage is not None:
@@ -151,9 +151,9 @@ class Gateway(Model):
     service: Literal["LoadBalancer", "NodePort"] = "LoadBalancer"
     node_port: int | None = Field(default=None, ge=30000, le=32767)
     certificate: str | None = None
-    """Name of a TLS Secret in the gateway's namespace. How it comes there (cert-manager, by hand) is up to you."""
+    """Name of a TLS Secret in the gateway's namespace, created by cert-manager or manually."""
     trusted_addresses: list[str] = []
-    """CIDR ranges of balancers before the gateway whose X-Forwarded-For is believed."""
+    """CIDR ranges of load balancers in front of the gateway whose X-Forwarded-For is trusted."""
 
     @field_validator("trusted_addresses")
     @classmethod
@@ -162,22 +162,22 @@ class Gateway(Model):
             try:
                 network = ip_network(each)
             except ValueError:
-                raise wrong(f"names {each}, which is no range of addresses: write it as 10.0.0.0/8") from None
+                raise wrong(f"names {each}, which is not a CIDR range: write it as 10.0.0.0/8") from None
             if network.prefixlen == 0:
-                raise wrong(f"names {each}, so anybody could say to be anybody: name the balancers' range")
+                raise wrong(f"names {each}, so any client could forge its address: name the load balancers' range")
         return given
 
     @model_validator(mode="after")
     def _port_of_a_node(self) -> Gateway:
         if (self.service == "NodePort") != (self.node_port is not None):
-            raise wrong("`node_port` goes with `service: NodePort`, and is needed there: write both or neither")
+            raise wrong("`node_port` goes with `service: NodePort`, and is required there: write both or neither")
         return self
 
 
 class Mesh(Model):
     enabled: bool = True
     cni: bool = True
-    """Whether this environment brings Istio's node agent. One for each cluster: false where it runs already."""
+    """Whether this environment installs Istio's node agent. One per cluster: false if it already runs."""
 
     @model_validator(mode="after")
     def _agent_of_a_mesh(self) -> Mesh:
@@ -188,20 +188,20 @@ class Mesh(Model):
 
 class Monitoring(Model):
     mode: Literal["single", "operator"] = "single"
-    """single: Prometheus and Alertmanager as StatefulSets of ours. operator: as resources of Prometheus Operator."""
+    """single: Prometheus and Alertmanager as StatefulSets. operator: as resources of Prometheus Operator."""
     retention_days: int = Field(default=7, ge=1, le=730)
     alert_webhook: SecretStr | None = None
-    """Where Alertmanager sends alerts to; without it they are only shown."""
+    """The URL that Alertmanager sends alerts to; without it they are only displayed."""
     grafana: bool = True
-    """False where its image is not to be had: then nothing shows the dashboards."""
+    """False where its image is unavailable: then there are no dashboards."""
 
     @field_validator("alert_webhook")
     @classmethod
     def _an_address(cls, given: SecretStr | None) -> SecretStr | None:
         if given is not None and not re.match(WEBHOOK, given.get_secret_value()):
             raise wrong(
-                "is no address that alerts can be sent to: write https://... without a port, as out of the environment"
-                " only 443 is open"
+                "is not a URL that alerts can be sent to: write https://... without a port, because egress is open"
+                " only to port 443"
             )
         return given
 
@@ -221,27 +221,27 @@ class Repository(Model):
         if url.scheme not in ("http", "https") or not url.hostname:
             raise wrong("`url` of the repository is not one that Argo CD can read here: write it as https://...")
         if url.username is not None or url.password is not None:
-            raise wrong("`url` of the repository holds who reads it, in plain text: write `username` and `password`")
+            raise wrong("`url` of the repository contains credentials in plain text: write `username` and `password`")
         if self.password is not None and url.scheme == "http":
-            raise wrong("the repository's `password` would travel in plain text: write `url` as https://...")
+            raise wrong("the repository's `password` would be sent in plain text: write `url` as https://...")
         return self
 
 
 class EnvironmentConfig(Model):
     size: Size
     public_url: str
-    """Where clients reach the platform, without a slash at the end; also the issuer of its tokens."""
+    """The platform's URL for clients, without a trailing slash; also the issuer of its tokens."""
     repository: Repository
     context: str | None = None
-    """The kubeconfig's context; the current one unless given. Needed with `deletion_protection`."""
+    """The kubeconfig's context; default: the current one. Required with `deletion_protection`."""
     deletion_protection: bool = False
     """Pulumi refuses to delete what holds data, and no push deletes an application."""
     disposable: bool = False
-    """Whether a volume is deleted with the StatefulSet that it belongs to. Scaling one down never deletes any."""
+    """Whether volumes are deleted with their StatefulSet. Scaling down never deletes any."""
     await_ready: bool = True
-    """Whether `pulumi up` waits until what it made runs. False only where nothing can run, as in tests."""
+    """Whether `pulumi up` waits until its resources are ready. False only where nothing can run, as in tests."""
     storage_class: str | None = None
-    """Of all volumes; the cluster's default unless given. Needed with `deletion_protection`."""
+    """The storage class of all volumes; default: the cluster's. Required with `deletion_protection`."""
     postgres: Postgres = Postgres()
     mongo: Store = Store()
     redis: Store = Store()
@@ -251,11 +251,11 @@ class EnvironmentConfig(Model):
     mesh: Mesh = Mesh()
     monitoring: Monitoring = Monitoring()
     keda: bool = False
-    """Whether KEDA runs in the cluster, in the namespace `keda`: then the queues say how many workers there are."""
+    """Whether KEDA runs in the cluster, in the namespace `keda`; workers then scale by queue length."""
     images: dict[str, Image] = {}
-    """Other images than those of images.py, by the same names."""
+    """Replacements for the images in images.py, by the same names."""
     generations: dict[str, Annotated[int, Field(ge=1)]] = {}
-    """How often a secret was rotated, plus one; written by `make rotate`."""
+    """The number of rotations of each secret, plus one; written by `make rotate`."""
 
     @model_validator(mode="after")
     def _agrees(self) -> EnvironmentConfig:
@@ -266,7 +266,7 @@ class EnvironmentConfig(Model):
             raise wrong("public_url is more than scheme, host and port: write it as https://kinora.example.org")
         if url.scheme == "http" and self.gateway.certificate:
             raise wrong(
-                "public_url is http, but with `gateway.certificate` the gateway leads all to https: write https"
+                "public_url is http, but with `gateway.certificate` the gateway redirects to https: write https"
             )
         if url.scheme == "https" and not self.gateway.certificate and self.gateway.service == "NodePort":
             raise wrong("public_url is https, but a NodePort gateway has no `gateway.certificate`: name the TLS Secret")
@@ -281,11 +281,11 @@ class EnvironmentConfig(Model):
             raise wrong("deletion_protection is on, but postgres has no backups: write `postgres: {backups: ...}`")
         if self.deletion_protection and (missing := [each for each in PLACED if getattr(self, each) is None]):
             raise wrong(
-                f"deletion_protection is on, but not {' and '.join(missing)}: write which, so that it does not depend"
-                " on who runs `pulumi up`, or on what a cluster takes for its default"
+                f"deletion_protection is on, but {' and '.join(missing)} not set: set them, so that they do not depend"
+                " on who runs `pulumi up` or on the cluster's defaults"
             )
         if self.deletion_protection and not self.await_ready:
-            raise wrong("deletion_protection is on, but await_ready off: nobody would hear of what does not start")
+            raise wrong("deletion_protection is on, but await_ready is off: failures to start would go unnoticed")
         for secret in self.generations:
             store = secret.rpartition("-")[2]
             if store in STORES and self.store(store).mode == "external":
@@ -303,10 +303,10 @@ def parse(stack: str, given: Any) -> EnvironmentConfig:
     """The configuration of a stack.
 
     Raises:
-        ConfigError: with a sentence for each thing that is wrong.
+        ConfigError: with one sentence per problem.
     """
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?", stack):
-        raise ConfigError(f"Stack {stack} cannot be the name of namespaces: write at most 30 of a-z, 0-9 and `-`.")
+        raise ConfigError(f"Stack {stack} cannot be part of namespace names: use at most 30 of a-z, 0-9 and `-`.")
     if not isinstance(given, dict):
         raise ConfigError(f"Stack {stack} has no `{KEY}`: copy Pulumi.dev.yaml to Pulumi.{stack}.yaml and change it.")
     try:
@@ -320,7 +320,7 @@ def _sentence(stack: str, item: Any) -> str:
     kind, context = item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
         parent = _model_at(item["loc"][:-1])
-        return f"Pulumi.{stack}.yaml: {where} is not known. Here are known: {', '.join(sorted(parent.model_fields))}."
+        return f"Pulumi.{stack}.yaml: {where} is unknown. Known: {', '.join(sorted(parent.model_fields))}."
     if kind == "missing":
         return f"Pulumi.{stack}.yaml: {where} is missing: write it below `{KEY}`."
     if kind == "kinora":
@@ -332,7 +332,7 @@ def _sentence(stack: str, item: Any) -> str:
 
 
 def _model_at(path: tuple[Any, ...]) -> type[BaseModel]:
-    """The model whose keys stand at a path of the configuration."""
+    """The model at a path of the configuration."""
     model: type[BaseModel] = EnvironmentConfig
     for step in path:
         if not isinstance(step, str) or step not in model.model_fields:

@@ -1,8 +1,8 @@
-"""Passwords: made once, kept as secrets in the stack's state, one for each identity and store.
+"""Passwords: generated once and kept as secrets in the stack's state, one for each identity and store.
 
-They rotate by generations. A store knows two at a time, the current and the one before it, each a user of its own
-(auth_3, auth_2). Services are given the current one; what still runs with the one before goes on. So nothing has to
-happen at the same moment, and no request is lost. The next rotation removes the oldest.
+They rotate by generation. A store has two at a time, the current and the previous one, each a separate user (auth_3,
+auth_2). Services get the current one; pods that still use the previous one keep working. So nothing has to happen
+simultaneously, and no request is lost. The next rotation removes the older one.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Login:
 class CredentialsArgs:
     needs: Mapping[str, Needs]
     generations: Mapping[str, int]
-    """By ``<identity>-<store>``; 1 unless given."""
+    """By ``<identity>-<store>``; default: 1."""
 
     def __post_init__(self) -> None:
         known = {f"{identity}-{store}" for identity, needs in self.needs.items() for store in needs.stores()}
         if unknown := sorted(self.generations.keys() - known):
             raise ConfigError(
-                f"generations: {', '.join(unknown)} is no secret that rotates. There are: {', '.join(sorted(known))}."
+                f"generations: {', '.join(unknown)} does not rotate. These rotate: {', '.join(sorted(known))}."
             )
 
 
@@ -62,20 +62,20 @@ class Credentials(pulumi.ComponentResource):
         self.register_outputs({})
 
     def random(self, name: str) -> pulumi.Output[str]:
-        # Letters and digits only: it is safe in an address, a shell, a configuration file and SQL.
+        # Letters and digits only: safe in URLs, shells, configuration files and SQL.
         return pulumi_random.RandomPassword(
             name, length=LENGTH, special=False, opts=pulumi.ResourceOptions(parent=self)
         ).result
 
     def logins(self, store: str) -> list[Login]:
-        """All users that a store has to know."""
+        """All users that a store must have."""
         return [login for logins in self._logins.get(store, {}).values() for login in logins]
 
     def current(self, identity: str, store: str) -> Login:
         return self._logins[store][identity][-1]
 
     def retired(self, store: str) -> list[tuple[str, str]]:
-        """The users that a store may still know from earlier generations, and must not any more: identity, name."""
+        """Users of earlier generations that a store may still have and must drop: identity, name."""
         return [
             (identity, f"{identity}_{generation}")
             for identity, logins in self._logins.get(store, {}).items()
@@ -84,7 +84,7 @@ class Credentials(pulumi.ComponentResource):
 
     @property
     def exchanges(self) -> list[str]:
-        """All that identities publish to."""
+        """All exchanges that identities publish to."""
         return exchanges(self._args.needs)
 
     def needs(self, identity: str) -> Needs:

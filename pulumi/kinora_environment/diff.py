@@ -1,7 +1,7 @@
-"""What a change would change in all environments: `python -m kinora_environment.diff [STACK] [--from REF] [--to REF]`.
+"""The effect of a change on all environments: `python -m kinora_environment.diff [STACK] [--from REF] [--to REF]`.
 
-First in words, a line for each environment, then every place. It is both what `pulumi up` would change and what Argo CD
-would. Both sides are rendered by their own program, from git; without --to, the second side is the working tree.
+First a summary, one line per environment, then every changed field. Covers changes by `pulumi up` and by Argo CD. Each
+side is rendered by its own version of the program, from git; without --to, the second side is the working tree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOT = PROJECT.parent
 Objects = Mapping[tuple[str, str, str], Mapping[str, Any]]
 
 DEPLOYED_ONLY = re.compile(r"apps/[^/]+/(?!deploy/needs\.yaml$)|argocd/|charts/|docs/|istio/|platform/|tests/")
-"""Files that are none of the program's business."""
+"""Files that the program does not read."""
 
 
 class NotRendered(Exception):
@@ -40,7 +40,7 @@ def objects_of(folder: Path) -> Objects:
 
 
 def render_tree(tree: Path, stack: str, folder: Path) -> Objects:
-    """The objects of a stack as the program in a checkout renders them; none where it has no such stack."""
+    """The objects of a stack as rendered by the program in a checkout; empty if it has no such stack."""
     if not (tree / "pulumi" / f"Pulumi.{stack}.yaml").exists():
         return {}
     run = subprocess.run(
@@ -57,15 +57,15 @@ def render_tree(tree: Path, stack: str, folder: Path) -> Objects:
 
 
 def deployed_tree(tree: Path, stack: str) -> Mapping[str, Objects]:
-    """What Argo CD deploys in a stack, by application, as the charts in a checkout render it."""
+    """What Argo CD deploys in a stack, by application, as rendered by the charts in a checkout."""
     program = tree / "local" / "charts.py"
     if not (tree / "pulumi" / f"Pulumi.{stack}.yaml").exists() or not program.exists():
         return {}
     run = subprocess.run([sys.executable, str(program), stack], capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise NotRendered(f"{stack}: {run.stderr.strip()}")
-    if not run.stdout:  # of a commit at which it did not say it yet
-        raise NotRendered("What is deployed cannot be compared with a commit as old as that: write a later one.")
+    if not run.stdout:  # a commit before charts.py had this output
+        raise NotRendered("Deployed objects cannot be compared with a commit that old: use a later one.")
     applications = json.loads(run.stdout)
     return {name: {identity(each): each for each in objects} for name, objects in applications.items()}
 
@@ -76,7 +76,7 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
     _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
     try:
         made = ROOT / ".kinora"
-        if made.exists():  # what other projects publish is the same for all commits
+        if made.exists():  # upstream files are the same for all commits
             (tree / ".kinora").symlink_to(made)
         yield tree
     finally:
@@ -84,7 +84,7 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
 
 
 def touches_environment(before: str, after: str | None) -> bool:
-    """Whether any file changed that the program of the environments could read. Rendering it takes its time."""
+    """Whether any file changed that the program could read, because rendering is slow."""
     files = _git("diff", "--name-only", before, *([after] if after else [])).splitlines()
     files += [] if after else _git("ls-files", "--others", "--exclude-standard").splitlines()
     return any(not DEPLOYED_ONLY.match(file) for file in files)
@@ -98,7 +98,7 @@ def _git(*words: str) -> str:
 
 
 def changes(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Every place where two values differ: path, what stood there, what stands there. None is nothing."""
+    """Every difference between two values: path, old, new. None means absent."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in sorted(before.keys() | after.keys()):
             yield from changes(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
@@ -109,7 +109,7 @@ def changes(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any,
 
 
 def _by_name(values: list[Any]) -> Mapping[str, Any]:
-    """A list of named things by name, so that one more among them is one change."""
+    """A list of named items by name, so that adding one is one change."""
     if values and all(isinstance(each, Mapping) and "name" in each for each in values):
         return {str(each["name"]): each for each in values}
     return {str(index): each for index, each in enumerate(values)}
@@ -137,18 +137,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-# --- in words --------------------------------------------------------------------------------------------------------
+# --- summary ---------------------------------------------------------------------------------------------------------
 
 
 def sentences(before: Mapping[str, Objects], after: Mapping[str, Objects]) -> Iterator[str]:
-    """What changes of the applications of an environment, as one would say it."""
+    """The changes to an environment's applications, in words."""
     for app in sorted(before.keys() | after.keys()):
         old, new = before.get(app, {}), after.get(app, {})
         versions = version(old), version(new)
         if not old or not new:
             if old or new:
                 yield (
-                    f"{app} goes, with all that was deployed of it"
+                    f"{app} is removed, with all its objects"
                     if old
                     else f"{app} {versions[1]} is new".replace(" None", "")
                 )
@@ -160,7 +160,7 @@ def sentences(before: Mapping[str, Objects], after: Mapping[str, Objects]) -> It
 
 
 def version(objects: Objects) -> str | None:
-    """Of the images that are ours; all those of one application have the same."""
+    """The version of our images; all images of an application have the same one."""
     for (_, kind, _), each in sorted(objects.items()):
         if kind == "Deployment.apps":
             for container in each["spec"]["template"]["spec"]["containers"]:
@@ -202,7 +202,7 @@ _SAID = (
     (r"ScaledObject:spec\.min(?P<what>ReplicaCount)", "at least"),
     (r"ScaledObject:spec\.max(?P<what>ReplicaCount)", "at most"),
 )
-"""Which changes are said with their values, and how they are called; of others only where they are."""
+"""Fields whose changes are listed with values, and their names in the summary; others only by object."""
 
 
 def _said(kind: str, path: str) -> str | None:
@@ -218,7 +218,7 @@ def _value(value: Any) -> Any:
 
 
 def _of_environment(before: Objects, after: Objects) -> list[str]:
-    """The names of what Pulumi would change, a few of them."""
+    """The names of some of the objects that Pulumi would change."""
     names = [
         f"{key[1].split('.')[0]} {key[2]}"
         for key in sorted(before.keys() | after.keys())
@@ -241,10 +241,10 @@ def main() -> None:
 
 
 def run(only: str | None, before: str, after: str | None) -> None:
-    """Print the summary of all environments, and then every place that changes.
+    """Print the summary of all environments, and then every changed field.
 
     Raises:
-        NotRendered: with what one of the programs said.
+        NotRendered: with the error message of one of the programs.
     """
     console = Console(highlight=False, soft_wrap=True)
     for ref in (before, after):
@@ -252,7 +252,7 @@ def run(only: str | None, before: str, after: str | None) -> None:
             try:
                 _git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
             except NotRendered:
-                raise NotRendered(f"There is no commit {ref}: write a branch, a tag or a commit.") from None
+                raise NotRendered(f"There is no commit {ref}: name a branch, a tag or a commit.") from None
     with ExitStack() as stack, tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "from").mkdir()
@@ -263,7 +263,7 @@ def run(only: str | None, before: str, after: str | None) -> None:
         )
         stacks = sorted({file.name.split(".")[1] for tree in trees for file in tree.glob("pulumi/Pulumi.*.yaml")})
         if only is not None and only not in stacks:
-            raise NotRendered(f"There is no stack {only} on either side. There are: {', '.join(stacks)}.")
+            raise NotRendered(f"Unknown stack {only} on either side. Known: {', '.join(stacks)}.")
         environment = touches_environment(before, after)
         details: list[str] = []
         for name in [only] if only else stacks:
@@ -278,7 +278,7 @@ def run(only: str | None, before: str, after: str | None) -> None:
             )
             said = [*sentences(old, new), *_of_environment(made_old, made_new)]
             console.print(f"[bold]{name}[/]: {'; '.join(said).replace('[', chr(92) + '[') or 'nothing changes'}")
-            everything = [{**pulumi, **_together(argo)} for pulumi, argo in ((made_old, old), (made_new, new))]
+            everything = [{**pulumi, **_merged(argo)} for pulumi, argo in ((made_old, old), (made_new, new))]
             lines = list(report(*everything))
             counts = [sum(line.startswith(f"[{colour}]") for line in lines) for colour in ("green", "yellow", "red")]
             if lines:
@@ -288,7 +288,7 @@ def run(only: str | None, before: str, after: str | None) -> None:
             console.print(line)
 
 
-def _together(applications: Mapping[str, Objects]) -> Objects:
+def _merged(applications: Mapping[str, Objects]) -> Objects:
     return {key: each for objects in applications.values() for key, each in objects.items()}
 
 

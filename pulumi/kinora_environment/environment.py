@@ -1,4 +1,4 @@
-"""Puts an environment together. The order is the reader's; what waits for what follows from the references."""
+"""Composes an environment. The order is for readers; dependencies follow from references."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from kinora_environment.stores import StoreArgs, StoreComponent
 from kinora_environment.workload import secret
 
 KEDA = "keda"
-"""The namespace that KEDA's own chart is for."""
+"""The namespace of KEDA's own chart."""
 
 
 def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Needs]) -> dict[str, pulumi.Input[str]]:
-    """Register everything that an environment has; returns the stack's outputs.
+    """Register all resources of an environment; returns the stack's outputs.
 
     Raises:
-        ConfigError: for what only shows when configuration and needs come together.
+        ConfigError: for contradictions between configuration and needs.
     """
     sizes, chosen = SIZES[config.size], images.choose(config.images)
-    # Every object goes to the cluster of the configuration, not to the one that kubectl happens to be set to.
+    # Always use the configured cluster, not kubectl's current context.
     cluster = pulumi.ResourceOptions(
         providers={
             "kubernetes": k8s.Provider(
                 "cluster",
                 context=config.context,
                 enable_server_side_apply=True,
-                # Changed in place. Otherwise the provider deletes them first, and whoever starts meanwhile has none.
+                # Update in place. Otherwise the provider deletes them first, and pods that start meanwhile have none.
                 enable_config_map_mutable=True,
                 enable_secret_mutable=True,
             )
@@ -68,9 +68,9 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
     )
     stores = _stores(config, chosen, credentials, namespaces["stores"], cluster)
     for store in stores.values():
-        store.let_out(namespaces["apps"])
+        store.allow_egress(namespaces["apps"])
     for identity, need in needs.items():
-        _hand_over(identity, need, stores, credentials, namespaces["apps"])
+        _write_secrets(identity, need, stores, credentials, namespaces["apps"])
     gateway_place, meshed = namespaces["gateway"], None
     if config.mesh.enabled:
         mesh = Mesh("mesh", MeshArgs(place=namespaces["mesh"], config=config.mesh, sizes=sizes), cluster)
@@ -79,8 +79,8 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
     assert isinstance(object_store, ObjectStore)  # noqa: S101 - for the type
     assert isinstance(broker, MessageBroker)  # noqa: S101 - for the type
     if config.keda:
-        broker.let_count(KEDA)
-    object_store.let_out(namespaces["gateway"])
+        broker.allow_scaler(KEDA)
+    object_store.allow_egress(namespaces["gateway"])
     gateway = Gateway(
         "gateway",
         GatewayArgs(
@@ -176,10 +176,10 @@ def _stores(
     }
 
 
-def _hand_over(
+def _write_secrets(
     identity: str, need: Needs, stores: Mapping[str, StoreComponent], credentials: Credentials, apps: Place
 ) -> None:
-    """The Secrets that the pods of an identity read their variables from: one for each store, and its own keys."""
+    """Write the Secrets of an identity's pods: one for each store, and its own keys."""
     for store in need.stores():
         component = stores[store]
         secret(f"{identity}-{store}", apps, component.variables(identity), component.child)

@@ -1,7 +1,7 @@
-"""Traefik, the one thing that is reachable from outside: how it runs, and what holds for every route.
+"""Traefik, the only publicly reachable component: its workload, and what applies to every route.
 
-The routes themselves, and who may pass on each, come with the services (Argo CD). What this file does not say stands in
-traefik/, from which Traefik also runs natively: it is read here, so that the two can never differ by accident.
+The routes and their guards are deployed with the services (Argo CD). Everything else is read from traefik/, which also
+configures Traefik natively, so that the two cannot drift apart.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ NAME = "traefik"
 USER = 65532
 WEB, WEBSECURE, METRICS = 8080, 8443, 8081
 MERGED_METRICS = 15020
-"""Where a sidecar shows its own metrics and Traefik's: the mesh makes Prometheus ask there."""
+"""Where a sidecar serves its own metrics merged with Traefik's; the mesh makes Prometheus scrape it."""
 FILE = "services.yml"
-"""What Traefik reads from a file, as it is not in the namespace of the routes or named by an entry point."""
+"""Services that Traefik reads from a file, because they are in another namespace or used by an entry point."""
 UNAVAILABLE = "unavailable"
 FALLBACK_PORT = 8109
 
@@ -44,8 +44,8 @@ TRAEFIK_KINDS = (
     "tlsstores",
     "traefikservices",
 )
-# Traefik watches all of these in every namespace that it serves, whether a route needs them or not, and takes up
-# nothing before it has seen each. So it can read the services' Secrets: whoever takes the gateway over has them, too.
+# Traefik watches all of these in every namespace that it serves, whether a route needs them or not, and loads no routes
+# before it has listed each. So it can read the services' Secrets: a compromised gateway has them, too.
 RIGHTS = [
     {"api_groups": [group], "resources": list(resources), "verbs": ["list", "watch"]}
     for group, resources in (
@@ -55,17 +55,17 @@ RIGHTS = [
     )
 ]
 
-# In the mesh outwards only: clients speak plain HTTP or TLS to Traefik itself, and the services get mutual TLS. The API
+# Only outbound traffic passes the mesh: clients connect to Traefik itself, and the services get mutual TLS. The API
 # server is not in the mesh, and must be reachable whatever the sidecar does.
 MESH_ANNOTATIONS = {
     "traffic.sidecar.istio.io/includeInboundPorts": "",
     "traffic.sidecar.istio.io/excludeOutboundPorts": "443",
 }
 
-# Where there is no mesh to do it (istio/values.yaml), Traefik asks another pod when one ends in the middle: when the
-# connection to it broke (502), also to auth or video when it asks who may pass. Not 500 and 503, which are a service's
-# own words. POST and PATCH, too (docs/adr/0011-repeats.md), but not with more than is good to hold in memory: whoever
-# uploads goes on where it was. The tries last about a second, which it takes until all know that a pod is gone.
+# Without a mesh (istio/values.yaml), Traefik retries on another pod if the connection to one broke (502), including
+# calls to auth or video for ForwardAuth. Not for 500 and 503, which are a service's own responses. POST and PATCH are
+# retried, too (docs/adr/0011-repeats.md), but not with bodies too large to buffer: uploads resume instead. The attempts
+# take about a second, which is how long it takes until all endpoints of a terminated pod are removed.
 RETRY = {
     "retry": {
         "attempts": 4,
@@ -82,13 +82,13 @@ RETRY = {
 class GatewayArgs:
     place: Place
     apps: Place
-    """Where routes and services are."""
+    """The namespace of routes and services."""
     config: config.Gateway
     sizes: Sizes
     images: Mapping[str, str]
     mesh: bool
     streams: str
-    """Where the object store is, without a slash at the end: it answers for segments itself."""
+    """The object store's URL, without a trailing slash: it serves segments directly."""
 
 
 def native(file: str) -> dict[str, Any]:
@@ -98,32 +98,32 @@ def native(file: str) -> dict[str, Any]:
 
 
 def default_middlewares() -> list[str]:
-    """The middlewares that every request goes through before any route's own, in order."""
+    """The middlewares of every request, before those of its route, in order."""
     return [name.removesuffix("@file") for name in native("traefik.yml")["entryPoints"]["web"]["http"]["middlewares"]]
 
 
 def middlewares(args: GatewayArgs) -> Mapping[str, Mapping[str, Any]]:
-    """The middlewares of every request that are objects, by their names, in order."""
+    """The middlewares of every request, as objects by name, in order."""
     known = native("dynamic/middlewares.yml")["http"]["middlewares"]
     found = {name: known[name] for name in default_middlewares() if name != UNAVAILABLE}
     if trusted := args.config.trusted_addresses:
-        # Behind a load balancer the remote address is the balancer's, which all clients share.
+        # Behind a load balancer, all clients share the balancer's remote address.
         found["in-flight"]["inFlightReq"]["sourceCriterion"] = {"ipStrategy": {"excludedIPs": trusted}}
-    # Last: before anybody is told that a pod is away, others are asked.
+    # Last, so that other pods are tried before the client gets an error.
     return found if args.mesh else {**found, "retry": RETRY}
 
 
 def entry_middlewares(args: GatewayArgs, names: list[str]) -> list[str]:
-    """As an entry point names them: those of ``names``, and the retry last."""
+    """In an entry point's notation: those in ``names``, then the retry."""
     names = [name for name in names if name != UNAVAILABLE]
-    # With safeNaming: no name of one namespace can be made to mean something in the other.
+    # With safeNaming, names of one namespace cannot collide with those of another.
     objects = [f"{args.place.namespace}_{name}@kubernetescrd" for name in names]
     retry = [] if args.mesh else [f"{args.place.namespace}_retry@kubernetescrd"]
     return [*objects, f"{UNAVAILABLE}@file", *retry]
 
 
 def static_configuration(args: GatewayArgs) -> dict[str, Any]:
-    """traefik/traefik.yml with what a cluster changes."""
+    """traefik/traefik.yml with the changes for a cluster."""
     configuration = native("traefik.yml")
     web, admin = configuration["entryPoints"]["web"], configuration["entryPoints"]["admin"]
     web["address"], admin["address"] = f":{WEB}", f":{METRICS}"
@@ -131,27 +131,27 @@ def static_configuration(args: GatewayArgs) -> dict[str, Any]:
     configuration["entryPoints"]["checks"]["http"]["middlewares"] = entry_middlewares(args, [])
     if args.config.trusted_addresses:
         web["forwardedHeaders"] = {"trustedIPs": args.config.trusted_addresses}
-    # It goes on taking requests until every node has learnt that it is going.
+    # It keeps accepting requests until every node has removed it from the endpoints.
     web["transport"]["lifeCycle"]["requestAcceptGraceTimeout"] = "10s"
     admin["transport"] = {"lifeCycle": {"requestAcceptGraceTimeout": "10s"}}
     configuration["ping"]["manualRouting"] = True
     if args.config.certificate:
         secure = configuration["entryPoints"]["websecure"] = deepcopy(web)
         secure["address"], secure["http"]["tls"] = f":{WEBSECURE}", {}
-        # The port that clients see, not Traefik's own.
+        # The port that clients use, not Traefik's own.
         web["http"]["redirections"] = {"entryPoint": {"to": ":443", "scheme": "https", "permanent": True}}
     configuration["providers"] = {
-        # That a pod is gone has to be known soon.
+        # Endpoint changes must take effect soon.
         "providersThrottleDuration": "500ms",
         "file": {"filename": f"/config/{FILE}", "watch": False},
         "kubernetesCRD": {
             "namespaces": [args.place.namespace, args.apps.namespace],
             "allowCrossNamespace": False,
             "safeNaming": True,
-            # No rights in the cluster as a whole; what goes without them are IngressClasses and ports of nodes.
+            # No cluster-wide permissions, so IngressClasses and NodePorts are not supported.
             "disableClusterScopeResources": True,
             "defaultTLSResourcesNamespace": args.place.namespace,
-            # The sidecar knows services by their address, not by those of their pods, and balances better.
+            # The sidecar routes by cluster IP, not by pod address, and balances better.
             "nativeLBByDefault": args.mesh,
         },
     }
@@ -159,10 +159,10 @@ def static_configuration(args: GatewayArgs) -> dict[str, Any]:
 
 
 def file_configuration(args: GatewayArgs) -> dict[str, Any]:
-    """The services `streams` and `fallback` of traefik/dynamic where the environment has them, and who asks the latter.
+    """The services `streams` and `fallback` of traefik/dynamic at their addresses here, and fallback's middlewares.
 
-    A file: a route may name no Service of another namespace, nor may what an entry point goes through. And of a file,
-    Traefik drops no service that has no pod.
+    In a file, because routes and entry points' middlewares cannot reference a Service of another namespace, and because
+    Traefik does not drop a service from a file if it has no pods.
     """
     services = native("dynamic/services.yml")["http"]["services"]
     fallback = f"http://fallback.{args.apps.namespace}.svc.cluster.local:{FALLBACK_PORT}"
@@ -170,7 +170,7 @@ def file_configuration(args: GatewayArgs) -> dict[str, Any]:
         services[name]["loadBalancer"]["servers"] = [{"url": url}]
     unavailable = native("dynamic/middlewares.yml")["http"]["middlewares"][UNAVAILABLE]
     if args.mesh:
-        # There it is Traefik's own proxy that says, in plain text, that nobody is there; it says 503, as services do.
+        # In the mesh, Traefik's own proxy answers in plain text if there is no endpoint, with 503 like the services.
         unavailable["errors"]["status"].append("503")
     return {
         "http": {
@@ -194,7 +194,7 @@ class Gateway(pulumi.ComponentResource):
         self._network(child)
         workload = self._workload(child)
         for place in (args.place, args.apps):
-            self._rights(place, child)
+            self._rbac(place, child)
         self.address = workload.service.status.apply(self._address)
         self.register_outputs({"address": self.address})
 
@@ -217,12 +217,12 @@ class Gateway(pulumi.ComponentResource):
             self._resource("Middleware", name, spec)
 
     def _tls(self, certificate: str) -> None:
-        # Named `default`, both hold for every route.
+        # Named `default`, both apply to every route.
         self._resource("TLSStore", "default", {"defaultCertificate": {"secretName": certificate}})
         self._resource("TLSOption", "default", {"minVersion": "VersionTLS12"})
 
     def _ping(self) -> None:
-        """Ready only with its routes: Traefik answers at once, but knows this one no sooner than all others."""
+        """Readiness through a route: Traefik starts to serve at once, but loads this route together with all others."""
         route = {
             "kind": "Rule",
             "match": "Path(`/ping`)",
@@ -261,7 +261,7 @@ class Gateway(pulumi.ComponentResource):
                 annotations={**MESH_ANNOTATIONS, **scraped(METRICS)} if args.mesh else {},
                 configuration="".join(texts.values()),
                 service=self._service(),
-                # 10 s of taking requests and 20 s of answering them, as traefik.yml says, and some for the rest.
+                # 10 s of accepting requests and 20 s of answering them, as in traefik.yml, plus a margin.
                 grace_seconds=40,
             ),
             opts,
@@ -274,7 +274,7 @@ class Gateway(pulumi.ComponentResource):
             ports.append({"name": "websecure", "port": 443, "target_port": "websecure"})
         if args.node_port:
             ports[-1]["node_port"] = args.node_port
-        # Local: nodes pass on the client's address, by which requests are throttled, instead of their own.
+        # Local preserves the client's address, which throttling depends on.
         return {"type": args.service, "external_traffic_policy": "Local", "ports": ports}
 
     def _network(self, opts: pulumi.ResourceOptions) -> None:
@@ -287,7 +287,7 @@ class Gateway(pulumi.ComponentResource):
                 "pod_selector": {"match_labels": selector(NAME)},
                 "policy_types": ["Ingress"],
                 "ingress": [
-                    # Anybody, from anywhere: without `from`.
+                    # Without `from`: open to everybody.
                     {"ports": [{"port": port, "protocol": "TCP"} for port in public]},
                     {
                         "from_": [{"namespace_selector": role_selector(args.place.environment, "monitoring")}],
@@ -298,7 +298,7 @@ class Gateway(pulumi.ComponentResource):
             opts=opts,
         )
 
-    def _rights(self, place: Place, opts: pulumi.ResourceOptions) -> None:
+    def _rbac(self, place: Place, opts: pulumi.ResourceOptions) -> None:
         metadata = {"name": NAME, "namespace": place.created, "labels": place.labels(NAME)}
         role = k8s.rbac.v1.Role(f"{NAME}-{place.role}", metadata=metadata, rules=RIGHTS, opts=opts)
         k8s.rbac.v1.RoleBinding(
@@ -310,7 +310,7 @@ class Gateway(pulumi.ComponentResource):
         )
 
     def _address(self, status: Any) -> str:
-        """Where clients reach it, as far as that is known now."""
+        """The address for clients, if it is known yet."""
         args = self._args
         scheme = "https" if args.config.certificate else "http"
         if args.config.service == "NodePort":
@@ -318,4 +318,4 @@ class Gateway(pulumi.ComponentResource):
         balancer = (status or {}).get("load_balancer") or {}
         for each in balancer.get("ingress") or []:
             return f"{scheme}://{each.get('hostname') or each.get('ip')}"
-        return f"not known yet; ask for it: kubectl --namespace {args.place.namespace} get service {NAME}"
+        return f"not known yet; look it up: kubectl --namespace {args.place.namespace} get service {NAME}"

@@ -1,7 +1,7 @@
-"""Argo CD, which deploys what git says, and the one application of it that leads to all others.
+"""Argo CD, which deploys from git, and the root application that creates all others.
 
-It is Argo CD's own manifest for one namespace, made fit for ours. What is deployed stands in argocd/ of the repository
-and is no business of Pulumi's; how far it may go stands here, where a push cannot move it: in projects and in roles.
+This is Argo CD's own single-namespace manifest, adapted. The repository's argocd/ defines what is deployed; its limits
+are set here, in projects and roles, where a push cannot change them.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ KINDS: Mapping[str, Callable[..., pulumi.Resource]] = {
     "ServiceAccount": k8s.core.v1.ServiceAccount,
     "StatefulSet": k8s.apps.v1.StatefulSet,
 }
-"""What the published manifest consists of."""
+"""The kinds in the published manifest."""
 
-# Dex signs people in through others: for SSO take it in again, write `dex.config` into argocd-cm, and who may do what
-# into argocd-rbac-cm. Failed deployments are told by Alertmanager. Redis' role was for making its own password.
+# Dex is for SSO: to use it, remove it here, set `dex.config` in argocd-cm, and the permissions in argocd-rbac-cm.
+# Alertmanager reports failed deployments. Redis's role was for generating its own password.
 LEFT_OUT = re.compile(r"\w+/argocd-(dex-server|notifications)|Role(Binding)?/argocd-redis$")
 
 CASCADE = "resources-finalizer.argocd.argoproj.io/foreground"
-"""An application with this finalizer goes after all that it deployed."""
+"""With this finalizer, an application is deleted after all its objects."""
 IN_CLUSTER = "https://kubernetes.default.svc"
 CONTROLLER, SERVER = "argocd-application-controller", "argocd-server"
 METRICS_PORT = 8082
-"""Of the controller, which says of each application how it is (observability/rules/argocd.yml)."""
+"""Of the controller, which reports each application's status (observability/rules/argocd.yml)."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What the applications of one project may consist of: these kinds, in the namespaces of these roles."""
+    """What the applications of one project may contain: these kinds, in the namespaces of these roles."""
 
     purpose: str
     roles: Sequence[str]
     kinds: Mapping[str, Sequence[str]]
-    """By group. Never a Secret, a role or a volume: those are Pulumi's, and so are the stores."""
+    """By group. Never Secrets, roles or volumes: those belong to Pulumi, and so do the stores."""
 
 
 LAYERS: Mapping[str, Layer] = {
@@ -76,12 +76,12 @@ LAYERS: Mapping[str, Layer] = {
         },
     ),
     "gateway": Layer(
-        "What all routes share: charts/gateway.",
+        "Shared by all routes: charts/gateway.",
         ["apps"],
         {"traefik.io": ["IngressRoute", "Middleware", "ServersTransport"]},
     ),
     "mesh": Layer(
-        "What the mesh lets pass, and for how long it waits: istio/.",
+        "The mesh's policies and timeouts: istio/.",
         ["apps", "gateway"],
         {
             "networking.istio.io": ["DestinationRule", "ServiceEntry", "Sidecar", "VirtualService"],
@@ -89,12 +89,12 @@ LAYERS: Mapping[str, Layer] = {
         },
     ),
 }
-"""One project each. A test compares them with all that the charts render."""
+"""One project each. A test compares them with the rendered charts."""
 
 ROOT: Mapping[str, Sequence[str]] = {"argoproj.io": ["Application", "ApplicationSet"]}
-"""What the root application may consist of. Not projects: who can push could write another one."""
+"""What the root application may contain. Not projects, or a push could add one."""
 
-# What comes of it, and is shown.
+# Derived objects, displayed in the UI.
 WATCHED = (("", "events", "pods"), ("apps", "controllerrevisions", "replicasets"))
 READ, WRITE = ["get", "list", "watch"], ["create", "delete", "patch", "update"]
 
@@ -113,7 +113,7 @@ def rules(resources: Sequence[Sequence[str]], verbs: Sequence[str]) -> list[dict
 
 
 def settings(environment: str, *, protect: bool) -> Mapping[str, Mapping[str, str]]:
-    """What we set in the ConfigMaps of the published manifest, beside what it sets.
+    """Our additions to the ConfigMaps of the published manifest.
 
     ``protect``: no push deletes an application; that is a second, explicit step (docs/deploys.md).
     """
@@ -123,28 +123,28 @@ def settings(environment: str, *, protect: bool) -> Mapping[str, Mapping[str, st
             "users.anonymous.enabled": "false",
             "exec.enabled": "false",
             "application.resourceTrackingMethod": "annotation",
-            # Another environment's Argo CD in the same cluster leaves alone what is marked with this one.
+            # Marks its objects, so that other environments' Argo CD in the same cluster ignores them.
             "installationID": prefix(environment),
-            # It watches what its roles let it, and takes the rest for not being there.
+            # Watch only what its roles allow, and ignore the rest.
             "resource.respectRBAC": "normal",
-            # How often it asks git whether there is something new; nobody has to tell it.
+            # The poll interval for git; no webhook is needed.
             "timeout.reconciliation": "15s",
             "timeout.reconciliation.jitter": "0s",
         },
         "argocd-cmd-params-cm": {
             "server.insecure": "false",
-            # Compares as the API server would merge, so that its defaults are no difference.
+            # Server-side diff, so that the API server's defaults are no difference.
             "controller.diff.server.side": "true",
             "reposerver.enable.git.submodule": "false",
-            # For so long what cannot be rendered counts as an outage of git. Values that are wrong are to be told soon.
-            # With a unit, whatever its name says: Argo CD passes over a number alone, and takes three minutes.
+            # For this long, a rendering error counts as an outage of git. Invalid values should be reported soon.
+            # With a unit, despite its name: Argo CD ignores a plain number and uses three minutes.
             "controller.repo.error.grace.period.seconds": "30s",
-            # A sync that waits for something that never comes is ended, and the newest commit tried. Longer than the
-            # deadline of a migration (charts/service).
+            # Ends a sync that waits for ever, and retries with the newest commit. Longer than the deadline of a
+            # migration (charts/service).
             "controller.sync.timeout.seconds": "900",
             **({"applicationsetcontroller.policy": "create-update"} if protect else {}),
         },
-        # Who signs in may do nothing unless a role says so; admin may do everything.
+        # Users have no permissions by default; admin has all.
         "argocd-rbac-cm": {"policy.default": ""},
     }
 
@@ -153,13 +153,13 @@ def settings(environment: str, *, protect: bool) -> Mapping[str, Mapping[str, st
 class GitOpsArgs:
     place: Place
     destinations: Sequence[Place]
-    """Where applications may put objects: the namespaces of the layers."""
+    """The namespaces of the layers, where applications may create objects."""
     facts: Mapping[str, Any]
-    """What the charts have to know of the environment (`environment` of charts/service/values.yaml)."""
+    """The environment's facts for the charts (`environment` of charts/service/values.yaml)."""
     external: Mapping[str, Any]
-    """The stores that somebody else runs (`external` of istio/values.yaml)."""
+    """External stores (`external` of istio/values.yaml)."""
     after: pulumi.Input[Sequence[pulumi.Resource]] | None
-    """The mesh, without which services would start without sidecars: until it is there, nothing is rolled out."""
+    """The mesh: nothing is deployed before it is ready, because services would start without sidecars."""
     config: config.Repository
     sizes: Sizes
     images: Mapping[str, str]
@@ -179,17 +179,17 @@ class GitOps(pulumi.ComponentResource):
         defined = pulumi.ResourceOptions(
             parent=self, depends_on=upstream.custom_resource_definitions("argocd-crds", child)
         )
-        # Before the server, which otherwise makes a project `default` that may do everything.
+        # Before the server, which otherwise creates a project `default` without limits.
         closed = self._resource("AppProject", "default", {"sourceRepos": [], "destinations": []}, defined)
         projects = [closed, *self._projects(defined)]
         self._redis_password(child)
         parts = [
             self._cluster(pulumi.ResourceOptions(parent=self, depends_on=args.after)),
             *self._repository(child),
-            *(resource for place in (args.place, *args.destinations) for resource in self._rights(place, child)),
+            *(resource for place in (args.place, *args.destinations) for resource in self._rbac(place, child)),
             *self._published(pulumi.ResourceOptions(parent=self, depends_on=projects)),
         ]
-        # Until it is gone, and all that it led to with it, Argo CD has to be there: so it goes first.
+        # Deleted first: Argo CD must be running until the root and all its applications are gone.
         self._root(pulumi.ResourceOptions(parent=self, depends_on=parts))
         namespace = args.place.namespace
         self.console = (
@@ -197,7 +197,7 @@ class GitOps(pulumi.ComponentResource):
             f" kubectl --namespace {namespace} port-forward service/{SERVER} 8443:443"
         )
         self.next_step = (
-            f"push to {args.config.url}, branch {args.config.revision}: Argo CD rolls out what argocd/ names there."
+            f"push to {args.config.url}, branch {args.config.revision}: Argo CD deploys what argocd/ there defines."
             f" The password of its admin: kubectl --namespace {namespace} get secret argocd-initial-admin-secret"
             f" --output jsonpath='{{.data.password}}' | base64 --decode"
         )
@@ -205,7 +205,7 @@ class GitOps(pulumi.ComponentResource):
 
     @property
     def _layers(self) -> Mapping[str, Layer]:
-        """Those of this environment: the mesh's only where there is one."""
+        """This environment's layers: without the mesh's if there is no mesh."""
         return {name: layer for name, layer in LAYERS.items() if name != "mesh" or self._args.facts["mesh"]}
 
     def _metadata(self, name: str, **labels: str) -> dict[str, Any]:
@@ -216,13 +216,13 @@ class GitOps(pulumi.ComponentResource):
 
     def _published(self, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
         return [
-            self._fit(manifest, opts)
+            self._customise(manifest, opts)
             for manifest in upstream.manifests("argocd")
             if not LEFT_OUT.match(f"{manifest['kind']}/{manifest['metadata']['name']}")
         ]
 
-    def _fit(self, manifest: Manifest, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-        """Register an object of the published manifest, with what we change of it."""
+    def _customise(self, manifest: Manifest, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        """Register an object of the published manifest, with our changes."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         given = {key: manifest[key] for key in manifest.keys() - {"apiVersion", "kind", "metadata", "roleRef"}}
         match kind:
@@ -234,7 +234,7 @@ class GitOps(pulumi.ComponentResource):
                 given["role_ref"] = manifest["roleRef"]
             case "Deployment" | "StatefulSet":
                 given["spec"] = self._workload(name, given["spec"])
-        # Argo CD finds its own settings by the label part-of, so its labels stay.
+        # Argo CD finds its own settings by the label part-of, so keep its labels.
         ours = {"app.kubernetes.io/managed-by": "pulumi", "kinora.io/environment": self._args.place.environment}
         metadata = {"name": name, "namespace": self._args.place.created}
         return KINDS[kind](
@@ -244,16 +244,16 @@ class GitOps(pulumi.ComponentResource):
     def _workload(self, name: str, spec: Manifest) -> dict[str, Any]:
         template = spec["template"]
         pod = template["spec"]
-        # Redis' own makes a password; it is given ours.
+        # Redis's init container generates a password; we provide ours instead.
         before = [self._container(each) for each in pod.get("initContainers", []) if each["name"] != "secret-init"]
-        # Most settings are read only when it starts.
+        # Most settings are only read at start-up.
         restart = {"checksum/configuration": checksum(json.dumps(self._args.settings))}
         watched = scraped(METRICS_PORT) if name == CONTROLLER else {}
         return {
             **spec,
-            # One of each: what is deployed runs on when Argo CD does not.
+            # One replica each: deployed services keep running without Argo CD.
             "replicas": 1,
-            # The one that it names does not exist.
+            # The published one does not exist here.
             **({"serviceName": "argocd-metrics"} if "serviceName" in spec else {}),
             "template": {
                 "metadata": {**template["metadata"], "annotations": {**restart, **watched}},
@@ -280,11 +280,12 @@ class GitOps(pulumi.ComponentResource):
             opts=opts,
         )
 
-    def _rights(self, place: Place, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
-        """What Argo CD may do in a namespace. The server only reads: what changes, changes in git.
+    def _rbac(self, place: Place, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
+        """Argo CD's permissions in a namespace. The server only reads, because changes are made in git.
 
-        The controller must be able to list the same kinds in each namespace: one that it cannot list in one of them, it
-        takes for not being there at all. In its own it only lists; what it writes there, the published role names.
+        The controller must be able to list the same kinds in each namespace: if it cannot list one of them in a
+        namespace, it treats the kind as nonexistent. In its own it only lists; the published role covers its writes
+        there.
         """
         layers = self._layers.values()
         all_of_them = resources(*(layer.kinds for layer in layers), ROOT)
@@ -313,14 +314,14 @@ class GitOps(pulumi.ComponentResource):
     # --- what it deploys ---------------------------------------------------------------------------------------------
 
     def _cluster(self, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-        """The cluster as this environment sees it: its own namespaces, and nothing that is not in one.
+        """The cluster Secret of this environment: only its own namespaces, no cluster-scoped objects.
 
-        The application sets fill their templates with what is noted at it, so argocd/ is the same for all environments.
+        The application sets fill their templates from its annotations, so argocd/ is the same for all environments.
         """
         given, facts = self._args.config, self._args.facts
         places = [self._args.place, *self._args.destinations]
         metadata = self._metadata("cluster", **{"argocd.argoproj.io/secret-type": "cluster"})
-        metadata["labels"]["kinora.io/mesh"] = str(facts["mesh"]).lower()  # by which one is chosen
+        metadata["labels"]["kinora.io/mesh"] = str(facts["mesh"]).lower()  # the selector of argocd/mesh.yaml
         metadata["annotations"] = {
             "kinora.io/facts": json.dumps(facts),
             "kinora.io/external": json.dumps(self._args.external),
@@ -374,7 +375,7 @@ class GitOps(pulumi.ComponentResource):
 
     def _projects(self, opts: pulumi.ResourceOptions) -> Iterator[pulumi.Resource]:
         own = [self._args.place.namespace]
-        yield self._project("root", "Leads to all other applications, and deploys nothing itself.", own, ROOT, opts)
+        yield self._project("root", "Creates all other applications, and deploys nothing else.", own, ROOT, opts)
         for name, layer in self._layers.items():
             namespaces = [place.namespace for place in self._args.destinations if place.role in layer.roles]
             yield self._project(name, layer.purpose, namespaces, layer.kinds, opts)
@@ -411,7 +412,7 @@ class GitOps(pulumi.ComponentResource):
             "syncPolicy": {
                 "automated": {"prune": True, "selfHeal": True},
                 "syncOptions": ["ServerSideApply=true"],
-                # As often as it takes, each try of the newest commit. The same as in argocd/.
+                # Unlimited retries, each with the newest commit, as in argocd/.
                 "retry": {
                     "limit": -1,
                     "refresh": True,

@@ -1,4 +1,4 @@
-"""What an identity may do in each store, in the store's own words. Plain functions, the same for every environment."""
+"""An identity's permissions in each store, in the store's own format. Plain functions, shared by every environment."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# INFO counts as dangerous, yet clients and their health checks ask for it.
+# INFO is in @dangerous, but clients and their health checks use it.
 REDIS_COMMANDS = "+@all -@admin -@dangerous +info"
 
 
 def redis_rules(identity: str, *, reads: Iterable[str] = ()) -> str:
-    """The rules of an ACL user: its own part of the key space, and what else it may read."""
+    """The rules of an ACL user: its own key prefix, and other keys that it may read."""
     others = "".join(f" %R~{pattern}" for pattern in reads)
     return f"~{identity}:* &{identity}:*{others} {REDIS_COMMANDS}"
 
@@ -19,21 +19,21 @@ def redis_rules(identity: str, *, reads: Iterable[str] = ()) -> str:
 def rabbitmq_permissions(identity: str, *, consumes: bool, published: Iterable[str]) -> dict[str, str]:
     """Regular expressions for what a user may configure, write to and read from in its virtual host.
 
-    ``published``: the exchanges of all identities, which each may bind its queues to.
+    ``published``: the exchanges of all identities, to which every identity may bind its queues.
     """
     own = rf"^{identity}$|^{identity}\."
-    # Writing to amq.default is how a message is put straight into a queue, whose ever it is.
+    # Publishing to amq.default reaches any queue directly, whoever owns it.
     write = rf"{own}|^amq\.default$" if consumes else own
     exchanges = "|".join(re.escape(each) for each in sorted(published))
     return {"configure": own, "write": write, "read": rf"{own}|^({exchanges})$" if exchanges else own}
 
 
 RABBITMQ_LIMITS = {"max-connections": 200, "max-channels": 2000}
-"""Of each user: what all replicas of a service open together, with room for a rolling update."""
+"""Per user: enough for all replicas of a service during a rolling update."""
 
 
 def s3_policy(buckets: Sequence[str]) -> dict[str, Any]:
-    """Everything with the objects (abandoned multipart uploads included), nothing with the buckets themselves."""
+    """Full access to objects (including abandoned multipart uploads), none to the buckets themselves."""
     on_bucket = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
     on_object = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
     on_object += ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
@@ -47,11 +47,11 @@ def s3_policy(buckets: Sequence[str]) -> dict[str, Any]:
 
 
 def postgres_sql(logins: Mapping[str, str], *, extensions: Mapping[str, Sequence[str]]) -> str:
-    """What makes the databases and roles, for psql; safe to run again.
+    """The psql script that creates databases and roles; idempotent.
 
     ``logins``: login role -> the role that it acts as, which owns the database of the same name. The password of a
-    login is taken from the variable ``PASSWORD_<LOGIN>``. A login that is not named any more is dropped: it owns
-    nothing, because every connection acts as the owner (``role`` in its address).
+    login is taken from the variable ``PASSWORD_<LOGIN>``. A login that is no longer listed is dropped: it owns
+    nothing, because every connection assumes the owner's role (``role`` in its URL).
     """
     lines = [r"\set ON_ERROR_STOP on", "REVOKE ALL ON DATABASE postgres, template1 FROM public;"]
     for owner in sorted(set(logins.values())):
@@ -64,7 +64,7 @@ def postgres_sql(logins: Mapping[str, str], *, extensions: Mapping[str, Sequence
         ]
     for login, owner in sorted(logins.items()):
         lines += [
-            # Unset first: without its variable, psql would keep the password of the login before.
+            # Unset first: if the variable is missing, psql would keep the previous login's password.
             r"\unset password",
             rf"\getenv password PASSWORD_{login.upper()}",
             rf"SELECT 'CREATE ROLE {login}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{login}') \gexec",
@@ -85,10 +85,10 @@ def postgres_sql(logins: Mapping[str, str], *, extensions: Mapping[str, Sequence
 
 
 def mongo_script(logins: Mapping[str, str]) -> str:
-    """What makes the users, for mongosh; safe to run again.
+    """The mongosh script that creates the users; idempotent.
 
-    ``logins``: user -> the database that it may read and write. Passwords as with PostgreSQL. It signs in as $ROOT_USER
-    by itself, because everybody on the machine can read what a command is given.
+    ``logins``: user -> the database that it may read and write. Passwords as with PostgreSQL. It authenticates as
+    $ROOT_USER by itself, because command-line arguments are visible to every user of the machine.
     """
     lines = [
         "const admin = db.getSiblingDB('admin');",
@@ -109,7 +109,7 @@ def mongo_script(logins: Mapping[str, str]) -> str:
 
 
 def s3_script(logins: Mapping[str, Sequence[str]]) -> str:
-    """What makes buckets, policies and users, for a shell with MinIO's client and little else; safe to run again.
+    """The shell script that creates buckets, policies and users with MinIO's client and little else; idempotent.
 
     ``logins``: access key -> the buckets that it may use. Policies are read from $POLICIES/<key>.json. Passwords as
     with PostgreSQL.
@@ -117,7 +117,7 @@ def s3_script(logins: Mapping[str, Sequence[str]]) -> str:
     lines = [
         "set -eu",
         "tries=0",
-        # Through a pipe: arguments stand in lists of processes.
+        # Through a pipe: arguments are visible in process lists.
         'until printf "%s\\n" "$ROOT_USER" "$ROOT_PASSWORD" | mc alias set store "$S3_URL"; do',
         "  tries=$((tries + 1))",
         '  [ "$tries" -lt 30 ]',
@@ -135,7 +135,7 @@ def s3_script(logins: Mapping[str, Sequence[str]]) -> str:
     known = "|".join(sorted(logins))
     lines += [
         "users=$(mc admin user list store)",
-        # Each line: status, access key, policy. A key that ends in a number, and is not named any more, was retired.
+        # Each line: status, access key, policy. A key that ends in a number and is no longer listed was retired.
         "printf '%s\\n' \"$users\" | while read -r _ user _; do",
         '  case "$user" in',
         f"  {known}) continue ;;",

@@ -1,4 +1,4 @@
-"""What Pulumi's Kubernetes provider does for a chart, without the provider: for renderings and tests."""
+"""Renders charts like Pulumi's Kubernetes provider, without the provider: for rendering and tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def program(name: str) -> str:
     """The path of a program that `make tools` builds.
 
     Raises:
-        Unavailable: when it is neither there nor on the PATH.
+        Unavailable: if it is neither built nor on the PATH.
     """
     found = shutil.which(name, path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None:
@@ -30,13 +30,13 @@ def program(name: str) -> str:
 
 
 def template(json_opts: str, charts: Path) -> list[dict[str, Any]]:
-    """The objects of a chart of which a copy stands in ``charts``.
+    """The objects of a chart that has a copy in ``charts``.
 
-    ``json_opts``: what `pulumi_kubernetes.helm.v3.Chart` asks the provider for; where it would fetch the chart from is
-    passed over.
+    ``json_opts``: the options that `pulumi_kubernetes.helm.v3.Chart` passes to the provider; the chart's repository is
+    ignored.
 
     Raises:
-        Unavailable: when helm or the copy of the chart is missing.
+        Unavailable: if helm or the copy of the chart is missing.
     """
     return [each for each in yaml.load_all(_rendered(json_opts, charts), yaml.CSafeLoader) if each]
 

@@ -1,4 +1,4 @@
-"""The images that an environment runs, pinned. A stack may put another in the place of any of them (`images:`)."""
+"""The images that an environment runs, pinned. A stack may replace any of them (`images:`)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def choose(others: Mapping[str, str]) -> Mapping[str, str]:
     """All images, some of them replaced.
 
     Raises:
-        ConfigError: when an image is given for something that there is not.
+        ConfigError: for unknown names.
     """
     if unknown := sorted(others.keys() - IMAGES.keys()):
-        raise ConfigError(f"images: {', '.join(unknown)} is not known. There are: {', '.join(sorted(IMAGES))}.")
+        raise ConfigError(f"images: {', '.join(unknown)} is unknown. Known: {', '.join(sorted(IMAGES))}.")
     return {**IMAGES, **others}

@@ -1,6 +1,6 @@
-"""Istio, from its own charts: a control plane for this environment alone, and the agent that a cluster's nodes need.
+"""Istio, from its own charts: a control plane for this environment alone, and the cluster's node agent.
 
-Whom it lets call whom, and for how long, comes with the services (Argo CD): istio/.
+Its policies and timeouts are deployed with the services (Argo CD): istio/.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SECCOMP = {"type": "RuntimeDefault"}
 XDS, MONITORING, WEBHOOKS = 15012, 15014, 15017
 
 ENVIRONMENT = {
-    # The proxy ends after the service, so that what is in flight ends well, and Jobs end at all.
+    # The proxy stops after the service, so that requests in flight complete and Jobs can finish.
     "ENABLE_NATIVE_SIDECARS": "true",
-    # Proxies fetch auth's key set themselves: istiod is not in the mesh, so auth would refuse it. It fetches nothing.
+    # Proxies fetch auth's key set themselves: istiod is not in the mesh, so auth would reject it.
     "PILOT_JWT_ENABLE_REMOTE_JWKS": "envoy",
     "BLOCKED_CIDRS_IN_JWKS_URIS": "0.0.0.0/0,::/0",
-    # It would take every message to a store apart, to count what nobody looks at.
+    # The filter would parse all MongoDB traffic for metrics that nobody uses.
     "PILOT_ENABLE_MONGO_FILTER": "false",
-    # The gateway is Traefik. With these off, istiod has no right to make Deployments in every namespace.
+    # The gateway is Traefik. With these off, istiod needs no permission to create Deployments in every namespace.
     "PILOT_ENABLE_GATEWAY_API": "false",
     "PILOT_ENABLE_GATEWAY_API_STATUS": "false",
     "PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER": "false",
@@ -43,7 +43,7 @@ SIDECAR = {
     "limits": {"cpu": "1000m", "memory": "256Mi"},
 }
 
-# istiod writes its certificate into them when it runs.
+# istiod writes its certificate into them at run time.
 CERTIFICATES = "webhooks[*].clientConfig.caBundle"
 
 
@@ -55,20 +55,20 @@ class MeshArgs:
 
 
 def revision(environment: str) -> str:
-    """The value of the label istio.io/rev by which namespaces and policies belong to an environment's mesh."""
+    """The value of the label istio.io/rev that assigns namespaces and policies to an environment's mesh."""
     return prefix(environment)
 
 
 def mesh_config(environment: str) -> dict[str, Any]:
     """https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/"""
     return {
-        # Of other namespaces it knows nothing, and nobody in the mesh can call what is there.
+        # Other namespaces are unknown to it, and unreachable from the mesh.
         "discoverySelectors": [{"matchLabels": {"kinora.io/environment": environment}}],
         "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"},
         "enableAutoMtls": True,
-        # Istio repeats every failed request twice unless told not to, whatever it does. Where it may, istio/ says so.
+        # By default Istio retries every failed request twice, idempotent or not. istio/ enables retries explicitly.
         "defaultHttpRetryPolicy": {"attempts": 0},
-        # The gateway and the services write one already.
+        # The gateway and the services already write access logs.
         "accessLogFile": "",
         "defaultConfig": {"holdApplicationUntilProxyStarts": True},
     }
@@ -87,11 +87,11 @@ def istiod_values(args: MeshArgs) -> dict[str, Any]:
         "resources": quantities(args.sizes.istiod),
         "seccompProfile": SECCOMP,
         "env": ENVIRONMENT,
-        # Also where another environment brings the agent: without it, each pod would have to change its own network,
+        # Even if another environment installs the agent: without it, each pod would have to change its own network,
         # which Pod Security forbids.
         "cni": {"enabled": True},
         "meshConfig": mesh_config(environment),
-        # From the first moment, so that istiod need not change it.
+        # Set from the start, so that istiod does not change it.
         "base": {"validationFailurePolicy": "Fail"},
         "global": {
             **IMAGES,
@@ -124,10 +124,10 @@ class Mesh(pulumi.ComponentResource):
         super().__init__("kinora:environment:Mesh", name, None, opts)
         self._place = args.place
         self._child = pulumi.ResourceOptions(parent=self)
-        # All that the chart `base` would bring, as other definitions are registered.
+        # Everything in the chart `base`, registered like other definitions.
         upstream.custom_resource_definitions("istio-crds", self._child)
         istiod = self._chart("istiod", istiod_values(args))
-        # What they are is known before they are there.
+        # They can be read without installing them.
         self.parts = istiod.resources.apply(lambda made: list(made.values()))
         self._ready = istiod.resources.apply(
             lambda made: pulumi.Output.all(*(each.metadata for each in made.values())).apply(lambda _: True)
@@ -139,7 +139,7 @@ class Mesh(pulumi.ComponentResource):
         self.register_outputs({})
 
     def before(self, place: Place) -> Place:
-        """The place, for pods that need the mesh: they would start without a sidecar if istiod were not there."""
+        """The place, for pods that need the mesh: without istiod they would start without a sidecar."""
         created = pulumi.Output.all(place.created, self._ready).apply(lambda both: str(both[0]))
         return replace(place, created=created)
 
@@ -152,13 +152,13 @@ class Mesh(pulumi.ComponentResource):
                 fetch_opts=FetchOpts(repo=REPOSITORY),
                 namespace=self._place.namespace,
                 values=values,
-                transformations=[self._fit],
+                transformations=[self._customise],
             ),
             self._child,
         )
 
-    def _fit(self, manifest: dict[str, Any], opts: pulumi.ResourceOptions) -> None:
-        """What the charts have no value for."""
+    def _customise(self, manifest: dict[str, Any], opts: pulumi.ResourceOptions) -> None:
+        """Changes that the charts have no values for."""
         metadata = manifest["metadata"]
         metadata["labels"] |= {
             "app.kubernetes.io/managed-by": "pulumi",
@@ -176,7 +176,7 @@ class Mesh(pulumi.ComponentResource):
             opts.ignore_changes = [CERTIFICATES]
 
     def _own(self, name: str) -> str:
-        """A name that no other environment has: what a cluster has only once carries the environment's."""
+        """A name that is unique among environments, for cluster-scoped objects."""
         own = prefix(self._place.environment)
         return name if own in name else f"{own}-{name}"
 
@@ -197,7 +197,7 @@ class Mesh(pulumi.ComponentResource):
                 "ingress": [
                     {"from_": peers("apps", "gateway"), "ports": ports(XDS)},
                     {"from_": peers("monitoring"), "ports": ports(MONITORING)},
-                    # The API server asks from where no policy can name it; what it asks is no secret.
+                    # No policy can select the API server; its requests to the webhook are not sensitive.
                     {"ports": ports(WEBHOOKS)},
                 ],
             },

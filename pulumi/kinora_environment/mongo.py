@@ -1,4 +1,4 @@
-"""MongoDB: a database for each identity, and logins that read and write it."""
+"""MongoDB: a database for each identity, and logins with read and write access to it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ USER = 999
 """The user `mongodb` of the image."""
 ROOT = "root"
 VERSION = "8.0.29"
-"""What the operator runs, as ``<its repository>:<version>-ubi8``."""
+"""The version that the operator runs, as ``<its repository>:<version>-ubi8``."""
 OPERATOR_NAMESPACE = "mongodb"
 OPERATOR_USER = 2000
 
@@ -51,7 +51,7 @@ class MongoCluster(StoreComponent):
 
     def __init__(self, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("MongoCluster", name, args, opts)
-        # Below half of the memory: connections, sorts and the file system's cache need the rest.
+        # Less than half of the memory: connections, sorts and the page cache need the rest.
         self._cache_gb = max(0.25, round(args.sizes.mongo.memory * 0.4 / 1024, 2))
         match args.config.mode:
             case "single":
@@ -62,7 +62,7 @@ class MongoCluster(StoreComponent):
 
     def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
         login, config = self.login(identity), self.args.config
-        # The users stand in the database admin; which database a service uses is its own setting.
+        # The users are in the database admin; a service's own setting selects its database.
         options = "authSource=admin"
         if config.external is not None:
             where = self.address(config.external)
@@ -90,8 +90,8 @@ class MongoCluster(StoreComponent):
                         "mongo",
                         args.images["mongo"],
                         args.sizes.mongo,
-                        # No command: the image's entry point makes the root user on the first start. An image in its
-                        # place has to take these arguments and variables, listen on all addresses and keep to /data/db.
+                        # No command: the image's entry point creates the root user at the first start. A replacement
+                        # image must accept these arguments and variables, listen on all addresses and use /data/db.
                         args=[
                             "mongod",
                             "--dbpath=/data/db",
@@ -101,10 +101,10 @@ class MongoCluster(StoreComponent):
                         environment={
                             "MONGO_INITDB_ROOT_USERNAME": ROOT,
                             "MONGO_INITDB_ROOT_PASSWORD": Secret(root, "password"),
-                            "HOME": "/tmp",  # noqa: S108 - a volume of this pod alone
+                            "HOME": "/tmp",  # noqa: S108 - a volume of this pod
                         },
                         ports={"mongo": PORT},
-                        # The shell takes a second of CPU to start: too much to ask it every few seconds.
+                        # The shell takes a second of CPU to start: too expensive for a frequent probe.
                         ready=check,
                         alive=check,
                     )
@@ -142,7 +142,7 @@ class MongoCluster(StoreComponent):
                 environment={
                     "ROOT_USER": ROOT,
                     "ROOT_PASSWORD": Secret(root, "password"),
-                    "HOME": "/tmp",  # noqa: S108 - where the shell keeps its history
+                    "HOME": "/tmp",  # noqa: S108 - for the shell's history
                 },
                 environment_from=[passwords],
             ),
@@ -154,12 +154,12 @@ class MongoCluster(StoreComponent):
     # --- operator -----------------------------------------------------------------------------------------------------
 
     def _members(self, args: StoreArgs) -> list[str]:
-        """Host and port of each member, by the names that the operator gives them."""
+        """Host and port of each member, with the operator's naming scheme."""
         replicas = range(max(args.sizes.replicas, 3))
         return [f"{args.place.host(f'mongo-{replica}.mongo-svc')}:{PORT}" for replica in replicas]
 
     def _operator(self, args: StoreArgs) -> None:
-        """A replica set of MongoDB's Community Operator. A user that is not named any more is removed by it."""
+        """A replica set of MongoDB's Community Operator, which removes users that are no longer listed."""
         account = self._account(args)
         users = []
         for login in self.logins():
@@ -172,7 +172,7 @@ class MongoCluster(StoreComponent):
                     "passwordSecretRef": {"name": password},
                     "roles": [{"name": "readWrite", "db": login.identity}],
                     "scramCredentialsSecretName": unique,
-                    # Names that hold an underscore, as the operator's own would, cannot be those of a Secret.
+                    # The operator's default names would contain underscores, which are invalid for a Secret.
                     "connectionStringSecretName": f"{unique}-connection",
                 }
             )
@@ -209,7 +209,7 @@ class MongoCluster(StoreComponent):
         )
 
     def _stateful_set(self, args: StoreArgs, account: str) -> dict[str, Any]:
-        """What the operator puts over its own StatefulSet. Lists are merged by name."""
+        """Overrides that the operator applies to its StatefulSet. Lists are merged by name."""
         restricted = {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -261,7 +261,7 @@ class MongoCluster(StoreComponent):
         }
 
     def _account(self, args: StoreArgs) -> str:
-        """The identity that the operator's agents expect: they report by annotating their own pods."""
+        """The service account that the operator's agents expect: they report by annotating their own pods."""
         name = "mongodb-database"
         metadata = {"name": name, "namespace": args.place.created, "labels": args.place.labels("mongo")}
         k8s.core.v1.ServiceAccount(name, metadata=metadata, automount_service_account_token=True, opts=self.child)

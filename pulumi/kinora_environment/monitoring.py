@@ -1,12 +1,11 @@
-"""Prometheus, Alertmanager and Grafana of an environment. They watch its own namespaces and no other.
+"""Prometheus, Alertmanager and Grafana of an environment. They monitor only its own namespaces.
 
-What is alerted on and shown stands in observability/: rules and dashboards are read from there. Nothing outside of
-the monitoring namespace may connect to any of the three, and the gateway has no route to them: people reach them
-through the API server (`kubectl port-forward`).
+Rules and dashboards are read from observability/. Nothing outside of the monitoring namespace may connect to any of the
+three, and the gateway has no route to them: people use `kubectl port-forward`.
 
-A pod is scraped when it says where its metrics are: by the annotations prometheus.io/scrape ("true"),
-prometheus.io/port and, unless it is /metrics, prometheus.io/path; or by a port named `metrics`. Istio rewrites such
-annotations to a port of its sidecar that passes the metrics on, so they work in the mesh, too.
+A pod is scraped if it has the annotations prometheus.io/scrape ("true"), prometheus.io/port and, unless it is /metrics,
+prometheus.io/path; or a port named `metrics`. Istio rewrites these annotations to a port of its sidecar that forwards
+the metrics, so they also work in the mesh.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ OBSERVABILITY = Path(__file__).resolve().parents[2] / "observability"
 PROMETHEUS, ALERTMANAGER, GRAFANA = "prometheus", "alertmanager", "grafana"
 PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT = 9090, 9093, 3000
 USER = 65534
-"""The user `nobody`, which the images of Prometheus and Alertmanager are made for."""
+"""The user `nobody` in the images of Prometheus and Alertmanager."""
 GRAFANA_USER = 472
 OPERATED_REPLICAS = 2
-"""Of Prometheus, each of which sees everything; and of Alertmanager, which tell each other what they have sent."""
+"""Replicas of Prometheus, each of which scrapes everything, and of Alertmanager, which deduplicate notifications."""
 
 INTERVAL = "15s"
 WEBHOOK = "alertmanager-webhook"
@@ -67,12 +66,12 @@ LABELS: Sequence[Relabeling] = (
 
 @dataclass(frozen=True)
 class Job:
-    """What Prometheus collects: some of the pods, and where their metrics are."""
+    """A scrape job: which pods, and where their metrics are."""
 
     name: str
     relabelings: Sequence[Relabeling]
     roles: Sequence[str] | None = None
-    """Of the namespaces in which the pods are; unless given, all."""
+    """Roles of the pods' namespaces; default: all."""
     path: str | None = None
     params: Mapping[str, list[str]] | None = None
 
@@ -82,8 +81,8 @@ JOBS = (
         "pods",
         [
             RUNNING,
-            # Prometheus sees a pod once for each of its ports: without the annotation only one of them counts, with it
-            # all become the same target, of which it keeps one.
+            # Prometheus discovers a pod once per port: without the annotation, only one port matches; with it, all
+            # become the same target and are deduplicated.
             {
                 "source_labels": [_SCRAPE, _PORT, f"{_POD}_container_port_name"],
                 "regex": r"true;\d+;.*|(true)?;;metrics",
@@ -99,7 +98,7 @@ JOBS = (
             *LABELS,
         ],
     ),
-    # What RabbitMQ shows by itself is the sum of all queues; how long each is has to be asked for.
+    # By default RabbitMQ reports the sum of all queues; lengths per queue must be requested.
     Job(
         "rabbitmq-queues",
         [
@@ -117,7 +116,7 @@ JOBS = (
     ),
 )
 
-# Grafana looks nowhere but at Prometheus: nothing is sent to its makers or fetched from them.
+# Grafana only uses Prometheus: no telemetry or update checks.
 GRAFANA_SETTINGS = {
     "GF_PATHS_DATA": "/var/lib/grafana",
     "GF_PATHS_PLUGINS": "/var/lib/grafana/plugins",
@@ -147,16 +146,16 @@ class MonitoringArgs:
     watched: list[Place]
     """The namespaces whose pods are scraped."""
     admin_password: pulumi.Output[str] | None
-    """Grafana's, where there is one."""
+    """Grafana's password, if Grafana is enabled."""
     storage_class: str | None
     retain: bool
-    """Whether what was collected outlives Prometheus."""
+    """Whether the data outlives Prometheus."""
     protect: bool
-    """Whether Pulumi refuses to delete it."""
+    """Whether Pulumi refuses to delete the data."""
 
 
 def rule_files() -> Mapping[str, str]:
-    """The rules that every environment has: name -> text."""
+    """The rule files of every environment: name -> text."""
     return {file.name: file.read_text() for file in sorted((OBSERVABILITY / "rules").glob("*.yml"))}
 
 
@@ -166,7 +165,7 @@ def dashboards() -> Mapping[str, str]:
 
 
 def prometheus_configuration(args: MonitoringArgs) -> dict[str, Any]:
-    """prometheus.yml of a Prometheus that is ours."""
+    """prometheus.yml for mode single."""
     return {
         "global": {
             "scrape_interval": INTERVAL,
@@ -197,9 +196,9 @@ def namespaces(job: Job, args: MonitoringArgs) -> list[str]:
 
 
 def alertmanager_configuration(webhook: str | None) -> dict[str, Any]:
-    """alertmanager.yml. ``webhook``: the file with the address that alerts are sent to; none, and they are only shown.
+    """alertmanager.yml. ``webhook``: the file with the webhook's URL; if None, alerts are only displayed.
 
-    Alertmanager reads the file anew each time that it sends.
+    Alertmanager reads the file for each notification.
     """
     receiver: dict[str, Any] = {"name": "nobody"}
     if webhook:
@@ -217,7 +216,7 @@ def alertmanager_configuration(webhook: str | None) -> dict[str, Any]:
 
 
 class Monitoring(pulumi.ComponentResource):
-    """Attributes ``grafana`` and ``prometheus``: sentences on how to reach each."""
+    """Attributes ``grafana`` and ``prometheus``: how to open each."""
 
     def __init__(self, name: str, args: MonitoringArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("kinora:environment:Monitoring", name, None, opts)
@@ -233,7 +232,7 @@ class Monitoring(pulumi.ComponentResource):
                 service = "prometheus-operated"
                 self._operator()
         for place in args.watched:
-            self._rights(place)
+            self._rbac(place)
         namespace = args.place.namespace
         forward = f"kubectl --namespace {namespace} port-forward service"
         self.prometheus = f"http://localhost:{PROMETHEUS_PORT}, while this runs: {forward}/{service} {PROMETHEUS_PORT}"
@@ -252,8 +251,8 @@ class Monitoring(pulumi.ComponentResource):
         place = self._args.place
         return {"name": name, "namespace": place.created, "labels": place.labels(part)}
 
-    def _rights(self, place: Place) -> None:
-        """Prometheus finds what it watches; monitors of services lead it through those and their endpoints."""
+    def _rbac(self, place: Place) -> None:
+        """Permissions for Prometheus to discover its targets; ServiceMonitors need services and endpoints."""
         found = [{"api_groups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
         if self._args.config.mode == "operator":
             found[0]["resources"] += ["services", "endpoints"]
@@ -288,12 +287,12 @@ class Monitoring(pulumi.ComponentResource):
         }
         flags = {
             "config.file": "/config/prometheus.yml",
-            # Takes up what changes, rules too, while it runs: a restart would miss what happens meanwhile.
+            # Reloads configuration and rules at run time: a restart would leave a gap in the data.
             "enable-feature": "auto-reload-config",
             "storage.tsdb.path": "/data/prometheus",
             "storage.tsdb.retention.time": f"{args.config.retention_days}d",
             "storage.tsdb.retention.size": retention_size(args.sizes.prometheus),
-            # As people reach it: links in alerts lead there.
+            # The address that people use, for links in alerts.
             "web.external-url": f"http://localhost:{PROMETHEUS_PORT}/",
         }
         self._server(PROMETHEUS, flags, PROMETHEUS_PORT, args.sizes.prometheus, volumes, token=True)
@@ -310,11 +309,11 @@ class Monitoring(pulumi.ComponentResource):
         flags = {
             "config.file": "/config/alertmanager.yml",
             "storage.path": "/data",
-            "cluster.listen-address": "",  # it has no others to talk to
+            "cluster.listen-address": "",  # no cluster of Alertmanagers
             "web.external-url": f"http://localhost:{ALERTMANAGER_PORT}/",
         }
-        # Restarted when it changes. Nothing is lost: what was sent and silenced is on its volume, and Prometheus
-        # repeats what fires.
+        # Restarted when its configuration changes. Nothing is lost: notifications and silences are on its volume, and
+        # Prometheus resends firing alerts.
         self._server(ALERTMANAGER, flags, ALERTMANAGER_PORT, args.sizes.alertmanager, volumes, configuration=text)
 
     def _server(
@@ -353,7 +352,7 @@ class Monitoring(pulumi.ComponentResource):
                 token=token,
                 annotations=scraped(port),
                 configuration=configuration,
-                grace_seconds=120,  # Prometheus writes down what it holds in memory
+                grace_seconds=120,  # Prometheus flushes its memory to disk
             ),
             self._child,
         )
@@ -361,13 +360,13 @@ class Monitoring(pulumi.ComponentResource):
     # --- operator ----------------------------------------------------------------------------------------------------
 
     def _operator(self) -> None:
-        """Resources of the Prometheus Operator. Monitors and rules with this environment's label are taken up, too."""
+        """Resources of the Prometheus Operator. Also selects monitors and rules with this environment's label."""
         args = self._args
         ours = {"matchLabels": {"kinora.io/environment": args.place.environment}}
         account = k8s.core.v1.ServiceAccount(
             PROMETHEUS,
             metadata=self._metadata(PROMETHEUS, PROMETHEUS),
-            automount_service_account_token=False,  # the operator mounts it where it is needed
+            automount_service_account_token=False,  # the operator mounts it where needed
             opts=self._child,
         )
         self._operated(
@@ -388,7 +387,7 @@ class Monitoring(pulumi.ComponentResource):
                     for kind in ("serviceMonitor", "podMonitor", "rule")
                     for key in (f"{kind}Selector", f"{kind}NamespaceSelector")
                 },
-                # A monitor that a service brings must not make Prometheus read its own token.
+                # A service's monitor must not make Prometheus read files such as its own token.
                 "arbitraryFSAccessThroughSMs": {"deny": True},
                 "alerting": {
                     "alertmanagers": [{"namespace": args.place.created, "name": "alertmanager-operated", "port": "web"}]
@@ -462,7 +461,7 @@ class Monitoring(pulumi.ComponentResource):
         budget(name, args.place, selector(name), self._child)
 
     def _operated_configuration(self) -> pulumi.Output[str]:
-        """The operator wants it in a Secret, although nothing in it is secret."""
+        """The operator requires a Secret, although nothing in it is secret."""
         webhook = f"/etc/alertmanager/secrets/{WEBHOOK}/url" if self._args.config.alert_webhook else None
         text = _yaml(alertmanager_configuration(webhook))
         return secret("alertmanager-configuration", self._args.place, {"alertmanager.yaml": text}, self._child)
@@ -471,7 +470,7 @@ class Monitoring(pulumi.ComponentResource):
         relabelings = [
             {"replacement": job.name, "target_label": "job"},
             *job.relabelings,
-            # The operator names the container, too, which would make several targets out of one.
+            # The operator adds the container's name, which would create duplicate targets.
             {"regex": "container|endpoint", "action": "labeldrop"},
         ]
         endpoint: dict[str, Any] = {"relabelings": [_camel_case(each) for each in relabelings]}
@@ -500,7 +499,7 @@ class Monitoring(pulumi.ComponentResource):
             kind=kind,
             metadata=self._metadata(name, part),
             spec=spec,
-            # The operator would make the set anew for larger claims: see workload.CLAIMS.
+            # The operator would recreate the StatefulSet for larger claims: see workload.CLAIMS.
             opts=pulumi.ResourceOptions(
                 parent=self, protect=protect, ignore_changes=["spec.storage"] if "storage" in spec else None
             ),
@@ -509,7 +508,7 @@ class Monitoring(pulumi.ComponentResource):
     # --- both --------------------------------------------------------------------------------------------------------
 
     def _grafana(self, prometheus: str, admin_password: pulumi.Output[str]) -> None:
-        """Grafana keeps nothing: what it shows is provisioned, so a new pod is like the one before."""
+        """Grafana is stateless: everything is provisioned."""
         args, place = self._args, self._args.place
         admin = secret("grafana-admin", place, {"password": admin_password}, self._child)
         provisioned = {
@@ -517,7 +516,7 @@ class Monitoring(pulumi.ComponentResource):
         }
         volumes = {
             "data": Volume("/var/lib/grafana", memory_mib=256),
-            "tmp": Volume("/tmp"),  # noqa: S108 - a volume of this pod alone
+            "tmp": Volume("/tmp"),  # noqa: S108 - a volume of this pod
             "dashboards": Volume("/dashboards"),
         }
         for kind, text in provisioned.items():
@@ -549,7 +548,7 @@ class Monitoring(pulumi.ComponentResource):
                 ],
                 volumes=volumes,
                 annotations=scraped(GRAFANA_PORT),
-                # Dashboards it takes up while it runs.
+                # Grafana reloads dashboards at run time.
                 configuration=json.dumps([GRAFANA_SETTINGS, provisioned]),
             ),
             self._child,
@@ -557,13 +556,13 @@ class Monitoring(pulumi.ComponentResource):
 
 
 def retention_size(resources: Resources) -> str:
-    """Four fifths of the volume: the newest hours and what is being merged are not counted, and need room as well."""
+    """Four fifths of the volume: the head block and compactions are not counted, and need space as well."""
     return f"{resources.disk * 4 // 5}MB"
 
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        return True  # what stands in several places is written out in each
+        return True  # write out repeated values instead of using anchors
 
 
 def _yaml(configuration: Mapping[str, Any]) -> str:
@@ -571,5 +570,5 @@ def _yaml(configuration: Mapping[str, Any]) -> str:
 
 
 def _camel_case(rule: Relabeling) -> dict[str, Any]:
-    """As the operator writes it: source_labels is sourceLabels."""
+    """In the operator's notation: source_labels is sourceLabels."""
     return {re.sub("_(.)", lambda match: match[1].upper(), key): value for key, value in rule.items()}

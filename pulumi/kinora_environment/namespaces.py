@@ -1,4 +1,4 @@
-"""The namespaces of an environment: what may run in each, how much of it, and that nothing is let in unasked."""
+"""The namespaces of an environment: Pod Security, quotas, and default-deny network policies."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ API_SERVER = [{"port": 443, "protocol": "TCP"}, {"port": 6443, "protocol": "TCP"
 class NamespacesArgs:
     environment: str
     quota: Quota
-    """Of the services; what Pulumi itself makes is bounded by the size."""
+    """Of the services; Pulumi's own workloads are bounded by the size."""
     mesh: bool
     mesh_privileged: bool
-    """Whether Istio's node agent runs in the mesh's namespace: it changes the network of the node's pods."""
+    """Whether Istio's node agent runs in the mesh's namespace: it configures the network of the node's pods."""
     protect: bool
 
 
 class Namespaces(pulumi.ComponentResource):
-    """One namespace for each role, each with the Pod Security profile *restricted* and closed to all but what is named.
+    """One namespace for each role, with the Pod Security profile *restricted* and default-deny network policies.
 
-    Within an environment pods may connect to whom lets them in (``allow``, and the chart's ``allowFrom``); outside of
-    it, only to name servers and the API server. Services may connect to each other and to the stores, and to nothing
-    else; Argo CD, which reads git, may go anywhere.
+    Within an environment, pods may connect to pods that allow it (``allow``, and the chart's ``allowFrom``); outside of
+    it, only to DNS and the API server. Services may connect only to each other and to the stores; Argo CD, which reads
+    git, has unrestricted egress.
     """
 
     def __init__(self, name: str, args: NamespacesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -75,7 +75,7 @@ class Namespaces(pulumi.ComponentResource):
         environment = {"namespace_selector": {"match_labels": {"kinora.io/environment": place.environment}}}
         egress: list[dict[str, Any]] = [{"ports": DNS}, {"to": [environment]}, {"ports": API_SERVER}]
         if place.role == "apps":
-            # Where services have something to ask: each other and the stores, and of the mesh its control plane.
+            # Egress of services: each other, the stores, and the mesh's control plane.
             asked = ["apps", "stores", *(["mesh"] if self._args.mesh else [])]
             egress = [
                 {"ports": DNS},
@@ -83,10 +83,10 @@ class Namespaces(pulumi.ComponentResource):
             ]
         if place.role == "gitops":
             egress = [{}]
-        # Replicas of a store talk to each other; services do not, unless the chart lets them.
+        # Replicas of a store connect to each other; services need the chart's permission.
         ingress: list[dict[str, Any]] = [] if place.role == "apps" else [{"from_": [{"pod_selector": {}}]}]
-        # One for each direction: of one policy for both, some network plugins take what it lets out of a pod for leave
-        # to come into the next one.
+        # One policy per direction: with a combined one, some network plugins treat allowed egress of one pod as allowed
+        # ingress of the next.
         for direction, allowed in (("Ingress", ingress), ("Egress", egress)):
             name = f"default-{direction.lower()}"
             k8s.networking.v1.NetworkPolicy(
@@ -119,7 +119,7 @@ class Namespaces(pulumi.ComponentResource):
             },
             opts=opts,
         )
-        # With a quota, a container that names no requests is refused; these are given to sidecars and debugging pods.
+        # With a quota, containers without requests are rejected; these defaults are for sidecars and debugging pods.
         k8s.core.v1.LimitRange(
             place.role,
             metadata={"name": "defaults", "namespace": place.created, "labels": place.labels("defaults")},

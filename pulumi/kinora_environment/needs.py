@@ -1,7 +1,7 @@
-"""What each service needs of an environment: apps/<app>/deploy/needs.yaml, one entry for each identity.
+"""What each service needs from an environment: apps/<app>/deploy/needs.yaml, one entry for each identity.
 
-An identity (auth, video, tusd, ...) has credentials of its own for each store that it names, with no more rights than
-it names there. They come to its pods as the Secrets ``<identity>-<store>``.
+An identity (auth, video, tusd, ...) has its own credentials for each store that it lists, with only the permissions
+listed there. Its pods get them as the Secrets ``<identity>-<store>``.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class Redis(Model):
 
 
 class Rabbitmq(Model):
-    """The exchanges and queues of its name and below ``<identity>.``, and binding to what others publish."""
+    """Exchanges and queues named ``<identity>`` or ``<identity>.*``, and binding to others' exchanges."""
 
     exchanges: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.]*$")], ...] = ()
-    """Those that it publishes to: its name, or below it."""
+    """Exchanges that it publishes to: its name, or below it."""
     consumes: bool = False
-    """Whether it puts messages straight into queues: those that consume, for their retries."""
+    """Whether it publishes directly to queues, as consumers do for retries."""
 
 
 class S3(Model):
-    """Everything with the objects of these buckets."""
+    """Full access to the objects in these buckets."""
 
     buckets: Annotated[list[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]+[a-z0-9]$")]], Field(min_length=1)]
 
@@ -60,14 +60,14 @@ class Needs(Model):
     rabbitmq: Rabbitmq | None = None
     s3: S3 | None = None
     keys: tuple[Name, ...] = ()
-    """Random secrets of its own, by the names of its settings; they come as ``<identity>-keys``."""
+    """Its own random secrets, by the names of its settings, in the Secret ``<identity>-keys``."""
 
     def stores(self) -> list[str]:
         return [store for store in STORES if getattr(self, store) is not None]
 
 
 def app(identity: str, apps: Path = APPS) -> str:
-    """The app that an identity belongs to: its Deployments are rolled out together."""
+    """The app of an identity, whose Deployments are rolled out together."""
     (found,) = (
         file.parts[-3]
         for file in apps.glob("*/deploy/needs.yaml")
@@ -77,7 +77,7 @@ def app(identity: str, apps: Path = APPS) -> str:
 
 
 def exchanges(needs: Mapping[str, Needs]) -> list[str]:
-    """All that somebody publishes to."""
+    """All exchanges that somebody publishes to."""
     return sorted({each for need in needs.values() if need.rabbitmq is not None for each in need.rabbitmq.exchanges})
 
 
@@ -85,7 +85,7 @@ def read(apps: Path = APPS) -> Mapping[str, Needs]:
     """The needs of every identity, by its name.
 
     Raises:
-        ConfigError: with a sentence for each thing that is wrong in a file.
+        ConfigError: with one sentence per problem in a file.
     """
     found: dict[str, Needs] = {}
     for file in sorted(apps.glob("*/deploy/needs.yaml")):
@@ -94,7 +94,7 @@ def read(apps: Path = APPS) -> Mapping[str, Needs]:
             if not re.fullmatch(r"[a-z][a-z0-9]*", name):
                 raise ConfigError(f"{shown}: {name} cannot be an identity: write lower-case letters and digits only.")
             if name in found:
-                raise ConfigError(f"{shown}: {name} stands in another app's needs already: choose another name.")
+                raise ConfigError(f"{shown}: {name} is already in another app's needs: choose another name.")
             try:
                 found[name] = need = Needs.model_validate(given)
             except ValidationError as error:

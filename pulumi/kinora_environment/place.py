@@ -1,4 +1,4 @@
-"""Where objects go: a namespace of an environment, and the names and labels of what is put there."""
+"""A namespace of an environment, with names and labels for the objects in it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pulumi
 PART_OF = "kinora"
 
 ROLES = ("apps", "stores", "gateway", "mesh", "monitoring", "gitops")
-"""What an environment's namespaces are for, one each."""
+"""The roles of an environment's namespaces, one each."""
 
 
 def prefix(environment: str) -> str:
-    """What the names of everything that a cluster has only once begin with, so that two environments share nothing."""
+    """The prefix of cluster-scoped names, so that environments share nothing."""
     return f"kinora-{environment}"
 
 
@@ -26,7 +26,7 @@ class Place:
     environment: str
     role: str
     created: pulumi.Output[str]
-    """The namespace's name, once it is there: what is given this name waits for it."""
+    """The namespace's name, as an output: objects that use it wait for the namespace."""
 
     @property
     def namespace(self) -> str:
@@ -45,7 +45,7 @@ class Place:
 
 
 def selector(name: str) -> dict[str, str]:
-    """The labels by which the pods of a workload are found; they can never change, so they are few."""
+    """The selector labels of a workload's pods; they are immutable, so there are few."""
     return {"app.kubernetes.io/name": name}
 
 

@@ -1,4 +1,4 @@
-"""What an environment consists of and what it needs: `python -m kinora_environment.plan STACK`."""
+"""Show what an environment contains and requires: `python -m kinora_environment.plan STACK`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from kinora_environment.policies import Manifest, pod_of
 from kinora_environment.render import Rendered, configuration, render
 
 PURPOSES: Mapping[str, str] = {
-    "apps": "the services, rolled out by Argo CD",
-    "stores": "what they keep their data in",
-    "gateway": "Traefik: the one way in",
-    "mesh": "Istio: mutual TLS, and who may call whom",
-    "monitoring": "what is watched, alerted on and shown",
-    "gitops": "Argo CD: what is in git is what runs",
+    "apps": "the services, deployed by Argo CD",
+    "stores": "databases, broker and object storage",
+    "gateway": "Traefik: the only public entry",
+    "mesh": "Istio: mutual TLS and authorization",
+    "monitoring": "metrics, alerts and dashboards",
+    "gitops": "Argo CD: deploys from git",
 }
 
 
 @dataclass(frozen=True)
 class Need:
-    """What something asks for, all its replicas together: CPU in millicores, memory and storage in MiB."""
+    """Total requests of all replicas: CPU in millicores, memory and storage in MiB."""
 
     cpu: int = 0
     memory: int = 0
@@ -46,7 +46,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Part:
-    """Something that runs."""
+    """A workload."""
 
     namespace: str
     kind: str
@@ -70,7 +70,7 @@ _FACTORS = {
 
 
 def quantity(text: str | int | float) -> float:
-    """The number that a Kubernetes quantity stands for: "250m" is 0.25, "1Gi" is 2**30."""
+    """The value of a Kubernetes quantity: "250m" is 0.25, "1Gi" is 2**30."""
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(text))
     if match is None or match[2] not in _FACTORS:
         raise ValueError(f"{text} is no quantity")
@@ -87,7 +87,7 @@ def _need(requests: Mapping[str, Any], storage: Any = 0) -> Need:
 
 
 def _pod_need(manifest: Manifest) -> Need:
-    """Init containers run before the others, so a pod needs the larger of both."""
+    """Init containers run before the others, so a pod needs the maximum of both."""
     pod = pod_of(manifest)
     assert pod is not None  # noqa: S101
     running, starting = Need(), Need()
@@ -100,7 +100,7 @@ def _pod_need(manifest: Manifest) -> Need:
 
 
 def parts(rendered: Rendered) -> Iterator[Part]:
-    """What runs all the time. Jobs end, and what a node agent needs depends on how many nodes there are."""
+    """Long-running workloads. Not Jobs, and not node agents, whose total depends on the number of nodes."""
     for manifest in rendered.objects:
         spec = manifest.get("spec", {})
         match manifest["kind"]:
@@ -140,8 +140,8 @@ def _mongo(spec: Mapping[str, Any]) -> Need:
     return total
 
 
-def brought(stack: str, given: config.EnvironmentConfig) -> list[str]:
-    """What `pulumi up` does not make: a sentence each, with the command that makes it."""
+def prerequisites(stack: str, given: config.EnvironmentConfig) -> list[str]:
+    """What `pulumi up` does not create: one sentence each, with the command that creates it."""
     stores = namespace_name(stack, "stores")
     kubectl = f"kubectl{f' --context {given.context}' if given.context else ''}"
     sentences = []
@@ -153,7 +153,7 @@ def brought(stack: str, given: config.EnvironmentConfig) -> list[str]:
         )
     if given.postgres.backups and given.postgres.backups.storage:
         sentences.append(
-            f"Secret {given.postgres.backups.storage.secret} (access_key, secret_key) in {stores}: where backups go."
+            f"Secret {given.postgres.backups.storage.secret} (access_key, secret_key) in {stores}: for backups."
             f" Once the namespace is there, from files with one value each:\n  {kubectl} -n {stores} create secret"
             f" generic {given.postgres.backups.storage.secret} --from-file=access_key --from-file=secret_key"
         )
@@ -164,7 +164,7 @@ def brought(stack: str, given: config.EnvironmentConfig) -> list[str]:
     if given.keda:
         sentences.append("KEDA 2.20 in the cluster")
     if _scales_by_cpu(stack):
-        sentences.append("metrics-server in the cluster, which says how busy the services are: by that they are scaled")
+        sentences.append("metrics-server in the cluster, for scaling services by CPU usage")
     return sentences
 
 
@@ -181,7 +181,7 @@ OPERATORS: Mapping[str, str] = {
     "rabbitmq": "RabbitMQ Cluster Operator 2.22 and Messaging Topology Operator 1.20",
     "monitoring": "Prometheus Operator 0.85",
 }
-"""Who keeps the custom resources of mode `operator`. One of each serves all environments of a cluster."""
+"""The operators for mode `operator`. One of each serves all environments of a cluster."""
 
 
 def picture(stack: str, given: config.EnvironmentConfig, rendered: Rendered) -> Tree:
@@ -203,7 +203,7 @@ def picture(stack: str, given: config.EnvironmentConfig, rendered: Rendered) -> 
                 secrets = [*need.stores(), *(["keys"] if need.keys else [])]
                 branch.add(f"{identity}  [dim]is given[/] {', '.join(f'{identity}-{each}' for each in secrets)}")
         if role == "monitoring" and not given.monitoring.grafana:
-            branch.add("no grafana  [dim]monitoring.grafana is false: nothing shows the dashboards[/]")
+            branch.add("no grafana  [dim]monitoring.grafana is false: there are no dashboards[/]")
     return tree
 
 
@@ -243,11 +243,11 @@ def main() -> None:
     console.print(picture(stack, given, rendered))
     console.print()
     console.print(table(rendered))
-    console.print(f"\nServices may ask for up to {_quota(rendered)} besides.")
-    if sentences := brought(stack, given):
-        console.print("\nYou bring:")
+    console.print(f"\nIn addition, services may request up to {_quota(rendered)}.")
+    if sentences := prerequisites(stack, given):
+        console.print("\nYou provide:")
         for sentence in sentences:
-            console.print(f"- {sentence}", soft_wrap=True)  # so that a command can be copied
+            console.print(f"- {sentence}", soft_wrap=True)  # so that commands can be copied
 
 
 def _quota(rendered: Rendered) -> str:

@@ -1,6 +1,6 @@
-"""What holds for every object of every environment: plain functions over manifests, each with the reason it exists.
+"""Rules for every object of every environment: plain functions over manifests, each with its reason.
 
-A policy takes the manifest of one object and yields a sentence for each thing that is wrong with it.
+A policy takes the manifest of one object and yields one sentence per violation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ EXEMPT: Mapping[tuple[str, str], str] = {
     (
         "pods_are_restricted",
         "DaemonSet/istio-cni-node",
-    ): "it changes the network of the node's pods, so that they need not",
+    ): "it configures the network of the node's pods, so that they do not have to",
     ("containers_are_restricted", "DaemonSet/istio-cni-node"): "the same",
     ("no_host_access", "DaemonSet/istio-cni-node"): "it writes the network configuration of the node",
     (
@@ -23,11 +23,11 @@ EXEMPT: Mapping[tuple[str, str], str] = {
         "DaemonSet/istio-cni-node",
     ): "its chart leaves it unbounded on purpose: a node depends on it",
 }
-"""(policy, object) -> why it does not hold there. Nothing else is exempt."""
+"""(policy, object) -> the reason for the exemption. There are no others."""
 
 
 def pod_of(manifest: Manifest) -> Manifest | None:
-    """The pod template's spec of whatever makes pods of ours, or None."""
+    """The pod spec of an object that creates our pods, or None."""
     spec = manifest.get("spec", {})
     match manifest["kind"]:
         case "Pod":
@@ -47,7 +47,7 @@ def containers(manifest: Manifest) -> Iterator[Mapping[str, Any]]:
 
 
 def pods_are_restricted(manifest: Manifest) -> Iterator[str]:
-    """No pod runs as root or without a seccomp profile: what breaks out of a process must not find a root there."""
+    """No pod runs as root or without a seccomp profile: a container escape must not yield root."""
     pod = pod_of(manifest)
     if pod is None:
         return
@@ -79,7 +79,7 @@ def containers_are_restricted(manifest: Manifest) -> Iterator[str]:
 
 
 def no_host_access(manifest: Manifest) -> Iterator[str]:
-    """No pod reaches into its node."""
+    """No pod has access to its node."""
     pod = pod_of(manifest)
     if pod is None:
         return
@@ -95,7 +95,7 @@ def no_host_access(manifest: Manifest) -> Iterator[str]:
 
 
 def resources_are_bounded(manifest: Manifest) -> Iterator[str]:
-    """Every container says what it needs, and how much memory is too much: none may starve its neighbours."""
+    """Every container has requests and a memory limit: none may starve its neighbours."""
     for each in containers(manifest):
         resources = each.get("resources", {})
         for kind, resource in (("requests", "cpu"), ("requests", "memory"), ("limits", "memory")):
@@ -104,7 +104,7 @@ def resources_are_bounded(manifest: Manifest) -> Iterator[str]:
 
 
 def images_are_pinned(manifest: Manifest) -> Iterator[str]:
-    """An image names a version, so that the same commit runs the same code tomorrow."""
+    """An image has a version, so that the same commit always runs the same code."""
     for each in containers(manifest):
         image = each["image"]
         _, _, tag = image.rpartition("/")[2].partition(":")
@@ -113,7 +113,7 @@ def images_are_pinned(manifest: Manifest) -> Iterator[str]:
 
 
 def only_the_gateway_is_public(manifest: Manifest) -> Iterator[str]:
-    """Nothing is reachable from outside of the cluster but the gateway."""
+    """Only the gateway is reachable from outside of the cluster."""
     if manifest["kind"] == "Ingress":
         yield "is an Ingress: routes are IngressRoutes of the gateway"
     if manifest["kind"] != "Service" or manifest["spec"].get("type", "ClusterIP") == "ClusterIP":
@@ -123,7 +123,7 @@ def only_the_gateway_is_public(manifest: Manifest) -> Iterator[str]:
 
 
 def tokens_are_asked_for(manifest: Manifest) -> Iterator[str]:
-    """A pod gets a token for the API server only where somebody wrote that it needs one."""
+    """A pod gets an API server token only if that is explicit."""
     pod = pod_of(manifest)
     if pod is not None and pod.get("serviceAccountName", "default") == "default":
         yield "runs as the default service account: give it one of its own"
@@ -132,7 +132,7 @@ def tokens_are_asked_for(manifest: Manifest) -> Iterator[str]:
 
 
 def rights_are_named(manifest: Manifest) -> Iterator[str]:
-    """No role of ours may do everything."""
+    """No role of ours allows everything."""
     if manifest["kind"] not in ("Role", "ClusterRole"):
         return
     for rule in manifest.get("rules") or []:
@@ -141,7 +141,7 @@ def rights_are_named(manifest: Manifest) -> Iterator[str]:
 
 
 def secrets_are_not_configuration(manifest: Manifest) -> Iterator[str]:
-    """A password stands in a Secret, never in a variable of a pod or in a ConfigMap."""
+    """Passwords are in Secrets, never in a pod's variables or in a ConfigMap."""
     words = ("password", "secret_key", "token", "passwd")
     for each in containers(manifest):
         for variable in each.get("env", []):
@@ -170,7 +170,7 @@ POLICIES: Mapping[str, Policy] = {
 
 
 def violations(manifest: Manifest) -> Iterator[str]:
-    """What is wrong with an object by any policy: `policy: kind/name sentence`."""
+    """All policy violations of an object: `policy: kind/name sentence`."""
     shown = f"{manifest['kind']}/{manifest['metadata'].get('name', '?')}"
     for name, policy in POLICIES.items():
         if (name, shown) not in EXEMPT:

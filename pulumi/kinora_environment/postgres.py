@@ -1,4 +1,4 @@
-"""PostgreSQL with pgvector: a database and an owner for each identity, and logins that act as the owner."""
+"""PostgreSQL with pgvector: a database and an owner for each identity, and logins that assume the owner's role."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from kinora_environment.workload import (
 
 PORT = 5432
 ORIGINAL = "postgres"
-"""The operator's cluster that an environment begins with."""
+"""The operator's cluster that an environment starts with."""
 USER = 999
-"""The user `postgres` of the image; its number must have a name there, or initdb refuses."""
+"""The user `postgres` of the image; initdb requires that the uid has a name."""
 METRICS_PORT = 9187
 OPERATOR_NAMESPACE = "cnpg-system"
 
@@ -46,7 +46,7 @@ initdb --pgdata=/data/partial --username=postgres --pwfile=/root-password/passwo
 mv /data/partial /data/cluster
 """
 
-# Also where the server has long been up: a network plugin refuses what a new pod sends until it has learnt of the pod.
+# Even if the server is up: a network plugin blocks a new pod's traffic until it knows the pod.
 _WAIT = """\
 set -eu
 tries=0
@@ -110,7 +110,7 @@ class PostgresCluster(StoreComponent):
         super().__init__("PostgresCluster", name, args, opts)
         self._config = args.config
         self._current = args.config.restore.cluster if args.config.restore else ORIGINAL
-        """Of the operator's clusters the one that services use."""
+        """The operator's cluster that services use."""
         self._owners = sorted({login.identity for login in self.logins()})
         match args.config.mode:
             case "single":
@@ -126,7 +126,7 @@ class PostgresCluster(StoreComponent):
             end = "?sslmode=require" if config.external.tls else ""
         else:
             host = self.args.place.host(f"{self._current}-rw" if config.mode == "operator" else "postgres")
-            # Every connection acts as the owner, whatever generation its login is.
+            # Every connection assumes the owner's role, whatever the generation of its login.
             where, end = f"{host}:{PORT}/{identity}", f"?role={identity}"
         return {
             "KINORA_POSTGRES_URL": pulumi.Output.concat(
@@ -143,14 +143,14 @@ class PostgresCluster(StoreComponent):
     def _single(self, args: PostgresClusterArgs) -> None:
         place, image, child = args.place, args.images["postgres"], self.child
         root = secret("postgres-root", place, {"password": args.credentials.random("postgres-root")}, child)
-        # Logins with a password, from wherever the network policies let them connect; the superuser, too.
+        # Password logins from anywhere that the network policies allow, including the superuser.
         hba = "local all all scram-sha-256\nhost all all all scram-sha-256\n"
         files = config_map("postgres", place, {"initialise.sh": INITIALISE, "pg_hba.conf": hba}, child)
         memory = args.sizes.postgres.memory
         settings = {
             "listen_addresses": "*",
             "hba_file": "/config/pg_hba.conf",
-            "unix_socket_directories": "/tmp",  # noqa: S108 - a volume of this pod alone
+            "unix_socket_directories": "/tmp",  # noqa: S108 - a volume of this pod
             "password_encryption": "scram-sha-256",
             "max_connections": "200",
             "shared_buffers": f"{memory // 4}MB",
@@ -204,7 +204,7 @@ class PostgresCluster(StoreComponent):
             self._dumps(args, args.config.backups, root)
 
     def _connection(self, root: pulumi.Input[str]) -> dict[str, str | Secret]:
-        """The variables by which PostgreSQL's own programs find the server."""
+        """The connection variables of PostgreSQL's client programs."""
         return {"PGHOST": "postgres", "PGUSER": "postgres", "PGPASSWORD": Secret(root, "password")}
 
     def _provision(self, args: PostgresClusterArgs, root: pulumi.Input[str]) -> None:
@@ -231,7 +231,7 @@ class PostgresCluster(StoreComponent):
         )
 
     def _dumps(self, args: PostgresClusterArgs, backups: Backups, root: pulumi.Input[str]) -> None:
-        """A nightly dump of each database to a volume beside the store."""
+        """Nightly dumps of each database to a volume beside the store."""
         name, place = "postgres-backup", args.place
         metadata = {"name": name, "namespace": place.created, "labels": place.labels(name)}
         account = k8s.core.v1.ServiceAccount(
@@ -239,14 +239,14 @@ class PostgresCluster(StoreComponent):
         )
         claim = k8s.core.v1.PersistentVolumeClaim(
             name,
-            # A volume that binds when its first pod comes would be awaited until then.
+            # With WaitForFirstConsumer, waiting for the volume would block until the first backup.
             metadata={**metadata, "annotations": {"pulumi.com/skipAwait": "true"}},
             spec={
                 "access_modes": ["ReadWriteOnce"],
                 "resources": {"requests": {"storage": f"{args.sizes.postgres.disk}Mi"}},
                 **({"storage_class_name": args.storage_class} if args.storage_class else {}),
             },
-            # As with workload.CLAIMS: it is grown by hand, and never made anew.
+            # As with workload.CLAIMS: expanded manually, and never recreated.
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect, ignore_changes=["spec"]),
         )
         scripts = config_map(name, place, {"back-up.sh": BACK_UP, "restore.sh": RESTORE}, self.child)
@@ -293,7 +293,7 @@ class PostgresCluster(StoreComponent):
     # --- operator ----------------------------------------------------------------------------------------------------
 
     def _operator(self, args: PostgresClusterArgs) -> None:
-        """A cluster of CloudNativePG; while one is restored from its backups, the new one beside it."""
+        """A cluster of CloudNativePG; with `restore`, also the new one beside it."""
         place, restore = args.place, args.config.restore
         roles = self._roles(place)
         if restore is None:
@@ -304,7 +304,7 @@ class PostgresCluster(StoreComponent):
             self._cluster(args, restore.cluster, roles, restore)
 
     def _roles(self, place: Place) -> list[dict[str, Any]]:
-        """Owners, and logins that act as them. A retired login stays unless the operator is told that it is gone."""
+        """Owners, and logins that assume their roles. The operator drops a login only if it is marked as absent."""
         roles: list[dict[str, Any]] = [
             {"name": name, "ensure": "absent"} for _, name in self.args.credentials.retired(self.store)
         ]
@@ -336,7 +336,7 @@ class PostgresCluster(StoreComponent):
     def _cluster(
         self, args: PostgresClusterArgs, name: str, roles: list[dict[str, Any]], restore: Restore | None = None
     ) -> None:
-        """A primary, replicas that take over, and backups with every change since."""
+        """A primary, standby replicas, base backups and WAL archiving."""
         place, backups = args.place, args.config.backups
         metadata = {"name": name, "namespace": place.created, "labels": place.labels("postgres")}
         cluster = k8s.apiextensions.CustomResource(
@@ -363,7 +363,7 @@ class PostgresCluster(StoreComponent):
                         "shared_buffers": f"{args.sizes.postgres.memory // 4}MB",
                         "idle_in_transaction_session_timeout": "5min",
                     },
-                    # A commit is on two machines before it is confirmed: what was promised survives any one of them.
+                    # Synchronous replication: a confirmed commit survives the loss of any one machine.
                     "synchronous": {"method": "any", "number": 1, "dataDurability": "preferred"},
                 },
                 "managed": {"roles": roles},
@@ -399,7 +399,7 @@ class PostgresCluster(StoreComponent):
                 api_version="postgresql.cnpg.io/v1",
                 kind="ScheduledBackup",
                 metadata={**metadata, "name": f"{name}-backup"},
-                # The operator counts seconds, too.
+                # The operator's schedule has a field for seconds.
                 spec={"schedule": f"0 {backups.schedule}", "cluster": {"name": named(cluster)}, "immediate": True},
                 opts=self.child,
             )
@@ -408,7 +408,7 @@ class PostgresCluster(StoreComponent):
         allow(f"{name}-metrics", place, clients=["monitoring"], ports=[METRICS_PORT], pods=pods, opts=self.child)
 
     def _recovery(self, restore: Restore, backups: Backups) -> dict[str, Any]:
-        """Only read when a cluster is made: from the backups of another one, up to a moment."""
+        """Only read when the cluster is created: point-in-time recovery from another cluster's backups."""
         target = {"recoveryTarget": {"targetTime": restore.until.isoformat()}} if restore.until else {}
         return {
             "bootstrap": {"recovery": {"source": restore.source, **target}},
@@ -417,7 +417,7 @@ class PostgresCluster(StoreComponent):
 
     def _barman(self, backups: Backups) -> dict[str, Any]:
         storage = backups.storage
-        assert storage is not None  # noqa: S101 - the configuration is refused without it
+        assert storage is not None  # noqa: S101 - the configuration requires it
         return {
             "barmanObjectStore": {
                 "destinationPath": f"s3://{storage.bucket}/postgres",

@@ -1,4 +1,4 @@
-"""RabbitMQ: one virtual host, in which each login may do only what is its own."""
+"""RabbitMQ: one virtual host, in which each login has access to its own objects only."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ USER = 999
 VHOST = "kinora"
 OPERATOR_NAMESPACE = "rabbitmq-system"
 
-# How long a message may be worked upon. Encoding a part of a 12 h source that cannot be cut takes many hours, and a
-# worker that died is noticed by the heartbeat of its connection, not by this: 48 h.
+# How long a message may stay unacknowledged: 48 h. Encoding a 12 h source that cannot be split takes many hours; dead
+# workers are detected by the connection's heartbeat instead.
 CONSUMER_TIMEOUT_MS = 48 * 3600 * 1000
 
 COOKIE = """\
@@ -108,13 +108,13 @@ class MessageBroker(StoreComponent):
         }
 
     def _open(self, args: StoreArgs) -> None:
-        """Services publish and consume; only Prometheus reads the metrics."""
+        """Services may connect to the broker, and only Prometheus to the metrics."""
         pods = selector("rabbitmq")
         allow("rabbitmq", args.place, clients=["apps"], ports=[PORT], opts=self.child)
         allow("rabbitmq-metrics", args.place, clients=["monitoring"], ports=[METRICS_PORT], pods=pods, opts=self.child)
 
-    def let_count(self, namespace: str) -> None:
-        """Let KEDA, which runs in a namespace of the cluster, ask how many messages wait; each time as a service."""
+    def allow_scaler(self, namespace: str) -> None:
+        """Let KEDA, in its own namespace, query queue lengths, with the services' credentials."""
         if self.args.config.external is None:
             pods = selector("rabbitmq")
             allow("rabbitmq-keda", self.args.place, operators=[namespace], ports=[PORT], pods=pods, opts=self.child)
@@ -138,8 +138,8 @@ class MessageBroker(StoreComponent):
         cookie = secret("rabbitmq-cookie", place, {"cookie": args.credentials.random("rabbitmq-cookie")}, self.child)
         users = secret("rabbitmq-definitions", place, self._definitions(), self.child)
         environment = {
-            # The node's data carry its name, so it must not change with the pod's; and what it says to Erlang's
-            # programs stays within the pod.
+            # The node's data contain its name, so the name must not depend on the pod's; and Erlang distribution stays
+            # within the pod.
             "RABBITMQ_NODENAME": "rabbit@localhost",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "HOME": "/var/lib/rabbitmq",
@@ -150,7 +150,7 @@ class MessageBroker(StoreComponent):
             "RABBITMQ_CONFIG_FILE": "/config/rabbitmq.conf",
             "RABBITMQ_ENABLED_PLUGINS_FILE": "/config/enabled_plugins",
             "RABBITMQ_MNESIA_BASE": "/data/mnesia",
-            "RABBITMQ_LOG_BASE": "/tmp/log",  # noqa: S108 - a volume of this pod alone; crash dumps go there
+            "RABBITMQ_LOG_BASE": "/tmp/log",  # noqa: S108 - a volume of this pod, for crash dumps
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
         watcher = {**environment, "DEFINITIONS": "/definitions", "ERL_FLAGS": "-start_epmd false"}
@@ -185,14 +185,14 @@ class MessageBroker(StoreComponent):
                         "rabbitmq",
                         image,
                         args.sizes.rabbitmq,
-                        # Debian puts a wrapper of this name on PATH that writes elsewhere: an image that is made from
-                        # its package has /usr/lib/rabbitmq/bin before it.
+                        # Debian has a wrapper of this name on PATH that writes to other folders: an image built from
+                        # its package must put /usr/lib/rabbitmq/bin first.
                         command=["rabbitmq-server"],
                         environment=server,
                         ports={"amqp": PORT, "metrics": METRICS_PORT},
                         volumes=mounts,
-                        # It listens when its definitions are loaded, not before. Erlang's own programs take a second
-                        # of CPU to start: too much to ask them every few seconds.
+                        # It listens only after loading its definitions. Erlang's own tools take a second of CPU to
+                        # start: too expensive for a frequent probe.
                         ready=check,
                         alive=check,
                     ),
@@ -218,7 +218,7 @@ class MessageBroker(StoreComponent):
         self._open(args)
 
     def _definitions(self) -> dict[str, pulumi.Output[str]]:
-        """What the broker loads when it starts, and again when it changes; and the names of all users."""
+        """The definitions that the broker loads at start-up and on changes, and the names of all users."""
         logins, permissions = self.logins(), self._permissions()
         names = [login.name for login in logins]
         passwords = pulumi.Output.all(*[login.password for login in logins]).apply(
@@ -233,7 +233,8 @@ class MessageBroker(StoreComponent):
     # --- operator -----------------------------------------------------------------------------------------------------
 
     def _operator(self, args: StoreArgs) -> None:
-        """A cluster of RabbitMQ's Cluster Operator; its Topology Operator keeps virtual host, users and permissions."""
+        """A cluster of RabbitMQ's Cluster Operator; its Topology Operator manages virtual host, users and
+        permissions."""
         self._cluster(args)
         self._resource("Vhost", VHOST, self._vhost(args), args)
         permissions = self._permissions()
@@ -248,7 +249,7 @@ class MessageBroker(StoreComponent):
             self._resource("Permission", unique, allowed, args)
         budget("rabbitmq", args.place, selector("rabbitmq"), self.child)
         self._open(args)
-        # Separate from the services' rule: nobody but the operator reaches the management API.
+        # Separate from the services' rule: only the operator may use the management API.
         allow(
             "rabbitmq-management",
             args.place,
@@ -293,7 +294,7 @@ class MessageBroker(StoreComponent):
                 },
                 "rabbitmq": {
                     "additionalConfig": f"consumer_timeout = {CONSUMER_TIMEOUT_MS}\n"
-                    # Not all on the node that the declaring service happens to be connected to.
+                    # Do not place all leaders on the node that the declaring service is connected to.
                     "queue_leader_locator = balanced\n"
                 },
                 "override": {

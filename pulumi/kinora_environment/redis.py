@@ -1,4 +1,4 @@
-"""Redis: a user for each login, in its identity's part of the key space."""
+"""Redis: a user for each login, restricted to its identity's key prefix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROXY_USER = 99
 """The user `haproxy` of the image."""
 REPLICAS = 3
 KEEPER = "keeper"
-# For the probes, for what changes the users, and for replicas, sentinels and the proxy among each other. No key.
+# For probes, user updates, replication, sentinels and the proxy. No access to keys.
 KEEPER_RULES = (
     "&* -@all +@connection +acl +info +role +config|rewrite +multi +exec +subscribe +publish"
     " +psync +replconf +slaveof +replicaof +script|kill"
@@ -238,7 +238,7 @@ class RedisCache(StoreComponent):
         )
 
     def _secrets(self, args: StoreArgs) -> tuple[pulumi.Output[str], Secret, pulumi.Output[str]]:
-        """The keeper's password, the Secret that holds it, and the one that holds the users."""
+        """The keeper's password, its Secret, and the Secret with the users."""
         password = args.credentials.random("redis-keeper")
         keeper = secret("redis-keeper", args.place, {"password": password}, self.child)
         users = secret("redis-users", args.place, {"users.acl": self._users(password)}, self.child)
@@ -255,7 +255,7 @@ class RedisCache(StoreComponent):
             command=command,
             environment={"REDISCLI_AUTH": keeper, **environment},
             ports={"redis": PORT},
-            # While it loads its data it answers, but not with PONG: alive, and not ready.
+            # While loading its data it answers, but not with PONG: live but not ready.
             ready={"exec_": {"command": ["sh", "-c", f'[ "$({ping})" = PONG ]']}},
             alive={"exec_": {"command": ["sh", "-c", ping]}},
         )
@@ -273,7 +273,7 @@ class RedisCache(StoreComponent):
     # --- operator -----------------------------------------------------------------------------------------------------
 
     def _replicated(self, args: StoreArgs) -> None:
-        """Three replicas, a sentinel beside each, and a proxy that leads to the master among them."""
+        """Three replicas, each with a sentinel, and a proxy that connects to the master."""
         password, keeper, users = self._secrets(args)
         hosts = [args.place.host(f"redis-{replica}.redis-replicas") for replica in range(REPLICAS)]
         config = replica_settings(args.sizes.redis.memory)
@@ -317,7 +317,7 @@ class RedisCache(StoreComponent):
                     "scripts": Volume("/scripts", config=scripts),
                 },
                 replicas=REPLICAS,
-                parallel=True,  # one that cannot start must not keep the others from it
+                parallel=True,  # one that cannot start must not block the others
                 disk_mib=args.sizes.redis.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
@@ -358,30 +358,30 @@ class RedisCache(StoreComponent):
 
 
 def settings(memory_mib: int) -> dict[str, str]:
-    """Of a server with so much memory for its container."""
+    """The settings of a server whose container has this much memory."""
     return {
         "dir": "/data",
         "aclfile": "/acl/users.acl",
         "appendonly": "yes",  # a revoked login must stay revoked after a restart
         "save": "",
-        # The rest is for what a rewrite of the log copies, and for the connections.
+        # The rest is for copy-on-write during log rewrites, and for connections.
         "maxmemory": f"{memory_mib * 6 // 10}mb",
         "maxmemory-policy": "noeviction",
     }
 
 
 def replica_settings(memory_mib: int) -> str:
-    """Of one server among several (redis.conf)."""
+    """redis.conf of one server among several."""
     common = settings(memory_mib)
     del common["dir"]
     lines = {
         **common,
         "save": '""',
         "masteruser": KEEPER,
-        # A master that was cut off from its replicas takes no writes, which would be lost when it comes back.
+        # A master that is cut off from its replicas rejects writes, which would be lost after a failover.
         "min-replicas-to-write": "1",
         "min-replicas-max-lag": "10",
-        # So a copy for a new replica begins at once, instead of waiting for others who might want one.
+        # Start the full sync of a new replica at once, instead of waiting for others.
         "repl-diskless-sync-delay": "0",
     }
     return "".join(f"{key} {value}\n" for key, value in lines.items())
@@ -390,6 +390,6 @@ def replica_settings(memory_mib: int) -> str:
 def proxy_configuration(
     hosts: Sequence[str], password: str, *, bind: str = f":{PORT}", health: str = f":{HEALTH_PORT}", port: int = PORT
 ) -> str:
-    """Settings of HAProxy: the master of these hosts at one address."""
+    """HAProxy's configuration: one address for the current master among these hosts."""
     servers = "".join(f"    server redis-{number} {host}:{port}\n" for number, host in enumerate(hosts))
     return PROXY.format(bind=bind, health=health, user=KEEPER, password=password, servers=servers)

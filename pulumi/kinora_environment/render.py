@@ -1,7 +1,7 @@
 """The objects of a stack without a cluster: the real program, run under Pulumi's mocks.
 
-`python -m kinora_environment.render STACK FOLDER` writes them as YAML. What Pulumi would make at random appears as a
-reference to the resource that makes it, such as ${auth-postgres-1}.
+`python -m kinora_environment.render STACK FOLDER` writes them as YAML. Random values appear as a
+reference to the resource that generates them, such as ${auth-postgres-1}.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from kinora_environment.environment import create
 PROJECT = Path(__file__).resolve().parent.parent
 CHARTS = PROJECT.parent / ".kinora" / "upstream" / "istio"
 
-# Kinds that others need before they can be made at all.
+# Kinds that must exist before others can be created.
 _FIRST = ("CustomResourceDefinition", "Namespace")
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A resource as the program registered it."""
+    """A registered resource."""
 
     type: str
     name: str
     inputs: Mapping[str, Any]
-    """With the names of the provider (camelCase)."""
+    """With the provider's names (camelCase)."""
     secret: frozenset[str]
     """The inputs that Pulumi keeps encrypted."""
 
 
 @dataclass
 class Rendered:
-    """What a stack registered, in the order in which it did."""
+    """The resources of a stack, in registration order."""
 
     stack: str
     resources: list[Resource] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
     urns: list[str] = field(default_factory=list)
-    """A URN holds the types of all parents."""
+    """A URN contains the types of all parents."""
 
     @property
     def objects(self) -> list[dict[str, Any]]:
-        """The objects of Kubernetes, in an order in which they can be made."""
+        """The Kubernetes objects, in an order in which they can be created."""
         made = [
             {"apiVersion": each.inputs["apiVersion"], "kind": each.inputs["kind"], **each.inputs}
             for each in self.resources
@@ -74,7 +74,7 @@ def identity(manifest: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 class Recorder(mocks.Mocks):
-    """Stands for the engine: notes what is registered, and answers what providers would."""
+    """Mocks the engine: records registrations, and responds like the providers."""
 
     def __init__(self, rendered: Rendered, random: Callable[[str], str]) -> None:
         self._rendered, self._random = rendered, random
@@ -106,7 +106,7 @@ def _holds_secret(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Without the marks of secrets, and with whole numbers again: on their way they all became floating."""
+    """Without secret markers, and with integers restored: the protocol turns them into floats."""
     if rpc.is_rpc_secret(value):
         return _plain(rpc.unwrap_rpc_secret(value))
     if isinstance(value, Mapping):
@@ -117,19 +117,19 @@ def _plain(value: Any) -> Any:
 
 
 def stacks() -> list[str]:
-    """The stacks that are committed."""
+    """The committed stacks."""
     return sorted(file.name.split(".")[1] for file in PROJECT.glob("Pulumi.*.yaml"))
 
 
 def configuration(stack: str, project: Path = PROJECT) -> config.EnvironmentConfig:
-    """The configuration of a committed stack; encrypted values are references, too.
+    """The configuration of a committed stack; encrypted values become references.
 
     Raises:
-        ConfigError: with a sentence for each thing that is wrong.
+        ConfigError: with one sentence per problem.
     """
     file = project / f"Pulumi.{stack}.yaml"
     if not file.exists():
-        raise config.ConfigError(f"There is no stack {stack}. There are: {', '.join(stacks())}.")
+        raise config.ConfigError(f"Unknown stack {stack}. Known: {', '.join(stacks())}.")
     given = (yaml.safe_load(file.read_text()).get("config") or {}).get(config.KEY)
     return config.parse(stack, _references(given, ()))
 
@@ -149,7 +149,7 @@ def render(
     needed: Mapping[str, needs.Needs] | None = None,
     random: Callable[[str], str] = "${{{}}}".format,
 ) -> Rendered:
-    """Run the program for a stack; with its committed configuration unless another one is given.
+    """Run the program for a stack, by default with its committed configuration.
 
     ``random``: the value of a random secret by the name of its resource.
 
@@ -183,13 +183,13 @@ class NotOurs(Exception):
 
 
 def write(rendered: Rendered, folder: Path) -> list[Path]:
-    """Write each object to <folder>/<namespace>/<kind>-<name>.yaml; an older rendering there is removed.
+    """Write each object to <folder>/<namespace>/<kind>-<name>.yaml, replacing an older rendering.
 
     Raises:
-        NotOurs: when the folder holds anything else.
+        NotOurs: if the folder contains anything else.
     """
     if any(file.suffix != ".yaml" for file in folder.rglob("*") if not file.is_dir()):
-        raise NotOurs(f"{folder} holds other files than YAML: name a folder of its own for the objects.")
+        raise NotOurs(f"{folder} contains files other than YAML: use a separate folder for the objects.")
     shutil.rmtree(folder, ignore_errors=True)
     files = []
     for manifest in rendered.objects:
@@ -198,7 +198,7 @@ def write(rendered: Rendered, folder: Path) -> list[Path]:
             folder / (namespace or "cluster") / f"{kind.split('.')[0].lower()}-{re.sub(r'[^a-z0-9.-]', '_', name)}.yaml"
         )
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists():  # the same kind of another group
+        if file.exists():  # the same kind in another group
             file = file.with_stem(f"{file.stem}.{kind.partition('.')[2]}")
         file.write_text(text(manifest))
         files.append(file)

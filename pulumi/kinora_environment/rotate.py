@@ -1,6 +1,6 @@
-"""Rotates a secret: `python -m kinora_environment.rotate STACK SECRET` raises its generation in the stack's file.
+"""Rotates a secret: `python -m kinora_environment.rotate STACK SECRET` increments its generation in the stack's file.
 
-What a generation is: credentials.py. Nothing changes in the environment before the next `pulumi up`.
+For generations, see credentials.py. The environment does not change before the next `pulumi up`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kinora_environment.render import PROJECT, configuration
 
 
 def rotating(given: config.EnvironmentConfig) -> list[str]:
-    """The secrets of a stack that rotate: those of its own stores."""
+    """The secrets of a stack that can be rotated: those of its own stores."""
     return [
         f"{identity}-{store}"
         for identity, need in needs.read().items()
@@ -27,14 +27,14 @@ def rotating(given: config.EnvironmentConfig) -> list[str]:
 
 
 def rotate(stack: str, secret: str, project: Path = PROJECT) -> int:
-    """Raise the generation of a secret in the stack's file; all else there stays as it is. Returns the new one.
+    """Increment the generation of a secret in the stack's file; nothing else changes. Returns the new one.
 
     Raises:
-        ConfigError: when there is no such stack, or the secret does not rotate.
+        ConfigError: if the stack does not exist or the secret does not rotate.
     """
     given = configuration(stack, project)
     if secret not in (known := rotating(given)):
-        why = "signs or encrypts: what it was used for would break" if secret.endswith("-keys") else "does not rotate"
+        why = "signs or encrypts: existing data would become invalid" if secret.endswith("-keys") else "does not rotate"
         raise config.ConfigError(f"{secret} {why}. These rotate: {', '.join(known)}.")
     file, yaml = project / f"Pulumi.{stack}.yaml", YAML()
     yaml.width = 120
@@ -61,11 +61,11 @@ def main() -> None:
     context = configuration(stack).context
     kubectl = f"kubectl --context {context}" if context else "kubectl"
     print(
-        f"{secret} is in generation {generation} now, in pulumi/Pulumi.{stack}.yaml. Commit it, then:\n"
+        f"{secret} is now in generation {generation}, in pulumi/Pulumi.{stack}.yaml. Commit it, then:\n"
         f"  pulumi -C pulumi up -s {stack}\n"
         f"  {kubectl} -n {namespace_name(stack, 'apps')} rollout restart deployment"
         f" -l app.kubernetes.io/instance={app}\n"
-        "What still has the generation before goes on working until the next rotation."
+        "Pods with the previous generation keep working until the next rotation."
     )
 
 

@@ -1,4 +1,4 @@
-"""Object storage that speaks S3: buckets, and an access key for each identity that reaches its own buckets only."""
+"""S3 object storage: buckets, and an access key for each identity, restricted to its own buckets."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ USER = 1000
 METRICS = "/minio/v2/metrics/cluster"
 ROOT = "kinora-root"
 REPLICAS = 4
-"""The fewest among which one may be lost without an object becoming unreadable or unwritable."""
+"""The minimum with which losing one keeps every object readable and writable."""
 
 SETTINGS = {
     "MINIO_BROWSER": "off",
     "MINIO_UPDATE": "off",
     "MINIO_CALLHOME_ENABLE": "off",
     "MINIO_PROMETHEUS_AUTH_TYPE": "public",
-    # An upload may pause for a week; MinIO's own day would throw its parts away.
+    # An upload may pause for a week; MinIO's default of one day would delete its parts.
     "MINIO_API_STALE_UPLOADS_EXPIRY": "168h",
 }
 
@@ -51,7 +51,7 @@ class ObjectStore(StoreComponent):
 
     @property
     def url(self) -> str:
-        """Where it is, without a slash at the end. Requests are signed for this very host."""
+        """Its URL, without a trailing slash. Requests are signed for exactly this host."""
         external = self.args.config.external
         if external is None:
             return f"http://{self.args.place.host('s3')}:{PORT}"
@@ -64,7 +64,7 @@ class ObjectStore(StoreComponent):
             access_key, secret_key = login.name, login.password
         else:
             given = external.credentials[identity]
-            # As they are: unlike those of other stores, these two do not stand in an address.
+            # Not escaped: unlike for other stores, these two are not part of a URL.
             access_key, secret_key = given.username, pulumi.Output.secret(given.password.get_secret_value())
         return {
             "KINORA_S3_URL": pulumi.Output.from_input(self.url),
@@ -73,9 +73,9 @@ class ObjectStore(StoreComponent):
         }
 
     def _server(self, args: StoreArgs, *, replicas: int) -> None:
-        """One MinIO, or several that spread each object over all of their volumes."""
+        """One MinIO server, or several with erasure coding across their volumes."""
         root = secret("s3-root", args.place, {"password": args.credentials.random("s3-root")}, self.child)
-        names = "s3-{0...%d}.s3-replicas" % (replicas - 1)  # noqa: UP031 - the braces are MinIO's
+        names = "s3-{0...%d}.s3-replicas" % (replicas - 1)  # noqa: UP031 - MinIO's brace syntax
         volumes = "/data" if replicas == 1 else f"http://{args.place.host(names)}:{PORT}/data"
         Workload(
             "s3",
@@ -108,10 +108,10 @@ class ObjectStore(StoreComponent):
                 ],
                 volumes={"data": Volume("/data", persistent=True), "tmp": Volume("/tmp")},  # noqa: S108
                 replicas=replicas,
-                parallel=True,  # none is ready before most of them are
-                # The gateway fetches segments itself; the metrics are on the same port.
+                parallel=True,  # none is ready before a quorum is
+                # The gateway fetches segments directly; the metrics are on the same port.
                 clients=["apps", "gateway", "monitoring"],
-                # Of four, half of the space holds what the loss of one is made good from.
+                # With four servers, half of the space is parity.
                 disk_mib=args.sizes.s3.disk // 2 if replicas > 1 else args.sizes.s3.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
@@ -144,7 +144,7 @@ class ObjectStore(StoreComponent):
                     "ROOT_USER": ROOT,
                     "ROOT_PASSWORD": Secret(root, "password"),
                     "POLICIES": "/provision",
-                    "HOME": "/tmp",  # noqa: S108 - where the client keeps what it is told
+                    "HOME": "/tmp",  # noqa: S108 - for the client's configuration
                 },
                 environment_from=[passwords],
             ),

@@ -1,4 +1,4 @@
-"""How big the parts of an environment are: one table. A size is chosen by `kinora:environment.size`."""
+"""Resources of all parts of an environment, by size (`kinora:environment.size`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Quota:
-    """What all the pods of a namespace may ask for together."""
+    """The total requests and limits of a namespace's pods."""
 
     cpu: int
     memory: int
@@ -30,7 +30,7 @@ class Quota:
 @dataclass(frozen=True)
 class Sizes:
     replicas: int
-    """Of what mode `operator` runs several of, and of the gateway."""
+    """Replicas in mode `operator`, and of the gateway."""
     postgres: Resources
     mongo: Resources
     redis: Resources
@@ -44,12 +44,12 @@ class Sizes:
     istiod: Resources
     job: Resources
     sidecar: Resources
-    """What does little beside a store: watches a file, votes, passes connections on."""
+    """Small helpers of a store: file watchers, sentinels, proxies."""
     apps: Quota
-    """For the services, which Argo CD rolls out."""
+    """For the services, which Argo CD deploys."""
 
 
-# Parts that do little work are the same in every size.
+# Small parts are the same in every size.
 _JOB = Resources(cpu=50, cpu_limit=1000, memory=256)
 _SIDECAR = Resources(cpu=10, cpu_limit=500, memory=64)
 _ALERTMANAGER = Resources(cpu=20, cpu_limit=200, memory=64, disk=1024)

@@ -1,4 +1,4 @@
-"""What all stores have in common: how a service is told where one is, and who may use it."""
+"""What all stores have in common: connection variables, logins and network access."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class StoreArgs:
 
 
 class StoreComponent(pulumi.ComponentResource):
-    """A store in one of its three modes. A service knows its variables, and never which mode it is."""
+    """A store in one of its three modes. The variables of services do not depend on the mode."""
 
     store: ClassVar[str]
     usual_ports: ClassVar[tuple[int, int]]
-    """Where somebody else's listens: with TLS, and without."""
+    """Default ports of an external store: with TLS, and without."""
 
     def __init__(self, kind: str, name: str, args: StoreArgs, opts: pulumi.ResourceOptions | None) -> None:
         super().__init__(f"kinora:environment:{kind}", name, None, opts)
@@ -43,35 +43,35 @@ class StoreComponent(pulumi.ComponentResource):
         self.name = name
         self.child = pulumi.ResourceOptions(parent=self)
         if args.config.external is not None:
-            self._all_have_credentials(args.config.external)
+            self._check_credentials(args.config.external)
 
     def variables(self, identity: str) -> Mapping[str, pulumi.Output[str]]:
-        """The environment variables by which the services of an identity reach the store: name -> secret value."""
+        """The connection variables of an identity's services: name -> secret value."""
         raise NotImplementedError
 
     def logins(self) -> Sequence[Login]:
         return self.args.credentials.logins(self.store)
 
     def login(self, identity: str) -> Login:
-        """The user that an identity is now; in mode external, the one that the configuration names."""
+        """The current login of an identity; in mode external, the configured one."""
         external = self.args.config.external
         if external is None:
             return self.args.credentials.current(identity, self.store)
         given = external.credentials[identity]
-        # Passwords of others may hold any character; they are put into addresses.
+        # External passwords may contain any character, and are put into URLs.
         password = pulumi.Output.secret(quote(given.password.get_secret_value(), safe=""))
         return Login(identity, quote(given.username, safe=""), password)
 
     def address(self, external: External) -> str:
-        """Host and port of an external store, with the store's usual port unless it names another."""
+        """Host and port of an external store, with the store's default port unless configured."""
         if ":" in external.address:
             return external.address
         return f"{external.address}:{self.usual_ports[0 if external.tls else 1]}"
 
-    def let_out(self, place: Place) -> None:
-        """Where the store is external, let the pods of a namespace out to its port: to all else it stays closed.
+    def allow_egress(self, place: Place) -> None:
+        """If the store is external, allow the pods of a namespace egress to its port only.
 
-        A NetworkPolicy knows no names of hosts. The mesh does: ``outside``.
+        A NetworkPolicy cannot match host names. The mesh can: ``outside``.
         """
         external = self.args.config.external
         if external is None:
@@ -90,21 +90,21 @@ class StoreComponent(pulumi.ComponentResource):
         )
 
     def outside(self) -> dict[str, Any] | None:
-        """Where an external store is, as the mesh has to know it (istio/values.yaml, `external`)."""
+        """The external store's address for the mesh (istio/values.yaml, `external`)."""
         external = self.args.config.external
         if external is None:
             return None
         host, _, port = self.address(external).partition(":")
-        # A connection to PostgreSQL begins in plain text also where it is encrypted.
+        # A PostgreSQL connection starts in plain text even if it is encrypted.
         protocol = "TLS" if external.tls and self.store != "postgres" else "TCP"
         return {"host": host, "port": int(port), "protocol": protocol}
 
-    def _all_have_credentials(self, external: External) -> None:
+    def _check_credentials(self, external: External) -> None:
         needed = {login.identity for login in self.logins()}
         if missing := sorted(needed - external.credentials.keys()):
             raise ConfigError(
-                f"{self.store} is external, but has no credentials for {', '.join(missing)}. Make a user there for"
-                f" each, and say: pulumi config set --secret --path"
+                f"{self.store} is external, but has no credentials for {', '.join(missing)}. Create a user there for"
+                f" each, and run: pulumi config set --secret --path"
                 f" 'kinora:environment.{self.store}.external.credentials.{missing[0]}.password'; likewise `username`."
             )
         if unknown := sorted(external.credentials.keys() - needed):
@@ -113,5 +113,5 @@ class StoreComponent(pulumi.ComponentResource):
             )
 
     def passwords(self, logins: Sequence[Login]) -> dict[str, pulumi.Output[str]]:
-        """For a task that makes the users: PASSWORD_<LOGIN> -> password."""
+        """For the provisioning job: PASSWORD_<LOGIN> -> password."""
         return {f"PASSWORD_{login.name.upper()}": login.password for login in logins}

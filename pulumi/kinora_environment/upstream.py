@@ -1,6 +1,6 @@
-"""Files that other projects publish and an environment uses as they are, each by its address and its checksum.
+"""Upstream files that an environment uses unchanged, each with URL and checksum.
 
-It is fetched once into `.kinora/upstream`, from its address or from where a copy stands already; the checksum decides.
+They are fetched once into `.kinora/upstream`, from the URL or from an existing copy with the right checksum.
 `python -m kinora_environment.upstream` fetches them all.
 """
 
@@ -25,24 +25,24 @@ ROOT = Path(__file__).resolve().parents[2]
 LIST = ROOT / "pulumi" / "upstream.yaml"
 FETCHED = ROOT / ".kinora" / "upstream"
 COPIES = (ROOT.parent / "shared" / "crds", FETCHED)
-"""Where copies may stand: beside the checkout, and what `make tools` takes out of Go modules."""
+"""Where to look for copies: beside the checkout, and what `make tools` extracts from Go modules."""
 TIMEOUT_SECONDS = 30
 
 
 class Unavailable(pulumi.RunError):
-    """A sentence on what could not be fetched, and what to do about it."""
+    """Says what could not be fetched, and what to do about it."""
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """A set of files of one version of a project."""
+    """A set of files from one version of a project."""
 
     name: str
     version: str
     url: str
-    """Of the folder that all files are in."""
+    """The URL of the folder with all files."""
     copies: Sequence[str]
-    """Folders in which a copy may stand, below each of ``COPIES``."""
+    """Folders that may contain a copy, below each of ``COPIES``."""
     files: Mapping[str, str]
     """Name -> SHA-256."""
 
@@ -67,17 +67,17 @@ def names() -> list[str]:
 
 
 def files(name: str) -> list[Path]:
-    """The files of a set, all of which are here and are what they should be.
+    """The local files of a set, with verified checksums.
 
     Raises:
-        Unavailable: when one can neither be found nor fetched.
+        Unavailable: if one can neither be found nor fetched.
     """
     chosen = listed()[name]
     return [obtain(chosen, file, FETCHED, COPIES)[0] for file in chosen.files]
 
 
 def obtain(chosen: Upstream, file: str, into: Path, copies: Sequence[Path]) -> tuple[Path, str]:
-    """One file of a set, and where it came from."""
+    """One file of a set, and its origin."""
     expected = chosen.files[file]
     target = into / chosen.name / file
     if _matches(target, expected):
@@ -90,8 +90,8 @@ def obtain(chosen: Upstream, file: str, into: Path, copies: Sequence[Path]) -> t
     content = _fetch(url, target)
     if (found := hashlib.sha256(content).hexdigest()) != expected:
         raise Unavailable(
-            f"{url} is not what it was: its SHA-256 is {found}, and upstream.yaml says {expected}."
-            f" Nothing of it was kept. Find out why it changed before you change upstream.yaml."
+            f"{url} has changed: its SHA-256 is {found}, and upstream.yaml says {expected}."
+            f" It was discarded. Find out why it changed before you change upstream.yaml."
         )
     _write(target, content)
     return target, f"fetched from {url}"
@@ -111,12 +111,12 @@ def _fetch(url: str, target: Path) -> bytes:
             return content
     except (OSError, HTTPException) as error:
         raise Unavailable(
-            f"{url} cannot be fetched ({error}). Without a network, fetch it elsewhere and put it to {target}."
+            f"{url} cannot be fetched ({error}). Without a network, fetch it elsewhere and put it at {target}."
         ) from None
 
 
 def _write(target: Path, content: bytes) -> None:
-    """In one move, so that nobody ever reads half of it, however many write at the same time."""
+    """Atomically, so that concurrent readers and writers never see a partial file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as partial:
         try:
@@ -131,8 +131,9 @@ def _write(target: Path, content: bytes) -> None:
 def custom_resource_definitions(name: str, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
     """Register the definitions of a set, for custom resources to depend on.
 
-    A definition belongs to the cluster, and every environment there may register it. So it stays when an environment
-    goes: with it would go all resources of its kind, those of the others, too. The last to change it wins.
+    A definition belongs to the cluster, and every environment may register it. It is kept when an environment is
+    destroyed, because deleting it would delete all resources of its kind, including those of other environments. The
+    last update wins.
     """
     return [
         k8s.apiextensions.v1.CustomResourceDefinition(
@@ -149,8 +150,8 @@ def custom_resource_definitions(name: str, opts: pulumi.ResourceOptions) -> list
 
 
 def manifests(name: str) -> list[dict[str, Any]]:
-    """The objects that the files of a set hold."""
-    # In C: some definitions are megabytes, and take Python seconds.
+    """The objects in the files of a set."""
+    # The C loader: some definitions are megabytes, which take the Python loader seconds.
     return [each for file in files(name) for each in yaml.load_all(file.read_text(), yaml.CSafeLoader) if each]
 
 

@@ -1,4 +1,4 @@
-"""What runs: a container and a pod with every restriction on, and the component that keeps some of them running."""
+"""Containers and pods with every restriction on, and the component for StatefulSets and Deployments."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kinora_environment.sizes import Resources
 Input = pulumi.Input[str]
 
 CLAIMS = "spec.volumeClaimTemplates"
-"""Never changed once made: Kubernetes lets nobody, so the set would be deleted, and its data with it. What is there is
-grown claim by claim; docs/environments.md says how."""
+"""Ignored on updates: Kubernetes forbids changing it, so Pulumi would recreate the StatefulSet, and lose its data.
+Existing claims are expanded one by one; see docs/environments.md."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Secret:
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume and where the container sees it. Its source is one of the next four, or it is empty."""
+    """A volume and its mount path. Its source is one of the next four, or it is empty."""
 
     path: str
     secret: Input | None = None
     config: Input | None = None
     claim: Input | None = None
     persistent: bool = False
-    """A claim of its own for each replica, as large as the workload's ``resources.disk``."""
+    """A claim per replica, of the size ``resources.disk``."""
     memory_mib: int = 64
-    """The limit of an empty folder."""
+    """The size limit of an empty volume."""
     mode: int | None = None
 
 
@@ -52,18 +52,17 @@ class Container:
     args: Sequence[str] = ()
     environment: Mapping[str, Input | Secret] = field(default_factory=dict)
     environment_from: Sequence[Input] = ()
-    """Secrets, all keys of which become variables."""
+    """Secrets whose keys all become variables."""
     ports: Mapping[str, int] = field(default_factory=dict)
     volumes: Mapping[str, str] = field(default_factory=dict)
-    """A volume of the pod -> path, or path:subpath; unless given, all volumes at their own paths."""
+    """A volume of the pod -> path, or path:subpath; default: all volumes at their own paths."""
     ready: Mapping[str, Any] | None = None
     """The readiness probe's handler."""
     alive: Mapping[str, Any] | None = None
 
 
 def quantities(resources: Resources) -> dict[str, Any]:
-    # Memory is requested as it is limited: a store that is evicted because a node was promised too often loses more
-    # than the memory costs.
+    # The memory request equals the limit: evicting a store because of overcommitment costs more than the memory.
     return {
         "requests": {"cpu": f"{resources.cpu}m", "memory": f"{resources.memory}Mi"},
         "limits": {"cpu": f"{resources.cpu_limit}m", "memory": f"{resources.memory}Mi"},
@@ -96,7 +95,7 @@ def container(spec: Container, volumes: Mapping[str, Volume]) -> dict[str, Any]:
         made["ports"] = [{"name": name, "container_port": port} for name, port in spec.ports.items()]
     if spec.ready is not None:
         made["readiness_probe"] = {**spec.ready, "period_seconds": 5, "timeout_seconds": 5, "failure_threshold": 3}
-        # The same question, asked until the first yes: a slow start is not a failure.
+        # The same probe until its first success: a slow start is not a failure.
         made["startup_probe"] = {**spec.ready, "period_seconds": 2, "timeout_seconds": 5, "failure_threshold": 150}
     if spec.alive is not None:
         made["liveness_probe"] = {**spec.alive, "period_seconds": 20, "timeout_seconds": 10, "failure_threshold": 6}
@@ -145,9 +144,9 @@ def pod(
     grace_seconds: int = 30,
     spread: bool = False,
 ) -> dict[str, Any]:
-    """A pod template with the profile *restricted* of Pod Security, and a read-only root file system besides.
+    """A pod template with the Pod Security profile *restricted* and a read-only root file system.
 
-    ``before``: containers that run to their end first. ``token``: whether the pod speaks to the API server.
+    ``before``: init containers. ``token``: whether the pod uses the API server.
     """
     volumes = volumes or {}
     spec: dict[str, Any] = {
@@ -191,7 +190,7 @@ class WorkloadArgs:
     place: Place
     user: int
     containers: Sequence[Container]
-    """The first one listens: its ports are the service's."""
+    """The ports of the first one are the service's."""
     before: Sequence[Container] = ()
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     replicas: int = 1
@@ -201,20 +200,20 @@ class WorkloadArgs:
     disk_mib: int = 0
     storage_class: str | None = None
     retain: bool = True
-    """Whether the volumes outlive the workload. Scaling it down to nothing never deletes them."""
+    """Whether the volumes outlive the workload. Scaling down to zero never deletes them."""
     protect: bool = False
     """Whether Pulumi refuses to delete what holds data."""
     service_account: str | None = None
-    """One that is there already; unless given, one of its own without any right."""
+    """An existing one; default: a new one without permissions."""
     token: bool = False
     annotations: Mapping[str, Input] = field(default_factory=dict)
     configuration: str = ""
-    """A change of it starts the pods anew."""
+    """A change restarts the pods."""
     service: Mapping[str, Any] | None = None
-    """More of the Service's spec."""
+    """Additional fields of the Service's spec."""
     grace_seconds: int = 30
     parallel: bool = False
-    """Whether the replicas start at the same time instead of one after another."""
+    """Whether the replicas start in parallel instead of one by one."""
 
     def __post_init__(self) -> None:
         if self.disk_mib and not any(volume.persistent for volume in self.volumes.values()):
@@ -222,7 +221,7 @@ class WorkloadArgs:
 
 
 class Workload(pulumi.ComponentResource):
-    """Pods that are kept running: a StatefulSet or Deployment with its service, identity, budget and network rules."""
+    """A StatefulSet or Deployment with its Service, service account, disruption budget and network policies."""
 
     def __init__(self, name: str, args: WorkloadArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("kinora:environment:Workload", name, None, opts)
@@ -290,7 +289,7 @@ class Workload(pulumi.ComponentResource):
             opts=opts,
         )
         if args.stateful:
-            # Gives each replica a name of its own, also before it is ready: replicas find each other by these names.
+            # A DNS name for each replica, even before it is ready: replicas find each other by these names.
             k8s.core.v1.Service(
                 f"{self.name}-replicas",
                 metadata=self._metadata(f"{self.name}-replicas"),
@@ -337,13 +336,13 @@ class Workload(pulumi.ComponentResource):
 
 
 def scraped(port: int, path: str = "/metrics") -> dict[str, str]:
-    """The annotations of a pod that has its metrics there: monitoring.py reads them."""
+    """The scrape annotations for a pod's metrics, read by monitoring.py."""
     elsewhere = {} if path == "/metrics" else {"prometheus.io/path": path}
     return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), **elsewhere}
 
 
 def named(resource: Any) -> pulumi.Output[str]:
-    """A resource's name, once it is there."""
+    """A resource's name, as an output: users of it wait for the resource."""
     name: pulumi.Output[str] = resource.metadata.apply(lambda metadata: metadata["name"])
     return name
 
@@ -358,10 +357,10 @@ def allow(
     operators: Sequence[str] = (),
     pods: Mapping[str, str] | None = None,
 ) -> None:
-    """Let some connect to the pods of the workload ``name``; all else stays out.
+    """Allow ingress to the pods of the workload ``name``; everything else is denied.
 
     ``clients``: roles of namespaces of the environment. ``operators``: names of other namespaces of the cluster.
-    ``pods``: the labels of the workload's pods where they are not ours.
+    ``pods``: the labels of the workload's pods, if they differ from ours.
     """
     sources = [{"namespace_selector": role_selector(place.environment, role)} for role in clients]
     sources += [{"namespace_selector": {"match_labels": {"kubernetes.io/metadata.name": each}}} for each in operators]
@@ -383,7 +382,7 @@ def allow(
 
 
 def budget(name: str, place: Place, pods: Mapping[str, str], opts: pulumi.ResourceOptions) -> None:
-    """Of several replicas one at a time may go when nodes are drained. ``pods``: their labels."""
+    """Allow evicting one replica at a time when nodes are drained. ``pods``: their labels."""
     k8s.policy.v1.PodDisruptionBudget(
         name,
         metadata={"name": name, "namespace": place.created, "labels": place.labels(name)},
@@ -392,7 +391,7 @@ def budget(name: str, place: Place, pods: Mapping[str, str], opts: pulumi.Resour
     )
 
 
-# Both give back the name once the object is there: who is given it comes after.
+# Both return the name as an output, so that users of it are created after the object.
 
 
 def config_map(name: str, place: Place, data: Mapping[str, Input], opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
@@ -425,8 +424,8 @@ def job(
     fingerprint: str,
     opts: pulumi.ResourceOptions,
 ) -> None:
-    """A task that makes a store what it is to be, and is safe to repeat: once, again (as another Job) when its
-    fingerprint changes, and every few minutes, so that a store that came back empty needs nobody to notice.
+    """An idempotent provisioning task for a store. It runs once, again (as another Job) when its fingerprint changes,
+    and every few minutes, so that a store that comes back empty is provisioned automatically.
     """
     unique = f"{name}-{fingerprint[:8]}"
     account = k8s.core.v1.ServiceAccount(
@@ -444,7 +443,7 @@ def job(
         service_account=named(account),
         restart="OnFailure",
     )
-    # It waits for its store by failing; six times, each later than the last, is about ten minutes.
+    # It waits for its store by failing; six retries with backoff take about ten minutes.
     task = {"backoff_limit": 6, "active_deadline_seconds": 900, "template": template}
     k8s.batch.v1.Job(
         unique,

@@ -1,4 +1,4 @@
-"""A component alone, under Pulumi's mocks, in the namespaces of an environment."""
+"""Register a single component under Pulumi's mocks, in the namespaces of an environment."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ SMALL = SIZES["small"]
 
 
 class WithStatus(Recorder):
-    """Answers with what a cluster would add to an object, by the type of the resource."""
+    """Adds a status to objects, by resource type."""
 
     def __init__(self, rendered: Rendered, status: dict[str, Any]) -> None:
         super().__init__(rendered, "${{{}}}".format)
@@ -31,7 +31,7 @@ class WithStatus(Recorder):
 def register(
     make: Callable[[Callable[[str], Place]], Any], *, environment: str = "test", status: dict[str, Any] | None = None
 ) -> tuple[Rendered, Any]:
-    """Call ``make`` with what gives the place of a role; returns what was registered, and the component."""
+    """Call ``make`` with a function from role to place; returns the registered resources, and the component."""
     rendered = Rendered(environment)
     mocks.set_mocks(WithStatus(rendered, status or {}), project="kinora", stack=environment, preview=False)
     namespaces = Namespaces(
@@ -44,5 +44,5 @@ def register(
 
 
 def value(output: pulumi.Output[Any]) -> Any:
-    """What an output has come to."""
+    """The value of an output."""
     return _sync_await(output.future())

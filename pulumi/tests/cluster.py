@@ -1,4 +1,4 @@
-"""A real API server for a test, and what is done with it. Nothing runs in it: it checks, and says who may do what."""
+"""A real API server for tests. It runs nothing: it validates objects and answers who may do what."""
 
 import json
 import subprocess
@@ -23,10 +23,10 @@ class Cluster:
     kubeconfig: Path
 
     def kubectl(self, *words: str, given: list[Any] | None = None) -> str:
-        """What kubectl prints; a warning is an error. ``given``: objects for its standard input (`-f -`).
+        """The output of kubectl; warnings are errors. ``given``: objects for its standard input (`-f -`).
 
         Raises:
-            Refused: with what it said.
+            Refused: with kubectl's error message.
         """
         command = [str(apiserver.BIN / "kubectl"), f"--kubeconfig={self.kubeconfig}", "--warnings-as-errors", *words]
         text = json.dumps(
@@ -45,7 +45,7 @@ class Cluster:
         self.apply([each for each in objects if each["kind"] != "CustomResourceDefinition"])
 
     def apply(self, objects: list[Any]) -> dict[tuple[str, str, str], str]:
-        """Hand objects to the server; returns the version that each has then."""
+        """Apply objects; returns the resource version of each."""
         answer = json.loads(
             self.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", "--output=json", given=objects)
         )

@@ -1,4 +1,4 @@
-"""What the suites share: the stacks as the real program renders them, once for all."""
+"""Shared fixtures: the stacks, rendered once by the real program."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ _render = functools.cache(render.render)
 
 @pytest.fixture(scope="session")
 def rendered() -> Callable[[str], render.Rendered]:
-    """``rendered("dev")``: what the program registers for a committed stack."""
+    """``rendered("dev")``: the resources of a committed stack."""
     return _render
 
 

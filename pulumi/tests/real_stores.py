@@ -66,19 +66,19 @@ class Made:
 
 
 def password(name: str) -> str:
-    """What stands for the random secret of a name."""
+    """The value used for the random secret of a name."""
     return hashlib.sha256(name.encode()).hexdigest()[:40]
 
 
 def external(store: str, needed: Mapping[str, needs.Needs]) -> External:
-    """A store of somebody else, with a password that holds what has a meaning in addresses."""
+    """An external store, with a password that contains characters with a meaning in URLs."""
     users = [identity for identity, need in needed.items() if store in need.stores()]
     credentials = {user: Credential(username=f"{user}@cloud", password=SecretStr("p/s+w:d")) for user in users}
     return External(address=f"{store}.example", credentials=credentials)
 
 
 def make(*, generation: int = 1, mode: Any = "single") -> Made:
-    """All stores, for the identities of this repository, each of which is in the same generation."""
+    """All stores, for the identities of this repository, all in the same generation."""
     rendered, variables = Rendered("test"), dict[str, str]()
     mocks.set_mocks(Recorder(rendered, password), project="kinora", stack="test", preview=False)
     needed = needs.read()
@@ -118,7 +118,7 @@ def environment(container: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write(folder: Path, files: Mapping[str, str]) -> Path:
-    """Write files to a folder, as the kubelet does: none is ever seen half written."""
+    """Write files to a folder atomically, like the kubelet."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         partial = folder / f".{name}"
@@ -151,7 +151,7 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 30, log: Path | None = None) -> None:
-    """Wait until a condition holds; fail with what the log says when it does not in time."""
+    """Wait until a condition holds; on timeout, fail with the end of the log."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -163,7 +163,7 @@ def wait_for(condition: Callable[[], Any], *, seconds: float = 30, log: Path | N
 def running(
     command: Sequence[str | Path], log: Path, *, variables: Mapping[str, str] | None = None, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process for as long as the block lasts, with all of its children."""
+    """Run a process during the block; then kill it with all of its children."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             list(map(str, command)),
@@ -180,7 +180,7 @@ def running(
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all of its children, whatever they are doing."""
+    """Kill a process and all of its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""What the objects of an environment refer to by name, and what of it is there."""
+"""The references by name between an environment's objects, and which of them resolve."""
 
 import json
 import re
@@ -15,7 +15,7 @@ HOST = re.compile(r"\b(?:[a-z0-9-]+-\d+\.)?([a-z][a-z0-9-]*)\.(kinora-[a-z0-9-]+
 
 
 def made_by_operators(manifest: Manifest) -> Iterator[tuple[str, set[int]]]:
-    """The services that an operator makes for a custom resource: name, ports."""
+    """The Services that an operator creates for a custom resource: name, ports."""
     name = manifest["metadata"]["name"]
     match manifest["kind"]:
         case "Cluster":
@@ -44,7 +44,7 @@ def services(objects: list[Manifest]) -> dict[tuple[str, str], set[int]]:
 
 
 def named(manifest: Manifest) -> Iterator[Key]:  # noqa: PLR0912 - a case for each kind
-    """The Secrets, ConfigMaps, ServiceAccounts, claims and roles that an object names."""
+    """The Secrets, ConfigMaps, ServiceAccounts, claims and roles that an object references."""
     namespace = manifest["metadata"].get("namespace", "")
     spec = manifest.get("spec", {})
     pod = pod_of(manifest)
@@ -118,6 +118,6 @@ def _variables(namespace: str, container: Manifest) -> Iterator[Key]:
 
 
 def hosts(manifest: Manifest) -> Iterator[tuple[str, str, int | None]]:
-    """The services that an object names by their host: namespace, service, port."""
+    """The services that an object references by host name: namespace, service, port."""
     for service, namespace, port in HOST.findall(json.dumps(manifest)):
         yield namespace, service, int(port) if port else None

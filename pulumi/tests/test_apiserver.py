@@ -1,4 +1,4 @@
-"""A real API server takes the objects of all stacks, side by side: without a warning, then without a change."""
+"""A real API server accepts the objects of all stacks side by side, without warnings, and again without changes."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,7 @@ from kinora_environment import render, upstream
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """With the definitions of all custom resources that an environment may use."""
+    """With all custom resource definitions that an environment may use."""
     with cluster(tmp_path_factory.mktemp("apiserver")) as started:
         sets = [name for name in upstream.names() if name.endswith("crds")]
         started.kubectl("apply", "--server-side", *(f"-f={file}" for name in sets for file in upstream.files(name)))
@@ -19,21 +19,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_a_stack_is_taken_without_a_warning_and_then_without_a_change(
+def test_stack_applies_without_warnings_and_is_idempotent(
     server: Cluster, rendered: Callable[[str], render.Rendered], stack: str
 ) -> None:
     objects = rendered(stack).objects
     first = server.apply(objects)
     assert len(first) == len(objects)
     second = server.apply(objects)
-    # The server itself writes to a claim once more after it made it, to protect it while a pod uses it.
+    # The server itself updates a claim after creation, to add its protection finalizer.
     changed = {key for key, version in first.items() if second[key] != version}
     assert {kind for _, kind, _ in changed} <= {"PersistentVolumeClaim"}, changed
     assert server.apply(objects) == second
 
 
-def test_what_is_wrong_is_not_taken(server: Cluster, rendered: Callable[[str], render.Rendered]) -> None:
-    """The test above can fail: for an unknown field, and for a warning."""
+def test_invalid_object_is_rejected(server: Cluster, rendered: Callable[[str], render.Rendered]) -> None:
+    """Proves that the test above can fail: for an unknown field, and for a warning."""
     server.apply([each for each in rendered("dev").objects if each["kind"] == "Namespace"])
     metadata = {"name": "wrong", "namespace": "kinora-dev-apps"}
     with pytest.raises(Refused, match="dota"):

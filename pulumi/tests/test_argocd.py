@@ -1,7 +1,7 @@
-"""argocd/: which applications come of it in each committed environment, and that no project lets more through.
+"""argocd/: the applications that it creates in each committed environment, and the limits of their projects.
 
-The application sets are evaluated as Argo CD does it, by Helm, whose templates are Go's with the same functions; that
-Argo CD itself reads them so is shown in tests/cluster.
+The application sets are evaluated by Helm, which uses the same Go templates and functions as Argo CD; tests/cluster
+shows that Argo CD itself agrees.
 """
 
 import functools
@@ -50,13 +50,13 @@ STORES = {
     )
     for store, (address, tls) in ADDRESSES.items()
 }
-"""All of them somebody else's."""
+"""All of them external."""
 FILL = "{{ $filled := list }}{{ range .Values.texts }}{{ $filled = append $filled (tpl . $.Values.given) }}{{ end }}"
 
 
 @pytest.fixture(scope="session")
 def fill(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, Values], Any]:
-    """``fill(template, parameters)``: the template with all its texts evaluated."""
+    """``fill(template, parameters)``: the template with all its strings evaluated."""
     chart = tmp_path_factory.mktemp("fill")
     (chart / "templates").mkdir()
     (chart / "Chart.yaml").write_text("{apiVersion: v2, name: fill, version: 0.0.0}")
@@ -100,7 +100,7 @@ def chosen(selector: Values, labels: Mapping[str, str]) -> bool:
 
 
 def parameters(given: Values, fill: Callable[[Any, Values], Any], rendered: Rendered) -> Iterator[Values]:
-    """What a template is filled with, once for each application."""
+    """The template parameters of each application."""
     (generator,) = given["spec"]["generators"]
     parts = generator["matrix"]["generators"] if "matrix" in generator else [generator]
     secret = named(rendered, "Secret")["cluster"]
@@ -129,7 +129,7 @@ def repository(rendered: Rendered) -> dict[str, str]:
 def applications(
     fill: Callable[[Any, Values], Any], rendered: Callable[[str], Rendered]
 ) -> Callable[[str], dict[str, Values]]:
-    """``applications("dev")``: by name, all that argocd/ makes in a committed environment."""
+    """``applications("dev")``: by name, all applications that argocd/ creates in a committed environment."""
 
     @functools.cache
     def of(stack: str) -> dict[str, Values]:
@@ -145,7 +145,7 @@ def applications(
 
 
 def objects(application: Values) -> list[Any]:
-    """What Helm renders from an application's own source."""
+    """The objects that Helm renders from an application's source."""
     source = application["spec"]["source"]
     helm = source["helm"]
     files = [ROOT / file.removeprefix("/") for file in helm.get("valueFiles", [])]
@@ -157,7 +157,7 @@ def objects(application: Values) -> list[Any]:
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_an_environment_has_an_application_for_each_app_and_what_they_share(
+def test_environment_has_an_application_per_app_and_shared_ones(
     applications: Callable[[str], dict[str, Values]], stack: str
 ) -> None:
     apps = {app for app in charts.apps() if stack in charts.environments(app)}
@@ -171,7 +171,7 @@ def test_an_environment_has_an_application_for_each_app_and_what_they_share(
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_it_hands_over_the_same_values_as_what_renders_without_argo_cd(
+def test_applications_pass_the_same_values_as_local_rendering(
     applications: Callable[[str], dict[str, Values]], stack: str
 ) -> None:
     for name, application in applications(stack).items():
@@ -182,22 +182,20 @@ def test_it_hands_over_the_same_values_as_what_renders_without_argo_cd(
 
 @pytest.fixture(scope="module")
 def borrowed(fill: Callable[[Any, Values], Any]) -> Values:
-    """The mesh's application in dev, if all its stores were somebody else's."""
+    """The mesh's application in dev, with all stores external."""
     rendered = render.render("dev", render.configuration("dev").model_copy(update=STORES))
     (mesh,) = (fill(SETS["mesh"]["spec"]["template"], each) for each in parameters(SETS["mesh"], fill, rendered))
     return dict(mesh)
 
 
-def test_the_mesh_lets_services_out_to_the_stores_of_somebody_else(
-    borrowed: Values, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mesh_allows_egress_to_external_stores(borrowed: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = {each["metadata"]["name"]: each["spec"] for each in objects(borrowed) if each["kind"] == "ServiceEntry"}
     reached = {
         name: (*each["hosts"], *((port["number"], port["protocol"]) for port in each["ports"]))
         for name, each in entries.items()
     }
     assert reached == {
-        # It begins in plain text also where it is encrypted.
+        # Its connections start in plain text even if encrypted.
         "external-postgres": ("db.example", (5432, "TCP")),
         "external-mongo": ("mongo.example", (27018, "TLS")),
         "external-redis": ("cache.example", (6379, "TCP")),
@@ -211,7 +209,7 @@ def test_the_mesh_lets_services_out_to_the_stores_of_somebody_else(
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_everything_is_inside_its_project(
+def test_applications_stay_within_their_project(
     applications: Callable[[str], dict[str, Values]], rendered: Callable[[str], Rendered], stack: str
 ) -> None:
     projects = {name: each["spec"] for name, each in named(rendered(stack), "AppProject").items()}
@@ -228,21 +226,19 @@ def test_everything_is_inside_its_project(
             assert (spec["destination"]["server"], each["metadata"]["namespace"]) in places, name
 
 
-def test_no_project_lets_through_what_no_chart_renders(
-    applications: Callable[[str], dict[str, Values]], borrowed: Values
-) -> None:
+def test_projects_allow_only_rendered_kinds(applications: Callable[[str], dict[str, Values]], borrowed: Values) -> None:
     used: dict[str, set[tuple[str, str]]] = {name: set() for name in gitops.LAYERS}
     for application in [borrowed, *(each for stack in render.stacks() for each in applications(stack).values())]:
         kinds = {(each["apiVersion"].rpartition("/")[0], each["kind"]) for each in objects(application)}
         used[application["spec"]["project"]] |= kinds
-    # Where Prometheus' operator is without a mesh.
+    # With Prometheus Operator and without a mesh.
     used["services"].add(("monitoring.coreos.com", "ServiceMonitor"))
     for name, layer in gitops.LAYERS.items():
         assert used[name] == {(group, kind) for group, kinds in layer.kinds.items() for kind in kinds}, name
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_no_application_and_no_project_leads_to_a_store(
+def test_applications_and_projects_have_no_access_to_stores(
     applications: Callable[[str], dict[str, Values]], rendered: Callable[[str], Rendered], stack: str
 ) -> None:
     stores = namespace_name(stack, "stores")
@@ -253,7 +249,7 @@ def test_no_application_and_no_project_leads_to_a_store(
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_what_is_deployed_is_what_git_says_and_a_lost_file_takes_nothing_down(name: str) -> None:
+def test_application_sets_self_heal_and_survive_removal_of_their_file(name: str) -> None:
     given = SETS[name]
     assert given["kind"] in gitops.ROOT[given["apiVersion"].partition("/")[0]]
     assert given["metadata"]["name"] == name
@@ -268,18 +264,18 @@ def test_what_is_deployed_is_what_git_says_and_a_lost_file_takes_nothing_down(na
     assert policy["retry"] == SETS["services"]["spec"]["template"]["spec"]["syncPolicy"]["retry"]
 
 
-def test_all_try_as_often_as_the_root_does(rendered: Callable[[str], Rendered]) -> None:
+def test_retry_settings_match_the_root_application(rendered: Callable[[str], Rendered]) -> None:
     root = named(rendered("dev"), "Application")["root"]["spec"]["syncPolicy"]["retry"]
     assert SETS["services"]["spec"]["template"]["spec"]["syncPolicy"]["retry"] == root
 
 
-def test_without_facts_nothing_is_rendered_rather_than_something_wrong(fill: Callable[[Any, Values], Any]) -> None:
+def test_missing_facts_fail_rendering(fill: Callable[[Any, Values], Any]) -> None:
     given = {"metadata": {"labels": {"kinora.io/environment": "dev"}, "annotations": {}}, "server": "s"}
     with pytest.raises(AssertionError, match="mustFromJson"):
         fill(SETS["gateway"]["spec"]["template"], given)
 
 
-def test_the_table_of_waves_in_the_documentation_is_true() -> None:
+def test_sync_waves_match_the_documentation() -> None:
     told = dict(
         re.findall(r"^\| (-?\d+) \| `argocd/(\w+)\.yaml`", (ROOT / "docs/deploys.md").read_text(), re.MULTILINE)
     )
@@ -295,7 +291,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield given
 
 
-def test_a_real_api_server_takes_all_of_it_and_the_second_time_nothing_changes(
+def test_api_server_accepts_applications_idempotently(
     installed: Cluster, applications: Callable[[str], dict[str, Values]]
 ) -> None:
     kind = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Application"}

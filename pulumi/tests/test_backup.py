@@ -13,7 +13,7 @@ IDENTITY = "archive"
 
 @pytest.fixture
 def database(postgres: Postgres, tmp_path: Path) -> Postgres:
-    """With a database that the identity owns, and a table in it."""
+    """A server with a database that the identity owns, and a table in it."""
     postgres.provision(tmp_path / "provision", f"{IDENTITY}_1")
     postgres.act(f"{IDENTITY}_1", "DROP TABLE IF EXISTS films; CREATE TABLE films (title text PRIMARY KEY)")
     postgres.act(f"{IDENTITY}_1", "INSERT INTO films VALUES ('Metropolis'), ('M')")
@@ -31,7 +31,7 @@ def films(postgres: Postgres) -> list[str]:
     return postgres.act(f"{IDENTITY}_1", "SELECT title FROM films ORDER BY title").splitlines()
 
 
-def test_what_was_lost_comes_back_and_belongs_to_its_owner(database: Postgres, tmp_path: Path) -> None:
+def test_restore_recovers_data_with_its_owner(database: Postgres, tmp_path: Path) -> None:
     assert run(BACK_UP, database, tmp_path / "backups").returncode == 0
     database.act(f"{IDENTITY}_1", "DELETE FROM films")
     restored = run(RESTORE, database, tmp_path / "backups")
@@ -50,8 +50,8 @@ NEWER = {
 
 
 @pytest.mark.parametrize("newer", NEWER)
-def test_what_is_newer_than_the_backup_goes(database: Postgres, tmp_path: Path, newer: str) -> None:
-    """Or the migration that made it could not make it again."""
+def test_restore_drops_objects_newer_than_the_backup(database: Postgres, tmp_path: Path, newer: str) -> None:
+    """Otherwise the migration that created it could not run again."""
     assert run(BACK_UP, database, tmp_path / "backups").returncode == 0
     database.act(f"{IDENTITY}_1", NEWER[newer])
     restored = run(RESTORE, database, tmp_path / "backups")
@@ -61,7 +61,7 @@ def test_what_is_newer_than_the_backup_goes(database: Postgres, tmp_path: Path, 
     database.act(f"{IDENTITY}_1", "DROP SCHEMA IF EXISTS other CASCADE; DROP OWNED BY CURRENT_ROLE")
 
 
-def test_an_extension_survives_and_what_uses_it_comes_back(database: Postgres, tmp_path: Path) -> None:
+def test_restore_keeps_extensions_and_their_users(database: Postgres, tmp_path: Path) -> None:
     database.provision(tmp_path / "extended", f"{IDENTITY}_1", extensions={IDENTITY: ["vector"]})
     database.act(f"{IDENTITY}_1", "CREATE TABLE tastes (taste vector(2)); INSERT INTO tastes VALUES ('[1,2]')")
     assert run(BACK_UP, database, tmp_path / "backups").returncode == 0
@@ -72,7 +72,7 @@ def test_an_extension_survives_and_what_uses_it_comes_back(database: Postgres, t
     database.act(f"{IDENTITY}_1", "DROP TABLE tastes")
 
 
-def test_the_newest_backup_is_restored(database: Postgres, tmp_path: Path) -> None:
+def test_restore_uses_the_newest_backup(database: Postgres, tmp_path: Path) -> None:
     backups = tmp_path / "backups"
     assert run(BACK_UP, database, backups).returncode == 0
     (first,) = backups.glob("*.dump")
@@ -84,7 +84,7 @@ def test_the_newest_backup_is_restored(database: Postgres, tmp_path: Path) -> No
     assert films(database) == ["M", "Metropolis", "Nosferatu"]
 
 
-def test_a_broken_backup_changes_nothing(database: Postgres, tmp_path: Path) -> None:
+def test_restore_of_broken_backup_changes_nothing(database: Postgres, tmp_path: Path) -> None:
     backups = tmp_path / "backups"
     assert run(BACK_UP, database, backups).returncode == 0
     (dump,) = backups.glob("*.dump")
@@ -94,7 +94,7 @@ def test_a_broken_backup_changes_nothing(database: Postgres, tmp_path: Path) -> 
     assert films(database) == ["Metropolis"]
 
 
-def test_a_backup_that_fails_deletes_no_older_one(database: Postgres, tmp_path: Path) -> None:
+def test_failed_backup_keeps_older_ones(database: Postgres, tmp_path: Path) -> None:
     backups = tmp_path / "backups"
     backups.mkdir()
     old = backups / f"{IDENTITY}-2001-01-01T000000Z.dump"
@@ -106,13 +106,13 @@ def test_a_backup_that_fails_deletes_no_older_one(database: Postgres, tmp_path: 
     assert not old.exists()
 
 
-def test_a_restore_without_a_backup_says_so(database: Postgres, tmp_path: Path) -> None:
+def test_restore_without_backup_fails_with_message(database: Postgres, tmp_path: Path) -> None:
     refused = run(RESTORE, database, tmp_path / "backups")
     assert refused.returncode == 1
     assert f"there is no dump of {IDENTITY}" in refused.stdout
 
 
-def test_only_the_named_database_is_restored(database: Postgres, tmp_path: Path) -> None:
+def test_restore_changes_only_the_named_database(database: Postgres, tmp_path: Path) -> None:
     other = "library"
     database.provision(tmp_path / "other", f"{IDENTITY}_1", f"{other}_1")
     database.act(f"{other}_1", "DROP TABLE IF EXISTS books; CREATE TABLE books (title text)")

@@ -1,4 +1,4 @@
-"""charts/service: what it makes of a workload, what it refuses, and that all committed releases are taken and fit."""
+"""charts/service: rendering of each kind, validation, and checks of all committed releases."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ GATEWAY: Values = {"from": ["gateway"], "port": "http"}
 
 
 def chart(workload: Values | None = None, environment: Values | None = None, **values: Any) -> list[Manifest]:
-    """A release with one workload, `one`, with what is given beside the least it needs."""
+    """A release with one workload, `one`: the given values in addition to the required ones."""
     given = {
         "app": "some",
         "version": "1.2.3",
@@ -72,7 +72,7 @@ def variables(objects: list[Manifest]) -> dict[str, str]:
 # --- each kind -------------------------------------------------------------------------------------------------------
 
 
-def test_the_least_that_one_can_write_makes_a_whole_workload() -> None:
+def test_minimal_values_render_a_complete_workload() -> None:
     objects = chart()
     assert kinds(objects).keys() == {
         "Deployment",
@@ -87,7 +87,7 @@ def test_the_least_that_one_can_write_makes_a_whole_workload() -> None:
         assert not list(violations(each))
 
 
-def test_a_pod_may_do_nothing_that_it_was_not_given() -> None:
+def test_pod_has_no_privileges_by_default() -> None:
     pod = of(chart(), "Deployment")["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["serviceAccountName"] == "one"
@@ -101,7 +101,7 @@ def test_a_pod_may_do_nothing_that_it_was_not_given() -> None:
     }
 
 
-def test_an_image_by_name_is_ours_and_told_what_every_service_is_told() -> None:
+def test_own_image_gets_common_variables() -> None:
     given = {"image": "other", "ports": {"http": 8000, "grpc": 9000}, "publicUrl": True, "env": {"KINORA_X": "true"}}
     objects = chart(given)
     assert container(objects)["image"] == "ghcr.io/kinora-platform/kinora-other:1.2.3"
@@ -118,7 +118,7 @@ def test_an_image_by_name_is_ours_and_told_what_every_service_is_told() -> None:
     }
 
 
-def test_somebody_elses_image_is_told_only_what_is_written() -> None:
+def test_foreign_image_gets_only_given_variables() -> None:
     objects = chart(
         {"image": "docker.io/some/thing:v1", "command": ["thing", "-s3=$(KINORA_S3_URL)"], "env": {"A": "b"}}
     )
@@ -127,14 +127,14 @@ def test_somebody_elses_image_is_told_only_what_is_written() -> None:
     assert variables(objects) == {"A": "b"}
 
 
-def test_secrets_are_those_of_the_identity() -> None:
+def test_secrets_use_the_identity() -> None:
     given = {"secrets": ["postgres", "keys"]}
     assert container(chart(given))["envFrom"] == [{"secretRef": {"name": f"one-{each}"}} for each in given["secrets"]]
     assert container(chart({**given, "identity": "other"}))["envFrom"][0] == {"secretRef": {"name": "other-postgres"}}
     assert "envFrom" not in container(chart())
 
 
-def test_it_is_asked_whether_it_can_answer_and_whether_it_is_stuck() -> None:
+def test_readiness_and_liveness_probes() -> None:
     only = container(chart())
     assert only["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
     assert only["livenessProbe"]["httpGet"] == only["startupProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
@@ -144,27 +144,27 @@ def test_it_is_asked_whether_it_can_answer_and_whether_it_is_stuck() -> None:
 
 
 @pytest.mark.parametrize(("delay", "timeout"), [(10, 20), (3, 50)])
-def test_a_pod_that_goes_has_the_time_for_all_that_it_does_then(delay: int, timeout: int) -> None:
+def test_termination_grace_covers_drain(delay: int, timeout: int) -> None:
     objects = chart({"drain": {"delaySeconds": delay, "timeoutSeconds": timeout}})
     assert container(objects)["lifecycle"] == {"preStop": {"sleep": {"seconds": delay}}}
     assert variables(objects)["KINORA_DRAIN_TIMEOUT_SECONDS"] == str(timeout)
     assert of(objects, "Deployment")["template"]["spec"]["terminationGracePeriodSeconds"] == delay + timeout + 15
 
 
-def test_whom_nobody_calls_goes_at_once() -> None:
+def test_workload_without_callers_has_no_drain_delay() -> None:
     assert "lifecycle" not in container(chart({"drain": {"delaySeconds": 0}}))
 
 
-def test_a_pod_of_the_mesh_says_so_that_none_goes_on_without_a_proxy_when_it_comes() -> None:
-    """What a webhook puts into pods reaches only new ones, and another template makes new ones."""
+def test_enabling_the_mesh_restarts_pods() -> None:
+    """A webhook injects proxies only into new pods, and a changed template creates new pods."""
     without, meshed = (of(chart(environment={"mesh": mesh}), "Deployment")["template"] for mesh in (False, True))
     added = meshed["metadata"]["labels"].items() - without["metadata"]["labels"].items()
-    # By which its istiod knows them, too (kinora_environment/mesh.py).
+    # Also selected by istiod (kinora_environment/mesh.py).
     assert added == {("istio.io/rev", revision("test"))}
     assert without["metadata"]["labels"].items() < meshed["metadata"]["labels"].items()
 
 
-def test_an_old_pod_goes_when_a_new_one_is_ready() -> None:
+def test_rolling_update_keeps_all_replicas_available() -> None:
     strategy = of(chart(), "Deployment")["strategy"]
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
@@ -174,11 +174,11 @@ def test_pods_are_spread_over_nodes_and_zones() -> None:
     assert [each["topologyKey"] for each in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
     for each in spread:
         assert each["labelSelector"] == {"matchLabels": {"app.kubernetes.io/name": "one"}}
-        # One node must do, as in the sandbox.
+        # A single node must suffice, as in the sandbox.
         assert each["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
-def test_what_can_be_written_to_is_bounded_and_accounted_for() -> None:
+def test_scratch_folders_are_limited_and_requested() -> None:
     objects = chart({"scratch": {"/scratch/parts": 100}})
     pod = of(objects, "Deployment")["template"]["spec"]
     assert {each["name"]: each["emptyDir"]["sizeLimit"] for each in pod["volumes"]} == {
@@ -194,7 +194,7 @@ def test_what_can_be_written_to_is_bounded_and_accounted_for() -> None:
     assert resources["limits"] == {"memory": "128Mi", "ephemeral-storage": "180Mi"}
 
 
-def test_a_service_has_the_ports_of_its_workload() -> None:
+def test_service_has_the_ports_of_its_workload() -> None:
     service = of(chart({"ports": {"http": 8000, "grpc": 9000}}), "Service")
     assert {each["name"]: (each["port"], each["targetPort"]) for each in service["ports"]} == {
         "http": (8000, "http"),
@@ -204,7 +204,7 @@ def test_a_service_has_the_ports_of_its_workload() -> None:
     assert "type" not in service
 
 
-def test_a_migration_runs_before_everything_else_and_needs_nothing_of_it() -> None:
+def test_migration_is_an_independent_presync_hook() -> None:
     objects = chart({"migrations": True, "secrets": ["postgres", "redis"], "identity": "other"})
     (job,) = kinds(objects)["Job"]
     hook = {
@@ -221,14 +221,14 @@ def test_a_migration_runs_before_everything_else_and_needs_nothing_of_it() -> No
     pod = job["spec"]["template"]
     assert pod["spec"]["serviceAccountName"] == "one-migrate"
     assert pod["spec"]["restartPolicy"] == "Never"
-    # With a proxy beside it, it would have to wait for it; and the Service must not find it.
+    # Without a proxy, which it would have to wait for; and the Service must not select it.
     assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     assert pod["metadata"]["labels"]["app.kubernetes.io/name"] != "one"
     assert not list(violations(job))
     assert "Job" not in kinds(chart({"secrets": ["postgres"]}))
 
 
-def test_the_image_of_a_migration_is_tried_first_by_a_pod_that_argo_cd_judges_by_its_containers() -> None:
+def test_migration_image_is_pulled_first_by_a_pod() -> None:
     objects = chart({"migrations": True, "secrets": ["postgres"]})
     (pod,) = kinds(objects)["Pod"]
     assert pod["metadata"]["annotations"] == {
@@ -236,14 +236,14 @@ def test_the_image_of_a_migration_is_tried_first_by_a_pod_that_argo_cd_judges_by
         "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation,HookSucceeded,HookFailed",
         "argocd.argoproj.io/sync-wave": "-1",
     }
-    # Only of such a pod does Argo CD say that it failed when its image cannot be pulled.
+    # Only for such a pod does Argo CD report a failure if its image cannot be pulled.
     assert pod["spec"]["restartPolicy"] == "Always"
     (only,), job = pod["spec"]["containers"], container(objects, "Job", "one-migrate")
     assert (only["image"], only["envFrom"]) == (job["image"], job["envFrom"])
     assert not list(violations(pod))
 
 
-def test_cpu_scales_by_an_autoscaler_that_alone_says_how_many() -> None:
+def test_cpu_autoscaler_owns_the_replicas() -> None:
     objects = chart({"autoscale": {"min": 2, "max": 5, "cpu": 70}})
     assert "replicas" not in of(objects, "Deployment")
     scaler = of(objects, "HorizontalPodAutoscaler")
@@ -260,7 +260,7 @@ QUEUES: Values = {
 }
 
 
-def test_messages_that_wait_scale_where_keda_counts_them() -> None:
+def test_queue_length_scales_with_keda() -> None:
     objects = chart(QUEUES, {"keda": True})
     assert "replicas" not in of(objects, "Deployment")
     scaled = of(objects, "ScaledObject")
@@ -271,11 +271,11 @@ def test_messages_that_wait_scale_where_keda_counts_them() -> None:
     for each in scaled["triggers"]:
         assert each["metadata"]["mode"] == "QueueLength"
         assert each["metadata"]["value"] == "4"
-        # KEDA reads it where the workload does.
+        # KEDA reads it from the workload's variables.
         assert each["metadata"]["hostFromEnv"] in charts.VARIABLES["rabbitmq"]
 
 
-def test_without_keda_there_are_as_many_as_is_written() -> None:
+def test_without_keda_replicas_are_fixed() -> None:
     objects = chart(QUEUES)
     assert of(objects, "Deployment")["replicas"] == 3
     assert "ScaledObject" not in kinds(objects)
@@ -292,7 +292,7 @@ def test_without_keda_there_are_as_many_as_is_written() -> None:
         (QUEUES, {"keda": True}, False),
     ],
 )
-def test_one_of_several_may_be_away_at_a_time(given: Values, environment: Values, protected: bool) -> None:
+def test_disruption_budget_allows_one_unavailable_replica(given: Values, environment: Values, protected: bool) -> None:
     objects = chart(given, environment)
     assert ("PodDisruptionBudget" in kinds(objects)) == protected
     if protected:
@@ -307,7 +307,7 @@ def role(name: str) -> Values:
     return {"namespaceSelector": {"matchLabels": {"kinora.io/environment": "test", "kinora.io/role": name}}}
 
 
-def test_the_network_lets_in_who_is_named_and_who_watches() -> None:
+def test_network_policy_allows_callers_and_prometheus() -> None:
     allowed = [
         {**GATEWAY, "paths": ["/some"]},
         {"from": ["gateway", "two"], "port": "http"},
@@ -327,13 +327,13 @@ def test_the_network_lets_in_who_is_named_and_who_watches() -> None:
         ]
 
 
-def test_nobody_else_is_let_in() -> None:
+def test_network_policy_denies_by_default() -> None:
     (only,) = of(chart(), "NetworkPolicy")["ingress"]
     assert only["from"] == [role("monitoring")]
     assert "AuthorizationPolicy" not in kinds(chart(environment={"mesh": True}))
 
 
-def test_the_mesh_lets_in_who_is_named_for_what_is_named() -> None:
+def test_authorization_policy_allows_named_callers_and_paths() -> None:
     allowed = [{**GATEWAY, "notPaths": ["/metrics"]}, {"from": ["two"], "port": "grpc", "methods": ["POST"]}]
     given = {"ports": {"http": 8000, "grpc": 9000}, "allowFrom": allowed}
     assert "AuthorizationPolicy" not in kinds(chart(given))
@@ -358,15 +358,15 @@ def test_the_mesh_lets_in_who_is_named_for_what_is_named() -> None:
     ("monitoring", "mesh", "monitored"),
     [("single", False, False), ("single", True, False), ("operator", True, False), ("operator", False, True)],
 )
-def test_its_metrics_are_collected_once(monitoring: str, mesh: bool, monitored: bool) -> None:
-    """By a ServiceMonitor or by annotations, which Prometheus reads in every mode."""
+def test_metrics_are_scraped_once(monitoring: str, mesh: bool, monitored: bool) -> None:
+    """Either by a ServiceMonitor or by annotations, which Prometheus reads in every mode."""
     objects = chart(environment={"monitoring": monitoring, "mesh": mesh})
     annotations = of(objects, "Deployment")["template"]["metadata"].get("annotations")
     if monitored:
         assert annotations is None
         monitor = of(objects, "ServiceMonitor")
         assert monitor["endpoints"][0]["port"] == "http"
-        # What Prometheus is told to look for (kinora_environment/monitoring.py).
+        # As selected by Prometheus (kinora_environment/monitoring.py).
         assert kinds(objects)["ServiceMonitor"][0]["metadata"]["labels"]["kinora.io/environment"] == "test"
         assert kinds(objects)["Service"][0]["metadata"]["labels"].items() >= monitor["selector"]["matchLabels"].items()
     else:
@@ -374,7 +374,7 @@ def test_its_metrics_are_collected_once(monitoring: str, mesh: bool, monitored: 
         assert "ServiceMonitor" not in kinds(objects)
 
 
-def test_a_route_is_as_it_is_written() -> None:
+def test_route_matches_its_values() -> None:
     given = {
         "allowFrom": [GATEWAY],
         "routes": {
@@ -420,13 +420,13 @@ def test_a_route_is_as_it_is_written() -> None:
         ({"sticky": True}, True, {"passHostHeader": False}),
     ],
 )
-def test_how_the_gateway_reaches_it(given: Values, mesh: bool, expected: Values) -> None:
+def test_gateway_connection_options(given: Values, mesh: bool, expected: Values) -> None:
     objects = chart({**given, "allowFrom": [GATEWAY], "routes": {"r": {"match": "Path(`/`)"}}}, {"mesh": mesh})
     (service,) = of(objects, "IngressRoute", "r")["routes"][0]["services"]
     assert service == {"name": "one", "port": "http", **expected}
 
 
-# --- each refusal ----------------------------------------------------------------------------------------------------
+# --- validation -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ def test_how_the_gateway_reaches_it(given: Values, mesh: bool, expected: Values)
         ({"probes": {"ready": "readyz"}}, "/workloads/one/probes/ready"),
     ],
 )
-def test_a_workload_that_is_wrong_is_refused(workload: Values, said: str) -> None:
+def test_invalid_workload_is_rejected(workload: Values, said: str) -> None:
     with pytest.raises(charts.Refused, match=re.escape(said)):
         chart(workload)
 
@@ -519,12 +519,12 @@ def test_a_workload_that_is_wrong_is_refused(workload: Values, said: str) -> Non
         ({"defaults": {"replica": 1}}, "at '/defaults': additional properties 'replica' not allowed"),
     ],
 )
-def test_a_release_that_is_wrong_is_refused(values: Values, said: str) -> None:
+def test_invalid_release_is_rejected(values: Values, said: str) -> None:
     with pytest.raises(charts.Refused, match=re.escape(said)):
         chart(**values)
 
 
-# --- what is committed -----------------------------------------------------------------------------------------------
+# --- committed releases -----------------------------------------------------------------------------------------------
 
 RELEASES = [(app, environment) for app in charts.apps() for environment in charts.environments(app)]
 
@@ -534,7 +534,7 @@ def services(stack: str) -> list[Manifest]:
 
 
 def released(stack: str) -> list[Manifest]:
-    """All that Argo CD rolls out into the namespace of the services from our two charts."""
+    """All objects of our two charts that Argo CD deploys into the services' namespace."""
     return [*services(stack), *charts.gateway(stack)]
 
 
@@ -544,14 +544,12 @@ def test_every_app_is_in_every_environment() -> None:
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_no_policy_is_broken(stack: str) -> None:
+def test_releases_violate_no_policy(stack: str) -> None:
     assert not [each for manifest in released(stack) for each in violations(manifest)]
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_all_of_it_has_a_name_of_its_own_where_argocd_may_put_it(
-    stack: str, rendered: Callable[[str], Rendered]
-) -> None:
+def test_released_objects_have_unique_names_and_allowed_kinds(stack: str, rendered: Callable[[str], Rendered]) -> None:
     objects = released(stack)
     names = [identity(each) for each in [*objects, *rendered(stack).objects]]
     assert len(set(names)) == len(names)
@@ -562,7 +560,7 @@ def test_all_of_it_has_a_name_of_its_own_where_argocd_may_put_it(
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_what_is_referred_to_is_there(stack: str, rendered: Callable[[str], Rendered]) -> None:
+def test_references_of_releases_resolve(stack: str, rendered: Callable[[str], Rendered]) -> None:
     objects = released(stack)
     there = {
         (each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"])
@@ -581,7 +579,7 @@ def test_what_is_referred_to_is_there(stack: str, rendered: Callable[[str], Rend
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_secrets_hold_the_variables_that_are_expected_of_them(stack: str, rendered: Callable[[str], Rendered]) -> None:
+def test_secrets_contain_the_expected_variables(stack: str, rendered: Callable[[str], Rendered]) -> None:
     namespace = namespace_name(stack, "apps")
     made = {
         each["metadata"]["name"]: set(each["stringData"])
@@ -596,7 +594,7 @@ def test_secrets_hold_the_variables_that_are_expected_of_them(stack: str, render
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_keda_may_ask_the_broker_where_it_counts_what_waits(stack: str, rendered: Callable[[str], Rendered]) -> None:
+def test_keda_can_reach_the_broker(stack: str, rendered: Callable[[str], Rendered]) -> None:
     counted = "ScaledObject" in kinds(services(stack))
     assert counted == charts.facts(stack)["keda"]
     found = [each["spec"] for each in rendered(stack).objects if each["metadata"]["name"] == "rabbitmq-keda"]
@@ -622,8 +620,8 @@ SIDECAR = {"cpu": "20m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_all_of_it_fits_into_the_environment_while_one_workload_is_replaced(stack: str) -> None:
-    """At the most that autoscalers may make of it. Memory counts as it is limited."""
+def test_releases_fit_into_the_quota_during_a_rollout(stack: str) -> None:
+    """With autoscalers at their maximum. Memory counts by its limit."""
     objects = released(stack)
     facts = charts.facts(stack)
     most = {
@@ -650,11 +648,11 @@ def test_all_of_it_fits_into_the_environment_while_one_workload_is_replaced(stac
         assert used + largest <= limit, resource
 
 
-def test_the_gateways_own_middlewares_are_not_brought_twice() -> None:
+def test_gateway_chart_omits_default_middlewares() -> None:
     values = yaml.safe_load((charts.ROOT / "charts" / "gateway" / "values.yaml").read_text())
     assert values["everywhere"] == default_middlewares()
-    brought = {each["metadata"]["name"] for each in charts.gateway("dev") if each["kind"] == "Middleware"}
-    assert not brought & set(default_middlewares())
+    own = {each["metadata"]["name"] for each in charts.gateway("dev") if each["kind"] == "Middleware"}
+    assert not own & set(default_middlewares())
 
 
 @pytest.mark.parametrize(
@@ -668,10 +666,12 @@ def test_throttle_counts_clients_and_not_the_load_balancer(trusted: list[str], s
     assert (limit["average"], limit["burst"], limit["sourceCriterion"]) == (100, 200, {"ipStrategy": strategy})
 
 
-def test_an_address_that_no_service_has_is_refused() -> None:
+def test_unknown_service_address_is_rejected() -> None:
     strange = {"strange": {"forwardAuth": {"address": "http://127.0.0.1:9999/x"}}}
     given = {"environment": {"name": "test"}, "http": {"middlewares": strange}}
-    with pytest.raises(charts.Refused, match=re.escape("no service that services.yml names: http://127.0.0.1:9999/x")):
+    with pytest.raises(
+        charts.Refused, match=re.escape("no service in services.yml has this address: http://127.0.0.1:9999/x")
+    ):
         charts.template("gateway", "gateway", charts.GATEWAY_FILES, given)
 
 
@@ -688,10 +688,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_a_server_takes_all_of_it_without_a_warning_and_then_without_a_change(
+def test_releases_apply_without_warnings_and_are_idempotent(
     server: Cluster, rendered: Callable[[str], Rendered], stack: str
 ) -> None:
-    # With the namespaces come their Pod Security profiles.
+    # The namespaces enforce their Pod Security profiles.
     server.apply([each for each in rendered(stack).objects if each["kind"] == "Namespace"])
     objects = released(stack)
     first = server.apply(objects)
@@ -699,8 +699,8 @@ def test_a_server_takes_all_of_it_without_a_warning_and_then_without_a_change(
     assert server.apply(objects) == first
 
 
-def test_a_server_takes_every_kind_there_is(server: Cluster, rendered: Callable[[str], Rendered]) -> None:
-    """Those, too, that no committed environment has: Prometheus Operator without a mesh."""
+def test_api_server_accepts_every_kind_of_the_chart(server: Cluster, rendered: Callable[[str], Rendered]) -> None:
+    """Including kinds that no committed environment uses: Prometheus Operator without a mesh."""
     server.apply([each for each in rendered("dev").objects if each["kind"] == "Namespace"])
     objects = chart(
         {**QUEUES, "migrations": True, "secrets": ["postgres", "rabbitmq"], "allowFrom": [GATEWAY], "sticky": True},

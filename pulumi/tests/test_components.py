@@ -1,4 +1,4 @@
-"""What every component of the program keeps to (its contract)."""
+"""The contract of every component."""
 
 import dataclasses
 import importlib
@@ -31,7 +31,7 @@ NAMES = ("Credentials", "Gateway", "GitOps", "Mesh", "MessageBroker", "MongoClus
 NAMES += ("ObjectStore", "PostgresCluster", "RedisCache", "Workload")
 
 
-def test_all_components_are_here() -> None:
+def test_list_of_components_is_complete() -> None:
     assert {component.__name__ for component in COMPONENTS} >= set(NAMES)
 
 
@@ -54,12 +54,12 @@ class TestComponent:
 
     def test_registers_its_outputs(self, component: type) -> None:
         if component.__subclasses__():
-            return  # a base: who derives from it registers
+            return  # a base class: its subclasses register outputs
         assert "self.register_outputs(" in inspect.getsource(component)
 
 
-def test_every_resource_belongs_to_a_component(environment: Rendered) -> None:
-    """But the provider, which says to which cluster all of it goes."""
+def test_every_resource_has_a_component_as_parent(environment: Rendered) -> None:
+    """Except the provider, which selects the cluster."""
     for urn in environment.urns:
         _, _, kinds, name = urn.removeprefix("urn:pulumi:").split("::")
         kind, _, _ = kinds.removeprefix("pulumi:pulumi:Stack$").rpartition("$")

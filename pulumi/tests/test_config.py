@@ -1,4 +1,4 @@
-"""What is wrong in a stack's configuration is refused, with a sentence that says what to write."""
+"""Invalid stack configurations are rejected with a message that says what to write instead."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ RIGHT = {"size": "small", "public_url": "http://kinora.localhost", "repository":
 
 
 @pytest.mark.parametrize("file", WRONG, ids=lambda file: file.stem)
-def test_a_wrong_configuration_is_refused_with_its_sentence(file: Path) -> None:
+def test_invalid_configuration_is_rejected_with_its_message(file: Path) -> None:
     text = file.read_text()
     expected = text.splitlines()[0].removeprefix("# says: ")
     with pytest.raises(config.ConfigError) as refused:
@@ -20,14 +20,14 @@ def test_a_wrong_configuration_is_refused_with_its_sentence(file: Path) -> None:
     assert any(line.startswith(expected) for line in str(refused.value).splitlines()), refused.value
 
 
-def test_every_wrong_thing_is_said_at_once() -> None:
+def test_all_configuration_errors_are_reported_together() -> None:
     with pytest.raises(config.ConfigError) as refused:
         config.parse("test", {**RIGHT, "size": "huge", "colour": "red", "redis": {"mode": "cluster"}})
     assert len(str(refused.value).splitlines()) == 3
 
 
 @pytest.mark.parametrize("secret", ["external.credentials.auth.password"])
-def test_a_password_of_the_wrong_shape_is_not_shown(secret: str) -> None:
+def test_malformed_password_is_not_shown(secret: str) -> None:
     given = {"address": "db.example", "credentials": {"auth": {"username": "auth", "password": 4711}}}
     with pytest.raises(config.ConfigError) as refused:
         config.parse("test", {**RIGHT, "postgres": {"mode": "external", "external": given}})
@@ -35,7 +35,7 @@ def test_a_password_of_the_wrong_shape_is_not_shown(secret: str) -> None:
     assert "4711" not in str(refused.value)
 
 
-def test_a_file_of_needs_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+def test_needs_with_unknown_key_are_rejected(tmp_path: Path) -> None:
     file = tmp_path / "music" / "deploy" / "needs.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("music:\n  postgres: {}\n  kafka: {}\n")
@@ -44,11 +44,11 @@ def test_a_file_of_needs_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_every_committed_stack_is_right(stack: str) -> None:
+def test_committed_stacks_are_valid(stack: str) -> None:
     assert render.configuration(stack).size in ("small", "medium", "large")
 
 
-def test_one_more_service_needs_one_file(tmp_path: Path) -> None:
+def test_new_service_needs_one_file(tmp_path: Path) -> None:
     file = tmp_path / "music" / "deploy" / "needs.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("music:\n  postgres: {extensions: [vector]}\n  redis: {}\n  keys: [signing_secret]\n")

@@ -1,4 +1,4 @@
-"""What Pulumi's engine is told besides the objects: what comes after what, and what is never made anew."""
+"""What Pulumi's engine is told besides the objects: dependencies, and what is never recreated."""
 
 import functools
 import json
@@ -17,11 +17,11 @@ CLAIMS = {
     "Prometheus": "spec.storage",
     "Alertmanager": "spec.storage",
 }
-"""Kind -> where it says how large its volumes are, and by what. The operators of all other kinds grow them."""
+"""Kind -> the field with its volume sizes. The operators of all other kinds expand them."""
 
 
 class Registered:
-    """The requests to the engine, by the objects that they are for."""
+    """The requests to the engine, by object."""
 
     def __init__(self, stack: str) -> None:
         self.requests: dict[Key, Any] = {}
@@ -56,7 +56,7 @@ class Registered:
             self.requests[key], self.urns[key] = request, urn
 
     def before(self, key: Key) -> set[str]:
-        """All that is there before an object is made, by their URNs."""
+        """The URNs of everything that an object depends on."""
         found: set[str] = set()
         ahead = list(self.requests[key].dependencies)
         while ahead:
@@ -77,7 +77,7 @@ def registered(request: pytest.FixtureRequest) -> Registered:
     return _registered(request.param)
 
 
-def test_what_runs_comes_after_the_secrets_and_configuration_that_it_names(registered: Registered) -> None:
+def test_workloads_depend_on_their_secrets_and_config_maps(registered: Registered) -> None:
     late = [
         (key, wanted)
         for key, manifest in registered.objects.items()
@@ -85,19 +85,19 @@ def test_what_runs_comes_after_the_secrets_and_configuration_that_it_names(regis
         if wanted[0] in ("Secret", "ConfigMap")
         and wanted in registered.urns
         and registered.urns[wanted] not in registered.before(key)
-        and "istio" not in key[2]  # of Istio's own chart, whose parts wait for each other
+        and "istio" not in key[2]  # of Istio's own chart, whose parts wait for each other at run time
         and "argocd" not in key[2]  # of Argo CD's own manifest, likewise
     ]
     assert not late
 
 
-def test_a_secret_and_a_config_map_are_changed_in_place(registered: Registered) -> None:
+def test_secrets_and_config_maps_are_updated_in_place(registered: Registered) -> None:
     given = registered.providers["cluster"].object
     for setting in ("enableSecretMutable", "enableConfigMapMutable"):
         assert json.loads(given[setting]) is True, setting
 
 
-def test_another_size_makes_no_volume_anew(registered: Registered) -> None:
+def test_resizing_recreates_no_volume(registered: Registered) -> None:
     seen = set()
     for key, request in registered.requests.items():
         spec = registered.objects[key].get("spec", {})
@@ -110,8 +110,8 @@ def test_another_size_makes_no_volume_anew(registered: Registered) -> None:
 
 
 @pytest.mark.parametrize("stack", ["dev", "prod"])
-def test_the_gateway_and_what_rolls_out_the_services_come_after_the_mesh(stack: str) -> None:
-    """Pods that start before it have no sidecar, and nobody starts them anew."""
+def test_gateway_and_gitops_depend_on_the_mesh(stack: str) -> None:
+    """Pods that start before it have no sidecar, and nobody restarts them."""
     registered = _registered(stack)
     gateway = ("Deployment", f"kinora-{stack}-gateway", "traefik")
     root = ("Application", f"kinora-{stack}-gitops", "root")
@@ -126,7 +126,7 @@ def test_the_gateway_and_what_rolls_out_the_services_come_after_the_mesh(stack: 
         assert {registered.urns[key] for key in mesh} <= registered.before(waiting), waiting
 
 
-def test_prod_protects_what_holds_data() -> None:
+def test_prod_protects_resources_with_data() -> None:
     registered = _registered("prod")
     holding = {
         key

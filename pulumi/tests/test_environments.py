@@ -1,4 +1,4 @@
-"""What holds for every object of every committed environment."""
+"""Properties of every object of every committed environment."""
 
 import itertools
 import json
@@ -23,12 +23,12 @@ def key(manifest: Mapping[str, Any]) -> Key:
     return manifest["kind"], manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"]
 
 
-def test_no_two_objects_have_the_same_name(environment: Rendered) -> None:
+def test_object_names_are_unique(environment: Rendered) -> None:
     names = [identity(each) for each in environment.objects]
     assert len(names) == len(set(names))
 
 
-def test_everything_is_in_a_namespace_of_the_environment_or_named_after_it(environment: Rendered) -> None:
+def test_objects_belong_to_the_environment(environment: Rendered) -> None:
     ours = {each["metadata"]["name"] for each in environment.objects if each["kind"] == "Namespace"}
     for each in environment.objects:
         namespace = each["metadata"].get("namespace")
@@ -38,8 +38,8 @@ def test_everything_is_in_a_namespace_of_the_environment_or_named_after_it(envir
             assert namespace in ours, identity(each)
 
 
-def test_two_stacks_share_no_name(rendered: Callable[[str], Rendered]) -> None:
-    """But definitions of custom resources: they are the cluster's, equal for all, and outlive every stack."""
+def test_stacks_share_no_names(rendered: Callable[[str], Rendered]) -> None:
+    """Except custom resource definitions: they belong to the cluster, are the same for all, and outlive every stack."""
     for one, other in itertools.combinations(render.stacks(), 2):
         first, second = ({identity(each): each for each in rendered(stack).objects} for stack in (one, other))
         shared = first.keys() & second.keys()
@@ -54,18 +54,18 @@ def test_every_reference_resolves(environment: Rendered) -> None:
         for data in ("data", "stringData"):
             there |= {(f"{each['kind']} key {name}", *key(each)[1:]) for name in each.get(data) or {}}
     there |= {("Service", namespace, name) for namespace, name in services(environment.objects)}
-    there |= brought(environment)
+    there |= prerequisites(environment)
     missing = {
         (identity(each), wanted) for each in environment.objects for wanted in named(each) if wanted not in there
     }
     assert not missing
 
 
-def brought(environment: Rendered) -> set[Key]:
-    """What `make plan` tells people to bring, and what the cluster's own controllers write."""
+def prerequisites(environment: Rendered) -> set[Key]:
+    """The Secrets that `make plan` asks people to provide, and objects that the cluster's controllers create."""
     given = render.configuration(environment.stack)
     found: set[Key] = set()
-    for sentence in plan.brought(environment.stack, given):
+    for sentence in plan.prerequisites(environment.stack, given):
         if match := re.match(r"Secret (\S+) \(.*\) in (\S+):", sentence):
             found.add(("Secret", match[2], match[1]))
     return found
@@ -77,7 +77,7 @@ def test_every_host_is_a_service_with_that_port(environment: Rendered) -> None:
     for each in environment.objects:
         for namespace, service, port in hosts(each):
             if namespace == apps or not namespace.startswith(prefix(environment.stack) + "-"):
-                continue  # rolled out later, or outside of the environment
+                continue  # deployed later, or outside of the environment
             assert (namespace, service) in there, (identity(each), namespace, service)
             assert port is None or port in there[namespace, service], (identity(each), service, port)
 
@@ -111,7 +111,7 @@ def test_every_network_policy_selects_pods(environment: Rendered) -> None:
 
 
 def operated(environment: Rendered) -> set[str]:
-    """The names of what operators run pods for."""
+    """The names of the workloads that operators run pods for."""
     kinds = ("Cluster", "RabbitmqCluster", "MongoDBCommunity", "Prometheus", "Alertmanager")
     named = {each["metadata"]["name"] for each in environment.objects if each["kind"] in kinds}
     return named | {kind.lower() for kind in kinds}
@@ -128,7 +128,7 @@ def pods_of(environment: Rendered, namespace: str, labels: Mapping[str, str]) ->
             yield each
 
 
-def test_nothing_is_public_but_the_gateway(environment: Rendered) -> None:
+def test_only_the_gateway_is_public(environment: Rendered) -> None:
     public = [
         each["metadata"]["namespace"]
         for each in environment.objects
@@ -137,7 +137,7 @@ def test_nothing_is_public_but_the_gateway(environment: Rendered) -> None:
     assert public == [namespace_name(environment.stack, "gateway")]
 
 
-def test_every_namespace_is_closed_unless_something_is_named(environment: Rendered) -> None:
+def test_namespaces_deny_traffic_by_default(environment: Rendered) -> None:
     namespaces = {each["metadata"]["name"] for each in environment.objects if each["kind"] == "Namespace"}
     for direction in ("Ingress", "Egress"):
         closed = {
@@ -150,14 +150,14 @@ def test_every_namespace_is_closed_unless_something_is_named(environment: Render
         assert closed == namespaces
 
 
-def test_no_network_policy_of_ours_is_for_both_directions(environment: Rendered) -> None:
-    """A plugin was seen to take what such a policy lets out of a pod for leave to come into the next one."""
+def test_network_policies_have_one_direction(environment: Rendered) -> None:
+    """One network plugin treats egress that such a policy allows for one pod as ingress to the next."""
     for each in environment.objects:
         if each["kind"] == "NetworkPolicy" and each["metadata"]["labels"].get("app.kubernetes.io/part-of") == "kinora":
             assert len(each["spec"]["policyTypes"]) == 1, each["metadata"]["name"]
 
 
-def test_a_service_can_ask_only_services_and_stores(environment: Rendered) -> None:
+def test_services_may_connect_only_to_services_and_stores(environment: Rendered) -> None:
     (policy,) = (
         each
         for each in environment.objects
@@ -171,7 +171,7 @@ def test_a_service_can_ask_only_services_and_stores(environment: Rendered) -> No
     assert roles - {"mesh"} == {"apps", "stores"}
 
 
-def test_every_namespace_has_the_strictest_profile(environment: Rendered) -> None:
+def test_namespaces_enforce_the_restricted_profile(environment: Rendered) -> None:
     for each in environment.objects:
         if each["kind"] == "Namespace":
             labels = each["metadata"]["labels"]
@@ -180,13 +180,13 @@ def test_every_namespace_has_the_strictest_profile(environment: Rendered) -> Non
             assert labels["pod-security.kubernetes.io/enforce"] == expected
 
 
-def test_secrets_are_secret_and_nowhere_else(environment: Rendered) -> None:
-    """A random value, and what is made from it, stands in encrypted inputs of Secrets only."""
+def test_random_values_appear_only_in_secrets(environment: Rendered) -> None:
+    """Random values, and values derived from them, appear only in encrypted inputs of Secrets."""
     for resource in environment.resources:
         for name, value in resource.inputs.items():
             if RANDOM.search(json.dumps(value)):
                 assert resource.type == "kubernetes:core/v1:Secret", resource.name
-                assert name in resource.secret, f"{resource.name}.{name} is kept in plain text"
+                assert name in resource.secret, f"{resource.name}.{name} is stored in plain text"
 
 
 def test_every_random_value_is_used(environment: Rendered) -> None:
@@ -195,7 +195,7 @@ def test_every_random_value_is_used(environment: Rendered) -> None:
     assert used == made
 
 
-def test_an_identity_is_given_what_it_needs_and_no_more(environment: Rendered) -> None:
+def test_identities_get_exactly_their_needs(environment: Rendered) -> None:
     apps = namespace_name(environment.stack, "apps")
     given = {
         each["metadata"]["name"]
@@ -207,7 +207,7 @@ def test_an_identity_is_given_what_it_needs_and_no_more(environment: Rendered) -
     assert given == wanted
 
 
-def test_no_two_identities_share_a_password(environment: Rendered) -> None:
+def test_identities_share_no_password(environment: Rendered) -> None:
     apps = namespace_name(environment.stack, "apps")
     seen: dict[str, str] = {}
     for each in environment.objects:
@@ -217,7 +217,7 @@ def test_no_two_identities_share_a_password(environment: Rendered) -> None:
                 assert seen.setdefault(name, owner) == owner
 
 
-def test_prod_keeps_its_volumes_and_refuses_to_delete_what_holds_data(rendered: Callable[[str], Rendered]) -> None:
+def test_prod_retains_volumes_and_protects_data(rendered: Callable[[str], Rendered]) -> None:
     for each in rendered("prod").objects:
         if each["kind"] == "StatefulSet" and each["spec"].get("volumeClaimTemplates"):
             policy = each["spec"]["persistentVolumeClaimRetentionPolicy"]
@@ -226,7 +226,7 @@ def test_prod_keeps_its_volumes_and_refuses_to_delete_what_holds_data(rendered: 
             assert each["spec"]["databaseReclaimPolicy"] == "retain"
 
 
-def test_volumes_are_deleted_with_their_set_only_where_the_environment_is_disposable(environment: Rendered) -> None:
+def test_volumes_are_deleted_only_in_disposable_environments(environment: Rendered) -> None:
     deleted = "Delete" if render.configuration(environment.stack).disposable else "Retain"
     for each in environment.objects:
         if each["kind"] == "StatefulSet" and each["spec"].get("volumeClaimTemplates"):
@@ -234,7 +234,7 @@ def test_volumes_are_deleted_with_their_set_only_where_the_environment_is_dispos
             assert policy == {"whenDeleted": deleted, "whenScaled": "Retain"}, identity(each)
 
 
-def test_what_provisions_a_store_is_repeated(environment: Rendered) -> None:
+def test_store_provisioning_is_repeated(environment: Rendered) -> None:
     jobs = {each["metadata"]["name"]: each for each in environment.objects if each["kind"] == "Job"}
     repeated = {each["metadata"]["name"]: each for each in environment.objects if each["kind"] == "CronJob"}
     for name, once in jobs.items():
@@ -242,7 +242,7 @@ def test_what_provisions_a_store_is_repeated(environment: Rendered) -> None:
         assert task["template"] == once["spec"]["template"]
 
 
-def test_prod_is_bigger_and_more_available_than_dev(rendered: Callable[[str], Rendered]) -> None:
+def test_prod_is_larger_and_more_available_than_dev(rendered: Callable[[str], Rendered]) -> None:
     dev, prod = ({part.name: part for part in plan.parts(rendered(stack))} for stack in ("dev", "prod"))
     for name in ("postgres", "mongo", "redis", "rabbitmq", "traefik"):
         assert prod[name].replicas > dev[name].replicas, name
@@ -250,7 +250,7 @@ def test_prod_is_bigger_and_more_available_than_dev(rendered: Callable[[str], Re
     assert {"ScheduledBackup"} <= {each["kind"] for each in rendered("prod").objects}
 
 
-def test_several_replicas_have_a_budget_and_are_spread(environment: Rendered) -> None:
+def test_replicas_have_a_disruption_budget_and_are_spread(environment: Rendered) -> None:
     budgets = {
         (each["metadata"]["namespace"], json.dumps(each["spec"]["selector"]["matchLabels"], sort_keys=True))
         for each in environment.objects
@@ -268,12 +268,12 @@ def test_every_volume_is_in_the_plan(environment: Rendered) -> None:
     assert sum(part.need.memory for part in plan.parts(environment)) > 0
 
 
-def test_the_outputs_say_where_to_go_next(environment: Rendered) -> None:
+def test_outputs_describe_next_steps(environment: Rendered) -> None:
     assert environment.outputs.keys() >= {"public_url", "gateway", "grafana", "prometheus", "argocd", "next"}
     assert all(isinstance(value, str) and value for value in environment.outputs.values()), environment.outputs
 
 
-def test_rendering_twice_gives_the_same(environment: Rendered) -> None:
+def test_rendering_is_deterministic(environment: Rendered) -> None:
     again = render.render(environment.stack)
     assert again.objects == environment.objects
 
@@ -284,7 +284,7 @@ def test_no_output_is_a_secret(environment: Rendered) -> None:
 
 
 @pytest.mark.parametrize("generation", [1, 2, 5])
-def test_a_store_knows_two_generations_and_the_service_the_newer(generation: int) -> None:
+def test_store_has_two_generations_and_service_the_newer(generation: int) -> None:
     given = render.configuration("dev").model_copy(update={"generations": {"auth-postgres": generation}})
     rendered = render.render("test", given)
     secrets = {
@@ -307,9 +307,7 @@ def test_a_store_knows_two_generations_and_the_service_the_newer(generation: int
         ("s3", True, "s3.example", 443, "https://s3.example"),
     ],
 )
-def test_services_are_led_and_let_out_to_a_store_of_somebody_else(
-    store: str, tls: bool, address: str, port: int, begins: str
-) -> None:
+def test_external_store_has_variables_and_egress(store: str, tls: bool, address: str, port: int, begins: str) -> None:
     users = [name for name, need in needs.read().items() if store in need.stores()]
     credentials = {name: {"username": "him", "password": "p@ss"} for name in users}
     external = {"address": address, "tls": tls, "credentials": credentials}
@@ -321,18 +319,18 @@ def test_services_are_led_and_let_out_to_a_store_of_somebody_else(
     assert any(url.startswith(begins) for url in urls), urls
     egress = objects["NetworkPolicy", f"external-{store}"]["spec"]["egress"]
     assert egress == [{"ports": [{"port": port, "protocol": "TCP"}]}]
-    let_out = {
+    allow_egress = {
         each["metadata"]["namespace"]
         for each in rendered.objects
         if key(each)[::2] == ("NetworkPolicy", f"external-{store}")
     }
-    # The gateway fetches segments itself.
-    assert let_out == {"kinora-test-apps", *(["kinora-test-gateway"] if store == "s3" else [])}
+    # The gateway fetches segments directly.
+    assert allow_egress == {"kinora-test-apps", *(["kinora-test-gateway"] if store == "s3" else [])}
     stores = {each["metadata"]["name"] for each in rendered.objects if each["kind"] == "StatefulSet"}
     assert store not in stores
 
 
-def test_a_retired_login_is_taken_from_the_operators_postgres() -> None:
+def test_operator_postgres_drops_retired_login() -> None:
     given = render.configuration("staging").model_copy(update={"generations": {"auth-postgres": 4}})
     (cluster,) = (each for each in render.render("test", given).objects if each["kind"] == "Cluster")
     roles = {each["name"]: each["ensure"] for each in cluster["spec"]["managed"]["roles"]}
@@ -341,7 +339,7 @@ def test_a_retired_login_is_taken_from_the_operators_postgres() -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_restored_cluster_stands_beside_the_old_one_and_services_use_it(keep: bool) -> None:
+def test_restore_creates_a_second_cluster_for_services(keep: bool) -> None:
     given = render.configuration("prod")
     restore = config.Restore.model_validate({"cluster": "postgres-2", "until": NOON, "keep_source": keep})
     postgres = given.postgres.model_copy(update={"restore": restore})
@@ -351,7 +349,7 @@ def test_a_restored_cluster_stands_beside_the_old_one_and_services_use_it(keep: 
     recovery = clusters["postgres-2"]["bootstrap"]["recovery"]
     assert recovery == {"source": "postgres", "recoveryTarget": {"targetTime": NOON}}
     (source,) = clusters["postgres-2"]["externalClusters"]
-    # Where the old one writes to, by the name that it writes under.
+    # The backup location and name of the old cluster.
     place = source["barmanObjectStore"]["destinationPath"]
     assert (source["name"], place) == ("postgres", "s3://kinora-prod-backups/postgres")
     secrets = {each["metadata"]["name"]: each for each in rendered.objects if each["kind"] == "Secret"}
@@ -375,7 +373,7 @@ def test_a_restored_cluster_stands_beside_the_old_one_and_services_use_it(keep: 
         ("sandbox", {"app.kubernetes.io/name": "traefik"}, 8081),
     ],
 )
-def test_prometheus_is_let_in_to_the_metrics(
+def test_prometheus_can_reach_metrics(
     rendered: Callable[[str], Rendered], stack: str, pods: Mapping[str, str], port: int
 ) -> None:
     ports = [
@@ -390,15 +388,15 @@ def test_prometheus_is_let_in_to_the_metrics(
     assert port in ports
 
 
-def test_the_object_store_says_where_its_metrics_are(environment: Rendered) -> None:
+def test_object_store_has_scrape_annotations(environment: Rendered) -> None:
     (s3,) = (each for each in environment.objects if key(each)[::2] == ("StatefulSet", "s3"))
     annotations = s3["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/path"] == "/minio/v2/metrics/cluster"
     assert annotations["prometheus.io/port"] == "9000"
 
 
-def test_every_part_of_several_has_a_budget_in_mode_operator(rendered: Callable[[str], Rendered]) -> None:
-    """CloudNativePG makes its own; the operators of MongoDB and RabbitMQ make none."""
+def test_operator_mode_replicas_have_a_disruption_budget(rendered: Callable[[str], Rendered]) -> None:
+    """CloudNativePG creates its own; the operators of MongoDB and RabbitMQ create none."""
     budgets = {
         each["metadata"]["name"]: each["spec"]["selector"]["matchLabels"]
         for each in rendered("prod").objects
@@ -408,7 +406,7 @@ def test_every_part_of_several_has_a_budget_in_mode_operator(rendered: Callable[
     assert budgets["rabbitmq"] == {"app.kubernetes.io/name": "rabbitmq"}
 
 
-def test_who_publishes_follows_from_the_needs() -> None:
+def test_published_exchanges_follow_from_needs() -> None:
     found = {
         "radio": needs.Needs.model_validate({"rabbitmq": {"exchanges": ["radio", "radio.live"]}}),
         "player": needs.Needs.model_validate({"rabbitmq": {}}),

@@ -1,4 +1,4 @@
-"""Traefik as an environment has it: configured as it is natively, and with no way in but the public one."""
+"""Traefik in an environment: the same configuration as natively, and reachable only through its public ports."""
 
 import http.server
 import json
@@ -81,7 +81,7 @@ def flat(given: Any, path: str = "") -> dict[str, Any]:
     return {path.removeprefix("."): given}
 
 
-def test_nothing_differs_from_the_native_configuration_but_what_a_cluster_changes() -> None:
+def test_static_configuration_differs_from_native_only_as_listed() -> None:
     ours, theirs = flat(configuration(made(config.Gateway())[0])), flat(native("traefik.yml"))
     assert {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)} == {
         "entryPoints.admin.address",
@@ -109,8 +109,8 @@ def test_nothing_differs_from_the_native_configuration_but_what_a_cluster_change
 
 
 @pytest.mark.parametrize("mesh", [False, True], ids=["plain", "mesh"])
-def test_every_entry_point_for_clients_goes_through_the_native_middlewares_in_their_order(mesh: bool) -> None:
-    """And tries again where no mesh does it, before it says that nobody is there."""
+def test_client_entry_points_have_the_native_middlewares(mesh: bool) -> None:
+    """Without a mesh, it retries before it reports an unavailable service."""
     rendered, _ = made(TLS, mesh=mesh)
     *others, last = default_middlewares()
     assert (others[0], last) == ("strip-identity", "unavailable")
@@ -130,7 +130,7 @@ def test_every_entry_point_for_clients_goes_through_the_native_middlewares_in_th
         assert spec == known[name]
 
 
-def test_what_is_away_is_told_by_the_fallback_and_in_the_mesh_503_too() -> None:
+def test_unavailable_service_is_answered_by_fallback() -> None:
     for mesh in (False, True):
         given = from_file(made(config.Gateway(), mesh=mesh)[0])["http"]
         errors = given["middlewares"]["unavailable"]["errors"]
@@ -142,14 +142,14 @@ def test_what_is_away_is_told_by_the_fallback_and_in_the_mesh_503_too() -> None:
         }
 
 
-def test_the_entry_point_for_checks_is_bound_to_the_pod() -> None:
-    """Headers are believed there, and no route for clients is."""
+def test_checks_entry_point_is_bound_to_loopback() -> None:
+    """Its headers are trusted, and it has no routes for clients."""
     rendered, _ = made(TLS)
     assert configuration(rendered)["entryPoints"]["checks"]["address"] == "127.0.0.1:8082"
     assert "8082" not in json.dumps([find(rendered, kind)["spec"] for kind in ("Service", "NetworkPolicy")])
 
 
-def test_with_a_certificate_plain_http_only_redirects() -> None:
+def test_certificate_redirects_http_to_https() -> None:
     rendered, _ = made(TLS)
     entries = configuration(rendered)["entryPoints"]
     assert entries["web"]["http"].pop("redirections")["entryPoint"] == {
@@ -169,7 +169,7 @@ def test_without_a_certificate_there_is_no_tls() -> None:
     assert [port["port"] for port in find(rendered, "Service")["spec"]["ports"]] == [80]
 
 
-def test_segments_are_fetched_from_the_object_store_under_the_name_that_their_requests_are_signed_for() -> None:
+def test_segments_use_the_signed_host_of_the_object_store() -> None:
     rendered, _ = made(config.Gateway())
     assert configuration(rendered)["providers"]["file"]["filename"] == "/config/services.yml"
     service = from_file(rendered)["http"]["services"]["streams"]["loadBalancer"]
@@ -179,14 +179,14 @@ def test_segments_are_fetched_from_the_object_store_under_the_name_that_their_re
     }
 
 
-def test_forwarded_headers_are_believed_only_of_those_that_are_named() -> None:
+def test_forwarded_headers_are_trusted_only_from_configured_addresses() -> None:
     for given, expected in ((config.Gateway(), None), (TLS, {"trustedIPs": ["10.0.0.0/8"]})):
         entries = configuration(made(given)[0])["entryPoints"]
         public = [each for name, each in entries.items() if name not in ("admin", "checks")]
         assert {json.dumps(each.get("forwardedHeaders")) for each in public} == {json.dumps(expected)}
 
 
-def test_only_what_is_public_is_open_to_everybody() -> None:
+def test_only_public_ports_are_open() -> None:
     public, monitoring = find(made(config.Gateway())[0], "NetworkPolicy")["spec"]["ingress"]
     assert public == {"ports": [{"port": 8080, "protocol": "TCP"}]}
     assert monitoring == {
@@ -199,7 +199,7 @@ def test_only_what_is_public_is_open_to_everybody() -> None:
     assert {port["targetPort"] for port in service["ports"]} == {"web", "websecure"}
 
 
-def test_its_rights_end_with_the_namespaces_of_the_environment() -> None:
+def test_gateway_permissions_are_limited_to_the_environment() -> None:
     rendered, _ = made(config.Gateway())
     assert not [each for each in rendered.objects if each["kind"].startswith("ClusterRole")]
     assert configuration(rendered)["providers"]["kubernetesCRD"]["namespaces"] == [
@@ -211,7 +211,7 @@ def test_its_rights_end_with_the_namespaces_of_the_environment() -> None:
         assert {verb for rule in rules for verb in rule["verbs"]} == {"list", "watch"}
 
 
-def test_in_the_mesh_only_what_goes_out_passes_the_sidecar() -> None:
+def test_only_outbound_traffic_passes_the_sidecar() -> None:
     inbound = "traffic.sidecar.istio.io/includeInboundPorts"
     for mesh in (True, False):
         rendered, _ = made(config.Gateway(), mesh=mesh)
@@ -229,7 +229,7 @@ def test_in_the_mesh_only_what_goes_out_passes_the_sidecar() -> None:
         (TLS, [], "not known yet; ask for it: kubectl --namespace kinora-test-gateway get service traefik"),
     ],
 )
-def test_the_address_is_what_is_known_of_it(given: config.Gateway, ingress: list[Any], expected: str) -> None:
+def test_gateway_address_output(given: config.Gateway, ingress: list[Any], expected: str) -> None:
     _, gateway = made(given, status={"loadBalancer": {"ingress": ingress}})
     assert value(gateway.address) == expected
     if not ingress:
@@ -242,8 +242,8 @@ def test_the_address_is_what_is_known_of_it(given: config.Gateway, ingress: list
 def ask(
     url: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None
 ) -> tuple[int, dict[str, str], str]:
-    """Status, headers and the start of the body; 0 when nobody answers."""
-    # The certificate is a test's own.
+    """Status, headers and the start of the body; status 0 if there is no response."""
+    # The certificate is self-signed.
     handler = urllib.request.HTTPSHandler(context=ssl._create_unverified_context())  # noqa: S323
     opener = urllib.request.build_opener(handler, NoRedirect)
     try:
@@ -273,9 +273,9 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
 def traefik(
     folder: Path, given: dict[str, Any], more: dict[str, Any] | None = None, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """Traefik with a configuration of ours, on ports of its own; with the address of each entry point.
+    """Run Traefik with our configuration on free ports; yields the address of each entry point.
 
-    ``more``: beside what it reads from services.yml.
+    ``more``: additional dynamic configuration.
     """
     addresses = {name: f"127.0.0.1:{apiserver.free_port()}" for name in given["entryPoints"]}
     for name, address in addresses.items():
@@ -305,7 +305,7 @@ def traefik(
 
 @needs_traefik
 @pytest.mark.parametrize("given", [config.Gateway(), TLS], ids=["plain", "tls"])
-def test_traefik_takes_the_configuration_and_is_not_ready_without_its_routes(
+def test_traefik_accepts_the_configuration_but_is_not_ready_without_routes(
     given: config.Gateway, tmp_path: Path
 ) -> None:
     with traefik(tmp_path, configuration(made(given)[0])) as (process, addresses):
@@ -315,8 +315,8 @@ def test_traefik_takes_the_configuration_and_is_not_ready_without_its_routes(
 
 
 @needs_traefik
-def test_traefik_would_refuse_what_it_does_not_know(tmp_path: Path) -> None:
-    """The test above can fail."""
+def test_traefik_rejects_unknown_configuration(tmp_path: Path) -> None:
+    """Proves that the test above can fail."""
     wrong = configuration(made(config.Gateway())[0])
     wrong["entryPoints"]["web"]["http"]["aliasHeaderStrategy"] = "delete"
     with traefik(tmp_path, wrong) as (process, _):
@@ -325,7 +325,8 @@ def test_traefik_would_refuse_what_it_does_not_know(tmp_path: Path) -> None:
 
 @contextmanager
 def breaking() -> Iterator[tuple[str, list[str]]]:
-    """A server that takes requests and then breaks their connections; its address, and the methods that it saw."""
+    """A server that accepts requests and then breaks the connections; yields its address and the methods that it
+    saw."""
     seen: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -351,7 +352,7 @@ def breaking() -> Iterator[tuple[str, list[str]]]:
         ("PATCH", 1 << 20, 1),
     ],
 )
-def test_what_a_pod_did_not_answer_is_sent_again_but_not_much_of_an_upload(
+def test_broken_requests_are_retried_but_large_bodies_are_not(
     method: str, size: int, times: int, tmp_path: Path
 ) -> None:
     retry = find(made(config.Gateway())[0], "Middleware", "retry")["spec"]
@@ -399,7 +400,7 @@ def tls_secret(certificate: str, key: str) -> dict[str, Any]:
 
 
 def access(cluster: Cluster, folder: Path) -> str:
-    """A kubeconfig with what the pod has: the token of its service account."""
+    """A kubeconfig with the token of the pod's service account."""
     content = json.loads(cluster.kubeconfig.read_text())
     token = cluster.kubectl("create", "token", "traefik", "--namespace=kinora-test-gateway").strip()
     content["users"][0]["user"] = {"token": token}
@@ -416,9 +417,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @needs_traefik
 @pytest.mark.parametrize("given", [config.Gateway(), TLS], ids=["plain", "tls"])
-def test_with_its_rights_it_serves_a_route_of_the_apps_through_the_default_middlewares(
-    given: config.Gateway, running: Cluster, tmp_path: Path
-) -> None:
+def test_traefik_serves_routes_with_its_permissions(given: config.Gateway, running: Cluster, tmp_path: Path) -> None:
     rendered, _ = made(given)
     running.install([*rendered.objects, ROUTE])
     folder = running.kubeconfig.parent / "certificates"
@@ -430,7 +429,7 @@ def test_with_its_rights_it_serves_a_route_of_the_apps_through_the_default_middl
         assert until(lambda: ask(ready)[0] == 200), (tmp_path / "traefik.log").read_text()
         preflight = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
         client = f"https://{addresses['websecure']}" if given.certificate else f"http://{addresses['web']}"
-        # As soon as it says that it is ready, it knows every route.
+        # Once it is ready, it has loaded every route.
         status, headers, _ = ask(f"{client}/media", "OPTIONS", preflight)
         assert status == 200
         assert headers["Access-Control-Allow-Origin"] == "*"
@@ -443,7 +442,7 @@ def test_with_its_rights_it_serves_a_route_of_the_apps_through_the_default_middl
             host, port = addresses["websecure"].split(":")
             shown = ssl.get_server_certificate((host, int(port)))
             assert shown.strip() in certificate
-        # When it is told to go it says so, and goes on answering meanwhile.
+        # On SIGTERM it becomes unready, and keeps serving.
         process.terminate()
         assert until(lambda: ask(ready)[0] == 503, 5)
         assert ask(f"{client}/media", "OPTIONS", preflight)[0] == 200
@@ -453,7 +452,7 @@ API = {"entryPoints": ["admin"], "rule": "PathPrefix(`/api`)", "service": "api@i
 
 
 WITHOUT_PODS = {1, 3, 5}
-"""The priorities of the rules that take a route's requests while its service has no pod."""
+"""The priorities of the rules that match a route's requests while its service has no pod."""
 
 
 def with_api(given: dict[str, Any]) -> dict[str, Any]:
@@ -461,7 +460,7 @@ def with_api(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def short(name: str) -> str:
-    """What something is called natively: both forms add where it comes from."""
+    """The name without its provider suffix or namespace prefix."""
     return re.sub(r"^kinora-test-(apps|gateway)_|@(file|kubernetescrd)$", "", name)
 
 
@@ -472,7 +471,7 @@ def known(admin: str, kind: str) -> list[dict[str, Any]]:
 
 
 def routes(admin: str) -> dict[str, dict[str, Any]]:
-    """What Traefik has made of the routes, by their rules, with the servers that answer while there are pods."""
+    """The routes as loaded by Traefik, by rule, with the servers that answer while there are pods."""
     services = {each["name"]: each.get("loadBalancer", {}) for each in known(admin, "services")}
     found = {}
     for each in known(admin, "routers"):
@@ -495,7 +494,7 @@ def routes(admin: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def natively(tmp_path: Path) -> dict[str, dict[str, Any]]:
-    """The routes as Traefik has them from the files in traefik/."""
+    """The routes as loaded from the files in traefik/."""
     folder = tmp_path / "native"
     shutil.copytree(NATIVE / "dynamic", folder / "dynamic")
     (folder / "dynamic" / "api.yml").write_text(json.dumps({"http": {"routers": {"api": API}}}))
@@ -509,7 +508,7 @@ def natively(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 @needs_traefik
 @pytest.mark.parametrize("mesh", [False, True], ids=["alone", "mesh"])
-def test_it_makes_the_same_of_the_charts_as_of_the_native_files(
+def test_routes_from_charts_match_the_native_files(
     mesh: bool, natively: dict[str, dict[str, Any]], running: Cluster, tmp_path: Path
 ) -> None:
     rendered, _ = made(config.Gateway(), mesh=mesh)
@@ -542,7 +541,7 @@ def test_it_makes_the_same_of_the_charts_as_of_the_native_files(
     expected = {}
     for rule, route in natively.items():
         expected[rule] = dict(route)
-        if not mesh:  # it tries again itself
+        if not mesh:  # Traefik retries by itself
             middlewares = list(route["middlewares"])
             middlewares.insert(middlewares.index("unavailable") + 1, "retry")
             expected[rule]["middlewares"] = middlewares
@@ -556,7 +555,7 @@ def test_it_makes_the_same_of_the_charts_as_of_the_native_files(
             continue
         pods = [virtual[name]] if mesh else ["10.0.0.1", "10.0.0.2"]
         expected[rule]["servers"] = [f"http://{pod}:{port}" for pod in pods]
-        # The proxies of a mesh answer to the name of the service, and choose the pod.
+        # The proxies of a mesh accept the service's name, and choose the pod.
         expected[rule]["passHostHeader"] = not mesh
         if name == "tusd" and not mesh:
             expected[rule]["strategy"] = "hrw"
@@ -565,7 +564,7 @@ def test_it_makes_the_same_of_the_charts_as_of_the_native_files(
 
 
 def endpoints(service: dict[str, Any]) -> dict[str, Any]:
-    """Where the pods of a service are; a cluster has a controller that writes it down."""
+    """The endpoints of a service, which a controller writes in a real cluster."""
     metadata = service["metadata"]
     return {
         "apiVersion": "discovery.k8s.io/v1",

@@ -1,4 +1,4 @@
-"""Argo CD as an environment has it: its published manifest made fit, and no more rights than deploying needs."""
+"""Argo CD in an environment: its published manifest, adapted, with only the permissions that deploying needs."""
 
 import json
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def published(kind: str, name: str) -> Any:
     return found
 
 
-def test_of_the_published_manifest_only_what_is_named_is_left_out(rendered: Rendered) -> None:
+def test_published_manifest_is_complete_except_for_exclusions(rendered: Rendered) -> None:
     ours = {(each["kind"], each["metadata"]["name"]) for each in rendered.objects}
     theirs = {(each["kind"], each["metadata"]["name"]) for each in upstream.manifests("argocd")}
     left = {name for _, name in theirs - ours}
@@ -84,24 +84,24 @@ def test_of_the_published_manifest_only_what_is_named_is_left_out(rendered: Rend
     assert {kind for kind, name in theirs - ours if name == "argocd-redis"} == {"Role", "RoleBinding"}
 
 
-def test_every_account_that_is_given_rights_is_there(rendered: Rendered) -> None:
+def test_role_bindings_reference_existing_accounts(rendered: Rendered) -> None:
     accounts = {each["metadata"]["name"] for each in rendered.objects if each["kind"] == "ServiceAccount"}
     bindings = [each for each in rendered.objects if each["kind"] == "RoleBinding"]
     assert {subject["name"] for each in bindings for subject in each["subjects"]} <= accounts
 
 
-def test_it_keeps_all_policies(rendered: Rendered) -> None:
+def test_argocd_violates_no_policy(rendered: Rendered) -> None:
     assert [sentence for each in rendered.objects for sentence in policies.violations(each)] == []
 
 
-def test_only_images_of_ours_run(rendered: Rendered) -> None:
+def test_argocd_uses_pinned_images(rendered: Rendered) -> None:
     used = {each["name"]: each["image"] for manifest in rendered.objects for each in policies.containers(manifest)}
     assert used.pop("redis") == "registry.example.org/redis:1"
     assert set(used.values()) == {"registry.example.org/argocd:1"}
     assert len(used) == 5
 
 
-def test_only_what_speaks_to_the_api_server_has_a_token(rendered: Rendered) -> None:
+def test_only_api_server_clients_have_a_token(rendered: Rendered) -> None:
     pods = {each["metadata"]["name"]: pod for each in rendered.objects if (pod := policies.pod_of(each)) is not None}
     assert {name for name, pod in pods.items() if pod["automountServiceAccountToken"]} == {
         "argocd-application-controller",
@@ -110,24 +110,24 @@ def test_only_what_speaks_to_the_api_server_has_a_token(rendered: Rendered) -> N
     }
 
 
-def test_settings_are_added_to_those_that_are_published(rendered: Rendered) -> None:
+def test_settings_extend_the_published_ones(rendered: Rendered) -> None:
     for name, added in gitops.settings("test", protect=False).items():
         before = published("ConfigMap", name).get("data", {})
         assert find(rendered, "ConfigMap", name)["data"] == {**before, **added}
-    # By this label Argo CD finds them.
+    # Argo CD finds them by this label.
     assert find(rendered, "ConfigMap", "argocd-cm")["metadata"]["labels"]["app.kubernetes.io/part-of"] == "argocd"
 
 
-def test_where_deletion_is_protected_no_push_deletes_an_application(rendered: Rendered) -> None:
+def test_deletion_protection_keeps_applications(rendered: Rendered) -> None:
     policy = "applicationsetcontroller.policy"
     protected = find(made(protect=True)[0], "ConfigMap", "argocd-cmd-params-cm")["data"]
     assert protected[policy] == "create-update"
-    # The application sets could set it themselves otherwise.
+    # Otherwise the application sets could set it themselves.
     assert "applicationsetcontroller.enable.policy.override" not in protected
     assert policy not in find(rendered, "ConfigMap", "argocd-cmd-params-cm")["data"]
 
 
-def test_a_change_of_the_settings_starts_it_anew(rendered: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_change_restarts_argocd(rendered: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
     def sums(of: Rendered) -> set[str]:
         templates = [each["spec"]["template"] for each in of.objects if policies.pod_of(each) is not None]
         return {each["metadata"]["annotations"]["checksum/configuration"] for each in templates}
@@ -137,11 +137,11 @@ def test_a_change_of_the_settings_starts_it_anew(rendered: Rendered, monkeypatch
     assert sums(made()[0]).isdisjoint(before)
 
 
-def test_the_project_that_argo_cd_would_open_to_everything_is_closed(rendered: Rendered) -> None:
+def test_default_project_allows_nothing(rendered: Rendered) -> None:
     assert find(rendered, "AppProject", "default")["spec"] == {"sourceRepos": [], "destinations": []}
 
 
-def test_the_root_leads_to_applications_of_this_repository_and_to_nothing_else(rendered: Rendered) -> None:
+def test_root_project_allows_only_applications_of_this_repository(rendered: Rendered) -> None:
     project = find(rendered, "AppProject", "root")["spec"]
     destination = {"server": "https://kubernetes.default.svc", "namespace": "kinora-test-gitops"}
     assert project["sourceRepos"] == [URL]
@@ -160,7 +160,7 @@ def test_the_root_leads_to_applications_of_this_repository_and_to_nothing_else(r
     assert root["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}
 
 
-def test_it_sees_the_namespaces_of_the_environment_and_nothing_of_the_cluster(rendered: Rendered) -> None:
+def test_cluster_secret_is_limited_to_the_environment(rendered: Rendered) -> None:
     cluster = find(rendered, "Secret", "cluster")
     assert cluster["metadata"]["labels"]["argocd.argoproj.io/secret-type"] == "cluster"
     assert cluster["stringData"]["clusterResources"] == "false"
@@ -169,7 +169,7 @@ def test_it_sees_the_namespaces_of_the_environment_and_nothing_of_the_cluster(re
     assert not [each for each in rendered.objects if each["kind"].startswith("ClusterRole")]
 
 
-def test_the_facts_that_the_application_sets_read_stand_at_the_cluster() -> None:
+def test_cluster_secret_has_the_facts_for_application_sets() -> None:
     for mesh in (True, False):
         metadata = find(made(mesh=mesh)[0], "Secret", "cluster")["metadata"]
         assert metadata["labels"]["kinora.io/environment"] == "test"
@@ -180,7 +180,7 @@ def test_the_facts_that_the_application_sets_read_stand_at_the_cluster() -> None
         assert (noted["kinora.io/repository"], noted["kinora.io/revision"]) == (URL, "prod")
 
 
-def test_without_a_mesh_nothing_may_be_deployed_of_it_or_into_the_gateways_namespace() -> None:
+def test_without_mesh_its_layer_is_absent() -> None:
     rendered, _ = made(mesh=False)
     projects = {each["metadata"]["name"]: each["spec"] for each in rendered.objects if each["kind"] == "AppProject"}
     assert projects.keys() == {"default", "root", "services", "gateway"}
@@ -188,7 +188,7 @@ def test_without_a_mesh_nothing_may_be_deployed_of_it_or_into_the_gateways_names
     assert {each["metadata"]["namespace"] for each in granted} == {"kinora-test-gitops", "kinora-test-apps"}
 
 
-def test_prometheus_learns_how_each_application_is(rendered: Rendered) -> None:
+def test_application_metrics_are_scraped(rendered: Rendered) -> None:
     template = find(rendered, "StatefulSet", CONTROLLER)["spec"]["template"]
     assert template["metadata"]["annotations"]["prometheus.io/port"] == "8082"
     (container,) = template["spec"]["containers"]
@@ -197,7 +197,7 @@ def test_prometheus_learns_how_each_application_is(rendered: Rendered) -> None:
     assert policy["ingress"] == [{"from": [{"namespaceSelector": {}}], "ports": [{"port": 8082}]}]
 
 
-def test_credentials_of_a_repository_are_a_secret_of_argo_cd_and_of_the_stack(rendered: Rendered) -> None:
+def test_repository_credentials_are_secret(rendered: Rendered) -> None:
     assert "repository" not in {each["metadata"]["name"] for each in rendered.objects}
     private, _ = made(PRIVATE)
     repository = find(private, "Secret", "repository")
@@ -208,25 +208,25 @@ def test_credentials_of_a_repository_are_a_secret_of_argo_cd_and_of_the_stack(re
     assert [each.secret for each in holding] == [{"stringData"}]
 
 
-def test_what_must_be_there_first_is(rendered: Rendered) -> None:
+def test_resources_are_created_in_order(rendered: Rendered) -> None:
     order = [(each.inputs.get("kind"), each.name) for each in rendered.resources]
     last_definition = max(place for place, (kind, _) in enumerate(order) if kind == "CustomResourceDefinition")
     closed = order.index(("AppProject", "argocd-appproject-default"))
     assert last_definition < closed < order.index(("Deployment", SERVER))
-    # It is deleted first, while what cleans up after it is there.
+    # It is deleted first, while the controllers that clean up after it are running.
     assert order[-1] == ("Application", "argocd-application-root")
     (finalizer,) = find(rendered, "Application", "root")["metadata"]["finalizers"]
     assert finalizer == "resources-finalizer.argocd.argoproj.io/foreground"
 
 
-def test_the_outputs_say_where_to_go_next() -> None:
+def test_outputs_describe_next_steps() -> None:
     _, component = made()
     assert component.next_step.startswith(f"push to {URL}, branch prod:")
     for command in (component.console, component.next_step):
         assert "kubectl --namespace kinora-test-gitops" in command
 
 
-# --- what a real API server lets it do --------------------------------------------------------------------------------
+# --- permissions on a real API server --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def may(installed: Cluster, account: str, asked: list[tuple[str, str, str, str]]
 ALL = gitops.resources(*(layer.kinds for layer in gitops.LAYERS.values()), gitops.ROOT)
 
 
-def test_the_controller_lists_the_same_kinds_everywhere(installed: Cluster) -> None:
+def test_controller_lists_the_same_kinds_in_all_namespaces(installed: Cluster) -> None:
     asked = [
         (verb, group, resource, f"kinora-test-{role}")
         for group, *names in (*ALL, *gitops.WATCHED)
@@ -256,7 +256,7 @@ def test_the_controller_lists_the_same_kinds_everywhere(installed: Cluster) -> N
     assert all(may(installed, CONTROLLER, asked))
 
 
-def test_the_controller_deploys_what_a_layer_has_where_that_layer_is_and_nothing_else(installed: Cluster) -> None:
+def test_controller_may_write_only_the_kinds_of_each_layer(installed: Cluster) -> None:
     for role in (*DESTINATIONS, "gitops", "stores", "mesh", "monitoring"):
         layers = [layer.kinds for layer in gitops.LAYERS.values() if role in layer.roles]
         allowed = gitops.resources(*layers, *([gitops.ROOT] if role == "gitops" else []))
@@ -268,7 +268,7 @@ def test_the_controller_deploys_what_a_layer_has_where_that_layer_is_and_nothing
         assert not any(may(installed, CONTROLLER, [(*each, f"kinora-other-{role}") for each in asked]))
 
 
-def test_argo_cd_has_no_right_at_all_where_the_stores_are(installed: Cluster) -> None:
+def test_argocd_has_no_permission_in_the_stores_namespace(installed: Cluster) -> None:
     kinds = [
         ("", "persistentvolumeclaims"),
         ("", "pods"),
@@ -282,14 +282,14 @@ def test_argo_cd_has_no_right_at_all_where_the_stores_are(installed: Cluster) ->
         assert not any(may(installed, account, asked)), account
 
 
-def test_the_application_sets_controller_may_make_applications(installed: Cluster) -> None:
+def test_applicationset_controller_may_create_applications(installed: Cluster) -> None:
     asked = [(verb, "argoproj.io", "applications", "kinora-test-gitops") for verb in gitops.WRITE]
     asked += [("list", "argoproj.io", "applicationsets", "kinora-test-gitops")]
-    asked += [("list", "", "secrets", "kinora-test-gitops")]  # the facts stand at one
+    asked += [("list", "", "secrets", "kinora-test-gitops")]  # one of them has the facts
     assert all(may(installed, "argocd-applicationset-controller", asked))
 
 
-def test_nobody_reads_the_secrets_of_the_services_or_gives_rights(installed: Cluster) -> None:
+def test_argocd_cannot_read_service_secrets_or_grant_permissions(installed: Cluster) -> None:
     asked = [
         (verb, "", "secrets", f"kinora-test-{role}") for verb in ("get", "list", "create") for role in DESTINATIONS
     ]
@@ -299,7 +299,7 @@ def test_nobody_reads_the_secrets_of_the_services_or_gives_rights(installed: Clu
         assert not any(may(installed, account, asked)), account
 
 
-def test_the_server_shows_and_changes_nothing(installed: Cluster) -> None:
+def test_argocd_server_is_read_only(installed: Cluster) -> None:
     shown = [("get", "", "pods/log", "kinora-test-apps"), ("get", "apps", "deployments", "kinora-test-apps")]
     assert all(may(installed, SERVER, shown))
     changes = [

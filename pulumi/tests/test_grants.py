@@ -1,4 +1,4 @@
-"""What an identity may do, asked of the real stores, over the generations of its credentials."""
+"""An identity's permissions in the real stores, across generations of its credentials."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ def test_both_live_generations_own_the_same_tables(postgres: Postgres, tmp_path:
     assert postgres.act("alpha_2", "SELECT title FROM videos") == "one"
 
 
-def test_a_retired_login_is_refused_and_gone(postgres: Postgres, tmp_path: Path) -> None:
+def test_retired_postgres_login_is_dropped(postgres: Postgres, tmp_path: Path) -> None:
     postgres.provision(tmp_path, "beta_1", "beta_2")
     postgres.act("beta_1", "CREATE TABLE kept (id int)")
     postgres.provision(tmp_path, "beta_2", "beta_3")
@@ -42,14 +42,14 @@ def test_a_retired_login_is_refused_and_gone(postgres: Postgres, tmp_path: Path)
     assert postgres.act("beta_3", "SELECT count(*) FROM kept") == "0"
 
 
-def test_logins_of_an_identity_that_is_no_more_are_gone_and_its_data_stay(postgres: Postgres, tmp_path: Path) -> None:
+def test_removed_identity_loses_logins_but_keeps_data(postgres: Postgres, tmp_path: Path) -> None:
     postgres.provision(tmp_path, "former_1", "present_1")
     postgres.provision(tmp_path, "present_1")
     assert postgres.root("SELECT rolname FROM pg_roles WHERE rolname ~ '^former'") == "former"
     assert postgres.root("SELECT datname FROM pg_database WHERE datname = 'former'") == "former"
 
 
-def test_a_login_reaches_no_database_but_its_own(postgres: Postgres, tmp_path: Path) -> None:
+def test_postgres_login_can_access_only_its_database(postgres: Postgres, tmp_path: Path) -> None:
     postgres.provision(tmp_path, "gamma_1", "delta_1")
     for database in ("delta", "postgres", "template1"):
         with pytest.raises(subprocess.CalledProcessError) as refused:
@@ -60,15 +60,15 @@ def test_a_login_reaches_no_database_but_its_own(postgres: Postgres, tmp_path: P
     assert 'permission denied to set role "delta"' in refused.value.stderr
 
 
-def test_a_login_has_no_rights_of_its_own(postgres: Postgres, tmp_path: Path) -> None:
-    """What it made as itself, and not as the owner, would stand in the way of its removal."""
+def test_postgres_login_has_no_privileges_of_its_own(postgres: Postgres, tmp_path: Path) -> None:
+    """Objects that it created as itself, and not as the owner, would prevent dropping it."""
     postgres.provision(tmp_path, "epsilon_1")
     with pytest.raises(subprocess.CalledProcessError) as refused:
         postgres.psql("epsilon_1", password("epsilon_1"), "epsilon", "CREATE TABLE mine (id int)")
     assert "permission denied for schema public" in refused.value.stderr
 
 
-def test_provisioning_postgresql_twice_changes_nothing(postgres: Postgres, tmp_path: Path) -> None:
+def test_postgres_provisioning_is_idempotent(postgres: Postgres, tmp_path: Path) -> None:
     catalogue = (
         "SELECT rolname, rolcanlogin, rolinherit, rolsuper FROM pg_roles ORDER BY 1;"
         "SELECT roleid::regrole, member::regrole, inherit_option, set_option FROM pg_auth_members ORDER BY 1, 2;"
@@ -81,13 +81,13 @@ def test_provisioning_postgresql_twice_changes_nothing(postgres: Postgres, tmp_p
     assert postgres.root("SELECT extname FROM pg_extension WHERE extname = 'vector'", "zeta") == "vector"
 
 
-def test_provisioning_postgresql_without_a_password_fails(postgres: Postgres, tmp_path: Path) -> None:
+def test_postgres_provisioning_without_password_fails(postgres: Postgres, tmp_path: Path) -> None:
     write(tmp_path, {"provision.sql": grants.postgres_sql({"eta_1": "eta"}, extensions={})})
     with pytest.raises(subprocess.CalledProcessError):
         postgres.root(f"\\i {tmp_path}/provision.sql")
 
 
-# What a service does: the driver takes `role` from the address, and keeps it when a connection goes back to the pool.
+# Like a service: the driver takes `role` from the URL, and keeps it when a connection returns to the pool.
 ASYNCPG = """
 import asyncio, asyncpg, sys
 async def main():
@@ -99,7 +99,7 @@ asyncio.run(main())
 """
 
 
-def test_the_address_of_a_service_acts_as_the_owner(postgres: Postgres, tmp_path: Path) -> None:
+def test_service_url_assumes_the_owner_role(postgres: Postgres, tmp_path: Path) -> None:
     url = urlsplit(real_stores.make().variables["auth.KINORA_POSTGRES_URL"])
     assert (url.hostname, url.port) == ("postgres.kinora-test-stores.svc.cluster.local", 5432)
     postgres.provision(tmp_path, "auth_1")
@@ -111,7 +111,7 @@ def test_the_address_of_a_service_acts_as_the_owner(postgres: Postgres, tmp_path
 
 # --- MinIO ------------------------------------------------------------------------------------------------------------
 
-# Tries everything with a bucket that is its own, and what it must not: prints what was allowed.
+# Tries every action on its own and on another bucket, and prints which were allowed.
 S3 = """
 import io, json, os, sys
 from minio import Minio, S3Error
@@ -160,14 +160,14 @@ class S3Server:
     folder: Path
 
     def provision(self, generation: int) -> None:
-        """Run the very script of the provisioning task."""
+        """Run the provisioning task's own script."""
         made = real_stores.make(generation=generation)
         client = Path(program("mc", ROOT / ".kinora" / "bin"))
         files = write(self.folder / f"provision-{generation}", made.data("ConfigMap", "s3-provision"))
         (container,) = made.job("s3-provision")["spec"]["template"]["spec"]["containers"]
         subprocess.run(
             ["sh", files / "provision.sh"],
-            # Nothing but the client and the shell's own: the image has little else.
+            # Only the client and shell built-ins: the image has little else.
             env={
                 **real_stores.environment(container),
                 **made.data("Secret", "s3-provision"),
@@ -211,9 +211,9 @@ def s3(tmp_path: Path) -> Iterator[S3Server]:
         yield S3Server(port, tmp_path)
 
 
-def test_access_keys_reach_their_own_buckets_only_and_retired_ones_nothing(s3: S3Server) -> None:
+def test_s3_keys_are_limited_to_their_buckets_and_retired(s3: S3Server) -> None:
     s3.provision(2)
-    s3.provision(2)  # as a task does that was interrupted
+    s3.provision(2)  # like a retry of an interrupted task
     for generation in (1, 2):
         login, secret = f"tusd_{generation}", password(f"tusd-s3-{generation}")
         assert s3.ask(login, secret, "uploads", "streams") == OWN_OBJECTS_ONLY
@@ -224,7 +224,7 @@ def test_access_keys_reach_their_own_buckets_only_and_retired_ones_nothing(s3: S
     assert s3.ask("video_3", password("video-s3-3"), "streams", "none")["put"][0]
 
 
-def test_the_script_for_buckets_is_plain_shell() -> None:
+def test_s3_script_needs_only_a_shell_and_mc() -> None:
     script = grants.s3_script({"video_1": ["uploads", "streams"], "tusd_1": ["uploads"]})
     subprocess.run(["sh", "-n"], input=script, text=True, check=True)
     assert "mc mb --ignore-existing store/streams\nmc mb --ignore-existing store/uploads\n" in script

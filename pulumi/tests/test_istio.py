@@ -1,4 +1,4 @@
-"""What istio/ lets pass, for how long, and how often: compared with the code, and analysed by Istio in a cluster."""
+"""istio/: policies, timeouts and retries, compared with the code and analysed by istioctl in a cluster."""
 
 import json
 import math
@@ -35,11 +35,11 @@ ALLOWED: Mapping[str, list[dict[str, Any]]] = {
         "workloads"
     ].items()
 }
-"""Who may call each workload, as its app says."""
+"""Who may call each workload, from its app's values."""
 
 
 def authorization(environment: str = "test") -> list[Manifest]:
-    """What comes of it in a mesh."""
+    """The rendered AuthorizationPolicies."""
     given = {"environment": {"name": environment, "publicUrl": "https://test.example", "mesh": True}}
     return [
         each
@@ -63,7 +63,7 @@ def of(objects: list[Manifest], kind: str, name: str) -> Any:
     return found["spec"]
 
 
-# --- the code says who calls whom ------------------------------------------------------------------------------------
+# --- callers, from the code ------------------------------------------------------------------------------------
 
 
 def settings(service: str) -> dict[str, str]:
@@ -72,7 +72,7 @@ def settings(service: str) -> dict[str, str]:
 
 
 def listening() -> dict[str, tuple[str, str]]:
-    """The ports of the services, as they run natively: port -> (service, http or grpc)."""
+    """The services' native ports: port -> (service, http or grpc)."""
     found = {}
     for service in [*needs.read(), "fallback"]:
         given = settings(service)
@@ -84,7 +84,7 @@ def listening() -> dict[str, tuple[str, str]]:
 
 
 def addresses() -> dict[str, str]:
-    """What each caller is told of others."""
+    """The addresses of other services in each caller's settings."""
     dynamic = (file.read_text() for file in sorted((ROOT / "traefik" / "dynamic").glob("*.yml")))
     return {
         **{service: "\n".join(settings(service).values()) for service in needs.read()},
@@ -93,7 +93,7 @@ def addresses() -> dict[str, str]:
     }
 
 
-def test_the_table_names_the_ports_that_services_listen_at() -> None:
+def test_table_names_the_listening_ports() -> None:
     table = {
         str(service[protocol]): (name, protocol)
         for name, service in SERVICES.items()
@@ -104,7 +104,7 @@ def test_the_table_names_the_ports_that_services_listen_at() -> None:
     assert SERVICES.keys() >= needs.read().keys()
 
 
-def test_exactly_those_may_call_who_do() -> None:
+def test_allowed_callers_match_the_code() -> None:
     ports = listening()
     called = {
         (caller, *ports[port])
@@ -118,17 +118,17 @@ def test_exactly_those_may_call_who_do() -> None:
     assert table == called
 
 
-def test_tokens_are_verified_before_those_who_verify_them_too() -> None:
-    """But for graphql, where an operation that brings new tokens comes with a token that has expired."""
+def test_proxies_verify_tokens_for_services_that_do() -> None:
+    """Except graphql, where a refresh may carry an expired token."""
     verifying = {name for name in needs.read() if "KINORA_JWKS_URL" in settings(name)}
     assert {name for name, service in SERVICES.items() if service.get("verifiesTokens")} == verifying - {"graphql"}
 
 
-# --- who may pass ----------------------------------------------------------------------------------------------------
+# --- authorization ----------------------------------------------------------------------------------------------------
 
 
 def permitted(objects: list[Manifest], caller: str, service: str, port: int, request: str) -> bool:
-    """Whether a request passes: by https://istio.io/latest/docs/reference/config/security/authorization-policy/"""
+    """Whether a request is allowed, per https://istio.io/latest/docs/reference/config/security/authorization-policy/"""
     method, _, path = request.partition(" ")
     role, account = ("gateway", "traefik") if caller == "gateway" else ("apps", caller)
     principal = f"cluster.local/ns/kinora-test-{role}/sa/{account}"
@@ -142,7 +142,7 @@ def permitted(objects: list[Manifest], caller: str, service: str, port: int, req
         for each in found
         if each.get("selector", {}).get("matchLabels", {}).get("app.kubernetes.io/name", service) == service
     ]
-    assert selecting, "without a policy, everybody may"
+    assert selecting, "without a policy, everything is allowed"
     return any(
         principal in rule["from"][0]["source"]["principals"]
         and str(port) in operation["ports"]
@@ -155,8 +155,8 @@ def permitted(objects: list[Manifest], caller: str, service: str, port: int, req
     )
 
 
-def test_what_the_gateway_asks_is_answered(rendered_policies: list[Manifest]) -> None:
-    """By ForwardAuth, through the entry point `checks`."""
+def test_forward_auth_requests_are_allowed(rendered_policies: list[Manifest]) -> None:
+    """ForwardAuth uses the entry point `checks`."""
     dynamic = ROOT / "traefik" / "dynamic"
     asked = re.findall(r"127\.0\.0\.1:8082(/[^?\"]+)", (dynamic / "middlewares.yml").read_text())
     assert len(asked) >= 4
@@ -167,7 +167,7 @@ def test_what_the_gateway_asks_is_answered(rendered_policies: list[Manifest]) ->
         assert permitted(rendered_policies, "gateway", service, SERVICES[service]["http"], f"GET {path}"), path
 
 
-def test_what_tusd_asks_is_answered(rendered_policies: list[Manifest]) -> None:
+def test_tusd_hooks_are_allowed(rendered_policies: list[Manifest]) -> None:
     (path,) = re.findall(r"-hooks-http=http://127\.0\.0\.1:8103(\S+)", TUSD)
     assert permitted(rendered_policies, "tusd", "video", 8103, f"POST {path}")
     assert not permitted(rendered_policies, "gateway", "video", 8103, f"POST {path}")
@@ -188,7 +188,7 @@ ENFORCING = {("media", "video"), ("auth", "video"), ("auth", "media"), ("video",
 
 
 @pytest.mark.parametrize("service", ["media", "video"])
-def test_only_the_owners_of_decisions_call_enforcement(rendered_policies: list[Manifest], service: str) -> None:
+def test_only_deciding_services_may_call_enforcement(rendered_policies: list[Manifest], service: str) -> None:
     package = f"/kinora.{service}.v1"
     for caller in ("auth", "media", "video", "graphql", "gateway", "tusd"):
         if caller == service:
@@ -201,7 +201,7 @@ def test_only_the_owners_of_decisions_call_enforcement(rendered_policies: list[M
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_metrics_and_what_nobody_named_stay_closed(rendered_policies: list[Manifest], service: str) -> None:
+def test_metrics_and_unlisted_paths_are_denied(rendered_policies: list[Manifest], service: str) -> None:
     for protocol in ("http", "grpc"):
         port = SERVICES[service].get(protocol, 0)
         assert not permitted(rendered_policies, "gateway", service, port, "GET /metrics")
@@ -210,7 +210,7 @@ def test_metrics_and_what_nobody_named_stay_closed(rendered_policies: list[Manif
     assert not permitted(rendered_policies, "gateway", "video-worker", 8113, "GET /")
 
 
-def test_the_gateway_runs_as_who_it_is_taken_for(rendered: Callable[[str], render.Rendered]) -> None:
+def test_gateway_service_account_matches_policies(rendered: Callable[[str], render.Rendered]) -> None:
     namespace = namespace_name(MESHED[0], "gateway")
     (gateway,) = (
         each
@@ -221,7 +221,7 @@ def test_the_gateway_runs_as_who_it_is_taken_for(rendered: Callable[[str], rende
     assert f"cluster.local/ns/{namespace}/sa/{account}" in json.dumps(authorization(MESHED[0]))
 
 
-def test_a_bad_token_is_refused_and_none_passes(rendered_policies: list[Manifest]) -> None:
+def test_invalid_token_is_rejected_and_missing_token_passes(rendered_policies: list[Manifest]) -> None:
     assert {name for name, service in SERVICES.items() if service.get("verifiesTokens")} == {"media", "video"}
     kit = (ROOT / "platform" / "src" / "kinora_kit" / "identity.py").read_text()
     for name, service in SERVICES.items():
@@ -240,13 +240,13 @@ def test_a_bad_token_is_refused_and_none_passes(rendered_policies: list[Manifest
     assert "requestPrincipals" not in json.dumps(rendered_policies)
 
 
-def test_a_client_meets_the_pod_that_holds_the_lock_of_its_upload(rendered_policies: list[Manifest]) -> None:
+def test_upload_requests_are_sticky(rendered_policies: list[Manifest]) -> None:
     policies = {name: of(rendered_policies, "DestinationRule", name)["trafficPolicy"] for name in SERVICES}
     assert policies["tusd"]["loadBalancer"] == {"consistentHash": {"httpHeaderName": "X-Real-Ip"}}
     assert {name for name, policy in policies.items() if "loadBalancer" in policy} == {"tusd"}
 
 
-def test_no_service_takes_or_sends_plain_text(rendered_policies: list[Manifest]) -> None:
+def test_mutual_tls_is_strict(rendered_policies: list[Manifest]) -> None:
     assert of(rendered_policies, "PeerAuthentication", "default") == {"mtls": {"mode": "STRICT"}}
     modes = {
         each["spec"]["host"]: each["spec"]["trafficPolicy"]["tls"]["mode"]
@@ -256,7 +256,7 @@ def test_no_service_takes_or_sends_plain_text(rendered_policies: list[Manifest])
     assert modes == {f"{name}.kinora-test-apps.svc.cluster.local": "ISTIO_MUTUAL" for name in SERVICES}
 
 
-def test_nothing_leaves_the_environment_unless_a_store_is_outside(rendered_policies: list[Manifest]) -> None:
+def test_egress_is_limited_to_external_stores(rendered_policies: list[Manifest]) -> None:
     sidecars = [each["spec"] for each in rendered_policies if each["kind"] == "Sidecar"]
     for each in sidecars:
         assert each["outboundTrafficPolicy"] == {"mode": "REGISTRY_ONLY"}
@@ -268,7 +268,7 @@ def test_nothing_leaves_the_environment_unless_a_store_is_outside(rendered_polic
     assert (entry["hosts"], entry["ports"][0]["number"]) == (["db.example.com"], 5432)
 
 
-# --- for how long ----------------------------------------------------------------------------------------------------
+# --- timeouts ----------------------------------------------------------------------------------------------------
 
 
 def seconds(text: str) -> float:
@@ -278,7 +278,7 @@ def seconds(text: str) -> float:
 def route(
     objects: list[Manifest], service: str, port: int, request: str = "GET /", headers: Mapping[str, str] | None = None
 ) -> Any:
-    """The route that a request takes: the first that matches."""
+    """The first route that matches a request."""
     method, _, path = request.partition(" ")
     for each in of(objects, "VirtualService", service)["http"]:
         (match,) = each["match"]
@@ -299,7 +299,7 @@ def number(pattern: str, text: str) -> float:
     return float(value)
 
 
-def test_each_waits_longer_than_what_it_waits_for(rendered_policies: list[Manifest]) -> None:
+def test_callers_time_out_after_their_callees(rendered_policies: list[Manifest]) -> None:
     """The table in istio/values.yaml."""
     transport = yaml.safe_load((ROOT / "traefik" / "traefik.yml").read_text())["serversTransport"]
     gateway = seconds(transport["forwardingTimeouts"]["responseHeaderTimeout"])
@@ -322,7 +322,7 @@ def test_each_waits_longer_than_what_it_waits_for(rendered_policies: list[Manife
         assert of(rendered_policies, "RequestAuthentication", name)["jwtRules"][0]["timeout"] == f"{keys:.0f}s"
 
 
-def test_what_has_no_end_has_no_timeout(rendered_policies: list[Manifest]) -> None:
+def test_streams_have_no_timeout(rendered_policies: list[Manifest]) -> None:
     video, graphql, tusd = (SERVICES[name]["http"] for name in ("video", "graphql", "tusd"))
     progress = "/video/019a0000-0000-7000-8000-000000000000/progress"
     assert "timeout" not in route(rendered_policies, "video", video, f"GET {progress}")
@@ -333,7 +333,7 @@ def test_what_has_no_end_has_no_timeout(rendered_policies: list[Manifest]) -> No
         assert "timeout" not in route(rendered_policies, "tusd", tusd, f"{method} /")
 
 
-def test_connections_rest_shorter_than_services_keep_them(rendered_policies: list[Manifest]) -> None:
+def test_idle_timeout_is_shorter_than_keep_alive(rendered_policies: list[Manifest]) -> None:
     transport = yaml.safe_load((ROOT / "traefik" / "traefik.yml").read_text())["serversTransport"]
     for name in SERVICES:
         pool = of(rendered_policies, "DestinationRule", name)["trafficPolicy"]["connectionPool"]
@@ -341,10 +341,10 @@ def test_connections_rest_shorter_than_services_keep_them(rendered_policies: lis
         assert pool["tcp"]["connectTimeout"] == transport["forwardingTimeouts"]["dialTimeout"]
 
 
-# --- how often -------------------------------------------------------------------------------------------------------
+# --- retries -------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_pod_did_not_answer_is_repeated_but_no_upload_and_never_because_of_a_status(
+def test_unanswered_requests_are_retried_except_uploads(
     rendered_policies: list[Manifest],
 ) -> None:
     once = {"attempts": 1, "retryOn": "connect-failure,refused-stream,reset"}
@@ -356,7 +356,7 @@ def test_what_a_pod_did_not_answer_is_repeated_but_no_upload_and_never_because_o
             assert route(rendered_policies, name, service["grpc"], "POST /")["retries"] == {"attempts": 0}
 
 
-def test_retries_multiply_to_what_is_written_down(rendered_policies: list[Manifest]) -> None:
+def test_retry_amplification_matches_the_documentation(rendered_policies: list[Manifest]) -> None:
     assert "retry" not in (ROOT / "traefik" / "dynamic" / "middlewares.yml").read_text()
     outer = 1 + route(rendered_policies, "graphql", 8105)["retries"]["attempts"]
     inner = int(number(r'"maxAttempts": (\d+)', RPC))
@@ -377,12 +377,12 @@ def test_retries_multiply_to_what_is_written_down(rendered_policies: list[Manife
         ({"external": {"postgres": {"host": "db", "port": 5432, "protocol": "HTTP"}}}, "/external/postgres/protocol"),
     ],
 )
-def test_what_is_wrong_is_refused(values: dict[str, Any], said: str) -> None:
+def test_invalid_values_are_rejected(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         policies(**{"environment": "test", **values})
 
 
-def test_each_environment_is_given_by_its_name_alone() -> None:
+def test_environment_name_selects_everything() -> None:
     first, second = policies("dev"), policies("dev-2")
     assert not {identity(each) for each in first} & {identity(each) for each in second}
     expected = json.dumps(first).replace("kinora-dev", "kinora-dev-2").replace("https://dev.", "https://dev-2.")
@@ -390,7 +390,7 @@ def test_each_environment_is_given_by_its_name_alone() -> None:
     assert json.loads(expected) == second
 
 
-def test_all_of_it_is_the_environments_own_and_argocd_may_put_it_there(rendered_policies: list[Manifest]) -> None:
+def test_mesh_objects_are_unique_and_within_the_project(rendered_policies: list[Manifest]) -> None:
     for each in rendered_policies:
         assert each["kind"] in gitops.LAYERS["mesh"].kinds[each["apiVersion"].partition("/")[0]]
         assert each["metadata"]["namespace"] in ("kinora-test-apps", "kinora-test-gateway")
@@ -401,7 +401,7 @@ def test_all_of_it_is_the_environments_own_and_argocd_may_put_it_there(rendered_
 
 
 def pods(objects: list[Manifest], environment: str, deployments: list[Manifest]) -> Iterator[Manifest]:
-    """A pod for each meshed Deployment, with its proxy: what the controllers and istiod of a cluster would make."""
+    """A pod with a proxy for each meshed Deployment, as the controllers and istiod of a cluster would create."""
     for each in deployments:
         template = inject(objects, environment, each)
         metadata = {"namespace": each["metadata"]["namespace"], "name": f"{each['metadata']['name']}-0"}
@@ -422,7 +422,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, rendered: Callable[[str], r
         started.await_definitions()
         hooks = []
         for stack in MESHED:
-            # A quota is counted by a controller, and admits nothing before.
+            # Without the quota controller, a quota admits nothing.
             objects = [each for each in rendered(stack).objects if each["kind"] != "ResourceQuota"]
             hooks += [each for each in objects if each["kind"].endswith("WebhookConfiguration")]
             started.apply([each for each in objects if each not in hooks])
@@ -437,13 +437,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, rendered: Callable[[str], r
             ]
             started.apply(list(pods(objects, stack, deployments)))
             started.apply(policies(stack))
-        # Last, for istiod is not there to answer.
+        # Last, because istiod is not there to answer the webhook.
         started.apply(hooks)
         yield started
 
 
 @pytest.mark.parametrize("stack", MESHED)
-def test_istio_finds_nothing_wrong(server: Cluster, stack: str) -> None:
+def test_istioctl_analyze_finds_no_problems(server: Cluster, stack: str) -> None:
     assert not analyse(server, stack)
 
 
@@ -467,7 +467,7 @@ def test_istio_finds_nothing_wrong(server: Cluster, stack: str) -> None:
         ),
     ],
 )
-def test_istio_would_find_what_is_wrong(server: Cluster, kind: str, spec: dict[str, Any], said: str) -> None:
+def test_istioctl_analyze_detects_problems(server: Cluster, kind: str, spec: dict[str, Any], said: str) -> None:
     version, _, kind = kind.partition(" ")
     metadata = {"name": "wrong", "namespace": namespace_name(MESHED[0], "apps")}
     wrong = {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
@@ -478,7 +478,7 @@ def test_istio_would_find_what_is_wrong(server: Cluster, kind: str, spec: dict[s
         server.kubectl("delete", "-f", "-", given=[wrong])
 
 
-def test_without_the_program_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_istioctl_error_names_the_make_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(helm, "BIN", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(upstream.Unavailable, match="istioctl is missing: `make tools`"):

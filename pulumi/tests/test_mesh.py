@@ -1,4 +1,4 @@
-"""Istio as an environment has it: a control plane of its own, which pods of the strictest profile can be meshed by."""
+"""Istio in an environment: its own control plane, which works with pods of the restricted profile."""
 
 import json
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ Manifest = dict[str, Any]
 
 @dataclass
 class Made(Rendered):
-    """With the options that each object was registered with, by kind and name."""
+    """Also records each object's resource options, by kind and name."""
 
     options: dict[tuple[str, str], Any] = field(default_factory=dict)
 
@@ -77,21 +77,21 @@ def istiod(made: Made) -> Manifest:
 # --- environments side by side ---------------------------------------------------------------------------------------
 
 
-def test_two_environments_share_nothing_but_definitions(made: Made) -> None:
-    """Also where the name of one begins with that of the other."""
+def test_environments_share_only_definitions(made: Made) -> None:
+    """Even if one's name is a prefix of the other's."""
     first, second = ({identity(each): each for each in of.objects} for of in (made, make("test-2", "small")))
     shared = first.keys() & second.keys()
     assert {kind for _, kind, _ in shared} == {"CustomResourceDefinition.apiextensions.k8s.io"}
     assert all(first[name] == second[name] for name in shared)
 
 
-def test_what_a_cluster_has_once_is_named_after_the_environment(made: Made) -> None:
+def test_cluster_scoped_names_contain_the_environment(made: Made) -> None:
     for each in made.objects:
         if "namespace" not in each["metadata"] and each["kind"] != "CustomResourceDefinition":
             assert "kinora-test" in each["metadata"]["name"]
 
 
-def test_definitions_stay_when_the_environment_goes(made: Made) -> None:
+def test_definitions_are_retained_on_destroy(made: Made) -> None:
     definitions = made.of("CustomResourceDefinition")
     assert {"virtualservices.networking.istio.io", "authorizationpolicies.security.istio.io"} <= {
         each["metadata"]["name"] for each in definitions
@@ -100,13 +100,13 @@ def test_definitions_stay_when_the_environment_goes(made: Made) -> None:
         assert options.retainOnDelete == (kind == "CustomResourceDefinition"), name
 
 
-def test_the_definitions_are_those_of_the_version() -> None:
+def test_definitions_match_the_istio_version() -> None:
     assert upstream.listed()["istio-crds"].version == mesh.VERSION
     (definitions,) = upstream.files("istio-crds")
     assert definitions.read_bytes() == (CHARTS / "base" / "files" / definitions.name).read_bytes()
 
 
-def test_it_watches_and_injects_the_namespaces_of_its_environment(made: Made) -> None:
+def test_istiod_selects_namespaces_of_its_environment(made: Made) -> None:
     (selector,) = mesh_config(made)["discoverySelectors"]
     namespaces = {each["metadata"]["name"]: each["metadata"]["labels"] for each in made.of("Namespace")}
     assert all(selector["matchLabels"].items() <= labels.items() for labels in namespaces.values())
@@ -119,7 +119,7 @@ def test_it_watches_and_injects_the_namespaces_of_its_environment(made: Made) ->
         assert wanted == [{"key": "istio.io/rev", "operator": "In", "values": [mesh.revision("test")]}]
 
 
-def test_it_checks_the_policies_of_its_environment(made: Made) -> None:
+def test_webhook_validates_policies_of_its_environment(made: Made) -> None:
     (validator,) = made.of("ValidatingWebhookConfiguration")
     (webhook,) = validator["webhooks"]
     (term,) = webhook["objectSelector"]["matchExpressions"]
@@ -127,7 +127,7 @@ def test_it_checks_the_policies_of_its_environment(made: Made) -> None:
     assert webhook["failurePolicy"] == "Fail"
 
 
-def test_what_istiod_writes_itself_is_no_difference(made: Made) -> None:
+def test_fields_written_by_istiod_are_ignored(made: Made) -> None:
     for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
         (configuration,) = made.of(kind)
         options = made.options[kind, configuration["metadata"]["name"]]
@@ -138,7 +138,7 @@ def test_what_istiod_writes_itself_is_no_difference(made: Made) -> None:
 # --- what runs -------------------------------------------------------------------------------------------------------
 
 
-def test_istiod_keeps_to_every_policy(made: Made) -> None:
+def test_istiod_violates_no_policy(made: Made) -> None:
     assert not [sentence for each in made.objects for sentence in policies.violations(each)]
 
 
@@ -159,8 +159,8 @@ def test_every_image_has_the_version(made: Made) -> None:
     assert sorted(images) == [f"docker.io/istio/install-cni:{mesh.VERSION}", f"docker.io/istio/pilot:{mesh.VERSION}"]
 
 
-def test_istiod_may_not_make_what_runs(made: Made) -> None:
-    """The rights for gateways that it would make are off: Deployments in every namespace are the whole cluster."""
+def test_istiod_cannot_create_workloads(made: Made) -> None:
+    """Gateway deployment is off: permission to create Deployments in every namespace would amount to cluster admin."""
     writes = {
         resource
         for role in made.of("ClusterRole")
@@ -171,17 +171,17 @@ def test_istiod_may_not_make_what_runs(made: Made) -> None:
     assert not writes & {"deployments", "daemonsets", "pods", "serviceaccounts", "services", "secrets", "*"}
 
 
-def test_the_node_agent_runs_where_the_environment_brings_it(made: Made) -> None:
+def test_node_agent_is_installed_only_if_enabled(made: Made) -> None:
     without = make(cni=False)
     assert [each["metadata"]["name"] for each in made.of("DaemonSet")] == ["istio-cni-node"]
     names = [name for each in without.objects if "cni" in (name := each["metadata"]["name"])]
     assert not names
-    # The pods rely on it all the same: another environment brings it.
+    # The pods rely on it anyway: another environment installs it.
     pod = inject(without.objects, "test", a_service())["spec"]
     assert [each["name"] for each in pod["initContainers"]] == ["istio-validation", "istio-proxy"]
 
 
-def test_istiod_is_reached_by_those_who_need_it(made: Made) -> None:
+def test_istiod_network_policies(made: Made) -> None:
     policy = made.find("NetworkPolicy", "istiod")["spec"]
     open_to = {
         port["port"]: sorted(
@@ -197,10 +197,10 @@ def test_istiod_is_reached_by_those_who_need_it(made: Made) -> None:
     assert open_to.keys() <= {port["containerPort"] for port in container["ports"]}
 
 
-# --- what it does to others ------------------------------------------------------------------------------------------
+# --- effects on pods ------------------------------------------------------------------------------------------
 
 
-def test_nothing_leaves_and_nothing_is_repeated_unasked(made: Made) -> None:
+def test_mesh_defaults_deny_egress_and_disable_retries(made: Made) -> None:
     given = mesh_config(made)
     assert given["outboundTrafficPolicy"] == {"mode": "REGISTRY_ONLY"}
     assert given["defaultHttpRetryPolicy"] == {"attempts": 0}
@@ -208,7 +208,7 @@ def test_nothing_leaves_and_nothing_is_repeated_unasked(made: Made) -> None:
 
 
 def a_service() -> Manifest:
-    """A Deployment of the profile *restricted*, with all that Istio changes."""
+    """A Deployment of the profile *restricted*, with everything that Istio modifies."""
     container = {
         "name": "main",
         "image": "registry.example.org/service:1",
@@ -248,27 +248,27 @@ def meshed(made: Made) -> Manifest:
     return inject(made.objects, "test", a_service())
 
 
-def test_a_meshed_pod_keeps_to_every_policy(meshed: Manifest) -> None:
+def test_meshed_pod_violates_no_policy(meshed: Manifest) -> None:
     service = a_service()
     service["spec"]["template"] = meshed
     assert not list(policies.violations(service))
 
 
-def test_the_proxy_is_there_before_the_service_and_after_it(meshed: Manifest) -> None:
+def test_proxy_starts_before_and_stops_after_the_service(meshed: Manifest) -> None:
     proxy = next(each for each in meshed["spec"]["initContainers"] if each["name"] == "istio-proxy")
     assert proxy["restartPolicy"] == "Always"
     assert proxy["image"] == f"docker.io/istio/proxyv2:{mesh.VERSION}"
     assert proxy["startupProbe"]
 
 
-def test_the_proxy_is_small(meshed: Manifest) -> None:
+def test_proxy_resources_are_small(meshed: Manifest) -> None:
     for each in meshed["spec"]["initContainers"]:
         assert each["resources"]["requests"] == mesh.SIDECAR["requests"]
         assert each["resources"]["limits"]["memory"] == mesh.SIDECAR["limits"]["memory"]
 
 
-def test_metrics_and_probes_go_past_the_policies_of_the_mesh(meshed: Manifest) -> None:
-    """Prometheus and the kubelet have no identity in the mesh: the proxy's own port asks the service for them."""
+def test_metrics_and_probes_bypass_mesh_policies(meshed: Manifest) -> None:
+    """Prometheus and the kubelet have no identity in the mesh: they use the proxy's own port."""
     annotations = meshed["metadata"]["annotations"]
     assert (annotations["prometheus.io/port"], annotations["prometheus.io/path"]) == ("15020", "/stats/prometheus")
     (main,) = meshed["spec"]["containers"]
@@ -278,16 +278,16 @@ def test_metrics_and_probes_go_past_the_policies_of_the_mesh(meshed: Manifest) -
 # --- helm ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_chart_that_is_not_here_is_told(tmp_path: Path) -> None:
+def test_missing_chart_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"The chart istiod is not in .*: `make tools`"):
         helm.template(json.dumps({"chart": "istiod", "release_name": "istiod"}), tmp_path)
 
 
-def test_a_program_that_is_not_here_is_told() -> None:
+def test_missing_program_is_reported() -> None:
     with pytest.raises(Unavailable, match="no-such-program is missing: `make tools`"):
         helm.program("no-such-program")
 
 
-def test_what_helm_refuses_is_told() -> None:
+def test_helm_error_is_reported() -> None:
     with pytest.raises(ValueError, match="helm cannot render istiod: "):
         helm.template(json.dumps({"chart": "istiod", "release_name": "Not a name"}), CHARTS)

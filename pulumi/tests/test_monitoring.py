@@ -1,4 +1,4 @@
-"""What Prometheus and Alertmanager of an environment are told, as their own tools read it."""
+"""The configuration of Prometheus and Alertmanager, checked by their own tools."""
 
 import json
 import shutil
@@ -43,13 +43,13 @@ def test_promtool_accepts_the_configuration_and_its_rules(single: Rendered, tmp_
     told = yaml.safe_load(data(single, "ConfigMap", "prometheus")["data"]["prometheus.yml"])
     told["rule_files"] = [str(tmp_path / Path(each).name) for each in told["rule_files"]]
     for job in told["scrape_configs"]:
-        # Debian builds its promtool without Kubernetes' discovery: the test below looks at that part.
+        # Debian's promtool lacks Kubernetes service discovery: the test below covers that part.
         assert job.pop("kubernetes_sd_configs")
     (tmp_path / "prometheus.yaml").write_text(json.dumps(told))
     check("promtool", "check", "config", str(tmp_path / "prometheus.yaml"))
 
 
-def test_nothing_outside_of_the_environment_is_looked_at(single: Rendered) -> None:
+def test_prometheus_discovers_only_the_environment(single: Rendered) -> None:
     told = yaml.safe_load(data(single, "ConfigMap", "prometheus")["data"]["prometheus.yml"])
     for job in told["scrape_configs"]:
         for discovery in job["kubernetes_sd_configs"]:
@@ -57,7 +57,7 @@ def test_nothing_outside_of_the_environment_is_looked_at(single: Rendered) -> No
             assert all(name.startswith("kinora-dev-") for name in discovery["namespaces"]["names"])
 
 
-def test_alerts_go_to_the_webhook_whose_address_stays_secret() -> None:
+def test_alertmanager_reads_webhook_url_from_a_secret() -> None:
     given = render.configuration("dev")
     hook = config.Monitoring.model_validate({"alert_webhook": "https://chat.example/hooks/4711"})
     rendered = render.render("test", given.model_copy(update={"monitoring": hook}))
@@ -70,7 +70,7 @@ def test_alerts_go_to_the_webhook_whose_address_stays_secret() -> None:
             assert (resource.type, "stringData" in resource.secret) == ("kubernetes:core/v1:Secret", True)
 
 
-def test_without_grafana_all_else_is_there_and_the_output_says_so(single: Rendered) -> None:
+def test_grafana_can_be_disabled(single: Rendered) -> None:
     given = render.configuration("dev")
     without = given.model_copy(update={"monitoring": config.Monitoring(grafana=False)})
     rendered = render.render("dev", without)
@@ -81,7 +81,7 @@ def test_without_grafana_all_else_is_there_and_the_output_says_so(single: Render
     assert rendered.outputs["grafana"] == "none here: `monitoring.grafana` is false"
 
 
-def test_an_operator_is_given_the_same_rules(rendered: Callable[[str], Rendered], single: Rendered) -> None:
+def test_operator_mode_has_the_same_rules(rendered: Callable[[str], Rendered], single: Rendered) -> None:
     ours = {
         rule["alert"]
         for text in data(single, "ConfigMap", "prometheus-rules")["data"].values()

@@ -1,4 +1,4 @@
-"""What `make plan`, `make render` and `make diff` tell a person."""
+"""The output of `make plan`, `make render` and `make diff`."""
 
 import json
 import subprocess
@@ -22,23 +22,23 @@ def run(module: str, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("text", "number"), [("250m", 0.25), ("2", 2), ("1Gi", 2**30), ("5120Mi", 5 * 2**30), (3, 3), ("1.5G", 1.5e9)]
 )
-def test_a_quantity_is_read(text: str, number: float) -> None:
+def test_quantity_is_parsed(text: str, number: float) -> None:
     assert plan.quantity(text) == pytest.approx(number)
 
 
 @pytest.mark.parametrize("text", ["", "12 Gi", "-1", "1Qi"])
-def test_what_is_no_quantity_is_refused(text: str) -> None:
+def test_invalid_quantity_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="is no quantity"):
         plan.quantity(text)
 
 
-def test_the_plan_counts_every_replica(rendered: Callable[[str], Rendered]) -> None:
+def test_plan_counts_every_replica(rendered: Callable[[str], Rendered]) -> None:
     parts = {part.name: part for part in plan.parts(rendered("prod"))}
     assert parts["postgres"].replicas == 3
     assert parts["postgres"].need == plan.Need(cpu=6000, memory=3 * 8 * 1024, storage=3 * 200 * 1024)
 
 
-def test_the_plan_names_what_runs_what_is_needed_and_what_to_bring() -> None:
+def test_plan_lists_workloads_and_prerequisites() -> None:
     shown = run("plan", "prod")
     assert shown.returncode == 0, shown.stderr
     for words in (
@@ -51,11 +51,11 @@ def test_the_plan_names_what_runs_what_is_needed_and_what_to_bring() -> None:
         "kinora-tls",
     ):
         assert words in shown.stdout
-    assert "You bring" not in run("plan", "dev").stdout
+    assert "You provide" not in run("plan", "dev").stdout
 
 
-def test_the_commands_of_the_plan_can_be_typed(tmp_path: Path) -> None:
-    """Each makes the very Secret that the environment names."""
+def test_plan_commands_create_the_secrets(tmp_path: Path) -> None:
+    """Each creates exactly the Secret that the environment references."""
     (tmp_path / "access_key").write_text("key")
     (tmp_path / "secret_key").write_text("secret")
     certificate = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj=/CN=test", "-keyout=KEY"]
@@ -78,13 +78,13 @@ def test_the_commands_of_the_plan_can_be_typed(tmp_path: Path) -> None:
     }
 
 
-def test_an_unknown_stack_is_refused_with_a_list() -> None:
+def test_unknown_stack_is_rejected_with_the_known_ones() -> None:
     shown = run("plan", "production")
     assert shown.returncode == 1
-    assert "There is no stack production. There are: dev, prod, sandbox, staging." in shown.stderr
+    assert "Unknown stack production. Known: dev, prod, sandbox, staging." in shown.stderr
 
 
-def test_rendering_writes_each_object_and_nothing_else(tmp_path: Path, rendered: Callable[[str], Rendered]) -> None:
+def test_render_writes_each_object_and_removes_stale_files(tmp_path: Path, rendered: Callable[[str], Rendered]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old.yaml").write_text("kind: Gone\n")
     shown = run("render", "dev", str(tmp_path / "out"))
@@ -94,11 +94,11 @@ def test_rendering_writes_each_object_and_nothing_else(tmp_path: Path, rendered:
     assert len(written) == len(rendered("dev").objects)
 
 
-def test_a_folder_that_is_not_a_rendering_is_left_alone(tmp_path: Path) -> None:
+def test_render_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("do not delete")
     shown = run("render", "dev", str(tmp_path))
     assert shown.returncode == 1
-    assert "holds other files" in shown.stderr
+    assert "contains files other than YAML" in shown.stderr
     assert (tmp_path / "thesis.txt").exists()
 
 
@@ -110,7 +110,7 @@ BEFORE = {
 }
 
 
-def test_a_change_is_said_where_it_is() -> None:
+def test_diff_reports_changes_by_path() -> None:
     after = {**BEFORE, "spec": {"list": [{"name": "new", "value": 0}, *BEFORE["spec"]["list"]], "size": "large"}}
     assert list(diff.changes(BEFORE, after)) == [
         ("spec.list.new", None, {"name": "new", "value": 0}),
@@ -118,7 +118,7 @@ def test_a_change_is_said_where_it_is() -> None:
     ]
 
 
-def test_the_difference_of_two_sizes_in_words(rendered: Callable[[str], Rendered]) -> None:
+def test_diff_of_two_sizes(rendered: Callable[[str], Rendered]) -> None:
     given = render.configuration("dev")
     bigger = render.render("dev", given.model_copy(update={"size": "medium"}))
     one, other = ({identity(each): each for each in side.objects} for side in (rendered("dev"), bigger))
@@ -130,7 +130,7 @@ def test_the_difference_of_two_sizes_in_words(rendered: Callable[[str], Rendered
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository of its own that holds this checkout as it is, so that its history can be changed."""
+    """A separate repository with a copy of this checkout, whose history can be changed."""
     here = tmp_path / "repository"
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "pulumi", "apps/*/deploy/*", "traefik",
@@ -154,7 +154,7 @@ def git(here: Path, *words: str) -> None:
     subprocess.run(["git", *who, *words], cwd=here, check=True, capture_output=True, timeout=60)
 
 
-def test_a_commit_is_compared_with_the_working_tree_and_with_another(repository: Path) -> None:
+def test_diff_compares_commits_and_working_tree(repository: Path) -> None:
     def compare(*words: str) -> str:
         command = [sys.executable, "-m", "kinora_environment.diff", "dev", *words]
         shown = subprocess.run(
@@ -172,7 +172,7 @@ def test_a_commit_is_compared_with_the_working_tree_and_with_another(repository:
     assert "registry.example/redis:9" in compare("--from", "HEAD~1", "--to", "HEAD")
 
 
-def test_a_deploy_is_said_in_words_for_each_environment_that_it_changes(repository: Path) -> None:
+def test_diff_summarizes_deploys_per_environment(repository: Path) -> None:
     deploy = repository / "apps" / "video" / "deploy"
     (deploy / "envs" / "staging" / "version.yaml").write_text("version: 9.9.9\n")
     values = deploy / "values.yaml"
@@ -185,7 +185,7 @@ def test_a_deploy_is_said_in_words_for_each_environment_that_it_changes(reposito
     assert shown.returncode == 0, shown.stderr
     summary = dict(line.split(": ", 1) for line in shown.stdout.partition("\n\n")[0].splitlines())
     assert summary == {
-        "dev": "media goes, with all that was deployed of it; video-worker memory limit 1536Mi -> 2Gi",
+        "dev": "media is removed, with all its objects; video-worker memory limit 1536Mi -> 2Gi",
         "prod": "nothing changes",
         "sandbox": "video-worker memory limit 1536Mi -> 2Gi",
         "staging": "video 0.1.0 -> 9.9.9; video-worker memory limit 1536Mi -> 2Gi",
@@ -193,7 +193,7 @@ def test_a_deploy_is_said_in_words_for_each_environment_that_it_changes(reposito
     assert "- Deployment media in kinora-dev-apps" in shown.stdout
 
 
-def test_how_argo_cd_rolls_out_is_part_of_what_changes(repository: Path) -> None:
+def test_diff_includes_application_sets(repository: Path) -> None:
     file = repository / "argocd" / "gateway.yaml"
     file.write_text(file.read_text().replace("prune: true", "prune: false"))
     shown = subprocess.run(
@@ -204,7 +204,7 @@ def test_how_argo_cd_rolls_out_is_part_of_what_changes(repository: Path) -> None
     assert "syncPolicy.automated.prune: True -> False" in shown.stdout
 
 
-def test_values_that_the_chart_refuses_end_it_with_the_charts_own_words(repository: Path) -> None:
+def test_diff_reports_chart_errors(repository: Path) -> None:
     file = repository / "apps" / "auth" / "deploy" / "envs" / "dev" / "values.yaml"
     file.write_text("workloads: {auth: {replica: 1}}\n")
     shown = subprocess.run(
@@ -218,9 +218,9 @@ def test_values_that_the_chart_refuses_end_it_with_the_charts_own_words(reposito
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [(["nowhere"], "There is no stack nowhere on either side. There are: dev,"), (["--from", "v0"], "no commit v0")],
+    [(["nowhere"], "Unknown stack nowhere on either side. Known: dev,"), (["--from", "v0"], "no commit v0")],
 )
-def test_a_comparison_that_cannot_be_is_refused(repository: Path, words: list[str], sentence: str) -> None:
+def test_diff_rejects_unknown_stack_or_commit(repository: Path, words: list[str], sentence: str) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "kinora_environment.diff", *words],
         cwd=repository / "pulumi", capture_output=True, text=True, check=False, timeout=240,

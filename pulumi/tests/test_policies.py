@@ -1,4 +1,4 @@
-"""Each policy finds what it is for and lets the rest pass; all objects of all stacks pass all of them."""
+"""Each policy detects its violations and accepts everything else; all objects of all stacks comply."""
 
 import copy
 import subprocess
@@ -99,27 +99,27 @@ BAD = {
 }
 
 
-def test_every_policy_has_bad_examples() -> None:
+def test_every_policy_has_violations() -> None:
     assert BAD.keys() == policies.POLICIES.keys()
 
 
 @pytest.mark.parametrize(("name", "manifest"), [(name, each) for name, bad in BAD.items() for each in bad])
-def test_a_policy_finds_what_it_is_for(name: str, manifest: dict[str, Any]) -> None:
+def test_policy_detects_violation(name: str, manifest: dict[str, Any]) -> None:
     assert list(policies.POLICIES[name](manifest))
     assert any(sentence.startswith(f"{name}: ") for sentence in policies.violations(manifest))
 
 
-def test_what_is_good_passes() -> None:
+def test_compliant_object_passes() -> None:
     assert list(policies.violations(GOOD)) == []
     job = {"spec": {"jobTemplate": {"spec": {"template": GOOD["spec"]["template"]}}}}
     assert list(policies.violations({**GOOD, "kind": "CronJob", **job})) == []
 
 
-def test_every_object_of_every_stack_passes(environment: render.Rendered) -> None:
+def test_stacks_violate_no_policy(environment: render.Rendered) -> None:
     assert [sentence for each in environment.objects for sentence in policies.violations(each)] == []
 
 
-def test_nothing_is_exempt_that_need_not_be(rendered: Callable[[str], render.Rendered]) -> None:
+def test_exemptions_are_necessary(rendered: Callable[[str], render.Rendered]) -> None:
     needed = {
         (name, f"{each['kind']}/{each['metadata']['name']}")
         for stack in render.stacks()
@@ -130,8 +130,8 @@ def test_nothing_is_exempt_that_need_not_be(rendered: Callable[[str], render.Ren
     assert needed == policies.EXEMPT.keys()
 
 
-def test_the_policy_pack_speaks_to_the_engine() -> None:
-    """Started as the CLI starts it; asked over the protocol that the CLI speaks."""
+def test_policy_pack_works_with_the_engine() -> None:
+    """Started like the CLI does, and called over the CLI's protocol."""
     pack = Path(render.PROJECT) / "policy"
     with subprocess.Popen([sys.executable, "__main__.py"], cwd=pack, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,4 +1,4 @@
-"""`make rotate`: one number in the stack's file, and sentences for what cannot be."""
+"""`make rotate`: one number in the stack's file, and error messages for invalid arguments."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("stack", render.stacks())
-def test_a_rotation_changes_nothing_but_the_generation(project: Path, stack: str) -> None:
+def test_rotate_changes_only_the_generation(project: Path, stack: str) -> None:
     file = project / f"Pulumi.{stack}.yaml"
     before, given = file.read_text().splitlines(), render.configuration(stack, project)
     assert rotate(stack, "auth-postgres", project) == 2
@@ -33,17 +33,17 @@ def test_a_rotation_changes_nothing_but_the_generation(project: Path, stack: str
 @pytest.mark.parametrize(
     ("stack", "secret", "sentence"),
     [
-        ("production", "auth-postgres", "There is no stack production"),
+        ("production", "auth-postgres", "Unknown stack production"),
         ("dev", "media-postgres", "media-postgres does not rotate. These rotate: auth-postgres, auth-redis"),
-        ("dev", "auth-keys", "auth-keys signs or encrypts: what it was used for would break"),
+        ("dev", "auth-keys", "auth-keys signs or encrypts: existing data would become invalid"),
     ],
 )
-def test_what_cannot_be_rotated_is_refused(project: Path, stack: str, secret: str, sentence: str) -> None:
+def test_rotate_rejects_other_secrets(project: Path, stack: str, secret: str, sentence: str) -> None:
     with pytest.raises(config.ConfigError, match=sentence):
         rotate(stack, secret, project)
 
 
 @pytest.mark.parametrize(("identity", "app"), [("auth", "auth"), ("video", "video"), ("tusd", "video")])
-def test_all_of_an_app_is_restarted(identity: str, app: str) -> None:
-    """video-worker has the password of video, too, and tusd is rolled out with both."""
+def test_rotate_names_the_app_to_restart(identity: str, app: str) -> None:
+    """video-worker also uses video's password, and tusd is rolled out with both."""
     assert needs.app(identity) == app

@@ -1,4 +1,4 @@
-"""Each alert has an owner and a runbook, and a test that shows it silent and firing; promtool agrees with all of it."""
+"""Each alert has an owner, a runbook, and a promtool test that shows it silent and firing."""
 
 import re
 import shutil
@@ -34,12 +34,12 @@ def test_promtool_accepts_the_rules() -> None:
 
 
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
-def test_the_alerts_are_silent_and_fire_as_their_tests_say(file: Any) -> None:
+def test_alert_unit_tests_pass(file: Any) -> None:
     promtool("test", "rules", str(file))
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_an_alert_has_an_owner_a_runbook_and_both_tests(alert: dict[str, Any]) -> None:
+def test_alerts_have_owner_runbook_and_both_tests(alert: dict[str, Any]) -> None:
     assert alert["labels"]["owner"] in ("platform", "services")
     assert alert["labels"]["severity"] in ("warning", "critical")
     page, _, entry = alert["annotations"]["runbook_url"].partition("#")

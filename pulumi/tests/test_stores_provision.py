@@ -1,5 +1,5 @@
-"""The stores that change their users while they run, and Redis with several replicas: real servers, with the very
-files, commands and scripts that the components make."""
+"""The stores that change their users at run time, and Redis with replicas: real servers with the components' own files,
+commands and scripts."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ KEEPER = password("redis-keeper")
 
 
 class Connection:
-    """Speaks to Redis, or to what stands before it."""
+    """A client of Redis or its proxy."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._socket = socket.create_connection((host, port), timeout=5)
@@ -41,7 +41,7 @@ class Connection:
         self._socket.close()
 
     def ask(self, command: str) -> str:
-        """The answer, in one text; the empty string when the connection was closed."""
+        """The reply as one string; empty if the connection was closed."""
         try:
             self._socket.sendall(f"{command}\r\n".encode())
             return self._read()
@@ -62,7 +62,7 @@ class Connection:
 
 
 def answers(command: str, port: int, host: str = "127.0.0.1") -> str:
-    """What a server says to the keeper; the empty string when it cannot be reached."""
+    """A server's reply to the keeper; empty if it cannot be reached."""
     try:
         with Connection(port, host) as connection:
             connection.ask(f"AUTH keeper {KEEPER}")
@@ -71,10 +71,10 @@ def answers(command: str, port: int, host: str = "127.0.0.1") -> str:
         return ""
 
 
-# --- Where a service finds them ---------------------------------------------------------------------------------------
+# --- connection variables ---------------------------------------------------------------------------------------
 
 
-def test_a_store_of_somebody_else_is_reached_over_tls() -> None:
+def test_external_store_uses_tls() -> None:
     variables, user = made(mode="external").variables, "%40cloud:p%2Fs%2Bw%3Ad"
     assert (
         variables["auth.KINORA_POSTGRES_URL"] == f"postgresql://auth{user}@postgres.example:5432/auth?sslmode=require"
@@ -91,11 +91,11 @@ def test_a_store_of_somebody_else_is_reached_over_tls() -> None:
     }
 
 
-def test_a_store_of_somebody_else_leaves_nothing_in_the_cluster() -> None:
+def test_external_store_creates_no_objects() -> None:
     assert not made(mode="external").objects
 
 
-def test_a_replica_set_is_named_with_all_of_its_members() -> None:
+def test_mongo_url_lists_all_members() -> None:
     url = made(generation=1, mode="operator").variables["media.KINORA_MONGO_URL"]
     hosts = ",".join(f"mongo-{n}.mongo-svc.kinora-test-stores.svc.cluster.local:27017" for n in range(3))
     assert url == f"mongodb://media_1:{password('media-mongo-1')}@{hosts}/?authSource=admin&replicaSet=mongo"
@@ -147,7 +147,7 @@ def single_redis(tmp_path: Path) -> Iterator[SingleRedis]:
             yield SingleRedis(port, users, said)
 
 
-def test_each_identity_has_its_own_part_of_the_key_space(single_redis: SingleRedis) -> None:
+def test_redis_identities_are_limited_to_their_prefix(single_redis: SingleRedis) -> None:
     with single_redis.connect("auth", 1) as auth, single_redis.connect("media", 1) as media:
         assert auth.ask("SET auth:revoked:1 yes") == "+OK"
         assert media.ask("SET media:feed page") == "+OK"
@@ -162,19 +162,19 @@ def test_each_identity_has_its_own_part_of_the_key_space(single_redis: SingleRed
         assert media.ask("INFO server").startswith("# Server")
 
 
-def test_nobody_is_let_in_without_a_password(single_redis: SingleRedis) -> None:
+def test_redis_rejects_clients_without_password(single_redis: SingleRedis) -> None:
     with Connection(single_redis.port) as nobody:
         assert nobody.ask("PING").startswith("-NOAUTH")
         assert nobody.ask("AUTH default x").startswith("-WRONGPASS")
 
 
-def test_the_keeper_reaches_no_key(single_redis: SingleRedis) -> None:
+def test_redis_keeper_cannot_access_keys(single_redis: SingleRedis) -> None:
     for command in ("GET auth:x", "SET auth:x y", "FLUSHALL", "CONFIG SET maxmemory 1"):
         assert answers(command, single_redis.port).startswith("-NOPERM"), command
 
 
-def test_the_settings_are_those_of_the_native_server(single_redis: SingleRedis, tmp_path: Path) -> None:
-    """It refuses writes when it is full, keeps what was written, and stays below its container's memory."""
+def test_redis_settings_match_the_native_server(single_redis: SingleRedis, tmp_path: Path) -> None:
+    """It rejects writes when full, persists data, and stays below its container's memory."""
     command = made(generation=1).container("redis", "redis")["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
     limit = made(generation=1).container("redis", "redis")["resources"]["limits"]["memory"]
@@ -186,13 +186,13 @@ def test_the_settings_are_those_of_the_native_server(single_redis: SingleRedis, 
     assert list((tmp_path / "data" / "appendonlydir").glob("*.incr.aof"))
 
 
-def test_a_rotation_cuts_nobody_but_who_was_retired(single_redis: SingleRedis) -> None:
+def test_redis_rotation_disconnects_only_retired_users(single_redis: SingleRedis) -> None:
     with single_redis.connect("media", 1) as first:
         assert first.ask("SET media:1 one") == "+OK"
         single_redis.rotate(2)
         wait_for(lambda: single_redis.knows("media_2"), log=single_redis.reload)
         with single_redis.connect("media", 2) as second:
-            assert first.ask("GET media:1") == "one"  # on the connection that it had
+            assert first.ask("GET media:1") == "one"  # on the existing connection
             single_redis.rotate(3)
             wait_for(lambda: not single_redis.knows("media_1"), log=single_redis.reload)
             assert second.ask("GET media:1") == "one"
@@ -208,7 +208,7 @@ def test_a_rotation_cuts_nobody_but_who_was_retired(single_redis: SingleRedis) -
 
 @dataclass
 class Replicas:
-    """Three replicas on addresses of their own, as three pods are; each with a sentinel."""
+    """Three replicas on separate addresses, like three pods, each with a sentinel."""
 
     folder: Path
     scripts: Path
@@ -241,7 +241,7 @@ class Replicas:
         ]
 
     def role(self, host: str) -> str:
-        """master or slave, or the empty string; with whether it has replicas."""
+        """master or slave, or empty; with whether it has replicas."""
         info = answers("INFO replication", self.port, host)
         fields = dict(line.partition(":")[::2] for line in info.split("\r\n"))
         return f"{fields.get('role', '')} {fields.get('connected_slaves', '')} {fields.get('master_link_status', '')}"
@@ -284,7 +284,7 @@ def replicas(tmp_path: Path) -> Iterator[Replicas]:
 
 @pytest.fixture
 def proxy(replicas: Replicas, tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Asks what HAProxy leads to, on a connection of its own, as the service auth."""
+    """Sends commands through HAProxy, on a separate connection, as the service auth."""
     haproxy, (port, health) = program("haproxy"), free_ports(2)
     file = redis.proxy_configuration(
         replicas.hosts, KEEPER, bind=f"127.0.0.1:{port}", health=f"127.0.0.1:{health}", port=replicas.port
@@ -302,7 +302,7 @@ def proxy(replicas: Replicas, tmp_path: Path) -> Iterator[Callable[[str], str]]:
             return ""
 
     def ready(port: int) -> bool:
-        """What the kubelet asks."""
+        """The kubelet's probe."""
         assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
         with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/ready"):
             return True
@@ -313,11 +313,11 @@ def proxy(replicas: Replicas, tmp_path: Path) -> Iterator[Callable[[str], str]]:
         yield ask
 
 
-def test_writes_go_on_after_the_master_died(replicas: Replicas, proxy: Callable[[str], str]) -> None:
+def test_redis_fails_over_when_the_master_dies(replicas: Replicas, proxy: Callable[[str], str]) -> None:
     first, *others = replicas.hosts
     pods = {host: replicas.start(host, "server") for host in replicas.hosts}
     wait_for(lambda: replicas.settled(first))
-    # Later than the servers only because a sentinel asks a master for its replicas no more than every ten seconds.
+    # Later than the servers, because a sentinel asks a master for its replicas only every ten seconds.
     for host in replicas.hosts:
         pods[host] += replicas.start(host, "sentinel")
     wait_for(lambda: replicas.agree(first))
@@ -329,13 +329,13 @@ def test_writes_go_on_after_the_master_died(replicas: Replicas, proxy: Callable[
     assert proxy("GET auth:1") == "one"
     (second,) = (host for host in others if replicas.role(host).startswith("master"))
 
-    # Who was the master comes back as a replica, from its first moment on.
+    # The former master comes back as a replica from the start.
     pods[first] = replicas.start(first, "server", "sentinel")
     wait_for(lambda: replicas.settled(second) and replicas.agree(second))
     assert f"replicaof {second} {replicas.port}" in (replicas.folder / first / "run" / "redis.conf").read_text()
     assert proxy("GET auth:2") == "two"
 
-    # All at once, as after a loss of power: the last master is the master, though it is not the first of them.
+    # All at once, as after a power loss: the last master stays the master, although it is not the first of them.
     for process in (each for pod in pods.values() for each in pod):
         kill(process)
     for host in replicas.hosts:
@@ -345,7 +345,7 @@ def test_writes_go_on_after_the_master_died(replicas: Replicas, proxy: Callable[
     assert proxy("SET auth:3 three") == "+OK"
 
 
-def test_the_proxy_of_the_environment_knows_all_replicas() -> None:
+def test_redis_proxy_lists_all_replicas() -> None:
     several = made(generation=1, mode="operator")
     hosts = [f"redis-{number}.redis-replicas.kinora-test-stores.svc.cluster.local" for number in range(3)]
     assert several.data("Secret", "redis-proxy")["haproxy.cfg"] == redis.proxy_configuration(hosts, KEEPER)
@@ -356,7 +356,7 @@ def test_the_proxy_of_the_environment_knows_all_replicas() -> None:
 
 # --- RabbitMQ ---------------------------------------------------------------------------------------------------------
 
-# A connection of a service that stays: answers each line of its input, until it is cut.
+# A service's long-lived connection: answers each line of input, until it is closed.
 AMQP = """
 import asyncio, sys
 import aio_pika, aiormq
@@ -422,7 +422,7 @@ class Broker:
     variables: Mapping[str, str]
 
     def export(self) -> Any:
-        """What the broker has, in the words of its definitions."""
+        """The broker's exported definitions."""
         command = ["rabbitmqctl", "--quiet", "export_definitions", "-"]
         return json.loads(subprocess.run(command, env=self.variables, check=True, capture_output=True).stdout)
 
@@ -435,14 +435,14 @@ class Broker:
         return self.reload.read_text().count("applied the definitions")
 
     def connect(self, identity: str, generation: int) -> Service:
-        """With the address of the service, which leads here."""
+        """With the service's URL, redirected to this server."""
         url = urlsplit(made(generation=generation).variables[f"{identity}.KINORA_RABBITMQ_URL"])
         return Service(url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{self.port}").geturl())
 
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
-    binaries = Path("/usr/lib/rabbitmq/bin")  # Debian's wrappers on PATH insist on the user rabbitmq
+    binaries = Path("/usr/lib/rabbitmq/bin")  # Debian's wrappers on PATH require the user rabbitmq
     server = program("rabbitmq-server", binaries)
     first = made(generation=1)
     port, metrics, epmd, distribution = free_ports(4)
@@ -479,7 +479,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     copy = files["cookie.sh"].replace("/cookie/cookie", str(cookie / "cookie"))
     subprocess.run(["sh", "-c", copy], env={"HOME": str(home), "PATH": os.environ["PATH"]}, check=True)
     log, said = tmp_path / "log", tmp_path / "reload"
-    # A daemon that Erlang would start by itself, and leave behind.
+    # epmd, a daemon that Erlang would start and leave running.
     names = [program("epmd"), "-address", "127.0.0.1", "-port", str(epmd)]
     with running(names, tmp_path / "epmd"):
         wait_for(lambda: listens(epmd))
@@ -489,23 +489,23 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
                 yield Broker(port, definitions, said, variables("reload"))
 
 
-def test_the_broker_lets_each_login_do_what_is_its_own_until_it_is_retired(broker: Broker) -> None:
+def test_rabbitmq_logins_are_limited_and_retired(broker: Broker) -> None:
     with broker.connect("media", 1) as media, broker.connect("auth", 1) as auth:
         assert media.hear() == auth.hear() == "connected"
         assert auth.ask("exchange", "auth") == "done"
         assert auth.ask("queue", "media.stolen") == "refused"
         assert auth.ask("exchange", "media") == "refused"
         assert media.ask("queue", "media.user") == "done"
-        assert media.ask("bind", "media.user<auth") == "done"  # what others publish
-        assert media.ask("publish", "media.user") == "done"  # it consumes, so it may put a message back
+        assert media.ask("bind", "media.user<auth") == "done"  # another service's exchange
+        assert media.ask("publish", "media.user") == "done"  # consumers may publish to their own queues, for retries
         assert auth.ask("publish", "media.user") == "refused"
-        wait_for(lambda: broker.applied() == 1, log=broker.reload)  # again: they were loaded when it started
+        wait_for(lambda: broker.applied() == 1, log=broker.reload)  # a second time: they were also loaded at start-up
 
         broker.rotate(2)
         with broker.connect("media", 2) as second:
             assert second.hear() == "connected"
             assert second.ask("queue", "media.more") == "done"
-            assert media.ask("queue", "media.user") == "done"  # on the connection that it had
+            assert media.ask("queue", "media.user") == "done"  # on the existing connection
             broker.rotate(3)
             assert media.hear() == "cut"
             assert second.ask("queue", "media.more") == "done"

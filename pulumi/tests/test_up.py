@@ -1,4 +1,4 @@
-"""A real `pulumi up` of the sandbox against a real API server: made, changed, mended, and gone."""
+"""A real `pulumi up` of the sandbox against a real API server: create, update, repair drift, destroy."""
 
 import json
 import os
@@ -36,14 +36,14 @@ pytestmark = [
 
 
 class Sandbox:
-    """The stack `sandbox`, its program run in this process; its state is in files of the test."""
+    """The stack `sandbox`, with its program run in this process and its state in temporary files."""
 
     def __init__(self, server: Cluster, folder: Path) -> None:
         self.server, self.given = server, render.configuration("sandbox").model_copy(update={"await_ready": False})
         plugins, state = folder / "plugins", folder / "state"
         plugins.mkdir()
         state.mkdir()
-        # Upstream's provider of random values is no Go module that can be built.
+        # Upstream's random provider is not a Go module that can be built.
         random = plugins / "pulumi-resource-random"
         random.write_text(f"#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / 'random_provider.py'}\n")
         random.chmod(0o755)
@@ -73,7 +73,7 @@ class Sandbox:
         self.given = EnvironmentConfig.model_validate(self.given.model_dump(exclude_unset=True) | changed)
 
     def preview(self) -> set[tuple[str, str, str]]:
-        """The objects that it would make."""
+        """The objects that it would create."""
         planned = set()
 
         def note(event: automation.events.EngineEvent) -> None:
@@ -87,7 +87,7 @@ class Sandbox:
         return planned
 
     def up(self) -> dict[tuple[str, str], set[str]]:
-        """What it changed: (what was done, type) -> names."""
+        """The changes: (operation, type) -> names."""
         done: dict[tuple[str, str], set[str]] = {}
 
         def note(event: automation.events.EngineEvent) -> None:
@@ -112,14 +112,14 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox
         yield Sandbox(started, tmp_path)
 
 
-def test_an_environment_is_made_changed_mended_and_gone(sandbox: Sandbox) -> None:
+def test_pulumi_up_creates_updates_repairs_and_destroys_the_stack(sandbox: Sandbox) -> None:
     server, stores = sandbox.server, "-n=kinora-sandbox-stores"
     expected = render.render("sandbox").objects
 
     assert sandbox.preview() == {identity(each) for each in expected}
     made = sandbox.up()
     assert {operation for operation, _ in made} == {"create"}
-    server.kubectl("get", "--filename=-", "-o=name", given=expected)  # refused where one is not there
+    server.kubectl("get", "--filename=-", "-o=name", given=expected)  # fails if one is missing
 
     assert sandbox.up() == {}
     assert set(sandbox.drift()) == {"same"}
@@ -127,7 +127,7 @@ def test_an_environment_is_made_changed_mended_and_gone(sandbox: Sandbox) -> Non
     _rotates(sandbox)
     _grows(sandbox)
 
-    # A hand edit of what the program says is seen, and undone. What it does not speak of is nobody's to take away.
+    # A manual change of a managed field is detected and reverted. Other fields are left alone.
     nobody = '--patch={"spec":{"selector":{"app.kubernetes.io/name":"nobody"}}}'
     server.kubectl(stores, "patch", "service", "postgres", "--type=merge", nobody)
     server.kubectl(stores, "delete", "configmap", "postgres")
@@ -150,7 +150,7 @@ def test_an_environment_is_made_changed_mended_and_gone(sandbox: Sandbox) -> Non
 
 @contextmanager
 def controllers(server: Cluster) -> Iterator[None]:
-    """Kubernetes' own, which end what was told to go; and Argo CD's part, without whose leave no application goes."""
+    """Kubernetes's controllers, which complete deletions, and a stand-in for Argo CD's finalizer."""
     free = '--patch={"metadata":{"finalizers":null}}'
     server.kubectl("-n=kinora-sandbox-gitops", "patch", "application", "root", "--type=merge", free)
     process = subprocess.Popen(
@@ -172,7 +172,7 @@ def controllers(server: Cluster) -> Iterator[None]:
 
 
 def _rotates(sandbox: Sandbox) -> None:
-    """A rotation touches passwords, the Secrets that hold them, and the Job that tells the store."""
+    """A rotation changes passwords, their Secrets, and the provisioning Job."""
     namespace = "kinora-sandbox-apps"
     secret = [f"-n={namespace}", "get", "secret", "auth-postgres"]
     url = [*secret, "-o=go-template={{.data.KINORA_POSTGRES_URL | base64decode}}"]
@@ -183,7 +183,7 @@ def _rotates(sandbox: Sandbox) -> None:
     after = sandbox.server.kubectl(*url)
     assert (before.partition(":")[2].split(":")[0], after.partition(":")[2].split(":")[0]) == ("//auth_1", "//auth_2")
     assert before.split(":")[2] != after.split(":")[2]
-    assert sandbox.server.kubectl(*unique) == same  # never gone in between
+    assert sandbox.server.kubectl(*unique) == same  # never deleted in between
     jobs = "kubernetes:batch/v1:Job"
     assert changed.keys() == {
         ("create", "random:index/randomPassword:RandomPassword"),
@@ -197,7 +197,7 @@ def _rotates(sandbox: Sandbox) -> None:
 
 
 def _grows(sandbox: Sandbox) -> None:
-    """Another size: every set is changed in place, with the claims that it has."""
+    """Another size: every StatefulSet is updated in place and keeps its claims."""
     sets = ["get", "statefulsets", "-A", "-o=jsonpath={range .items[*]}{.metadata.name}={.metadata.uid} {end}"]
     before = sandbox.server.kubectl(*sets)
     sandbox.configure(size="medium")

@@ -1,4 +1,4 @@
-"""Files of other projects: nothing is taken but what has the checksum, and never half of it."""
+"""Upstream files: only complete files with the right checksum are accepted."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ FILE = "crd.yaml"
 
 
 class Publisher(ThreadingHTTPServer):
-    """Serves ``content``, of which it says that it is ``length`` bytes long; counts what it is asked for."""
+    """Serves ``content`` with ``length`` as Content-Length; counts requests."""
 
     content = CONTENT
     length = len(CONTENT)
@@ -65,7 +65,7 @@ def here(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file()]
 
 
-def test_is_fetched_once(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
+def test_file_is_fetched_once(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
     file, how = obtain(published, FILE, tmp_path, [])
     assert file.read_bytes() == CONTENT
     assert how == f"fetched from {published.url}/{FILE}"
@@ -74,21 +74,21 @@ def test_is_fetched_once(published: Upstream, publisher: Publisher, tmp_path: Pa
     assert here(tmp_path) == [file]
 
 
-def test_another_content_is_refused_and_not_kept(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
+def test_wrong_checksum_is_rejected_and_discarded(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
     publisher.content = CONTENT.replace(b"Custom", b"Costum", 1)
-    with pytest.raises(Unavailable, match=re.escape(f"{published.url}/{FILE} is not what it was")):
+    with pytest.raises(Unavailable, match=re.escape(f"{published.url}/{FILE} has changed")):
         obtain(published, FILE, tmp_path, [])
     assert here(tmp_path) == []
 
 
-def test_half_a_file_is_not_kept(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
+def test_partial_download_is_discarded(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
     publisher.content = CONTENT[: len(CONTENT) // 2]
     with pytest.raises(Unavailable, match="cannot be fetched"):
         obtain(published, FILE, tmp_path, [])
     assert here(tmp_path) == []
 
 
-def test_what_cannot_be_fetched_is_told_with_its_address_and_its_place(published: Upstream, tmp_path: Path) -> None:
+def test_fetch_error_names_url_and_target(published: Upstream, tmp_path: Path) -> None:
     nobody = dataclasses.replace(published, url="http://127.0.0.1:9/v1")
     with pytest.raises(Unavailable) as refused:
         obtain(nobody, FILE, tmp_path, [])
@@ -96,7 +96,7 @@ def test_what_cannot_be_fetched_is_told_with_its_address_and_its_place(published
     assert str(tmp_path / "project" / FILE) in str(refused.value)
 
 
-def test_a_copy_on_the_machine_is_taken_instead(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
+def test_local_copy_is_preferred(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
     copy = tmp_path / "copies" / "project-1" / FILE
     copy.parent.mkdir(parents=True)
     copy.write_bytes(CONTENT)
@@ -107,7 +107,7 @@ def test_a_copy_on_the_machine_is_taken_instead(published: Upstream, publisher: 
     assert publisher.asked == 0
 
 
-def test_a_copy_of_another_content_is_passed_over(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
+def test_copy_with_wrong_checksum_is_ignored(published: Upstream, publisher: Publisher, tmp_path: Path) -> None:
     copy = tmp_path / "copies" / "project-1" / FILE
     copy.parent.mkdir(parents=True)
     copy.write_bytes(CONTENT + b"more\n")
@@ -116,13 +116,13 @@ def test_a_copy_of_another_content_is_passed_over(published: Upstream, publisher
     assert publisher.asked == 1
 
 
-def test_what_was_there_and_changed_is_replaced(published: Upstream, tmp_path: Path) -> None:
+def test_changed_file_is_replaced(published: Upstream, tmp_path: Path) -> None:
     file, _ = obtain(published, FILE, tmp_path, [])
     file.write_bytes(b"another version")
     assert obtain(published, FILE, tmp_path, [])[0].read_bytes() == CONTENT
 
 
-def test_who_reads_meanwhile_sees_all_of_it_or_nothing(published: Upstream, tmp_path: Path) -> None:
+def test_file_is_written_atomically(published: Upstream, tmp_path: Path) -> None:
     target, seen, over = tmp_path / "project" / FILE, set(), threading.Event()
 
     def read() -> None:
@@ -151,7 +151,7 @@ def test_who_reads_meanwhile_sees_all_of_it_or_nothing(published: Upstream, tmp_
 
 
 @pytest.mark.parametrize("name", upstream.names())
-def test_every_address_names_the_version(name: str) -> None:
+def test_urls_contain_the_version(name: str) -> None:
     listed = upstream.listed()[name]
     assert listed.url.startswith("https://")
     assert f"/v{listed.version}/" in listed.url or f"/{listed.version}/" in listed.url
@@ -159,7 +159,7 @@ def test_every_address_names_the_version(name: str) -> None:
     assert all(re.fullmatch(r"[\w.-]+\.yaml", file) for file in listed.files)
 
 
-def test_what_an_environment_needs_is_what_the_list_says() -> None:
+def test_list_matches_the_needs_of_environments() -> None:
     for name in ("traefik-crds", "argocd-crds", "argocd"):
         for file in upstream.files(name):
             assert hashlib.sha256(file.read_bytes()).hexdigest() == upstream.listed()[name].files[file.name]
