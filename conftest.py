@@ -1,4 +1,4 @@
-"""What every suite of the repository shares."""
+"""Fixtures shared by all test suites."""
 
 import platform
 import socket
@@ -10,8 +10,8 @@ from environment import load
 
 pytest_plugins = ["sampling"]
 
-# pytest names the kit's tests platform.tests.*, and would put a package of that name in the standard library's place.
-# With a path of its own the module is taken for the package.
+# pytest names the kit's tests platform.tests.*, and would replace the standard library's `platform` with a package of
+# that name. With a __path__, the module itself is used as the package.
 platform.__path__ = []
 
 PARTS = {8432: "postgres", 8379: "redis", 8672: "rabbitmq", 8017: "mongo", 8900: "minio"}
@@ -19,9 +19,9 @@ PARTS = {8432: "postgres", 8379: "redis", 8672: "rabbitmq", 8017: "mongo", 8900:
 
 @pytest.fixture(scope="session")
 def environment() -> Callable[[str], dict[str, str]]:
-    """``environment("auth")``: the variables of local/env/auth.env, filled with this machine's secrets.
+    """``environment("auth")``: the variables of local/env/auth.env, with this machine's secrets filled in.
 
-    A store that they name and that does not answer fails the test, and says so.
+    Fails the test if a store in these variables does not answer.
     """
 
     def of(name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Istio's own program for tests: what its webhook makes of a pod, and what its analysis says of a cluster."""
+"""istioctl for tests: injects proxies like Istio's webhook, and analyses a cluster."""
 
 import json
 import os
@@ -19,15 +19,15 @@ Manifest = dict[str, Any]
 
 
 def policies(environment: str = "test", **values: Any) -> list[Manifest]:
-    """What Argo CD rolls out from istio/."""
+    """The objects that Argo CD deploys from istio/."""
     given = {"environment": environment, "publicUrl": f"https://{environment}.example", **values}
     return helm.template(json.dumps({"chart": "istio", "release_name": "istio", "values": given}), ROOT)
 
 
 def inject(objects: Iterable[Manifest], environment: str, deployment: Manifest) -> Manifest:
-    """The pod template of a Deployment as the environment's istiod gives it back.
+    """A Deployment's pod template after injection by the environment's istiod.
 
-    ``objects``: those of the environment, with the configuration of istiod.
+    ``objects``: the environment's objects, including istiod's configuration.
     """
     own = prefix(environment)
     maps = {each["metadata"]["name"]: each["data"] for each in objects if each["kind"] == "ConfigMap"}
@@ -57,9 +57,9 @@ def inject(objects: Iterable[Manifest], environment: str, deployment: Manifest) 
 
 
 def analyse(cluster: Cluster, environment: str) -> list[str]:
-    """What `istioctl analyze` warns of in all that is in a cluster: a sentence each.
+    """The warnings of `istioctl analyze` for a cluster, one sentence each.
 
-    It looks at a cluster, as it passes over what refers to services, pods or namespaces when it is given files.
+    It analyses a cluster, because with files it skips checks of references to services, pods or namespaces.
     """
     printed = istioctl(
         "analyze",

@@ -1,4 +1,4 @@
-"""Stands for Pulumi's provider `random` where that cannot be had: the part that an environment uses, RandomPassword.
+"""Replaces Pulumi's provider `random` where it is unavailable; implements only RandomPassword.
 
 Started by the engine as a plugin, it prints its port and serves proto/pulumi/provider.proto of
 github.com/pulumi/pulumi.

