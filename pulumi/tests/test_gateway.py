@@ -226,7 +226,7 @@ def test_only_outbound_traffic_passes_the_sidecar() -> None:
         (config.Gateway(), [{"ip": "203.0.113.7"}], "http://203.0.113.7"),
         (TLS, [{"hostname": "lb.example.org"}], "https://lb.example.org"),
         (NODE_PORT, [], "http://<a node that runs it>:30080"),
-        (TLS, [], "not known yet; ask for it: kubectl --namespace kinora-test-gateway get service traefik"),
+        (TLS, [], "not known yet; look it up: kubectl --namespace kinora-test-gateway get service traefik"),
     ],
 )
 def test_gateway_address_output(given: config.Gateway, ingress: list[Any], expected: str) -> None:
