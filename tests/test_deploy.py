@@ -17,6 +17,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 import charts
 from kinora_kit.settings import PREFIX, Settings, load
 from kinora_video import wiring
+from kinora_video.settings import VideoSettings
 
 ROOT = charts.ROOT
 RELEASES = [(app, environment) for app in charts.apps() for environment in charts.environments(app)]
@@ -219,6 +220,7 @@ def test_tusd_flags_match_the_native_ones() -> None:
     of_each = (int(ours["-s3-max-buffered-parts"]) + 1) * part
     of_all = int(ours["-s3-concurrent-part-uploads"]) * part
     assert WORKLOADS["tusd"]["scratch"]["/tmp"] * 2**20 >= of_all + 50 * of_each  # noqa: S108
+    assert int(ours["-max-size"]) == VideoSettings.model_fields["upload_max_bytes"].default
     # No timeout.
     assert ours["-shutdown-timeout"] == f"{charts_defaults()['drain']['timeoutSeconds']}s"
 

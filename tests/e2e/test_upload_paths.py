@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import email.utils
 import http.client
 import itertools
 import os
 import posixpath
 import re
+import struct
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 import httpx
@@ -18,11 +22,15 @@ from client import TUS, Person, register, video_id
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from test_bad_input import emptied
+from test_journey import assert_plays
 
 from conftest import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from clips import Clip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -48,12 +56,17 @@ class Connection(http.client.HTTPConnection):
 
 @dataclass(repr=False)
 class Duel:
-    """Eve, with an upload of her own, and an owner whose private upload she knows the whole address of."""
+    """Eve, with uploads of her own, and an owner whose private uploads she knows the whole addresses of.
+
+    A partial upload of each is all there, and could be made a video of.
+    """
 
     owner: Person
     eve: Person
     target: str
+    target_partial: str
     own: str
+    own_partial: str
     connection: Connection
     signed_in_at: float = field(default_factory=time.monotonic)
 
@@ -65,11 +78,18 @@ class Duel:
             "TARGET_PART": target_part,
             "OWN": own,
             "OWN_PART": own_part,
+            "TARGET_PARTIAL": self.target_partial,
+            "OWN_PARTIAL": self.own_partial,
             "OWNER": self.owner.id,
         }
 
     async def assert_untouched(self) -> None:
-        """The owner's upload is as it was left."""
+        """The owner's uploads are as they were left."""
+        partial = await self.owner.http.head(
+            f"/video/upload/{self.target_partial}", headers={**self.owner.headers, **TUS}
+        )
+        assert (partial.status_code, partial.headers["upload-concat"]) == (200, "partial")
+        assert partial.headers["upload-offset"] == partial.headers["upload-length"] == str(len(SENT))
         head = await self.owner.http.head(f"/video/upload/{self.target}", headers={**self.owner.headers, **TUS})
         assert head.status_code == 200
         assert (head.headers["upload-offset"], head.headers["upload-length"]) == (str(len(SENT)), str(SIZE))
@@ -77,7 +97,7 @@ class Duel:
         assert (shown["state"], shown["visibility"]) == ("uploading", "private")
 
     async def begin_again(self) -> None:
-        """Give Eve an upload, if she has none left, and both a token that outlives the next requests."""
+        """Give Eve uploads, if she has none left, and both a token that outlives the next requests."""
         if time.monotonic() - self.signed_in_at > REFRESH_SECONDS:
             await self.owner.refresh()
             await self.eve.refresh()
@@ -85,6 +105,9 @@ class Duel:
         head = await self.eve.http.head(f"/video/upload/{self.own}", headers={**self.eve.headers, **TUS})
         if head.status_code != 200:
             self.own = await begin(self.eve, "eve")
+        head = await self.eve.http.head(f"/video/upload/{self.own_partial}", headers={**self.eve.headers, **TUS})
+        if head.status_code != 200:
+            self.own_partial = await begin_partial(self.eve, SENT)
 
 
 async def begin(person: Person, title: str) -> str:
@@ -97,11 +120,23 @@ async def begin(person: Person, title: str) -> str:
     return str(created.headers["location"]).rpartition("/")[2]
 
 
+async def begin_partial(person: Person, content: bytes) -> str:
+    """The name of a new partial upload that is all there."""
+    length = {"Upload-Length": str(len(content)), "Upload-Concat": "partial"}
+    created = await person.http.post("/video/upload", headers={**person.headers, **TUS, **length})
+    assert created.status_code == 201, created.text
+    headers = {**person.headers, **TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    sent = await person.http.patch(created.headers["location"], headers=headers, content=content)
+    assert sent.status_code == 204, sent.text
+    return str(created.headers["location"]).rpartition("/")[2]
+
+
 @pytest.fixture(scope="module")
 async def duel() -> AsyncIterator[Duel]:
     async with register() as owner, register() as eve:
         connection = Connection("127.0.0.1", 8080, timeout=30)
-        yield Duel(owner, eve, await begin(owner, SECRET), await begin(eve, "eve"), connection)
+        targets = await begin(owner, SECRET), await begin_partial(owner, SENT)
+        yield Duel(owner, eve, *targets, await begin(eve, "eve"), await begin_partial(eve, SENT), connection)
         connection.close()
 
 
@@ -149,9 +184,17 @@ HEADERS = st.lists(
             (("X-User-Id", "{OWNER}"), ("Connection", "X-User-Id")),
             (("Connection", "X-HTTP-Method-Override, X-Forwarded-Uri"),),
             (("Upload-Concat", "final;/video/upload/{TARGET}+{TARGET_PART}"),),
+            (("Upload-Concat", "final;/video/upload/{TARGET_PARTIAL}"),),
+            (("Upload-Concat", "final;/video/upload/{OWN_PARTIAL}"),),
+            (("Upload-Concat", "final;/video/upload/{OWN_PARTIAL} http://x/video/upload/{TARGET_PARTIAL}"),),
+            (("Upload-Concat", "final;http://x/video/upload/{OWN_PARTIAL}/video/upload/{TARGET_PARTIAL}"),),
+            (("Upload-Concat", "final;/video/upload/{OWN_PARTIAL}"), ("Upload-Concat", "final;{TARGET_PARTIAL}")),
             (("Upload-Concat", "partial"),),
+            (("Upload_Concat", "final;/video/upload/{TARGET_PARTIAL}"),),
             (("Upload-Length", "10"),),
-            (("Upload-Draft-Interop-Version", "6"),),
+            (("Upload-Length", str(11 << 30)),),
+            (("Upload-Defer-Length", "1"),),
+            (("Upload-Draft-Interop-Version", "6"), ("Upload-Complete", "?1")),
             PATCH,
         ]
     ),
@@ -196,9 +239,9 @@ async def judge(duel: Duel, request: Request) -> None:
         return
     target = request[1].format_map(duel.words).removeprefix("http://localhost:8080").partition("?")[0]
     target = posixpath.normpath(re.sub("^/+", "/", target))  # which alone would leave two slashes at the beginning
-    # Which multipart upload she names is hers to get right: the object store knows none by another's key.
-    assert re.fullmatch(r"/video/upload(/{OWN}\+[^/+]+)?".replace("{OWN}", duel.words["OWN"]), target), seen
+    assert target in ("/video/upload", *(f"/video/upload/{name}" for name in (duel.own, duel.own_partial))), seen
     if answer.status == 201:
+        assert not [value for name, value in itertools.chain(*request[2]) if "Concat" in name and "TARGET" in value]
         made = answer.headers["Location"]
         assert made.startswith("http://localhost:8080/video/upload/")
         ended = await duel.eve.http.delete(made, headers={**duel.eve.headers, **TUS})
@@ -219,6 +262,10 @@ ATTACK = "/video/upload/{TARGET}+x/video/upload/{OWN}"
 @given(st.lists(st.tuples(METHODS, TARGETS, HEADERS, TRAILERS), min_size=8, max_size=16))
 @example([("HEAD", ATTACK, [], None), ("DELETE", ATTACK, [], None)])
 @example([("POST", ATTACK, [(("X-HTTP-Method-Override", "DELETE"),)], None)])
+@example([("POST", "/video/upload", [(("Upload-Concat", "final;/video/upload/{OWN_PARTIAL}"),)], None)])
+@example([("POST", "/video/upload", [(("Upload-Concat", "final;/video/upload/{TARGET_PARTIAL}"),)], None)])
+@example([("POST", "/video/upload", [(("Upload-Defer-Length", "1"),), (("Upload-Concat", "partial"),)], None)])
+@example([("HEAD", "/video/upload/{OWN}+{TARGET_PART}", [], None), ("DELETE", "/video/upload/{OWN}+x", [], None)])
 @example([("POST", "/video/upload/{OWN}+{OWN_PART}", [(("X-HTTP-Method-Override", "PATCH"), *PATCH)], {})])
 async def test_no_request_of_a_stranger_reaches_an_upload(duel: Duel, requests: list[Request]) -> None:
     await duel.begin_again()
@@ -255,6 +302,101 @@ async def test_tusd_itself_terminates_no_upload_for_a_stranger(duel: Duel) -> No
     await duel.assert_untouched()
 
 
+async def test_tusd_itself_makes_no_video_of_a_strangers_partial_upload(duel: Duel) -> None:
+    """As if no route had asked whose the parts are."""
+    identity = {**TUS, "X-User-Id": duel.eve.id}
+    names = (duel.target_partial, f"{duel.own_partial} /video/upload/{duel.target_partial}")
+    async with httpx.AsyncClient(trust_env=False) as http:
+        for name in names:
+            concat = {"Upload-Concat": f"final;/video/upload/{name}"}
+            refused = await http.post(f"{TUSD}/video/upload/", headers={**identity, **concat})
+            assert (refused.status_code, refused.json()["code"]) == (404, "video_not_found")
+    await duel.assert_untouched()
+
+
+async def test_upload_is_made_of_partial_uploads_alone(duel: Duel) -> None:
+    for name, status, code in (
+        (duel.own, 409, "not_concatenable"),
+        (f"{duel.own_partial.partition('+')[0]}+x", 404, "video_not_found"),
+        (duel.target, 404, "video_not_found"),
+    ):
+        refused = await duel.eve.http.post(
+            "/video/upload",
+            headers={**duel.eve.headers, **TUS, "Upload-Concat": f"final;/video/upload/{name}"},
+        )
+        assert (refused.status_code, refused.json()["code"]) == (status, code)
+
+
+def in_three(clip: Path, *, padded_to: int) -> list[bytes]:
+    content = clip.read_bytes()
+    if padding := max(0, padded_to - len(content)):
+        content += struct.pack(">I4s", padding, b"free") + bytes(padding - 8)  # a box that players skip
+    third = len(content) // 3
+    return [content[:third], content[third : 2 * third], content[2 * third :]]
+
+
+@pytest.mark.parametrize("size", [0, 16 << 20], ids=["parts that tusd puts together", "parts that the store copies"])
+async def test_parallel_upload_plays(person: Person, clip: Callable[[str], Clip], size: int) -> None:
+    source = clip("short")
+    parts = await asyncio.gather(*(begin_partial(person, part) for part in in_three(source.path, padded_to=size)))
+    assert (await person.get(f"/media/users/{person.id}")).json()["items"] == []
+    concat = "final;" + " ".join(f"http://localhost:8080/video/upload/{part}" for part in parts)
+    metadata = f"filename {base64.b64encode(b'a.mp4').decode()},visibility {base64.b64encode(b'public').decode()}"
+    headers = {**person.headers, **TUS, "Upload-Concat": concat, "Upload-Metadata": metadata}
+    made = await person.http.post("/video/upload", headers=headers)
+    assert made.status_code == 201, made.text
+    assert "upload-expires" not in made.headers
+    head = await person.http.head(made.headers["location"], headers={**person.headers, **TUS})
+    assert head.headers["upload-concat"] == concat
+    assert head.headers["upload-offset"] == head.headers["upload-length"] == str(max(size, source.path.stat().st_size))
+    video = video_id(made.headers["location"])
+    assert (await person.outcome(video))["state"] == "ready"
+    await assert_plays((await person.get(f"/video/{video}")).json()["stream_url"], source)
+
+    again = await person.http.post("/video/upload", headers=headers)
+    assert (again.status_code, again.json()["code"]) == (410, "upload_ended")
+    for part in parts:
+        assert (await person.get(f"/video/{video_id(part)}")).status_code == 404
+        await until(emptied(video_id(part)), what="the partial upload's objects to be removed")
+
+
+async def test_upload_of_deferred_length_plays(person: Person, clip: Callable[[str], Clip]) -> None:
+    source = clip("short")
+    content = source.path.read_bytes()
+    half, tus = len(content) // 2, {**person.headers, **TUS}
+    made = await person.http.post("/video/upload", headers={**tus, "Upload-Defer-Length": "1"})
+    assert made.status_code == 201, made.text
+    location = made.headers["location"]
+    expires = email.utils.parsedate_to_datetime(made.headers["upload-expires"])
+    assert timedelta(hours=23) < expires - datetime.now(UTC) <= timedelta(hours=24)
+    sending = {**tus, "Content-Type": "application/offset+octet-stream"}
+    first = await person.http.patch(location, headers={**sending, "Upload-Offset": "0"}, content=content[:half])
+    assert first.status_code == 204, first.text
+    head = await person.http.head(location, headers=tus)
+    assert (head.headers["upload-defer-length"], head.headers["upload-offset"]) == ("1", str(half))
+
+    late = {**sending, "Upload-Offset": str(half)}
+    beyond = await person.http.patch(location, headers={**late, "Upload-Length": str((10 << 30) + 1)}, content=b"x")
+    assert (beyond.status_code, beyond.json()["code"]) == (413, "file_too_large")
+    rest = await person.http.patch(
+        location, headers={**late, "Upload-Length": str(len(content))}, content=content[half:]
+    )
+    assert (rest.status_code, rest.headers["upload-offset"]) == (204, str(len(content)))
+    assert (await person.outcome(video_id(location)))["state"] == "ready"
+    shown = (await person.get(f"/video/{video_id(location)}")).json()
+    assert shown["size"] == len(content)
+
+
+@pytest.mark.parametrize("headers", [{"Upload-Length": str((10 << 30) + 1)}, {"Upload-Length": "-1"}, {}])
+@pytest.mark.parametrize("concat", [{}, {"Upload-Concat": "partial"}])
+async def test_length_that_cannot_be_is_a_problem_document(
+    duel: Duel, headers: dict[str, str], concat: dict[str, str]
+) -> None:
+    refused = await duel.eve.http.post("/video/upload", headers={**duel.eve.headers, **TUS, **headers, **concat})
+    assert refused.json()["code"] in ("file_too_large", "invalid_input", "size_unknown")
+    assert refused.status_code in (413, 422, 400)
+
+
 async def test_location_is_the_public_address_whatever_the_client_calls_us(duel: Duel) -> None:
     lies = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "Forwarded": "host=evil.example;proto=https"}
     created = await duel.eve.http.post(
@@ -273,7 +415,7 @@ async def test_options_needs_no_token_and_names_what_works(duel: Duel, path: str
     assert told == {
         "tus-resumable": "1.0.0",
         "tus-version": "1.0.0",
-        "tus-extension": "creation,creation-with-upload,termination",
+        "tus-extension": "creation,creation-with-upload,creation-defer-length,concatenation,termination",
         "tus-max-size": str(10 << 30),
     }
 

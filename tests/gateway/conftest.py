@@ -89,7 +89,8 @@ class Probe(BaseHTTPRequestHandler):
             self.asked.append(seen)
             refused = self.path in self.refusals
             signed = {"Authorization": "AWS4 of ours", "X-Amz-Date": "now", "X-Amz-Content-Sha256": "UNSIGNED"}
-            self.send(403 if refused else 200, b"", signed if self.path == "/internal/stream_verify" else {})
+            answers = {"/internal/stream_verify": signed, "/internal/upload_verify": {"Upload-Concat": "of ours"}}
+            self.send(403 if refused else 200, b"", answers.get(self.path, {}))
         else:
             status = int(self.headers.get("X-Answer", 200))
             self.send(status, json.dumps(seen).encode(), {"Content-Type": "application/json", "Server": "secret/1.0"})

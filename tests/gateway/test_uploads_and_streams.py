@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
-from routes import ID, UPLOADS, send
+from routes import ID, UPLOADS, code, send
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Gateway, Login
+
+PATIENCE_SECONDS = 30
 
 
 def test_upload_is_authorised_by_the_video_service(gateway: Gateway, alice: Login) -> None:
@@ -32,6 +40,59 @@ def test_upload_is_authorised_by_the_video_service(gateway: Gateway, alice: Logi
         gateway.refusals.clear()
     refused = send(gateway, f"PATCH {upload}", content=b"x")
     assert (refused.status_code, refused.headers["tus-resumable"]) == (401, "1.0.0")
+
+
+def test_tusd_sees_what_the_video_service_answers(gateway: Gateway, alice: Login) -> None:
+    """Not what the client sent: two parsers of one header would be one too many."""
+    sent = {
+        "Upload-Concat": "final;/video/upload/x",
+        "Upload-Length": "10",
+        "Upload-Defer-Length": "1",
+        "Upload-Metadata": "a",
+        "X-HTTP-Method-Override": "DELETE",
+        "Upload-Draft-Interop-Version": "6",
+        "Upload-Complete": "?1",
+        "Upload-Incomplete": "?0",
+    }
+    gateway.asked.clear()
+    for request in (f"POST {UPLOADS}", f"PATCH {UPLOADS}/{ID}+part"):
+        seen = send(gateway, request, alice.headers | sent, content=b"x").json()["headers"]
+        assert {name: value for name, value in seen.items() if name in map(str.lower, sent)} == {
+            "upload-concat": "of ours"
+        }
+    read = [name for name in sent if not name.startswith(("Upload-Draft", "Upload-Complete", "Upload-Incomplete"))]
+    for asked in gateway.asked:
+        assert {name: asked["headers"][name.lower()] for name in read} == {name: sent[name] for name in read}
+
+
+def test_upload_requests_in_flight_are_limited_by_user(
+    gateway: Gateway, sign_in: Callable[[], Login], fallback: str
+) -> None:
+    someone, other = sign_in(), sign_in()
+    gateway.asked.clear()
+    address = urlsplit(gateway.url)
+    head = f"PATCH {UPLOADS}/{ID}+part HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in someone.headers.items())
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):
+            connection = stack.enter_context(socket.create_connection((address.hostname, address.port or 80)))
+            connection.sendall(f"{head}\r\nx".encode())
+        _until(lambda: len(gateway.asked) == 16)
+        refused = send(gateway, f"HEAD {UPLOADS}/{ID}+part", someone.headers)
+        assert (refused.status_code, refused.headers["x-probe"]) == (429, "fallback")
+        assert refused.headers["x-probe-path"] == "/too_many_at_once"
+        assert refused.headers["tus-resumable"] == "1.0.0"
+        assert send(gateway, f"HEAD {UPLOADS}/{ID}+part", other.headers).status_code == 200
+    _until(lambda: send(gateway, f"HEAD {UPLOADS}/{ID}+part", someone.headers).status_code == 200)
+    problem = httpx.get(f"{fallback}/too_many_at_once")
+    assert (problem.status_code, problem.headers["retry-after"], code(problem)) == (429, "1", "too_many_at_once")
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("body", "empty"), [(b"", True), (b"x", False), ([b"x"], False), ([], False)])

@@ -68,6 +68,11 @@ class World:
         metadata = {"filename": "clip.mp4", "visibility": visibility}
         return await self.videos.begin_upload(Caller(owner_id), size=100, metadata=metadata)
 
+    async def receive(self, video_id: UUID, offset: int) -> None:
+        upload = await self.videos.get_upload(video_id)
+        assert upload is not None
+        await self.videos.receive(upload, offset, upload.size)
+
     async def fail(self, video_id: UUID) -> None:
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
@@ -180,7 +185,7 @@ async def test_progress_begins_with_the_present_state_and_ends_with_the_last(wor
         first, state = await followed.event()
         assert (state["state"], state["bytes_received"]) == ("uploading", 0)
         assert "owner_id" not in state
-        await world.videos.receive(video_id, 60)
+        await world.receive(video_id, 60)
         second, state = await followed.event()
         assert (state["bytes_received"], int(second) > int(first)) == (60, True)
         await world.fail(video_id)
@@ -200,7 +205,7 @@ async def test_progress_goes_on_after_the_last_event_that_was_seen(world: World)
     async with following(world, video_id, token(owner)) as followed:
         seen, _ = await followed.event()
     async with following(world, video_id, token(owner), last_event_id=seen) as followed:
-        await world.videos.receive(video_id, 10)
+        await world.receive(video_id, 10)
         event_id, state = await followed.event()
         assert (int(event_id) > int(seen), state["bytes_received"]) == (True, 10)
 

@@ -5,6 +5,7 @@ Commands are taken from the outbox by hand, so that they can come in any order, 
 
 import asyncio
 import contextlib
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -30,14 +31,15 @@ from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import service, store, transcode
 from kinora_video.cleanup import EVER_SECONDS, Cleanup
-from kinora_video.domain import Video
+from kinora_video.domain import Upload, Video
 from kinora_video.encode import EncodeFailed
 from kinora_video.errors import (
     FileTooLarge,
     LinkExpired,
+    NotConcatenable,
     NotPlayable,
     NotTheOwner,
-    SizeUnknown,
+    PartialTooSmall,
     TooManyUploads,
     UnsupportedType,
     UploadEnded,
@@ -49,6 +51,7 @@ from kinora_video.sandbox import Limits
 from kinora_video.service import Videos
 from kinora_video.settings import VideoSettings, WorkerSettings
 from kinora_video.transcode import Transcoder
+from kinora_video.uploads import Creation, Name
 
 UPLOADS, STREAMS = "uploads", "streams"
 SECRET = "a secret of the tests, long enough"
@@ -112,8 +115,27 @@ class Stage:
         metadata = {"filename": "clip.mp4", "visibility": visibility}
         video_id = await self.videos.begin_upload(owner, size=clip.stat().st_size, metadata=metadata)
         await self.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4")
-        await self.videos.finish_upload(video_id)
+        await self.videos.finish_upload(video_id, clip.stat().st_size)
         return owner, video_id
+
+    async def upload(self, upload_id: UUID) -> Upload:
+        upload = await store.get_upload(self.pool, upload_id)
+        assert upload is not None
+        return upload
+
+    async def named(self, upload_id: UUID) -> Name:
+        """As tusd names it once its place is made."""
+        name = Name(upload_id, f"part-of-{upload_id}")
+        await self.videos.named(await self.upload(upload_id), name)
+        return name
+
+    async def partial(self, owner: Caller, content: bytes) -> Name:
+        """A partial upload that is all there."""
+        upload_id = await self.videos.begin_partial(owner, len(content))
+        await self.objects.put(UPLOADS, str(upload_id), content, content_type="x/y")
+        name = await self.named(upload_id)
+        await self.videos.receive(await self.upload(upload_id), len(content), len(content))
+        return name
 
     async def left(self, video_id: UUID) -> list[str]:
         """What the object store holds of the video."""
@@ -506,19 +528,21 @@ async def test_only_the_owner_may_touch_a_video(stage: Stage, clip: Path) -> Non
         with pytest.raises(NotTheOwner):
             await attempt
     await stage.videos.set_visibility(video_id, "private", 1)
+    name = await stage.named(video_id)
     for hidden in (
         stage.videos.get(stranger, video_id),
         stage.videos.get(None, video_id),
         stage.videos.delete(stranger, video_id),
         stage.videos.progress(stranger, video_id),
-        stage.videos.authorise_upload(stranger, video_id),
+        stage.videos.authorise_upload(stranger, name),
+        stage.videos.authorise_upload(owner, Name(video_id, "another")),
     ):
         with pytest.raises(VideoNotFound):
             await hidden
-    await stage.videos.authorise_upload(owner, video_id)
+    await stage.videos.authorise_upload(owner, name)
     await stage.videos.delete(owner, video_id)
     with pytest.raises(UploadEnded):
-        await stage.videos.authorise_upload(owner, video_id)
+        await stage.videos.authorise_upload(owner, name)
 
 
 async def test_a_visibility_that_comes_late_is_not_taken(stage: Stage, clip: Path) -> None:
@@ -603,9 +627,9 @@ async def test_an_upload_that_nobody_goes_on_with_expires(stage: Stage) -> None:
     await stage.cleanup.look_after_uploads(noisy_seconds=EVER_SECONDS)
     assert (await stage.videos.progress(owner, video_id)).failure_code == "upload_expired"
     with pytest.raises(UploadEnded):
-        await stage.videos.receive(video_id, 500)
+        await stage.videos.receive(await stage.upload(video_id), 500, 1000)
     with pytest.raises(UploadEnded):
-        await stage.videos.authorise_upload(owner, video_id)
+        await stage.videos.authorise_upload(owner, await stage.named(video_id))
 
 
 async def test_a_failed_video_keeps_what_tells_that_its_upload_was_whole(stage: Stage, workdir: Path) -> None:
@@ -618,9 +642,10 @@ async def test_a_failed_video_keeps_what_tells_that_its_upload_was_whole(stage: 
     while await stage.cleanup.purge_one():
         pass
     assert await stage.left(video_id) == [info]
-    await stage.videos.authorise_upload(owner, video_id)
+    name = await stage.named(video_id)
+    await stage.videos.authorise_upload(owner, name)
     with pytest.raises(UploadFull):
-        await stage.videos.authorise_upload(owner, video_id, sends_at="8")
+        await stage.videos.authorise_upload(owner, name, sends_at="8")
     await stage.videos.delete(owner, video_id)
     while await stage.cleanup.purge_one():
         pass
@@ -651,7 +676,6 @@ async def test_a_file_keeps_the_letters_of_its_name(stage: Stage, filename: str,
 async def test_uploads_are_refused_by_name(stage: Stage) -> None:
     owner = Caller(new_id())
     for size, metadata, error in (
-        (None, {"filename": "a.mp4"}, SizeUnknown),
         (2 << 30, {"filename": "a.mp4"}, FileTooLarge),
         (10, {"filename": "a.png"}, UnsupportedType),
         (10, {"filename": "a.mp4", "filetype": "text/html"}, UnsupportedType),
@@ -670,6 +694,182 @@ async def test_uploads_are_refused_by_name(stage: Stage) -> None:
     await stage.videos.begin_upload(owner, size=10, metadata={})  # in the place of the one that got none for its bytes
     with pytest.raises(TooManyUploads):
         await stage.videos.begin_upload(owner, size=10, metadata={})
+
+
+async def purge(stage: Stage) -> None:
+    while await stage.cleanup.purge_one():
+        pass
+
+
+async def test_upload_name_is_what_tusd_wrote_when_its_call_was_lost(stage: Stage) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.videos.begin_upload(owner, size=10, metadata={})
+    with pytest.raises(VideoNotFound):
+        await stage.videos.authorise_upload(owner, Name(video_id, "guessed"))
+    info = json.dumps({"ID": f"{video_id}+the-part", "Size": 10}).encode()
+    await stage.objects.put(UPLOADS, f"{video_id}.info", info, content_type="x/y")
+    with pytest.raises(VideoNotFound):
+        await stage.videos.authorise_upload(owner, Name(video_id, "guessed"))
+    assert (await stage.upload(video_id)).multipart_id == "the-part"
+    await stage.videos.authorise_upload(owner, Name(video_id, "the-part"))
+
+
+async def test_deferred_length_is_taken_once_and_within_the_limit(stage: Stage) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.videos.begin_upload(owner, size=None, metadata={})
+    name = await stage.named(video_id)
+    assert (await stage.videos.progress(owner, video_id)).bytes_total == 0
+    with pytest.raises(FileTooLarge):
+        await stage.videos.authorise_upload(owner, name, says_size=(1 << 30) + 1)
+    with pytest.raises(UploadFull):
+        await stage.videos.authorise_upload(owner, name, sends_at=str(1 << 30))
+    assert await stage.videos.authorise_upload(owner, name, says_size=500) == 500
+    await stage.videos.receive(await stage.upload(video_id), 100, None)
+    assert (await stage.upload(video_id)).size is None
+    await stage.videos.receive(await stage.upload(video_id), 200, 500)
+    assert (await stage.videos.progress(owner, video_id)).bytes_total == 500
+    assert await stage.videos.authorise_upload(owner, name, says_size=500) is None, "tusd refuses a second time"
+    with pytest.raises(InvalidInput):
+        await stage.videos.authorise_upload(owner, name, says_size=501)
+
+
+@pytest.mark.parametrize("hook", ["received", "finished"])
+async def test_deferred_length_beyond_the_limit_fails_the_video(stage: Stage, hook: str) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.videos.begin_upload(owner, size=None, metadata={})
+    name = await stage.named(video_id)
+    if hook == "received":
+        with pytest.raises(FileTooLarge):
+            await stage.videos.receive(await stage.upload(video_id), (1 << 30) + 1, None)
+    else:
+        await stage.videos.finish_upload(video_id, (1 << 30) + 1)
+    assert (await stage.videos.progress(owner, video_id)).failure_code == "file_too_large"
+    assert await stage.commands(video_id) == []
+    with pytest.raises(UploadEnded):
+        await stage.videos.authorise_upload(owner, name)
+
+
+async def test_deferred_upload_whose_end_was_never_told_is_noticed(stage: Stage, clip: Path) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.videos.begin_upload(owner, size=None, metadata={"filename": "a.mp4"})
+    await stage.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4")
+    await stage.pool.execute("UPDATE videos SET updated_at = now() - interval '1 minute' WHERE id = $1", video_id)
+    await stage.cleanup.look_after_uploads()
+    assert (await stage.state(video_id), (await stage.upload(video_id)).size) == ("processing", clip.stat().st_size)
+
+
+async def test_partial_upload_is_no_video(stage: Stage) -> None:
+    owner = Caller(new_id())
+    part = await stage.partial(owner, b"x" * 10)
+    for attempt in (
+        stage.videos.get(owner, part.id),
+        stage.videos.progress(owner, part.id),
+        stage.videos.delete(owner, part.id),
+        stage.videos.enforce_visibility(owner, part.id, "public", 1),
+    ):
+        with pytest.raises(VideoNotFound):
+            await attempt
+    await stage.videos.finish_upload(part.id, 10)
+    assert await stage.videos.list_videos(owner, [part.id]) == []
+    assert [event for _, event in await stage.outbox() if str(part.id) in event.model_dump_json()] == []
+    with pytest.raises(FileTooLarge):
+        await stage.videos.begin_partial(owner, (5 << 30) + 1)
+
+
+async def test_partial_uploads_count_until_a_final_one_is_made_of_them(stage: Stage) -> None:
+    owner = Caller(new_id())
+    parts = [await stage.partial(owner, b"x" * 10) for _ in range(2)]
+    with pytest.raises(TooManyUploads):
+        await stage.videos.begin_partial(owner, 10)
+    with pytest.raises(TooManyUploads):
+        await stage.videos.begin_upload(owner, size=10, metadata={})
+    video_id = await stage.videos.begin_upload(owner, size=20, metadata={}, parts=parts)
+    with pytest.raises(TooManyUploads):
+        await stage.videos.begin_upload(owner, size=10, metadata={})
+    await stage.videos.finish_upload(video_id, 20)
+    await stage.videos.begin_partial(owner, 10)
+
+
+async def test_final_upload_is_made_of_the_callers_own_partial_uploads_alone(stage: Stage) -> None:
+    owner, stranger = Caller(new_id()), Caller(new_id())
+    part, theirs = await stage.partial(owner, b"x"), await stage.partial(stranger, b"x")
+    ended = await stage.partial(owner, b"x")
+    await stage.videos.end_upload(await stage.upload(ended.id))
+    video = await stage.named(await stage.videos.begin_upload(stranger, size=10, metadata={}))
+    unfinished = await stage.named(await stage.videos.begin_partial(owner, None))
+    for caller, parts, error in (
+        (owner, [part, theirs], VideoNotFound),
+        (stranger, [part], VideoNotFound),
+        (owner, [part, Name(new_id(), "x")], VideoNotFound),
+        (owner, [Name(part.id, "another")], VideoNotFound),
+        (owner, [part, ended], UploadEnded),
+        (stranger, [theirs, video], NotConcatenable),
+        (owner, [part, unfinished], NotConcatenable),
+    ):
+        with pytest.raises(error):
+            await stage.videos.authorise_creation(caller, Creation(None, False, tuple(parts), {}, {}))
+        with pytest.raises(error):
+            await stage.videos.begin_upload(caller, size=2, metadata={}, parts=parts)
+    for upload in (part, theirs):
+        assert (await stage.upload(upload.id)).final_id is None
+
+
+async def test_partial_upload_is_used_once_and_ends_with_its_final(stage: Stage) -> None:
+    owner = Caller(new_id())
+    parts = [await stage.partial(owner, b"x" * 10) for _ in range(2)]
+    failed = await stage.videos.begin_upload(owner, size=20, metadata={}, parts=parts)
+    video_id = await stage.videos.begin_upload(owner, size=20, metadata={}, parts=parts)
+    assert await stage.state(failed) == "deleted", "the parts are another's now"
+    await stage.videos.finish_upload(failed, 20)
+    assert await stage.state(failed) == "deleted"
+    assert not (await stage.upload(parts[0].id)).ended
+    await stage.videos.finish_upload(video_id, 20)
+    assert await stage.state(video_id) == "processing"
+    with pytest.raises(UploadEnded):
+        await stage.videos.begin_upload(owner, size=20, metadata={}, parts=parts)
+    await purge(stage)
+    assert [await stage.left(part.id) for part in parts] == [[], []]
+
+
+async def test_small_parts_make_small_files_alone(stage: Stage) -> None:
+    """tusd puts those together in memory."""
+    owner = Caller(new_id())
+    parts = []
+    for size in (5 << 20, 40 << 20):
+        upload_id = await stage.videos.begin_partial(owner, size)
+        parts.append(await stage.named(upload_id))
+    await stage.videos.authorise_creation(owner, Creation(None, False, tuple(parts), {}, {}))
+    await stage.pool.execute("UPDATE partials SET size = size - 1 WHERE id = $1", parts[0].id)
+    with pytest.raises(PartialTooSmall):
+        await stage.videos.authorise_creation(owner, Creation(None, False, tuple(parts), {}, {}))
+    await stage.pool.execute("UPDATE partials SET size = 1 << 30 WHERE owner_id = $1", owner.user_id)
+    with pytest.raises(FileTooLarge):
+        await stage.videos.authorise_creation(owner, Creation(None, False, tuple(parts), {}, {}))
+
+
+async def test_partial_uploads_expire_and_leave_nothing(stage: Stage) -> None:
+    owner = Caller(new_id())
+    part, living = [await stage.partial(owner, b"x") for _ in range(2)]
+    await stage.pool.execute("UPDATE partials SET updated_at = now() - interval '2 days' WHERE id = $1", part.id)
+    await stage.cleanup.look_after_uploads()
+    with pytest.raises(UploadEnded):
+        await stage.videos.receive(await stage.upload(part.id), 1, 1)
+    await purge(stage)
+    assert (await stage.left(part.id), await stage.left(living.id)) == ([], [str(living.id)])
+    await stage.objects.put(UPLOADS, str(part.id), b"late", content_type="x/y")
+    await stage.pool.execute(
+        "UPDATE partials SET updated_at = now() - interval '15 minutes', purge_at = now() WHERE id = $1", part.id
+    )
+    await purge(stage)
+    assert (await stage.left(part.id), await store.get_upload(stage.pool, part.id)) == ([], None)
+
+
+async def test_account_deletion_ends_partial_uploads(stage: Stage) -> None:
+    owner = Caller(new_id())
+    part = await stage.partial(owner, b"x")
+    await stage.videos.delete_all_of(owner.user_id)
+    await purge(stage)
+    assert ((await stage.upload(part.id)).ended, await stage.left(part.id)) == (True, [])
 
 
 async def test_the_owner_chooses_the_moment_of_the_poster(stage: Stage, clip: Path) -> None:

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinora_kit.errors import DomainError, InvalidInput
-from kinora_video.errors import MetadataTooLarge, MethodNotAllowed, VideoNotFound
-from kinora_video.uploads import parse_metadata, read_request, video_of
+from kinora_video.errors import MetadataTooLarge, MethodNotAllowed, SizeUnknown, VideoNotFound
+from kinora_video.uploads import Name, parse_concat, parse_metadata, parse_name, read_creation, read_request
 
 ID = "01a20aee-9907-7735-a28c-5ab9bb4a7c27"
 NAME = f"{ID}+NzQ3.x_y~z-1"
 
 
 def test_an_upload_is_named_by_the_id_of_its_video_and_of_the_multipart_upload() -> None:
-    assert video_of(NAME) == UUID(ID)
+    assert parse_name(NAME) == Name(UUID(ID), "NzQ3.x_y~z-1")
 
 
 @pytest.mark.parametrize(
@@ -44,17 +44,17 @@ def test_an_upload_is_named_by_the_id_of_its_video_and_of_the_multipart_upload()
 )
 def test_nothing_else_names_an_upload(name: str) -> None:
     with pytest.raises(VideoNotFound):
-        video_of(name)
+        parse_name(name)
 
 
 @given(st.text(alphabet=f"{ID}+/;%.ABCDEFx", max_size=60))
 def test_a_path_around_an_upload_is_none(extra: str) -> None:
     for path in (f"/video/upload/{NAME}{extra}", f"/video/upload/{extra}{NAME}", f"/{extra}/video/upload/{NAME}"):
         try:
-            _, video_id = read_request(path, "HEAD", [])
+            _, name = read_request(path, "HEAD", [])
         except VideoNotFound:
             continue
-        assert video_id == UUID(path.removeprefix("/video/upload/").partition("+")[0])
+        assert str(name) == path.removeprefix("/video/upload/")
         assert path.count("/") == 3
         assert path.count("+") == 1
 
@@ -142,3 +142,108 @@ def test_any_metadata_is_read_or_refused(header: str) -> None:
     except DomainError:
         return
     assert parse_metadata([encoded(pairs)]) == pairs
+
+
+OTHER = "01a20aee-9907-7735-a28c-5ab9bb4a7c28+y"
+LENGTH = {"Upload-Length": ["10"]}
+
+
+def test_concat_names_the_partial_uploads_in_their_order() -> None:
+    assert parse_concat([]) == parse_concat([""]) == (False, ())
+    assert parse_concat(["partial"]) == (True, ())
+    addresses = f"/video/upload/{OTHER} http://localhost:8080/video/upload/{NAME}"
+    assert parse_concat([f"final;{addresses}"]) == (False, (parse_name(OTHER), parse_name(NAME)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "final",
+        "final;",
+        "Partial",
+        "partial;",
+        f"Final;/video/upload/{NAME}",
+        f"final; /video/upload/{NAME}",
+        f"final;/video/upload/{NAME}  /video/upload/{OTHER}",
+        f"final;/video/upload/{NAME}\t/video/upload/{OTHER}",
+        f"final;/video/upload/{NAME},/video/upload/{OTHER}",
+        f"final;/video/upload/{NAME}/",
+        f"final;//video/upload/{NAME}",
+        f"final;/video/upload//{NAME}",
+        f"final;/video/upload/{NAME}/video/upload/{OTHER}",
+        f"final;http://x/video/upload/{OTHER}/video/upload/{NAME}",
+        f"final;http://x/y/video/upload/{NAME}",
+        f"final;http://x?/video/upload/{OTHER}#/video/upload/{NAME}",
+        f"final;//x/video/upload/{NAME}",
+        f"final;ftp://x/video/upload/{NAME}",
+        f"final;{NAME}",
+        f"final;/video/upload/{NAME}?x",
+        f"final;/video/upload/{NAME.replace('+', '%2B')}",
+        f"final;/video/upload/{ID}",
+        f"final;/video/upload/{NAME} /video/upload/{ID}+another",
+        f"final;/video/upload/{NAME} /video/upload/{NAME}",
+    ],
+)
+def test_concat_that_tusd_could_read_in_another_way_is_refused(header: str) -> None:
+    with pytest.raises((InvalidInput, VideoNotFound)):
+        parse_concat([header])
+
+
+def as_tusd_reads(header: str) -> list[str]:
+    """parseConcat and extractIDFromURL of tusd 2.9.1."""
+    found = []
+    for address in filter(None, map(str.strip, header.removeprefix("final;").split(" "))):
+        _, base, rest = address.partition("/video/upload/")
+        assert base
+        found.append(rest.strip("/"))
+    return found
+
+
+@given(st.lists(st.sampled_from([NAME, OTHER, "/video/upload/", " ", "/", "http://x", "+", "final;", "?", "\t", ","])))
+def test_concat_is_read_as_tusd_reads_it(pieces: list[str]) -> None:
+    header = "final;" + "".join(pieces)
+    try:
+        _, parts = parse_concat([header])
+    except DomainError:
+        return
+    assert [str(part) for part in parts] == as_tusd_reads(header)
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        ({}, SizeUnknown),
+        ({"Upload-Length": ["10", "11"]}, InvalidInput),
+        ({"Upload-Length": ["-1"]}, InvalidInput),
+        ({"Upload-Length": ["+1"]}, InvalidInput),
+        ({"Upload-Length": ["1_0"]}, InvalidInput),
+        ({"Upload-Length": ["0x10"]}, InvalidInput),
+        ({"Upload-Length": ["\u0661"]}, InvalidInput),
+        ({"Upload-Length": ["9" * 19]}, InvalidInput),
+        ({"Upload-Defer-Length": ["0"]}, InvalidInput),
+        ({"Upload-Defer-Length": ["1", "1"]}, InvalidInput),
+        (LENGTH | {"Upload-Defer-Length": ["1"]}, InvalidInput),
+        (LENGTH | {"Upload-Concat": ["partial", "partial"]}, InvalidInput),
+        (LENGTH | {"Upload-Concat": ["partial", f"final;/video/upload/{NAME}"]}, InvalidInput),
+        (LENGTH | {"Upload-Concat": [f"final;/video/upload/{NAME}"]}, InvalidInput),
+        ({"Upload-Defer-Length": ["1"], "Upload-Concat": [f"final;/video/upload/{NAME}"]}, InvalidInput),
+    ],
+)
+def test_creation_that_contradicts_itself_is_refused(headers: dict[str, list[str]], error: type[DomainError]) -> None:
+    with pytest.raises(error):
+        read_creation(lambda name: headers.get(name, []))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Upload-Length": "10"},
+        {"Upload-Length": "0", "Upload-Concat": "partial"},
+        {"Upload-Defer-Length": "1", "Upload-Metadata": "filename YS5tcDQ="},
+        {"Upload-Concat": f"final;/video/upload/{NAME} /video/upload/{OTHER}"},
+    ],
+)
+def test_creation_is_told_to_tusd_as_it_was_read(headers: dict[str, str]) -> None:
+    creation = read_creation(lambda name: [headers[name]] if name in headers else [])
+    assert creation.headers == headers
+    assert read_creation(lambda name: [creation.headers[name]] if name in creation.headers else []) == creation

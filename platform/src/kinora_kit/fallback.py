@@ -1,7 +1,7 @@
 """The gateway's fallback service: ``python -m kinora_kit.fallback``. It has no dependencies, so it is always available.
 
-The gateway cannot write response bodies. For an unavailable service, it fetches the response from /unavailable here
-(docs/adr/0017-fallback.md).
+The gateway cannot write response bodies. It fetches them here: /unavailable for a service that is unavailable
+(docs/adr/0017-fallback.md), /too_many_at_once for a client that has too many requests in flight.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import ClassVar
 from fastapi import APIRouter
 
 from kinora_kit.app import create_app, run
-from kinora_kit.errors import Unavailable
+from kinora_kit.errors import TooManyAtOnce, Unavailable
 from kinora_kit.health import Checks
 from kinora_kit.settings import Settings, load
 
@@ -38,6 +38,11 @@ async def wire(_: FallbackSettings) -> AsyncIterator[State]:
 @router.api_route("/unavailable", methods=METHODS)
 async def unavailable() -> None:
     raise Unavailable
+
+
+@router.api_route("/too_many_at_once", methods=METHODS)
+async def too_many_at_once() -> None:
+    raise TooManyAtOnce
 
 
 if __name__ == "__main__":

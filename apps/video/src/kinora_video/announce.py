@@ -92,7 +92,7 @@ async def snapshot(connection: Connection | Pool, video: Video) -> events.Transc
         state=video.state,
         version=video.version,
         bytes_received=video.bytes_received,
-        bytes_total=video.size,
+        bytes_total=video.size or 0,
         progress=whole,
         renditions=tuple(
             events.RenditionProgress(name=name, progress=renditions[name]) for name in sorted(renditions, key=_order)

@@ -44,21 +44,16 @@ class Cleanup:
             pass
 
     async def purge_one(self) -> bool:
-        """Remove the objects of one video that is due; whether there was one."""
+        """Remove the objects of one video or partial upload that is due; whether there was one."""
         due = await store.claim_purge(self.pool, lease_seconds=PURGE_LEASE_SECONDS)
         if due is None:
-            return False
+            return await self._purge_partial()
         video_id, state, failure_code, last = due
-        uploads, streams = self.settings.uploads_bucket, self.settings.streams_bucket
-        count = await self.objects.remove_prefix(streams, f"{video_id}/")
-        # tusd keeps the file under the id, and beside it <id>.info and <id>.part. Of a file that was there to its last
-        # byte and failed later, .info is left while the video is known: without it tusd would tell clients to send
-        # everything again.
-        kept = f"{video_id}.info" if state == "failed" and failure_code != domain.UPLOAD_EXPIRED else None
-        found = [key for key in await self.objects.keys(uploads, str(video_id)) if key != kept]
-        await self.objects.remove(uploads, found)
-        count += len(found)
-        await self.objects.abort_uploads(uploads, str(video_id))
+        count = await self.objects.remove_prefix(self.settings.streams_bucket, f"{video_id}/")
+        # Of a file that was there to its last byte and failed later, .info is left while the video is known: without it
+        # tusd would tell clients to send everything again.
+        kept = f"{video_id}.info" if state == "failed" and failure_code not in domain.NEVER_WHOLE else None
+        count += await self._remove_upload(video_id, kept=kept)
         PURGED_OBJECTS.inc(count)
         async with postgres.transaction(self.pool) as connection:
             if last and state == "deleted":
@@ -66,6 +61,23 @@ class Cleanup:
             else:
                 await store.purged(connection, video_id, again_in_seconds=None if last else PURGE_AGAIN_SECONDS)
         return True
+
+    async def _purge_partial(self) -> bool:
+        due = await store.claim_partial_purge(self.pool, lease_seconds=PURGE_LEASE_SECONDS)
+        if due is None:
+            return False
+        upload_id, last = due
+        PURGED_OBJECTS.inc(await self._remove_upload(upload_id))
+        await store.partial_purged(self.pool, upload_id, again_in_seconds=None if last else PURGE_AGAIN_SECONDS)
+        return True
+
+    async def _remove_upload(self, upload_id: UUID, *, kept: str | None = None) -> int:
+        """tusd keeps the file under the id, and beside it <id>.info and <id>.part."""
+        uploads = self.settings.uploads_bucket
+        found = [key for key in await self.objects.keys(uploads, str(upload_id)) if key != kept]
+        await self.objects.remove(uploads, found)
+        await self.objects.abort_uploads(uploads, str(upload_id))
+        return len(found)
 
     async def look_after_uploads(self, *, noisy_seconds: float = LATELY_SECONDS) -> None:
         """Finish uploads whose end we were not told of, and fail those that nobody goes on with.
@@ -77,11 +89,15 @@ class Cleanup:
             self.pool, after=after, quiet_seconds=QUIET_SECONDS, noisy_seconds=noisy_seconds, limit=PAGE
         ):
             for video in page:
-                if await self._is_whole(video):
-                    await self.videos.finish_upload(video.id)
+                size = await self._stored_size(video)
+                if size is not None and video.size in (None, size):
+                    await self.videos.finish_upload(video.id, size)
                 else:
                     await self._expire(video)
             after = page[-1].id
+        await store.end_expired_partials(
+            self.pool, ttl_seconds=self.settings.upload_ttl_seconds, begin_seconds=self.settings.upload_begin_seconds
+        )
 
     async def _expire(self, video: domain.Video) -> None:
         async with postgres.transaction(self.pool) as connection:
@@ -96,10 +112,11 @@ class Cleanup:
                 await announce.fail(connection, expired, domain.UPLOAD_EXPIRED, detail)
                 UPLOADS.labels("expired").inc()
 
-    async def _is_whole(self, video: domain.Video) -> bool:
+    async def _stored_size(self, video: domain.Video) -> int | None:
+        """Of the whole file: tusd stores the object once it is complete."""
         try:
-            return await self.objects.size(self.settings.uploads_bucket, str(video.id)) == video.size
+            return await self.objects.size(self.settings.uploads_bucket, str(video.id))
         except S3Error as error:
             if error.code in ("NoSuchKey", "NoSuchObject"):
-                return False
+                return None
             raise

@@ -23,23 +23,25 @@ Visibility = Literal["private", "unlisted", "public"]
 VISIBILITIES: tuple[str, ...] = get_args(Visibility)
 TRANSCODING: frozenset[State] = frozenset({"processing", "playable"})
 STREAMING: frozenset[State] = frozenset({"playable", "ready"})
-UPLOAD_EXPIRED = "upload_expired"
-"""The one failure of a video whose bytes never were all there."""
+UPLOAD_EXPIRED, FILE_TOO_LARGE = "upload_expired", "file_too_large"
+NEVER_WHOLE = frozenset({UPLOAD_EXPIRED, FILE_TOO_LARGE})
+"""The failures of a video whose bytes never were all there."""
 GONE: frozenset[State] = frozenset({"failed", "deleted"})
 
 
 @dataclass(frozen=True)
 class Video:
-    """``source`` is absent until probed; ``poster`` is the key of an object below the video's prefix.
+    """``size`` is absent as long as the client has not said it, ``source`` until probed.
 
-    ``poster_time`` is the second that the owner chose for it, absent if none was. ``visibility_changes`` counts them.
+    ``poster`` is the key of an object below the video's prefix. ``poster_time`` is the second that the owner chose for
+    it, absent if none was. ``visibility_changes`` counts them.
     """
 
     id: UUID
     owner_id: UUID
     title: str
     filename: str
-    size: int
+    size: int | None
     visibility: Visibility
     visibility_changes: int
     state: State
@@ -68,6 +70,23 @@ class Video:
         self.must_be_visible_to(caller)
         if not self.owned_by(caller):
             raise NotTheOwner
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What takes bytes by tus: the file of a video, or a part of a file that is uploaded by itself (``partial``).
+
+    ``ended``: nothing is left of it. ``multipart_id`` is absent until it was told to us, ``final_id`` (the video that
+    a partial upload becomes a part of) until it is used.
+    """
+
+    id: UUID
+    owner_id: UUID
+    partial: bool
+    size: int | None
+    multipart_id: str | None
+    ended: bool
+    final_id: UUID | None
 
 
 @dataclass(frozen=True)

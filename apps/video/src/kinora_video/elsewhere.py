@@ -16,12 +16,38 @@ from kinora_video.uploads import ROUTE
 router = APIRouter(prefix="/video")
 
 Tus = Annotated[Literal["1.0.0"], Header(alias="Tus-Resumable")]
-Length = Annotated[int, Header(alias="Upload-Length", ge=0)]
-Metadata = Annotated[str, Header(alias="Upload-Metadata", description="filename, title, visibility: base64 values")]
+Length = Annotated[int | None, Header(alias="Upload-Length", ge=0)]
+Deferred = Annotated[
+    Literal["1"] | None,
+    Header(alias="Upload-Defer-Length", description="Upload-Length comes later, with bytes"),
+]
+Concat = Annotated[
+    str | None,
+    Header(
+        alias="Upload-Concat",
+        pattern=r"^(partial|final;[^ ]+( [^ ]+)*)$",
+        description="`partial`, or `final;` and the addresses of partial uploads of the caller's, between spaces",
+    ),
+]
+Metadata = Annotated[
+    str | None, Header(alias="Upload-Metadata", description="filename, title, visibility: base64 values")
+]
 Offset = Annotated[int, Header(alias="Upload-Offset", ge=0)]
 Rendition = Annotated[str, Path(pattern=r"^[a-z0-9]{1,16}$")]
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
+CREATED: dict[int | str, dict[str, Any]] = {
+    201: {
+        "description": "Created",
+        "headers": {
+            "Location": {"schema": {"type": "string", "format": "uri"}},
+            "Upload-Expires": {
+                "description": "When it is given up if nothing is added to it (RFC 9110 date). Not of a final upload",
+                "schema": {"type": "string"},
+            },
+        },
+    }
+}
 BYTES: dict[str, Any] = {
     "requestBody": {"content": {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -36,8 +62,16 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-@router.post("/upload", status_code=201, response_class=Response)
-async def create_upload(caller: SignedIn, tus: Tus, length: Length, metadata: Metadata) -> None:
+@router.post("/upload", status_code=201, response_class=Response, responses=CREATED)
+async def create_upload(
+    caller: SignedIn,
+    tus: Tus,
+    *,
+    length: Length = None,
+    deferred: Deferred = None,
+    concat: Concat = None,
+    metadata: Metadata = None,
+) -> None:
     """Begin an upload (tus 1.0, creation). Its address is in ``Location``."""
     raise NotFound
 
@@ -49,8 +83,8 @@ async def upload_offset(upload: str, caller: SignedIn, tus: Tus) -> None:
 
 
 @router.patch(ROUTE, status_code=204, openapi_extra=BYTES)
-async def send_bytes(upload: str, caller: SignedIn, tus: Tus, offset: Offset) -> None:
-    """Send bytes from ``Upload-Offset`` on (tus 1.0)."""
+async def send_bytes(upload: str, caller: SignedIn, tus: Tus, offset: Offset, length: Length = None) -> None:
+    """Send bytes from ``Upload-Offset`` on (tus 1.0). ``Upload-Length``: once, if the creation did not say it."""
     raise NotFound
 
 

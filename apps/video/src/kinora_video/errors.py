@@ -38,7 +38,17 @@ class MetadataTooLarge(TooLarge):
 
 class SizeUnknown(DomainError):
     code = "size_unknown"
-    title = "Say how large the file is when the upload is created (Upload-Length)"
+    title = "Say how large the file is (Upload-Length), or that you will say it later (Upload-Defer-Length)"
+
+
+class PartialTooSmall(Conflict):
+    code = "partial_too_small"
+    title = "The parts of a large file must have at least 5 MiB each"
+
+
+class NotConcatenable(Conflict):
+    code = "not_concatenable"
+    title = "A final upload is made of partial uploads"
 
 
 class UnsupportedType(DomainError):

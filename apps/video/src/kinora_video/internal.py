@@ -3,6 +3,7 @@
 tusd's hooks: https://tus.github.io/tusd/advanced-topics/hooks/
 """
 
+import email.utils
 import json
 import re
 from typing import Any
@@ -15,17 +16,17 @@ from pydantic import BaseModel, Field
 
 from kinora_kit import logs
 from kinora_kit.edge import problem_response
-from kinora_kit.errors import DomainError, NotSignedIn, Unavailable, problem
+from kinora_kit.errors import DomainError, InvalidInput, NotSignedIn, Unavailable, problem
 from kinora_kit.identity import Caller, SignedIn, caller_from_headers
 from kinora_video.errors import (
+    FileTooLarge,
     ObjectNotFound,
     PreconditionFailed,
     RangeNotSatisfiable,
-    SizeUnknown,
     UploadEnded,
     VideoNotFound,
 )
-from kinora_video.uploads import parse_metadata, read_request, video_of
+from kinora_video.uploads import parse_length, parse_name, read_creation, read_request
 from kinora_video.wiring import Wired
 
 log = logs.get(__name__)
@@ -46,6 +47,11 @@ class Upload(BaseModel):
     offset: int = Field(0, alias="Offset")
     is_partial: bool = Field(False, alias="IsPartial")
     is_final: bool = Field(False, alias="IsFinal")
+    partial_uploads: list[str] | None = Field(None, alias="PartialUploads")
+
+    @property
+    def known_size(self) -> int | None:
+        return None if self.size_is_deferred else self.size
 
 
 class HookedRequest(BaseModel):
@@ -68,33 +74,37 @@ async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
 
     Whose upload it is, is asked here again: that ForwardAuth and tusd read the same path is not relied upon.
     """
-    upload = hook.event.upload
+    told = hook.event.upload
     if hook.type == "pre-create":
         return await _pre_create(hook, wired)
     try:
-        video_id = video_of(upload.id)
-        owner_id = await wired.videos.owner_of(video_id)
+        name = parse_name(told.id)
+        upload = await wired.videos.get_upload(name.id)
         caller = _caller(hook)
     except DomainError as error:
         return {"RejectTermination": True, **_refusal(error)}
-    if owner_id is None:  # deleted long ago: nothing of it is to be kept
+    if upload is None:  # deleted long ago: nothing of it is to be kept
         return {"RejectTermination": True, "StopUpload": True, **_refusal(UploadEnded())}
-    if caller.user_id != owner_id:
+    if caller.user_id != upload.owner_id or upload.multipart_id not in (None, name.multipart_id):
         # Without StopUpload, by which tusd would discard what the owner has sent.
-        log.error("a stranger acts on an upload", hook=hook.type, video_id=str(video_id), user_id=str(caller.user_id))
+        log.error("a stranger acts on an upload", hook=hook.type, upload_id=str(name.id), user_id=str(caller.user_id))
         return {"RejectTermination": True, **_refusal(VideoNotFound())}
+    await wired.videos.named(upload, name)
     try:
         match hook.type:
-            case "post-create":
-                await wired.videos.begun(video_id)
+            # Of a final upload others hear when it is complete: its parts are put together after this call.
+            case "post-create" if not upload.partial and not told.is_final:
+                await wired.videos.begun(name.id)
             case "post-receive":
-                await wired.videos.receive(video_id, upload.offset)
+                await wired.videos.receive(upload, told.offset, told.known_size)
+            case "post-finish" if upload.partial:
+                await wired.videos.receive(upload, told.size, told.size)
             case "post-finish":
-                await wired.videos.finish_upload(video_id)
+                await wired.videos.finish_upload(name.id, told.size)
             case "pre-terminate":
                 # Before and not after: tusd waits for this answer, and tells the client when there is none.
-                await wired.videos.delete_quietly(video_id)
-    except (UploadEnded, VideoNotFound) as error:
+                await wired.videos.end_upload(upload)
+    except (UploadEnded, VideoNotFound, FileTooLarge) as error:
         return {"StopUpload": True, **_refusal(error)}
     return {}
 
@@ -109,18 +119,27 @@ def _caller(hook: Hook) -> Caller:
 
 
 async def _pre_create(hook: Hook, wired: Wired) -> dict[str, Any]:
-    upload = hook.event.upload
+    told, headers = hook.event.upload, hook.event.request.header or {}
     try:
         caller = _caller(hook)
-        if upload.is_partial or upload.is_final:
-            raise SizeUnknown("An upload must be sent as one; concatenation is not offered")
-        metadata = parse_metadata((hook.event.request.header or {}).get("Upload-Metadata", []))
-        video_id = await wired.videos.begin_upload(
-            caller, size=None if upload.size_is_deferred else upload.size, metadata=metadata
-        )
+        creation = read_creation(lambda name: headers.get(name, []))
+        read = (creation.partial, tuple(map(str, creation.parts)), creation.size)
+        if read != (told.is_partial, tuple(told.partial_uploads or ()), None if told.is_final else told.known_size):
+            log.error("tusd reads a request in another way", headers=creation.headers, user_id=str(caller.user_id))
+            raise InvalidInput
+        if creation.partial:
+            upload_id = await wired.videos.begin_partial(caller, creation.size)
+        else:
+            upload_id = await wired.videos.begin_upload(
+                caller, size=told.known_size, metadata=creation.metadata, parts=creation.parts
+            )
     except DomainError as error:
         return {"RejectUpload": True, **_refusal(error)}
-    return {"ChangeFileInfo": {"ID": str(video_id)}}
+    answer: dict[str, Any] = {"ChangeFileInfo": {"ID": str(upload_id)}}
+    if not creation.parts:
+        expiry = email.utils.format_datetime(wired.videos.expiry(), usegmt=True)
+        answer["HTTPResponse"] = {"Header": {"Upload-Expires": expiry}}
+    return answer
 
 
 def _refusal(error: DomainError) -> dict[str, Any]:
@@ -137,21 +156,29 @@ def _refusal(error: DomainError) -> dict[str, Any]:
 async def upload_verify(request: Request, caller: SignedIn, wired: Wired, empty: bool = False) -> Response:
     """ForwardAuth of /video/upload: only its owner may touch an upload. ``empty``: the request has no body.
 
-    What tusd would answer without asking us is refused here: bytes after the last one, metadata that cannot be stored.
+    What tusd would answer without asking us is refused here: bytes after the last one, metadata that cannot be stored,
+    parts of others. The headers of the answer replace the request's own (upload-owner in traefik/dynamic).
     """
-    method, video_id = read_request(
-        request.headers.get("X-Forwarded-Uri", ""),
-        request.headers.get("X-Forwarded-Method", ""),
-        request.headers.getlist("X-HTTP-Method-Override"),
-    )
-    if video_id is None:
-        parse_metadata(request.headers.getlist("Upload-Metadata"))
+    sent = request.headers
+    overrides = sent.getlist("X-HTTP-Method-Override")
+    method, name = read_request(sent.get("X-Forwarded-Uri", ""), sent.get("X-Forwarded-Method", ""), overrides)
+    headers = {}
+    if name is None:
+        creation = read_creation(sent.getlist)
+        await wired.videos.authorise_creation(caller, creation)
+        headers = creation.headers
     else:
-        sends_at = request.headers.get("Upload-Offset") if method == "PATCH" and not empty else None
-        await wired.videos.authorise_upload(caller, video_id, sends_at=sends_at)
+        says_size = parse_length(sent.getlist("Upload-Length")) if method == "PATCH" else None
+        sends_at = sent.get("Upload-Offset") if method == "PATCH" and not empty else None
+        size = await wired.videos.authorise_upload(caller, name, sends_at=sends_at, says_size=says_size)
+        if size is not None:
+            headers["Upload-Length"] = str(size)
+    if method != sent.get("X-Forwarded-Method"):
+        headers["X-HTTP-Method-Override"] = method
     public = urlsplit(wired.videos.settings.public_url)
     # What tusd makes Location of: never what the client called us.
-    return Response(status_code=200, headers={"X-Forwarded-Host": public.netloc, "X-Forwarded-Proto": public.scheme})
+    headers |= {"X-Forwarded-Host": public.netloc, "X-Forwarded-Proto": public.scheme}
+    return Response(status_code=200, headers=headers)
 
 
 @router.api_route("/stream_verify", methods=["GET", "HEAD"])

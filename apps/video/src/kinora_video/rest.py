@@ -24,6 +24,9 @@ from kinora_video.wiring import Wired
 
 router = APIRouter(prefix="/video")
 
+# Not expiration: it requires Upload-Expires in every answer to bytes, and no hook of tusd can add it there. Only the
+# answer to the creation has it.
+TUS_EXTENSIONS = "creation,creation-with-upload,creation-defer-length,concatenation,termination"
 KEEPALIVE_SECONDS = 15.0
 OUTAGE_SECONDS = 1.0
 ENDS = GONE | {"ready"}
@@ -49,7 +52,7 @@ class VideoBody(BaseModel):
     owner_id: UUID
     state: str
     visibility: str
-    size: int
+    size: int | None
     duration: float | None
     width: int | None
     height: int | None
@@ -87,15 +90,15 @@ def _body(shown: Shown) -> VideoBody:
 
 
 @router.options("/upload", status_code=204)
-@router.options("/upload/", status_code=204)
+@router.options("/upload/", status_code=204, include_in_schema=False)
 @router.options(ROUTE, status_code=204)
 async def upload_options(response: Response, wired: Wired) -> None:
     """What can be done with uploads (https://tus.io/protocols/resumable-upload#options).
 
-    tusd does the work, but names extensions that we refuse, and does not know the limit.
+    Answered here and not by tusd, so that it needs no token.
     """
     response.headers["Tus-Resumable"] = response.headers["Tus-Version"] = "1.0.0"
-    response.headers["Tus-Extension"] = "creation,creation-with-upload,termination"
+    response.headers["Tus-Extension"] = TUS_EXTENSIONS
     response.headers["Tus-Max-Size"] = str(wired.videos.settings.upload_max_bytes)
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from kinora_kit.postgres import Connection, Pool
-from kinora_video.domain import PlannedPart, State, StoredSegment, Video, Visibility
+from kinora_video.domain import NEVER_WHOLE, PlannedPart, State, StoredSegment, Upload, Video, Visibility
 from kinora_video.encode import Part
 from kinora_video.ladder import Rendition
 from kinora_video.probe import Source
@@ -67,19 +67,116 @@ async def list_videos(pool: Pool, ids: Sequence[UUID]) -> list[Video]:
     return [_video(row) for row in rows]
 
 
-async def count_uploading(connection: Connection, owner_id: UUID) -> int:
+async def count_uploading(connection: Connection, owner_id: UUID, *, but: Sequence[UUID] = ()) -> int:
     """Uploads that the owner has under way. Others who count for the same owner wait until this transaction ends.
 
-    Those that never got a place for their bytes, as while the object store is away, do not keep others from it.
+    A partial upload counts until a final one was made of it; ``but``: those that one is about to be made of. Those that
+    never got a place for their bytes, as while the object store is away, do not keep others from it.
     """
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", str(owner_id))
     return int(
         await connection.fetchval(
-            "SELECT count(*) FROM videos WHERE owner_id = $1 AND state = 'uploading'"
-            " AND (begun OR created_at > now() - interval '10 seconds')",
+            "SELECT (SELECT count(*) FROM videos WHERE owner_id = $1 AND state = 'uploading'"
+            "   AND (begun OR created_at > now() - interval '10 seconds'))"
+            " + (SELECT count(*) FROM partials WHERE owner_id = $1 AND purge_at IS NULL AND id <> ALL($2::uuid[])"
+            "   AND (multipart_id IS NOT NULL OR created_at > now() - interval '10 seconds'))",
             owner_id,
+            but,
         )
     )
+
+
+_PARTIAL = "id, owner_id, true AS partial, size, multipart_id, purge_at IS NOT NULL AS ended, final_id"
+
+
+async def get_upload(connection: Connection | Pool, upload_id: UUID) -> Upload | None:
+    row = await connection.fetchrow(
+        "SELECT id, owner_id, false AS partial, size, multipart_id,"
+        "   state = 'deleted' OR failure_code = ANY($2::text[]) AS ended, NULL::uuid AS final_id"
+        f" FROM videos WHERE id = $1 UNION ALL SELECT {_PARTIAL} FROM partials WHERE id = $1",
+        upload_id,
+        sorted(NEVER_WHOLE),
+    )
+    return None if row is None else Upload(**row)
+
+
+async def set_multipart_id(connection: Connection | Pool, upload: Upload, multipart_id: str) -> None:
+    """Once: the object store gives an upload no other."""
+    await connection.execute(
+        f"UPDATE {'partials' if upload.partial else 'videos'} SET multipart_id = $2"
+        " WHERE id = $1 AND multipart_id IS NULL",
+        upload.id,
+        multipart_id,
+    )
+
+
+async def insert_partial(connection: Connection, upload: Upload) -> None:
+    await connection.execute(
+        "INSERT INTO partials (id, owner_id, size) VALUES ($1, $2, $3)", upload.id, upload.owner_id, upload.size
+    )
+
+
+async def lock_finals(connection: Connection, partial_ids: Sequence[UUID]) -> list[Video]:
+    """The videos whose uploads are made of these partial ones; no one else changes them until the transaction ends."""
+    rows = await connection.fetch(
+        f"SELECT {_VIDEO} FROM videos WHERE id IN (SELECT final_id FROM partials WHERE id = ANY($1::uuid[]))"
+        " ORDER BY id FOR NO KEY UPDATE",
+        partial_ids,
+    )
+    return [_video(row) for row in rows]
+
+
+async def lock_partials(connection: Connection, owner_id: UUID, ids: Sequence[UUID]) -> int:
+    """How many of ``ids`` are the owner's, and not ended; no one else changes them until the transaction ends."""
+    rows = await connection.fetch(
+        "SELECT id FROM partials WHERE id = ANY($1::uuid[]) AND owner_id = $2 AND purge_at IS NULL"
+        " ORDER BY id FOR NO KEY UPDATE",
+        ids,
+        owner_id,
+    )
+    return len(rows)
+
+
+async def note_partial(connection: Connection | Pool, upload_id: UUID, size: int | None) -> bool:
+    """Something came for it, and maybe its size. Whether it had not ended."""
+    status = await connection.execute(
+        "UPDATE partials SET updated_at = now(), size = COALESCE(size, $2) WHERE id = $1 AND purge_at IS NULL",
+        upload_id,
+        size,
+    )
+    return bool(status == "UPDATE 1")
+
+
+async def use_partials(connection: Connection, ids: Sequence[UUID], final_id: UUID) -> None:
+    await connection.execute(
+        "UPDATE partials SET final_id = $2, updated_at = now() WHERE id = ANY($1::uuid[])", ids, final_id
+    )
+
+
+_ENDED = "purge_at = now(), updated_at = now()"
+
+
+async def end_partial(connection: Connection | Pool, upload_id: UUID) -> None:
+    await connection.execute(f"UPDATE partials SET {_ENDED} WHERE id = $1 AND purge_at IS NULL", upload_id)
+
+
+async def end_partials_of_final(connection: Connection, final_id: UUID) -> None:
+    await connection.execute(f"UPDATE partials SET {_ENDED} WHERE final_id = $1 AND purge_at IS NULL", final_id)
+
+
+async def end_partials_of_owner(connection: Connection | Pool, owner_id: UUID) -> None:
+    await connection.execute(f"UPDATE partials SET {_ENDED} WHERE owner_id = $1 AND purge_at IS NULL", owner_id)
+
+
+async def end_expired_partials(pool: Pool, *, ttl_seconds: float, begin_seconds: float) -> int:
+    """Those that were given up: nothing came for so long, or their place was never made. Returns how many."""
+    status = await pool.execute(
+        f"UPDATE partials SET {_ENDED} WHERE purge_at IS NULL AND updated_at < now()"
+        " - make_interval(secs => CASE WHEN multipart_id IS NULL THEN $2::float8 ELSE $1::float8 END)",
+        ttl_seconds,
+        begin_seconds,
+    )
+    return int(status.removeprefix("UPDATE "))
 
 
 async def set_begun(connection: Connection, video_id: UUID) -> bool:
@@ -100,13 +197,14 @@ async def set_state(connection: Connection, video_id: UUID, state: State) -> Non
     )
 
 
-async def set_received(connection: Connection, video_id: UUID, count: int) -> None:
-    """Bytes received so far; it never falls."""
+async def set_received(connection: Connection, video_id: UUID, count: int, size: int | None) -> None:
+    """Bytes received so far, which never falls, and the size of the file, as soon as it is known."""
     await connection.execute(
-        "UPDATE videos SET bytes_received = GREATEST(bytes_received, $2), version = version + 1, updated_at = now()"
-        " WHERE id = $1",
+        "UPDATE videos SET bytes_received = GREATEST(bytes_received, $2), size = COALESCE(size, $3),"
+        " version = version + 1, updated_at = now() WHERE id = $1",
         video_id,
         count,
+        size,
     )
 
 
@@ -391,6 +489,29 @@ async def claim_purge(pool: Pool, *, lease_seconds: float) -> tuple[UUID, State,
         lease_seconds,
     )
     return None if row is None else (row["id"], row["state"], row["failure_code"], row["last"])
+
+
+async def claim_partial_purge(pool: Pool, *, lease_seconds: float) -> tuple[UUID, bool] | None:
+    """As claim_purge, for a partial upload: its id, and whether this is the last time."""
+    row = await pool.fetchrow(
+        "UPDATE partials SET purge_at = now() + make_interval(secs => $1) WHERE id = ("
+        "  SELECT id FROM partials WHERE purge_at <= now() ORDER BY purge_at LIMIT 1 FOR UPDATE SKIP LOCKED"
+        ") RETURNING id, updated_at < now() - interval '10 minutes' AS last",
+        lease_seconds,
+    )
+    return None if row is None else (row["id"], row["last"])
+
+
+async def partial_purged(pool: Pool, upload_id: UUID, *, again_in_seconds: int | None) -> None:
+    """Come again, or forget it."""
+    if again_in_seconds is None:
+        await pool.execute("DELETE FROM partials WHERE id = $1", upload_id)
+    else:
+        await pool.execute(
+            "UPDATE partials SET purge_at = now() + make_interval(secs => $2) WHERE id = $1",
+            upload_id,
+            again_in_seconds,
+        )
 
 
 async def purged(connection: Connection, video_id: UUID, *, again_in_seconds: int | None) -> None:

@@ -77,6 +77,7 @@ class _Progress(_Video):
     """Increases with every change; a smaller version is an older state."""
     bytes_received: int
     bytes_total: int
+    """0 as long as it is not known."""
     progress: float
     """Transcoding progress, 0 to 1, never decreasing."""
     renditions: tuple[RenditionProgress, ...] = ()
