@@ -661,9 +661,11 @@ def test_gateway_chart_omits_default_middlewares() -> None:
 def test_throttle_counts_clients_and_not_the_load_balancer(trusted: list[str], strategy: dict[str, Any]) -> None:
     given = {"environment": {"name": "test", "trustedAddresses": trusted}}
     objects = charts.template("gateway", "gateway", charts.GATEWAY_FILES, given)
-    (throttle,) = (each for each in objects if (each["kind"], each["metadata"]["name"]) == ("Middleware", "throttle"))
-    limit = throttle["spec"]["rateLimit"]
+    specs = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "Middleware"}
+    limit = specs["throttle"]["rateLimit"]
     assert (limit["average"], limit["burst"], limit["sourceCriterion"]) == (100, 200, {"ipStrategy": strategy})
+    uploads = specs["uploads-per-user"]["inFlightReq"]
+    assert uploads["sourceCriterion"] == {"requestHeaderName": "X-User-Id"}, "which a user's addresses share"
 
 
 def test_unknown_service_address_is_rejected() -> None:
