@@ -294,13 +294,14 @@ def test_ended_session_is_rejected_at_the_next_request(gateway: Gateway, sign_in
 
 
 @pytest.mark.e2e
-def test_running_gateway_authenticates_callers(alice: Login, revoked: Login) -> None:
+def test_running_gateway_authenticates_callers(sign_in: Callable[[], Login], revoked: Login) -> None:
+    login = sign_in()
     with httpx.Client(base_url="http://127.0.0.1:8080", trust_env=False) as http:
-        profile = http.get("/user/profile", headers={**alice.headers, "X-User-Id": ID})
-        assert (profile.status_code, profile.json()["id"]) == (200, alice.user_id)
-        assert code(http.get("/user/profile", headers={"X-User-Id": alice.user_id})) == "not_signed_in"
+        profile = http.get("/user/profile", headers={**login.headers, "X-User-Id": ID})
+        assert (profile.status_code, profile.json()["id"]) == (200, login.user_id)
+        assert code(http.get("/user/profile", headers={"X-User-Id": login.user_id})) == "not_signed_in"
         assert code(http.get("/user/profile", headers=revoked.headers)) == "invalid_token"
         assert code(http.get(f"/user/{ID}", headers=revoked.headers)) == "invalid_token"
-        assert http.get(f"/user/{alice.user_id}").status_code == 200
-        assert http.post("/auth/logout", headers=alice.headers | {"X-Session-Id": ID}).status_code == 204
-        assert code(http.get("/user/profile", headers=alice.headers)) == "invalid_token"
+        assert http.get(f"/user/{login.user_id}").status_code == 200
+        assert http.post("/auth/logout", headers=login.headers | {"X-Session-Id": ID}).status_code == 204
+        assert code(http.get("/user/profile", headers=login.headers)) == "invalid_token"
