@@ -317,7 +317,7 @@ def test_mongo_is_provisioned(containers: Containers) -> None:
     code = f"import os, pymongo; print({insert}.inserted_id)"
     asked = containers.inside(code, URL=url)
     assert asked.stdout == "7\n", asked.stderr
-    assert "Authentication failed" in containers.inside(code, URL=url.replace("media_1:", "media_1:x")).stderr
+    assert "AuthenticationFailed" in containers.inside(code, URL=url.replace("media_1:", "media_1:x")).stderr
 
 
 def test_redis_accepts_its_users(containers: Containers) -> None:

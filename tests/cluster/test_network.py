@@ -26,7 +26,17 @@ def connects(cluster: Cluster, workload: str, host: str, port: int) -> bool:
 
 @pytest.mark.parametrize(
     ("caller", "service", "port"),
-    [("graphql", "auth", 8201), ("graphql", "media", 8202), ("graphql", "video", 8203), ("media", "auth", 8101)],
+    [
+        ("graphql", "auth", 8201),
+        ("graphql", "media", 8202),
+        ("graphql", "video", 8203),
+        ("media", "auth", 8101),
+        # Deletions and visibility hold at once (docs/adr/0013-enforcement.md).
+        ("auth", "media", 8202),
+        ("auth", "video", 8203),
+        ("media", "video", 8203),
+        ("video", "media", 8202),
+    ],
 )
 def test_allowed_caller_can_connect(cluster: Cluster, caller: str, service: str, port: int) -> None:
     assert connects(cluster, caller, service, port)
@@ -36,7 +46,7 @@ def test_allowed_caller_can_connect(cluster: Cluster, caller: str, service: str,
     ("caller", "service", "port"),
     [
         ("media", "auth", 8201),
-        ("auth", "video", 8203),
+        ("auth", "tusd", 8108),
         ("media", "graphql", 8105),
         ("graphql", "tusd", 8108),
         ("video-worker", "auth", 8101),
