@@ -1,5 +1,6 @@
 # The image of a service: docker build --build-arg APP=auth .
 # Of an app's worker, with ffmpeg and what contains it: docker build --build-arg APP=video --target worker .
+# Of the demo: docker build --build-arg APP=video --build-arg DEMO=yes --target demo .
 #
 # An app that needs Debian packages names them in apps/<app>/packages, and its Python then sees theirs: torch for CPUs,
 # for one, is python3-torch there, and is not in the app's pyproject.toml.
@@ -13,10 +14,13 @@ RUN apt-get update \
 # --- what the code needs: from the lock, and no more than this app ----------------------------------------------------
 FROM python AS needs
 ARG APP
+# Of the demo (local/demo.py) instead, where it says "yes": its clients.
+ARG DEMO
 # The last is a pattern, because that file need not be there.
 COPY requirements.txt local/images/requirements.py apps/${APP}/package[s] /needs/
 RUN cd /needs && touch packages \
-    && python3 requirements.py kinora-kit "kinora-${APP}" <requirements.txt >app.txt
+    && if [ -n "${DEMO}" ]; then set -- gql httpx rich tuspy; else set -- kinora-kit "kinora-${APP}"; fi \
+    && python3 requirements.py "$@" <requirements.txt >app.txt
 
 FROM python AS venv
 RUN apt-get update && apt-get install --yes --no-install-recommends python3-pip
@@ -55,12 +59,11 @@ LABEL org.opencontainers.image.title="kinora-${APP}" \
     org.opencontainers.image.base.name="docker.io/library/debian:trixie-slim"
 # No user of the base: nothing in the image is this one's, and its root may be read-only.
 USER 10001:10001
-# Not urllib, which would ask a proxy that the environment names.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-c", "\
-import http.client, os, sys; \
-service = http.client.HTTPConnection('127.0.0.1', int(os.environ['KINORA_HTTP_PORT']), timeout=4); \
-service.request('GET', '/readyz'); \
-sys.exit(service.getresponse().status != 200)"]
+# By bash, which every Debian has: Python takes 150 ms of CPU to start, and Docker starts the next check while one that
+# timed out still runs, so that on a busy machine they would pile up.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["bash", "-c", "\
+exec 3<>/dev/tcp/127.0.0.1/$KINORA_HTTP_PORT && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 \
+&& read -rt 4 _ status _ <&3 && [ $status = 200 ]"]
 
 FROM runtime AS service
 COPY --from=venv /venv /venv
@@ -78,6 +81,11 @@ FROM worker-runtime AS worker
 COPY --from=venv /venv /venv
 COPY --from=code /app /app
 CMD exec python -m kinora_${APP}.worker
+
+# For docker-compose.yml, which mounts local/: with the layers of the worker, which has ffmpeg, too.
+FROM worker-runtime AS demo
+COPY --from=venv /venv /venv
+ENTRYPOINT ["python", "/kinora/local/demo.py"]
 
 # What is built where no target is named.
 FROM service

@@ -23,8 +23,8 @@ UNCOMMITTED ?=
 WHOLE := $(if $(ALL),--whole -p randomly $(if $(SEED),--randomly-seed=$(SEED)))
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
 .PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools plan render diff rotate test \
-    test-all test-native test-cluster pytest-cluster test-pulumi lint format types generate lock bench images clean \
-    doctor-cluster cluster-up cluster-demo cluster-push cluster-status cluster-down
+    test-all test-native test-cluster pytest-cluster test-docker test-pulumi lint format types generate lock bench images clean \
+    doctor-cluster doctor-docker cluster-up cluster-demo cluster-push cluster-status cluster-down
 
 ##@ Use
 demo: doctor install ## Upload a video (FILE=...) and watch it become playable
@@ -41,7 +41,7 @@ logs: ## Follow the logs (S=...: only these)
 	@$(CTL) logs $(S)
 
 ##@ Machine
-doctor: ## Check that this machine can run the platform (S=tools: build the tools)
+doctor: ## Check that this machine can run the platform (S=docker: with Docker Compose; S=tools: build the tools)
 	@$(PYTHON) local/doctor.py $(S)
 install: ## Install or build what is missing, into .kinora
 	@$(MAKE) --silent --jobs=2 --file=local/install.mk PYTHON=$(PYTHON)
@@ -98,7 +98,7 @@ test: doctor ## All checks and tests, in phases (local/checks.py); combinatorial
 test-all: doctor ## The same in random order (SEED=...), without sampling
 	@$(PYTHON) local/checks.py ALL=1 $(if $(SEED),SEED=$(SEED))
 test-native: doctor install tools ## The native tests, against the running platform
-	@$(if $(ALL),KINORA_TEST_EXAMPLES=400) $(CTL) run python -m pytest --ignore=tests/cluster $(WHOLE)
+	@$(if $(ALL),KINORA_TEST_EXAMPLES=400) $(CTL) run python -m pytest --ignore=tests/cluster --ignore=tests/docker $(WHOLE)
 # Not $(MAKE): make runs such lines even in a dry run.
 test-cluster: install tools ## The sandbox's tests; starts the sandbox unless it is running
 	@if $(PYTHON) local/doctor.py cluster >/dev/null; then \
@@ -108,6 +108,14 @@ test-cluster: install tools ## The sandbox's tests; starts the sandbox unless it
 	make --no-print-directory pytest-cluster
 pytest-cluster:
 	@PATH="$(CURDIR)/$(VENV):$(CURDIR)/.kinora/bin:$$PATH" $(VENV)/python -m pytest tests/cluster $(WHOLE)
+doctor-docker:
+	@$(PYTHON) local/doctor.py test-docker
+test-docker: doctor-docker install ## The tests of docker-compose.yml, on a Docker daemon of their own
+	@$(MAKE) --silent --file=local/docker.mk PYTHON=$(PYTHON)
+	@$(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) .kinora/bin/mc
+	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) all demo
+	@flock local/images.mk $(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON) compose
+	@PATH="$(CURDIR)/$(VENV):$$PATH" tests/docker/enter $(VENV)/python -m pytest tests/docker $(WHOLE)
 test-pulumi: install tools ## The environments' tests, against a real API server
 	@cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m pytest $(WHOLE)
 lint: install ## Check with ruff
@@ -122,7 +130,7 @@ types: install ## Check the types
 	@$(VENV)/mypy platform/src apps/*/src
 	@$(VENV)/mypy local
 	@# tests/cluster without its conftest.py, which would pass for that of tests/e2e, from which it imports.
-	@for tests in "tests/*.py" "tests/cluster/[!c]*.py" tests/e2e tests/gateway local/tests platform/tests apps/*/tests; do \
+	@for tests in "tests/*.py" "tests/cluster/[!c]*.py" tests/docker tests/e2e tests/gateway local/tests platform/tests apps/*/tests; do \
 	    $(TESTS_PATH) $(VENV)/mypy --no-warn-return-any $$tests || exit 1; done
 	@cd pulumi && MYPYPATH=../local ../.kinora/pulumi/bin/mypy kinora_environment \
 	    ../local/sandbox/objects.py ../local/compose/configure.py

@@ -2,7 +2,7 @@
 
 A pytest suite uses at most one core and often waits, so phases that need the platform run in parallel with phases that
 do not, and the sandbox comes up while the platform is still being tested. The cluster's tests run alone, because they
-measure how long rollouts take and whether requests are lost.
+measure how long rollouts take and whether requests are lost. The tests of docker-compose.yml come last.
 
 The output of each phase goes to .kinora/logs/test-<phase>.log and is printed in one piece when the phase ends. A
 failed phase stops only the phases that need it, so that one run shows all failures. The duration of each phase and the
@@ -55,6 +55,7 @@ PHASES = (
     Phase("environments", ("test-pulumi",), needs=("lint",), after=("types",)),
     Phase("sandbox", ("cluster-up",), needs=("lint",), after=("environments",)),
     Phase("cluster", ("pytest-cluster",), needs=("sandbox",), after=("native",)),
+    Phase("docker", ("test-docker",), needs=("lint",), after=("native", "cluster")),
 )
 FAILURE = re.compile(r"^(?:FAILED|ERROR) \S+", re.MULTILINE)
 """A line of pytest's short summary."""
@@ -133,6 +134,14 @@ def reason_to_skip_the_cluster() -> str:
     return ""
 
 
+def reason_to_skip_docker(variables: list[str]) -> str:
+    if not any(each.startswith("ALL=") for each in variables):
+        return "it takes 6 min: `make test-all` and `make test-docker` run it"
+    if problems := doctor.check_test_docker():
+        return f"this machine cannot run it: {' '.join(problems)}"
+    return ""
+
+
 def builds_tools() -> bool:
     return any(doctor.makes_something(*each) for each in (("install",), ("tools",), ("tools", "sandbox")))
 
@@ -169,8 +178,15 @@ class Checks:
             for phase in PHASES
             if self.results[phase.name] == "not run"
             and all(self.results[name] == "passed" for name in phase.needs)
-            and all(self.results[name] not in ("not run", "under way") for name in phase.after)
+            and all(self._is_over(name) for name in phase.after)
         ]
+
+    def _is_over(self, name: str) -> bool:
+        """Whether it has ended, or cannot begin because a phase that it needs did not pass."""
+        if self.results[name] != "not run":
+            return self.results[name] != "under way"
+        (phase,) = (each for each in PHASES if each.name == name)
+        return any(self._is_over(each) and self.results[each] != "passed" for each in phase.needs)
 
     def skip(self, names: tuple[str, ...], reason: str) -> None:
         self.results |= dict.fromkeys(names, f"skipped, {reason}")
@@ -222,6 +238,8 @@ def main() -> int:
     checks = Checks(variables)
     if reason := reason_to_skip_the_cluster():
         checks.skip(("sandbox", "cluster"), reason)
+    if reason := reason_to_skip_docker(variables):
+        checks.skip(("docker",), reason)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return 0 if checks.all_pass() else 1

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,37 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
 
-# The native platform by default; `make cluster-demo` sets another one.
+# The native platform by default; `make cluster-demo` and docker-compose.yml set another one. In a container, the
+# gateway is not reachable at the public address that the services put into their responses.
 GATEWAY = os.environ.get("KINORA_GATEWAY", "http://localhost:8080")
-VERB = "make cluster-" if "KINORA_GATEWAY" in os.environ else "make "
+PUBLIC_URL = os.environ.get("KINORA_PUBLIC_URL", GATEWAY)
 RECONNECTS, RECONNECT_SECONDS = 10, 1
 CHUNK_BYTES = 8 << 20
 CLIP = MADE / "demo" / "clip.mp4"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The commands that the output suggests; they depend on how the platform runs."""
+
+    another: str
+    status: str
+    down: str
+    delete: str
+
+
 DELETE = f"KINORA_GATEWAY={GATEWAY} .kinora/venv/bin/python local/demo.py --delete"
+if "KINORA_PUBLIC_URL" in os.environ:
+    COMMANDS = Commands(
+        another='docker compose run --rm --volume "$PWD/my.mp4:/my.mp4" demo /my.mp4',
+        status="docker compose ps --all",
+        down="docker compose down",
+        delete="docker compose run --rm demo --delete",
+    )
+elif "KINORA_GATEWAY" in os.environ:
+    COMMANDS = Commands("make cluster-demo FILE=my.mp4", "make cluster-status", "make cluster-down", DELETE)
+else:
+    COMMANDS = Commands("make demo FILE=my.mp4", "make status", "make down", DELETE)
 
 console = Console(highlight=False)
 
@@ -77,7 +102,7 @@ def clip_path(given: str | None) -> Path:
             raise Failure(f"File not found: {given}.")
         return path
     if not CLIP.exists():
-        console.print("Generating a clip of 20 s (1080p, with sound); FILE=my.mp4 uploads your own file.")
+        console.print("Generating a clip of 20 s (1080p, with sound).")
         CLIP.parent.mkdir(parents=True, exist_ok=True)
         part = CLIP.with_suffix(".part.mp4")
         picture, tone = "testsrc2=size=1920x1080:rate=30", "sine=frequency=440:beep_factor=4"
@@ -86,6 +111,11 @@ def clip_path(given: str | None) -> Path:
         subprocess.run(["ffmpeg", "-v", "error", "-y", *inputs, *codecs, part], check=True)
         part.replace(CLIP)
     return CLIP
+
+
+def reachable(url: str) -> str:
+    """A public address of the platform, at the gateway's address from here."""
+    return GATEWAY + url.removeprefix(PUBLIC_URL)
 
 
 async def send(path: Path, url: str, token: str, show: Callable[[int], None]) -> None:
@@ -152,7 +182,9 @@ async def demo(given: str | None) -> None:
         raise Failure(f"The account could not be created: {answer}")
     token = answer["login"]["tokens"]["accessToken"]
     console.print(f"Registered [bold]{username}[/] with the password [bold]{account['password']}[/], and signed in.")
-    console.print(f"Delete the account and its videos: {DELETE} {username} {account['password']}", soft_wrap=True)
+    console.print(
+        f"Delete the account and its videos: {COMMANDS.delete} {username} {account['password']}", soft_wrap=True
+    )
 
     bearer = {"Authorization": f"Bearer {token}"}
     async with Client(transport=HTTPXAsyncTransport(f"{GATEWAY}/graphql", headers=bearer, timeout=30)) as api:
@@ -170,7 +202,7 @@ async def demo(given: str | None) -> None:
             try:
                 async with asyncio.TaskGroup() as together:
                     following = together.create_task(follow(token, created["id"], progress))
-                    together.create_task(send(path, created["uploadUrl"], token, show))
+                    together.create_task(send(path, reachable(created["uploadUrl"]), token, show))
             except ExceptionGroup as broken:
                 raise broken.exceptions[0] from None
             last = following.result()
@@ -178,14 +210,13 @@ async def demo(given: str | None) -> None:
             failure = last.get("failure") or {"code": last["state"], "detail": ""}
             raise Failure(f"The video cannot be played ({failure['code']}): {failure['detail']}")
         video = (await api.execute(GraphQLRequest(WATCH, variable_values={"id": created["id"]})))["media"]["video"]
-    check_playback(video["streamUrl"])
+    check_playback(reachable(video["streamUrl"]))
     sizes = ", ".join(item["name"] for item in video["renditions"] if item["height"])
     player = next((f"{name} " for name in ("mpv", "vlc", "ffplay") if shutil.which(name)), "")
     console.print(f"\nReady in {sizes}. It plays here, in any HLS player:\n")
     console.print(f"  {player}[bold]{video['streamUrl']}[/]\n", soft_wrap=True)
-    console.print(
-        f"`{VERB}demo FILE=my.mp4` uploads your own file, `{VERB}status` shows what runs, `{VERB}down` stops it."
-    )
+    console.print(f"Upload your own file: {COMMANDS.another}", soft_wrap=True)
+    console.print(f"Show what runs: {COMMANDS.status}\nStop it: {COMMANDS.down}")
 
 
 def check_playback(url: str) -> None:
@@ -228,7 +259,7 @@ def main() -> int:
         return 1
     except (TransportError, TusCommunicationError, httpx.HTTPError, OSError, subprocess.CalledProcessError) as error:
         console.print(f"[red]✗[/] {type(error).__name__}: {error}", soft_wrap=True)
-        console.print(f"`{VERB}status` shows which process is unhealthy.")
+        console.print(f"`{COMMANDS.status}` shows which process is unhealthy.")
         return 1
     except KeyboardInterrupt:
         console.print("\nInterrupted. The partial upload stays until the account is deleted.")

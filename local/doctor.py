@@ -1,6 +1,7 @@
 """Check that this machine can run the platform (or the named parts), and report one sentence per problem.
 
-With `tools`, `images` or `cluster` as its argument, it checks instead what that make target needs.
+With `tools`, `images`, `cluster` or `test-docker` as its argument, it checks instead what that make target needs; with
+`docker`, what docker-compose.yml needs.
 
 Standard library only, and no syntax that an older Python rejects: it must be able to report that Python is too old.
 """
@@ -14,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from parts import HOST, PARTS, Part
@@ -43,7 +45,14 @@ CLUSTER_PACKAGES = {
     "iproute2": "ip",
     "openssl": "openssl",
 }
-PACKAGES_FOR = {"install": PACKAGES, "images": IMAGE_PACKAGES, "cluster": CLUSTER_PACKAGES}
+# The Docker daemon of the tests of docker-compose.yml.
+DOCKER_PACKAGES = {"docker.io": "dockerd", "iptables": "iptables", "iproute2": "ip"}
+PACKAGES_FOR = {
+    "install": PACKAGES,
+    "images": IMAGE_PACKAGES,
+    "cluster": CLUSTER_PACKAGES,
+    "docker": DOCKER_PACKAGES,
+}
 # The path of a unix socket is limited to 108 bytes, and supervisord first binds a longer name.
 LONGEST_ROOT = 108 - len("/.kinora/run/supervisor.sock.1234567") - 1
 
@@ -83,14 +92,21 @@ def check_system() -> list[str]:
         problems.append("setpriv is needed to run PostgreSQL as root; on Debian, install util-linux.")
     if ctypes.util.find_library("seccomp") is None:
         problems.append("libseccomp is needed to contain ffmpeg; on Debian, install libseccomp2.")
-    accepted = "KINORA_REQUIRE_LANDLOCK=false" in (ROOT / "local" / "env" / "video-worker.env").read_text()
+    return [*problems, *check_landlock("local/env/video-worker.env")]
+
+
+def check_landlock(settings: str) -> list[str]:
+    """Landlock, unless this file of settings accepts that it is missing."""
+    file, accepting = ROOT / settings, "KINORA_REQUIRE_LANDLOCK=false"
+    if sys.platform != "linux" or (file.exists() and accepting in file.read_text()):
+        return []
     # landlock_create_ruleset, which returns the ABI version
-    if sys.platform == "linux" and not accepted and ctypes.CDLL(None).syscall(444, None, 0, 1) < 1:
-        problems.append(
-            "This kernel has no Landlock, which restricts ffmpeg's file access. Enable it, or accept that with"
-            " KINORA_REQUIRE_LANDLOCK=false in local/env/video-worker.env."
-        )
-    return problems
+    if ctypes.CDLL(None).syscall(444, None, 0, 1) >= 1:
+        return []
+    return [
+        "This kernel has no Landlock, which restricts ffmpeg's file access. Enable it, or accept that with"
+        f" {accepting} in {settings}."
+    ]
 
 
 def check_install() -> list[str]:
@@ -119,11 +135,8 @@ def check_tools() -> list[str]:
     go = version(["go", "version"], r"go(\d+)\.(\d+)(?:\.(\d+))?")
     if go is None or go < (1, 26, 6):
         problems.append("Go 1.26.6 or newer is needed to build the tools; install it and put it on PATH.")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    if memory < 6:
-        problems.append(f"6 GB of memory are needed to build the tools; this machine has {memory:.1f} GB.")
     # The tools themselves take 1 GB, Go's caches in the home folder 16 GB.
-    return [*problems, *check_disk(2), *check_disk(20, Path.home())]
+    return [*problems, *check_memory(6, "to build the tools"), *check_disk(2), *check_disk(20, Path.home())]
 
 
 def check_images() -> list[str]:
@@ -136,6 +149,68 @@ def check_images() -> list[str]:
     return [*problems, *check_packages(IMAGE_PACKAGES), *check_disk(4)]
 
 
+def check_containers(runtime: str) -> list[str]:
+    """Requirements of every container runtime."""
+    problems = []
+    for needed, question in (
+        ("create network namespaces", ["unshare", "--net", "true"]),
+        ("mount file systems", ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]),
+    ):
+        if subprocess.run(question, capture_output=True, check=False).returncode != 0:
+            problems.append(f"{runtime} must {needed}, which is not permitted here: run it outside this container.")
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+        problems.append("This kernel has no overlay file system, which containers need: modprobe overlay")
+    if not os.access("/sys/fs/cgroup", os.W_OK):
+        problems.append("The cgroups are not writable (/sys/fs/cgroup): run it outside this container.")
+    return problems
+
+
+def check_memory(gigabytes_needed: int, purpose: str) -> list[str]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if memory >= gigabytes_needed:
+        return []
+    return [f"{gigabytes_needed} GB of memory are needed {purpose}; this machine has {memory:.1f} GB."]
+
+
+def check_docker() -> list[str]:
+    """Requirements of docker-compose.yml."""
+    problems = []
+    daemon = version(["docker", "version", "--format", "{{.Server.Version}}"], r"^(\d+)\.(\d+)")
+    if daemon is None or daemon < (20, 10):
+        problems.append("No Docker daemon of version 20.10 or newer answers this user (`docker version`).")
+    for plugin, oldest in (("compose", (2, 20)), ("buildx", (0, 10))):
+        found = version(["docker", plugin, "version"], r"v?(\d+)\.(\d+)")
+        if found is None or found < oldest:
+            needed = ".".join(map(str, oldest))
+            problems.append(f"Docker's plugin {plugin} is needed, {needed} or newer (`docker {plugin} version`).")
+    return [
+        *problems,
+        *check_landlock(".env"),
+        *check_memory(4, "to run the platform in containers"),
+        *check_disk(10),
+        *check_ports([PARTS["traefik"]]),
+    ]
+
+
+def check_test_docker() -> list[str]:
+    """Requirements of the tests of docker-compose.yml only, which start their own Docker daemon."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return ["The tests of docker-compose.yml run a Docker daemon, as only root on Linux can: sudo make test-docker"]
+    problems = []
+    go = version(["go", "version"], r"go(\d+)\.(\d+)(?:\.(\d+))?")
+    if not (MADE / "bin" / "docker-compose").exists() and (go is None or go < (1, 26, 8)):
+        problems.append("Go 1.26.8 or newer is needed to build Docker Compose; install it and put it on PATH.")
+    return [
+        *problems,
+        *check_containers("A Docker daemon"),
+        *check_memory(6, "to run the platform in containers"),
+        *check_packages(DOCKER_PACKAGES),
+        *check_images(),
+        # Both buildah and the daemon store the images.
+        *([] if (MADE / "docker").exists() else check_disk(15)),
+    ]
+
+
 def check_cluster() -> list[str]:
     """Requirements of the sandbox only: this machine must be able to be a Kubernetes node."""
     if sys.platform != "linux" or os.geteuid() != 0:
@@ -143,21 +218,10 @@ def check_cluster() -> list[str]:
     problems = []
     if shutil.which("git") is None:
         problems.append("git is needed to push this checkout to the sandbox; on Debian, install git.")
-    for needed, question in (
-        ("create network namespaces", ["unshare", "--net", "true"]),
-        ("mount file systems", ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]),
-    ):
-        if subprocess.run(question, capture_output=True, check=False).returncode != 0:
-            problems.append(f"The sandbox must {needed}, which is not permitted here: run it outside this container.")
-    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
-        problems.append("This kernel has no overlay file system, which containers need: modprobe overlay")
-    if not os.access("/sys/fs/cgroup", os.W_OK):
-        problems.append("The cgroups are not writable (/sys/fs/cgroup): run it outside this container.")
+    problems += check_containers("The sandbox")
     if not (MADE / "sandbox").exists() and (others := kubelets()):
         problems.append(f"Another Kubernetes runs pods on this machine ({others[0]}): stop it first.")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    if memory < 10:
-        problems.append(f"10 GB of memory are needed for the sandbox; this machine has {memory:.1f} GB.")
+    problems += check_memory(10, "for the sandbox")
     # A running sandbox already occupies that space.
     room = [] if (MADE / "sandbox").exists() else check_disk(15)
     return [*problems, *check_packages(CLUSTER_PACKAGES), *room]
@@ -226,17 +290,23 @@ def command(process: int) -> str:
     return b" ".join(words).decode(errors="replace").strip()[:80]
 
 
+OTHER_CHECKS: dict[str, tuple[Callable[[], list[str]], str]] = {
+    "tools": (lambda: check_tools() if makes_something("tools") else [], "This machine can build the tools."),
+    "images": (check_images, "This machine can build the images."),
+    "docker": (check_docker, "This machine can run docker-compose.yml."),
+    "test-docker": (check_test_docker, "This machine can run the tests of docker-compose.yml."),
+    "cluster": (check_cluster, "This machine can be the sandbox."),
+}
+
+
 def main() -> int:
     words = sys.argv[1:]
     if words[:1] == ["--missing-packages"]:
         print(" ".join(missing_packages(PACKAGES_FOR[words[1] if len(words) > 1 else "install"])))
         return 0
-    if words == ["tools"]:
-        return report(check_tools() if makes_something("tools") else [], "This machine can build the tools.")
-    if words == ["images"]:
-        return report(check_images(), "This machine can build the images.")
-    if words == ["cluster"]:
-        return report(check_cluster(), "This machine can be the sandbox.")
+    if len(words) == 1 and words[0] in OTHER_CHECKS:
+        check, success = OTHER_CHECKS[words[0]]
+        return report(check(), success)
     wanted = [part for name, part in PARTS.items() if not words or name in words or (part.store and "stores" in words)]
     incomplete = makes_something("install")
     problems = [

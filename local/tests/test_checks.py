@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 DOCTOR = """
 def makes_something(*_): return False
 def check_cluster(): return {problems!r}
+def check_test_docker(): return {problems!r}
 """
 # Each target prints its name, and records when it begins and ends. `meet` waits until the other has begun, too.
 MAKEFILE = """
 export SHELL := /bin/bash
 note = echo "$@ $(1)" >>order
 meet = timeout --foreground 60 sh -c 'until grep -q "$(1) begins" order; do sleep 0.05; done'
-install tools lint types test-pulumi pytest-cluster: ; @$(call note,begins); echo "$@ $(ALL)"; $(call note,ends)
+said = echo "$@ $(ALL)"
+install tools lint types test-pulumi pytest-cluster test-docker: ; @$(call note,begins); $(said); $(call note,ends)
 test-native: ; @$(call note,begins); $(call meet,cluster-up); $(call note,ends)
 cluster-up: ; @$(call note,begins); mkdir -p .kinora/sandbox; $(call meet,test-native); $(call note,ends)
 cluster-down: ; @$(call note,begins); rmdir .kinora/sandbox
@@ -56,8 +58,9 @@ def order(project: Checkout) -> list[str]:
 
 def test_sandbox_starts_while_native_tests_run(project: Checkout) -> None:
     said, results = check(project)
-    assert set(results.values()) == {"passed", f"warm, within the limit of {checks.LIMIT_SECONDS['warm']} s"}
     assert list(results) == [*(phase.name for phase in checks.PHASES), "together"]
+    assert results.pop("docker").startswith("skipped, it takes")
+    assert set(results.values()) == {"passed", f"warm, within the limit of {checks.LIMIT_SECONDS['warm']} s"}
     happened = order(project)
     assert happened.index("cluster-up begins") < happened.index("test-native ends")
     assert happened.index("pytest-cluster begins") > max(map(happened.index, ("test-native ends", "cluster-up ends")))
@@ -76,7 +79,7 @@ def test_failed_phase_stops_only_what_needs_it(project: Checkout) -> None:
     replace(project, "test-native", "exit 1")
     replace(project, "cluster-up", "true")
     said, results = check(project, code=1)
-    del results["together"]
+    del results["together"], results["docker"]
     assert {name for name, result in results.items() if result == "failed"} == {"native", "environments"}
     assert {name for name, result in results.items() if result != "failed"} == {
         *("install", "lint", "types", "sandbox", "cluster")
@@ -88,6 +91,14 @@ def test_failed_phase_stops_only_what_needs_it(project: Checkout) -> None:
     assert [name for name, result in results.items() if result == "not run"] == [
         *("native", "types", "environments", "sandbox", "cluster")
     ]
+
+
+def test_docker_tests_run_last_even_if_the_sandbox_fails(project: Checkout) -> None:
+    replace(project, "test-native", "echo test-native ends >>order")
+    replace(project, "cluster-up", "exit 1")
+    _, results = check(project, "ALL=1", code=1)
+    assert (results["sandbox"], results["cluster"], results["docker"]) == ("failed", "not run", "passed")
+    assert order(project)[-2:] == ["test-docker begins", "test-docker ends"]
 
 
 def test_interrupt_stops_running_phases(project: Checkout) -> None:
@@ -119,14 +130,16 @@ def test_interrupt_stops_running_phases(project: Checkout) -> None:
 
 def test_variables_are_passed_to_every_phase(project: Checkout) -> None:
     said, _ = check(project, "ALL=everything")
-    assert {"lint everything", "types everything", "pytest-cluster everything"} <= set(said.splitlines())
+    wanted = {f"{verb} everything" for verb in ("lint", "types", "pytest-cluster", "test-docker")}
+    assert wanted <= set(said.splitlines())
 
 
 def test_sandbox_is_skipped_with_the_reason_on_unsuitable_machine(project: Checkout) -> None:
     (project.root / "local" / "doctor.py").write_text(DOCTOR.format(problems=["Only root can."]))
     replace(project, "test-native", "true")
-    _, results = check(project)
-    assert results["sandbox"] == results["cluster"] == "skipped, this machine cannot run it: Only root can."
+    _, results = check(project, "ALL=1")
+    for phase in ("sandbox", "cluster", "docker"):
+        assert results[phase] == "skipped, this machine cannot run it: Only root can."
     assert results["environments"] == "passed"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
@@ -74,3 +75,33 @@ def test_tools_check_requires_go_memory_and_disk(monkeypatch: pytest.MonkeyPatch
         f"2 {doctor.ROOT}",
         f"20 {Path.home()}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "problems"),
+    [
+        ({"version": (20, 10), "compose": (2, 20), "buildx": (0, 10)}, 0),
+        ({"version": (20, 9), "compose": (2, 20), "buildx": (0, 10)}, 1),
+        ({"version": None, "compose": (1, 29), "buildx": None}, 3),
+    ],
+)
+def test_docker_needs_a_daemon_and_its_plugins(
+    said: dict[str, tuple[int, ...]], problems: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "version", lambda command, _: said[command[1]])
+    monkeypatch.setattr(doctor, "check_ports", lambda _: [])
+    assert len(doctor.check_docker()) == problems
+
+
+def test_landlock_is_needed_unless_the_settings_accept_that_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Kernel:
+        def syscall(self, *_: object) -> int:
+            return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Kernel())
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    assert "KINORA_REQUIRE_LANDLOCK=false in .env" in doctor.check_landlock(".env")[0]
+    (tmp_path / ".env").write_text("KINORA_REQUIRE_LANDLOCK=false\n")
+    assert doctor.check_landlock(".env") == []

@@ -30,6 +30,7 @@ TABLES = {
     "lint": {"install"},
     "images": {"images"},
     "cluster-up": {"install", "images", "cluster"},
+    "test-docker": {"install", "images", "docker"},
 }
 
 

@@ -13,8 +13,8 @@ IMAGES: Mapping[str, str] = {
     "redis": "docker.io/library/redis:8.4.0",
     "haproxy": "docker.io/library/haproxy:3.2.9",
     "rabbitmq": "docker.io/library/rabbitmq:4.2.1-management",
-    "minio": "docker.io/minio/minio:RELEASE.2025-09-07T16-13-09Z",
-    "mc": "docker.io/minio/mc:RELEASE.2025-08-13T08-35-41Z",
+    # Ours, of the version that local/go/minio/go.mod pins: the server and its client.
+    "minio": "ghcr.io/kinora-platform/kinora-minio:0.0.0-20260212201848-7aac2a2c5b7c",
     "traefik": "docker.io/library/traefik:v3.7.13",
     "prometheus": "quay.io/prometheus/prometheus:v3.8.0",
     "alertmanager": "quay.io/prometheus/alertmanager:v0.29.0",

@@ -136,7 +136,7 @@ class ObjectStore(StoreComponent):
             user=USER,
             container=Container(
                 "provision",
-                args.images["mc"],
+                args.images["minio"],
                 args.sizes.job,
                 command=["sh", "/provision/provision.sh"],
                 environment={

@@ -286,7 +286,7 @@ def alone(image: str, *command: str, memory: int = 64, writable: Sequence[str] =
 def test_environment_uses_only_images_built_here() -> None:
     stack = (ROOT / "pulumi" / "Pulumi.sandbox.yaml").read_text()
     wanted = {line.split()[1] for line in stack.splitlines() if "localhost/" in line}
-    beside = {reference(name) for name in ("git", "pause", "tusd")}
+    beside = {reference(name) for name in ("git", "pause", "tusd", "kinora-minio")}
     assert wanted | beside == set(references())
 
 

@@ -1,0 +1,88 @@
+"""The platform on a Docker daemon of the tests' own, from local/dotenv to down: `make test-docker`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import daemon
+import pytest
+from client import Person, register
+from compose import COMMANDS, README, Compose, figures
+from daemon import Daemon
+from environment import ROOT
+
+TIMEOUT_SECONDS = 1200
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("measured on Docker")
+    for figure in figures:
+        terminalreporter.write_line(figure)
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Daemon]:
+    daemon.remove_groups()
+    running = Daemon()
+    running.start()
+    yield running
+    running.stop()
+    daemon.remove_groups()
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This one, but for what it has of its own: a place for .env."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for path in ROOT.iterdir():
+        if path.name not in (".env", ".git", ".kinora"):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def platform(docker: Daemon, checkout: Path) -> Iterator[Compose]:
+    """Up, by the commands of README.md, and down again; nothing of it is left."""
+    compose = Compose(checkout, daemon.client())
+    dotenv, up, *_ = COMMANDS
+    assert (dotenv, up) == ("local/dotenv", "docker compose up --build --wait")
+    compose.shell(dotenv)
+    compose.shell("docker compose down --volumes --remove-orphans")  # what an interrupted run left
+    for image in daemon.load(compose.images()):
+        figures.append(f"loaded {image}")
+    began = time.monotonic()
+    # What it would build is loaded: there is no registry here that has the bases.
+    compose.shell(f"{up.replace(' --build', '')} || {{ docker compose logs --tail=20 >&2; exit 1; }}")
+    figures.append(f"up after {time.monotonic() - began:.0f} s")
+    yield compose
+    began = time.monotonic()
+    assert "`docker compose down --volumes`" in README
+    compose.shell("docker compose down --volumes")
+    figures.append(f"down after {time.monotonic() - began:.0f} s")
+    left = {
+        "containers": compose.docker("ps", "--all", "--quiet"),
+        "volumes": compose.docker("volume", "ls", "--quiet"),
+        "networks": compose.docker("network", "ls", "--quiet", "--filter=type=custom"),
+    }
+    assert left == dict.fromkeys(left, ""), left
+
+
+@pytest.fixture
+async def person(platform: Compose) -> AsyncIterator[Person]:
+    """Someone new, whose account and videos are deleted in the end."""
+    async with register() as someone:
+        yield someone
+
+
+@pytest.fixture(scope="session")
+def upload_bytes(pytestconfig: pytest.Config) -> int:
+    """0.9 GB, which tusd did not survive while nothing bounded its buffers; in `make test-all`, 5 GB."""
+    return 5_000_000_000 if pytestconfig.getoption("whole") else 900_000_000
