@@ -99,6 +99,11 @@ async def raw(request: Request) -> dict[str, int]:
     return {"size": len(await request.body())}
 
 
+@router.head("/elsewhere")
+async def elsewhere() -> None:
+    """A path with HEAD and without GET, as of uploads."""
+
+
 @router.get("/fail/{kind}")
 async def fail(kind: str) -> None:
     raise FAILURES[kind]

@@ -169,6 +169,8 @@ async def test_problem_document_has_headers_and_extra_members(service: Running) 
         ("GET", "/unrouted/things/1", 404, None),
         ("PUT", "/unrouted/things/1", 404, None),
         ("HEAD", "/unrouted/things/1", 404, None),
+        ("HEAD", "/unrouted/elsewhere", 404, None),
+        ("GET", "/unrouted/elsewhere", 405, "HEAD, OPTIONS"),
         ("GET", "/unrouted/nothing", 404, None),
         ("OPTIONS", "/unrouted/nothing", 404, None),
         ("GET", "/unrouted/unrouted/things/1", 404, None),

@@ -14,7 +14,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinora_kit import logs, tasks
-from kinora_kit.edge import METHODS, UNROUTED, Edge, problem_response
+from kinora_kit.edge import METHOD, METHODS, UNROUTED, Edge, problem_response
 from kinora_kit.errors import DomainError, InvalidInput
 from kinora_kit.health import Checks, Health
 from kinora_kit.outages import as_domain_error
@@ -60,7 +60,7 @@ class _Unrouted:
         if allowed and scope["method"] == "OPTIONS":
             await Response(status_code=204, headers={"Allow": ", ".join(allowed)})(scope, receive, send)
             return
-        raise HTTPException(404 if not allowed or scope["method"] in allowed else 405)
+        raise HTTPException(404 if not allowed or scope[METHOD] in allowed else 405)
 
 
 class _HTTPProblem(DomainError):

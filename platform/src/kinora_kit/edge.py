@@ -46,6 +46,8 @@ RETRY_AFTER = "5"
 """The default for 503 responses: most outages last seconds to minutes."""
 UNROUTED = "/unrouted"
 """The gateway's prefix for requests that none of its routes matched; see kinora_kit/app.py."""
+METHOD = "kinora_kit.method"
+"""Where a scope has the method of the request: ``method`` is GET for HEAD."""
 PROBES = {"/healthz", "/readyz", "/metrics"}
 """Requested by the kubelet and Prometheus. Exempt from the concurrency limit, and not logged."""
 
@@ -197,7 +199,7 @@ class Edge:
         status = 500
         mounted_at = scope.get("root_path", "")
         head, ended = scope["method"] == "HEAD", False
-        served: Scope = {**scope, "method": "GET"} if head else scope
+        served: Scope = {**scope, METHOD: scope["method"], "method": "GET" if head else scope["method"]}
 
         async def stamped(message: Message) -> None:
             nonlocal status, ended
