@@ -101,12 +101,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
     # The input is not echoed: it may be a password.
-    errors = [
-        {"field": ".".join(str(part) for part in item["loc"][1:]), "message": item["msg"]} for item in error.errors()
-    ]
-    return problem_response(
-        request, InvalidInput("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
-    )
+    fields = ((".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in error.errors())
+    return problem_response(request, InvalidInput.of(fields))
 
 
 class CatchAll:

@@ -5,7 +5,12 @@ returns it as an RFC 9457 problem document, gRPC as a status with the code in it
 ``extensions.code``.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, ClassVar, Self
+
+_ERRORS = 10
+_NAME_LENGTH = 100
 
 
 class DomainError(Exception):
@@ -87,6 +92,12 @@ class InvalidInput(DomainError):
     status = 422
     code = "invalid_input"
     title = "Invalid input"
+
+    @classmethod
+    def of(cls, fields: Iterable[tuple[str, str]]) -> Self:
+        """From fields and messages. Only the first ones, with names cut short: a client can make up any number."""
+        errors = [{"field": name[:_NAME_LENGTH], "message": message} for name, message in islice(fields, _ERRORS)]
+        return cls("; ".join(f"{each['field']}: {each['message']}" for each in errors), errors=errors)
 
 
 class TooManyRequests(DomainError):

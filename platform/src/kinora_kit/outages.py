@@ -19,6 +19,7 @@ OUTAGES: tuple[type[Exception], ...] = (
     asyncpg.exceptions.OperatorInterventionError,  # shutting down, starting up, statement cancelled
     asyncpg.exceptions.InsufficientResourcesError,
     asyncpg.exceptions.LockNotAvailableError,
+    asyncpg.exceptions.TransactionRollbackError,  # a deadlock: nothing was written, and a retry succeeds
     ConnectionFailure,
     ExecutionTimeout,
     RedisConnectionError,

@@ -92,7 +92,7 @@ def _changes(request: pb.UpdateMediaRequest) -> Changes:
     try:
         return Changes.model_validate(given)
     except ValidationError as error:
-        raise InvalidInput("; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())) from None
+        raise InvalidInput.of((str(item["loc"][0]), item["msg"]) for item in error.errors()) from None
 
 
 def _message(media: Media) -> pb.Media:
