@@ -127,6 +127,15 @@ async def test_register_rejects_invalid_fields(api: Api, wrong: dict[str, Any]) 
     assert PASSWORD not in str(document)
 
 
+@pytest.mark.parametrize("path", ["/auth/login", "/auth/refresh"])
+async def test_response_to_invalid_fields_is_not_larger_than_the_request(api: Api, path: str) -> None:
+    many = {f"{number:x}": 0 for number in range(2000)}
+    document = problem(await api.post(path, many), 422, "invalid_input")
+    assert len(document["errors"]) == 10
+    assert len(problem(await api.post(path, {"x" * 20_000: 0}), 422, "invalid_input")["detail"]) < 1000
+    problem(await api.post(path, {"login": "x" * 40_000}), 413, "too_large")
+
+
 @pytest.mark.parametrize(
     "body", [b"{", b"[]", b"null", b"\xff\xfe", b'{"login": "\\ud800", "password": "\\ud800"}', b""]
 )
@@ -211,7 +220,7 @@ async def test_register_is_throttled_per_address(start: Start) -> None:
 
 async def test_register_answers_503_when_hashing_queue_is_full(start: Start) -> None:
     async with start(hashing_threads=1, hashing_queue=1) as api:
-        async with api.state.accounts.passwords.slot("somebody"):
+        async with api.state.accounts.passwords.slot("somebody", "somewhere"):
             places = [api.at(f"192.0.2.{number}") for number in range(3)]
             asked = [asyncio.create_task(place.post("/auth/register", registration())) for place in places]
             while sum(task.done() for task in asked) < 2:
@@ -222,20 +231,30 @@ async def test_register_answers_503_when_hashing_queue_is_full(start: Start) -> 
         assert sorted(answer.status_code for answer in await asyncio.gather(*asked)) == [201, 503, 503]
 
 
-async def test_login_works_while_another_address_floods_it(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("flooders", "owner", "accepted"),
+    [
+        (["192.0.2.1"], "192.0.2.2", 10),
+        ([f"2001:db8:77:{number:x}::1" for number in range(30)], "2001:db8:78::1", 15),
+    ],
+)
+async def test_login_works_while_another_client_floods_it(
+    start: Start, flooders: list[str], owner: str, accepted: int
+) -> None:
     async with start(hashing_threads=1, hashing_queue=20, pair_failures="100/hour") as api:
         person = await api.person()
-        flooder, owner = api.at("192.0.2.1"), api.at("192.0.2.2")
-        body = {"login": person.username, "password": "wrong password"}
-        async with api.state.accounts.passwords.slot("somebody"):
-            flood = [asyncio.create_task(flooder.post("/auth/login", body)) for _ in range(30)]
-            while sum(task.done() for task in flood) < 20:
+        places = [api.at(flooders[number % len(flooders)]) for number in range(30)]
+        body = {"login": f"nobody_{new_id().hex[:20]}", "password": "wrong password"}
+        async with api.state.accounts.passwords.slot("somebody", "somewhere"):
+            flood = [asyncio.create_task(place.post("/auth/login", body)) for place in places]
+            while sum(task.done() for task in flood) < 30 - accepted:
                 await asyncio.wait([task for task in flood if not task.done()], return_when=asyncio.FIRST_COMPLETED)
             for refused in [task.result() for task in flood if task.done()]:
                 problem(refused, 429, "too_many_at_once")
-            login = asyncio.create_task(owner.login(person))
+            login = asyncio.create_task(api.at(owner).login(person))
         assert (await login).status_code == 200
-        assert sorted(answer.status_code for answer in await asyncio.gather(*flood)) == [*[401] * 10, *[429] * 20]
+        statuses = sorted(answer.status_code for answer in await asyncio.gather(*flood))
+        assert statuses == [*[401] * accepted, *[429] * (30 - accepted)]
 
 
 async def test_delete_account_leaves_no_row_and_frees_username(api: Api) -> None:

@@ -38,13 +38,36 @@ async def guess(api: Api, person: Person, *addresses: str, times: int = 1) -> li
 async def test_login_throttles_address_per_account_for_any_spelling_of_the_login(start: Start) -> None:
     async with start(pair_failures="3/minute") as api:
         person = await api.person()
-        for login in (person.username, person.email.upper(), person.username.upper()):
+        for login in (person.username, person.username.upper(), f" {person.username.title()}"):
             answer = await api.post("/auth/login", {"login": login, "password": WRONG})
             assert code(answer) == "invalid_credentials"
         answer = await api.login(person)
         assert (answer.status_code, code(answer)) == (429, "too_many_requests")
         assert 0 < int(answer.headers["retry-after"]) <= 60
         assert await (await api.person()).sign_in()
+
+
+async def test_throttled_username_does_not_reveal_the_email_address_of_its_account(start: Start) -> None:
+    async with start(pair_failures="2/minute", account_failures="2/minute", stranger_failures="1/minute") as api:
+        person, other = await api.person(), await api.person()
+        assert (await guess(api, person, "192.0.2.1", times=3))[2] == "too_many_requests"
+        for email in (person.email, other.email):
+            answer = await api.at("192.0.2.1").post("/auth/login", {"login": email, "password": WRONG})
+            assert code(answer) == "invalid_credentials"
+
+
+async def test_letters_that_only_postgresql_folds_to_ascii_are_other_logins(start: Start) -> None:
+    """Otherwise an account could be told from an unknown login by whether the two spellings share a throttle."""
+    async with start(pair_failures="1/minute") as api:
+        name = f"kiwi_{new_id().hex[:20]}"
+        body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+        assert (await api.post("/auth/register", body)).status_code == 201
+        dotted = name.replace("i", "\u0130")  # lower() of PostgreSQL makes it an i, that of Python does not
+        answer = await api.post("/auth/login", {"login": dotted, "password": PASSWORD})
+        assert code(answer) == "invalid_credentials"
+        kelvin = name.replace("k", "\u212a")  # both make it a k
+        assert code(await api.post("/auth/login", {"login": kelvin, "password": WRONG})) == "invalid_credentials"
+        assert code(await api.post("/auth/login", {"login": name, "password": PASSWORD})) == "too_many_requests"
 
 
 async def test_login_throttles_unknown_accounts_like_known_ones(start: Start) -> None:
@@ -83,6 +106,20 @@ async def test_password_confirmation_is_throttled_per_session_only(start: Start)
         assert (await here.call("PUT", "/auth/password", change)).status_code == 204
         deletion = {"current_password": change["new_password"]}
         assert (await here.call("DELETE", "/user/profile", deletion)).status_code == 204
+
+
+async def test_password_confirmation_needs_the_session(api: Api) -> None:
+    person = await api.person()
+    headers = {"X-User-Id": str(person.id)}
+    body = {"current_password": PASSWORD}
+    for method, path, more in (
+        ("PUT", "/auth/password", {"new_password": "another long password"}),
+        ("PATCH", "/user/profile", {"email": f"new_{person.email}"}),
+        ("DELETE", "/user/profile", {}),
+    ):
+        answer = await api.http.request(method, path, json={**body, **more}, headers=headers)
+        assert (answer.status_code, code(answer)) == (401, "not_signed_in")
+    assert (await api.login(person)).status_code == 200
 
 
 async def test_owner_can_log_in_from_anywhere_while_account_is_under_attack(start: Start) -> None:
@@ -125,6 +162,19 @@ async def test_login_throttles_address_across_accounts(start: Start) -> None:
         assert [code(answer) for answer in answers] == [*["invalid_credentials"] * 2, "too_many_requests"]
 
 
+async def test_attacker_with_many_networks_of_one_48_is_throttled(start: Start) -> None:
+    prefix = networks(1)[0].removesuffix("::1")
+    places = [f"{prefix}:{number:x}::1" for number in range(1, 5)]
+    async with start(neighbourhood_failures="2/minute", neighbourhood_registrations="2/hour") as api:
+        guesses = [{"login": f"nobody_{new_id().hex[:20]}", "password": WRONG} for _ in places]
+        answers = [await api.at(place).post("/auth/login", body) for place, body in zip(places, guesses, strict=True)]
+        assert [code(answer) for answer in answers] == [*["invalid_credentials"] * 2, *["too_many_requests"] * 2]
+        names = [f"user_{number}_{new_id().hex[:20]}" for number in range(len(places))]
+        wanted = [{"username": name, "email": f"{name}@example.com", "password": PASSWORD} for name in names]
+        answers = [await api.at(place).post("/auth/register", body) for place, body in zip(places, wanted, strict=True)]
+        assert [answer.status_code for answer in answers] == [201, 201, 429, 429]
+
+
 async def test_register_throttles_password_guesses_like_login(start: Start) -> None:
     async with start(pair_failures="2/minute") as api:
         name = f"user_{new_id().hex[:20]}"
@@ -133,6 +183,8 @@ async def test_register_throttles_password_guesses_like_login(start: Start) -> N
         for wrong in ("first guess", "second guess"):
             assert code(await api.post("/auth/register", {**body, "password": wrong})) == "username_taken"
         assert code(await api.post("/auth/register", body)) == "too_many_requests"
+        answer = await api.post("/auth/login", {"login": body["email"], "password": PASSWORD})
+        assert code(answer) == "too_many_requests"
 
 
 @pytest.mark.parametrize("field", ["email", "username"])

@@ -15,6 +15,8 @@ from kinora_auth.domain import LATE_RUN, Client, RefreshKind, RefreshToken, Sign
 from kinora_auth.errors import InvalidCredentials
 from kinora_auth.passwords import Passwords
 from kinora_auth.service import RECENT
+from kinora_auth.settings import MAX_ACCESS_TOKEN_SECONDS
+from kinora_kit import postgres
 from kinora_kit.identity import revocation_key
 from kinora_kit.ids import new_id
 
@@ -199,6 +201,41 @@ async def test_list_sessions_returns_at_most_100(api: Api) -> None:
     assert times == sorted(times, reverse=True)
 
 
+async def test_login_ends_least_recently_used_sessions_beyond_100(api: Api) -> None:
+    """A session beyond those could be neither seen nor ended alone, and ending all might take too long."""
+    person = await api.person()
+    oldest, recent = await person.sign_in(), await person.sign_in()
+    pool = api.state.accounts.pool
+    await pool.execute(
+        "UPDATE sessions SET last_used_at = last_used_at - interval '1 day' WHERE id = $1", await oldest.session_id()
+    )
+    await pool.execute(
+        "INSERT INTO sessions (id, user_id, user_agent, address, created_at, last_used_at, expires_at)"
+        " SELECT gen_random_uuid(), user_id, user_agent, address, created_at, last_used_at - interval '1 hour',"
+        " expires_at FROM sessions, generate_series(1, 98) WHERE id = $1",
+        await recent.session_id(),
+    )
+    await asyncio.gather(*(person.sign_in() for _ in range(3)))
+    assert await pool.fetchval("SELECT count(*) FROM sessions WHERE user_id = $1", person.id) == 100
+    assert [(await device.verify()).status_code for device in (oldest, recent)] == [401, 200]
+
+
+async def test_logout_that_loses_a_deadlock_can_be_retried(api: Api) -> None:
+    """As with the sweep of refresh tokens, which takes its locks in another order."""
+    device = await (await api.person()).sign_in()
+    session_id, pool = await device.session_id(), api.state.accounts.pool
+    async with postgres.transaction(pool) as connection:
+        await connection.execute("UPDATE refresh_tokens SET late_run = 0 WHERE session_id = $1", session_id)
+        logout = asyncio.create_task(device.call("POST", "/auth/logout"))
+        waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND transactionid = pg_current_xact_id()::xid)"
+        while not await connection.fetchval(waiting):
+            await asyncio.sleep(0.01)
+        await connection.execute("UPDATE sessions SET user_agent = '' WHERE id = $1", session_id)
+        answer = await logout
+        assert (answer.status_code, code(answer)) == (503, "unavailable")
+    assert (await device.call("POST", "/auth/logout")).status_code == 204
+
+
 async def test_change_password_ends_other_sessions(api: Api) -> None:
     person = await api.person()
     here, elsewhere = await person.sign_in(), await person.sign_in()
@@ -304,7 +341,7 @@ async def test_revocations_are_restored_after_redis_lost_its_data(
     await device.call("POST", "/auth/logout")
     redis = api.state.accounts.redis
     lifetime = await redis.ttl(revocation_key(session_id))
-    assert api.settings.access_token_seconds <= lifetime <= api.settings.access_token_seconds + 61
+    assert MAX_ACCESS_TOKEN_SECONDS <= lifetime <= MAX_ACCESS_TOKEN_SECONDS + 61
     await redis.delete(revocation_key(session_id))
 
     async def known() -> bool:
@@ -313,6 +350,16 @@ async def test_revocations_are_restored_after_redis_lost_its_data(
     async with start(revocation_sync_seconds=0.1):
         await eventually(known)
     assert await redis.ttl(revocation_key(session_id)) <= lifetime
+
+
+async def test_revocation_outlasts_tokens_issued_under_a_longer_lifetime(api: Api, start: Start) -> None:
+    """Otherwise they would be valid again, when a release shortens the lifetime."""
+    device = await (await api.person()).sign_in()
+    async with start(access_token_seconds=60) as shorter:
+        session_id = await device.session_id()
+        there = dataclasses.replace(device, api=shorter)
+        assert (await there.call("POST", "/auth/logout")).status_code == 204
+    assert await api.state.accounts.redis.ttl(revocation_key(session_id)) > api.settings.access_token_seconds
 
 
 @pytest.mark.parametrize(

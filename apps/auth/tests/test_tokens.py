@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from kinora_auth.keys import Cipher, KeyRing, KeysUnreadable
 from kinora_kit import postgres
+from kinora_kit.errors import Unavailable
 from kinora_kit.ids import new_id
 from kinora_kit.settings import reveal
 
@@ -249,6 +250,23 @@ async def test_forged_kids_do_not_cause_a_query_each(api: Api, monkeypatch: pyte
     begun = time.monotonic()
     assert [await ring.public_key(f"kid {number}") for number in range(50)] == [None] * 50
     assert looks <= 1 + (time.monotonic() - begun)
+
+
+async def test_forged_kids_do_not_wait_for_a_database_that_is_away_one_after_another() -> None:
+    waited = 0
+
+    class Away:
+        async def fetch(self, *_: object) -> None:
+            nonlocal waited
+            waited += 1
+            raise TimeoutError
+
+    ring = KeyRing(Away(), Cipher("a secret"), lead=LEAD)
+    begun = time.monotonic()
+    answers = await asyncio.gather(*(ring.public_key(f"kid {n}") for n in range(50)), return_exceptions=True)
+    assert waited <= 1 + (time.monotonic() - begun)
+    # Whether a key exists is unknown, so nobody's token is rejected as invalid.
+    assert {type(answer) for answer in answers} <= {TimeoutError, Unavailable}
 
 
 async def test_keys_rotate_command_publishes_the_next_key(

@@ -26,6 +26,7 @@ from kinora_kit import strict_json
 from kinora_kit.errors import InvalidInput, MalformedRequest
 
 LIST_LIMIT = 100
+SESSION_LIMIT = 100
 _USER_AGENT_LENGTH = 256
 _ADDRESS_LENGTH = 45
 
@@ -231,8 +232,8 @@ def command(kind: type[C], fields: Mapping[str, Any]) -> C:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        errors = [{"field": ".".join(map(str, item["loc"])), "message": item["msg"]} for item in error.errors()]
-        raise InvalidInput("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors) from None
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidInput.of((".".join(map(str, item["loc"])), item["msg"]) for item in found) from None
 
 
 def command_from_json(kind: type[C], body: bytes) -> C:

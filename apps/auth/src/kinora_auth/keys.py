@@ -23,17 +23,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from kinora_auth import store
-from kinora_auth.settings import AuthSettings
+from kinora_auth.settings import MAX_ACCESS_TOKEN_SECONDS, AuthSettings
 from kinora_auth.store import StoredKey
 from kinora_kit import logs, postgres
+from kinora_kit.errors import Unavailable
 from kinora_kit.identity import ALGORITHM
 from kinora_kit.ids import new_id
 from kinora_kit.settings import load, reveal
 
 log = logs.get(__name__)
 
-# Longer than the lifetime of any access token (900 s at most), with a margin for clock skew.
-RETIRED = timedelta(seconds=1800)
+# Longer than the lifetime of any access token, with a margin for clock skew.
+RETIRED = timedelta(seconds=2 * MAX_ACCESS_TOKEN_SECONDS)
 # Unknown kids cause at most one query in this time.
 COOLDOWN_SECONDS = 1.0
 _NONCE_BYTES = 12
@@ -89,7 +90,8 @@ class KeyRing:
         self._lead = lead
         self._keys: list[SigningKey] = []
         self._public: dict[str, Ed25519PublicKey] = {}
-        self._loaded = float("-inf")
+        self._tried = float("-inf")
+        self._unreachable = False
         self._loading = asyncio.Lock()
 
     async def signing_key(self) -> SigningKey:
@@ -100,8 +102,10 @@ class KeyRing:
     async def public_key(self, kid: str) -> Any | None:
         if kid not in self._public:
             async with self._loading:
-                if kid not in self._public and time.monotonic() - self._loaded > COOLDOWN_SECONDS:
+                if kid not in self._public and time.monotonic() - self._tried > COOLDOWN_SECONDS:
                     await self._load()
+            if kid not in self._public and self._unreachable:
+                raise Unavailable("The signing keys are unavailable")
         return self._public.get(kid)
 
     async def key_set(self) -> dict[str, list[dict[str, str]]]:
@@ -114,7 +118,11 @@ class KeyRing:
             await self._load()
 
     async def _load(self) -> None:
-        rows = await store.signing_keys(self._pool)
+        self._unreachable = True
+        try:
+            rows = await store.signing_keys(self._pool)
+        finally:
+            self._tried = time.monotonic()
         if not rows:
             async with postgres.transaction(self._pool) as connection:
                 await store.lock_signing_keys(connection)
@@ -123,7 +131,7 @@ class KeyRing:
                     rows = [await self._add(connection, signs_from=datetime.now(UTC))]
         self._keys = [SigningKey(row.kid, row.signs_from, self._cipher.decrypt(row.kid, row.sealed)) for row in rows]
         self._public = {key.kid: key.private_key.public_key() for key in self._keys}
-        self._loaded = time.monotonic()
+        self._unreachable = False
 
     async def _add(self, connection: postgres.Connection, *, signs_from: datetime) -> StoredKey:
         kid = str(new_id())

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -23,6 +23,17 @@ HASH_SECONDS = Histogram("kinora_auth_hash_seconds", "Time to hash or verify one
 HASHES_WAITING = Gauge("kinora_auth_hashes_waiting", "Requests waiting for a hashing thread")
 
 
+@contextlib.contextmanager
+def _counted(waiting: Counter[str], key: str) -> Iterator[None]:
+    waiting[key] += 1
+    try:
+        yield
+    finally:
+        waiting[key] -= 1
+        if not waiting[key]:
+            del waiting[key]
+
+
 class Passwords:
     """``hash`` and ``verify`` must be called inside ``slot``."""
 
@@ -31,7 +42,8 @@ class Passwords:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
         self._slots = asyncio.Semaphore(threads)
         self._queue = queue
-        self._waiting: Counter[str] = Counter()
+        self._clients: Counter[str] = Counter()
+        self._groups: Counter[str] = Counter()
         # Verified if there is no such user, so that the response time does not reveal that.
         self._decoy = self._hasher.hash(secrets.token_urlsafe())
 
@@ -39,25 +51,22 @@ class Passwords:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
-    async def slot(self, client: str) -> AsyncIterator[None]:
+    async def slot(self, client: str, group: str) -> AsyncIterator[None]:
         """Reserve a hashing thread.
 
-        Raises TooBusy if the queue is full, and TooManyAtOnce if ``client`` already has half of the queue, so that one
-        client cannot keep all others from signing in.
+        Raises TooBusy if the queue is full, and TooManyAtOnce if ``client`` already has half of it, or ``group`` three
+        quarters, so that neither can keep all others from signing in.
         """
-        if self._waiting[client] >= max(1, self._queue // 2):
-            raise TooManyAtOnce("Too many of your passwords are being checked; try again")
-        if self._waiting.total() >= self._queue:
+        if self._clients.total() >= self._queue:
             raise TooBusy
-        self._waiting[client] += 1
-        HASHES_WAITING.set(self._waiting.total())
-        try:
-            await self._slots.acquire()
-        finally:
-            self._waiting[client] -= 1
-            if not self._waiting[client]:
-                del self._waiting[client]
-            HASHES_WAITING.set(self._waiting.total())
+        if self._clients[client] >= max(1, self._queue // 2) or self._groups[group] >= max(1, self._queue * 3 // 4):
+            raise TooManyAtOnce("Too many of your passwords are being checked; try again")
+        with _counted(self._clients, client), _counted(self._groups, group):
+            HASHES_WAITING.inc()
+            try:
+                await self._slots.acquire()
+            finally:
+                HASHES_WAITING.dec()
         try:
             yield
         finally:

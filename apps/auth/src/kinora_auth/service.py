@@ -16,6 +16,7 @@ from kinora.events.auth import EXCHANGE, UserDeleted, UserRegistered, UserUpdate
 from kinora_auth import store, tokens
 from kinora_auth.belongings import Belongings
 from kinora_auth.domain import (
+    SESSION_LIMIT,
     Client,
     Credentials,
     PasswordChange,
@@ -41,7 +42,7 @@ from kinora_auth.errors import (
 from kinora_auth.guesses import Guess, Guesses
 from kinora_auth.keys import KeyRing
 from kinora_auth.passwords import Passwords
-from kinora_auth.settings import AuthSettings
+from kinora_auth.settings import MAX_ACCESS_TOKEN_SECONDS, AuthSettings
 from kinora_auth.text import opaque
 from kinora_kit import outbox, postgres
 from kinora_kit.errors import NotSignedIn
@@ -72,6 +73,7 @@ class Tokens:
 class Throttles:
     guesses: Guesses
     registrations: Throttle
+    neighbourhood_registrations: Throttle
     renames: Throttle
 
 
@@ -80,8 +82,13 @@ def _utcnow() -> datetime:
 
 
 def _session(caller: Caller) -> str:
-    """The throttle key of a signed-in caller."""
-    return str(caller.session_id or caller.user_id)
+    """The throttle key of a signed-in caller.
+
+    A client that has the gateway drop X-Session-Id, by naming it in Connection, must not get a second one.
+    """
+    if caller.session_id is None:
+        raise NotSignedIn
+    return str(caller.session_id)
 
 
 async def _emit(connection: Connection, payload: Payload, *, mandatory: bool = False) -> None:
@@ -106,15 +113,16 @@ class Accounts:
 
         Raises UsernameTaken, EmailTaken, TooManyRequests, TooBusy.
         """
-        await self.throttles.registrations.hit(client.network)
+        await self._count_name(client)
         try:
             return await self._add_user(wanted, client)
         except (UsernameTaken, EmailTaken):
-            known = await store.credentials(self.pool, login=wanted.email)
+            login = wanted.email.lower()
+            known = await store.credentials(self.pool, login=login)
             if known is None or not known.user.registered_as(wanted) or not self._is_recent(known.user.created_at):
                 raise
             # Treated as a login, so that it reveals no more about a password, and no faster.
-            if not await self._password_is_right(known, wanted.password, self._login(known, wanted.email, client)):
+            if not await self._password_is_right(known, wanted.password, self._login(known, login, client)):
                 raise
             return known.user
 
@@ -125,7 +133,7 @@ class Accounts:
             raise UsernameTaken
         if email_taken:
             raise EmailTaken
-        async with self.passwords.slot(client.network):
+        async with self.passwords.slot(client.network, client.neighbourhood):
             password_hash = await self.passwords.hash(reveal(wanted.password))
         user = User(
             id=new_id(),
@@ -161,7 +169,7 @@ class Accounts:
         if change.email is not None or change.username is not None:
             # As for registration, the response reveals whether a name is taken, so attempts are throttled.
             await self.throttles.renames.hit(str(caller.user_id))
-            await self.throttles.registrations.hit(client.network)
+            await self._count_name(client)
         async with postgres.transaction(self.pool) as connection:
             user = await store.change_user(
                 connection,
@@ -196,7 +204,7 @@ class Accounts:
 
     async def _set_password(self, caller: Caller, change: PasswordChange) -> None:
         before = await self._confirm(caller, change.current_password)
-        async with self.passwords.slot(_session(caller)):
+        async with self.passwords.slot(str(caller.user_id), str(caller.user_id)):
             password_hash = await self.passwords.hash(reveal(change.new_password))
         now = self.now()
         async with postgres.transaction(self.pool) as connection:
@@ -228,9 +236,13 @@ class Accounts:
     # --- sessions --------------------------------------------------------------------------------------------------
 
     async def login(self, given: SignIn, client: Client) -> Tokens:
-        """Raises InvalidCredentials, TooManyRequests, TooBusy."""
-        known = await store.credentials(self.pool, login=given.login)
-        right = await self._password_is_right(known, given.password, self._login(known, given.login, client))
+        """Ends the least recently used sessions beyond SESSION_LIMIT.
+
+        Raises InvalidCredentials, TooManyRequests, TooBusy.
+        """
+        login = given.login.lower()
+        known = await store.credentials(self.pool, login=login)
+        right = await self._password_is_right(known, given.password, self._login(known, login, client))
         if known is None or not right:
             LOGINS.labels("refused").inc()
             raise InvalidCredentials
@@ -252,6 +264,9 @@ class Accounts:
                 raise InvalidCredentials
             await store.add_session(connection, session)
             await store.add_refresh_token(connection, token)
+            surplus = await store.surplus_sessions(connection, known.user.id, limit=SESSION_LIMIT)
+            ended = await self._end(connection, known.user.id, only=surplus)
+        await self._announce(ended)
         LOGINS.labels("done").inc()
         return await self._pair(known.user, token, opaque)
 
@@ -292,7 +307,7 @@ class Accounts:
                     user_agent=client.user_agent,
                 )
             elif kind is RefreshKind.REUSE:
-                ended = await self._end(connection, session.user_id, only=session.id)
+                ended = await self._end(connection, session.user_id, only=[session.id])
             owner = await store.users(connection, [session.user_id])
         REFRESHES.labels(kind.name.lower()).inc()
         if kind is RefreshKind.REUSE or following is None:
@@ -301,7 +316,7 @@ class Accounts:
         return await self._pair(owner[0], following, opaque)
 
     async def sessions(self, caller: Caller) -> list[Session]:
-        """The live sessions, most recently used first, at most 100."""
+        """The live sessions, most recently used first, at most SESSION_LIMIT."""
         return await store.sessions(self.pool, caller.user_id, now=self.now())
 
     async def logout(self, caller: Caller) -> None:
@@ -331,9 +346,14 @@ class Accounts:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
+    async def _count_name(self, client: Client) -> None:
+        await self.throttles.registrations.hit(client.network)
+        await self.throttles.neighbourhood_registrations.hit(client.neighbourhood)
+
     def _login(self, known: Credentials | None, login: str, client: Client) -> Guess:
-        # An unknown login is throttled like a known one; hashed, because it may be someone's email address.
-        account = str(known.user.id) if known else hashlib.sha256(login.lower().encode()).hexdigest()
+        # By login, so that an unknown one is throttled like a known one: a counter shared by a username and an email
+        # address would reveal that they belong together. Hashed, because it may be someone's email address.
+        account = hashlib.sha256(login.encode()).hexdigest()
 
         async def is_known() -> bool:
             user_id = known.user.id if known else None
@@ -344,7 +364,7 @@ class Accounts:
 
     async def _password_is_right(self, known: Credentials | None, password: SecretStr, guess: Guess) -> bool:
         # Counted while holding a slot: parallel guesses exceed the limit by at most the number of slots.
-        async with self.passwords.slot(guess.client):
+        async with self.passwords.slot(*guess.queue_keys):
             await guess.allow()
             form = await self.passwords.verify(known.password_hash if known else None, reveal(password))
             if form is None:
@@ -362,7 +382,7 @@ class Accounts:
         known = await store.credentials(self.pool, user_id=caller.user_id)
         if known is None:
             raise UserNotFound
-        guess = self.throttles.guesses.in_session(_session(caller))
+        guess = self.throttles.guesses.in_session(_session(caller), user=str(caller.user_id))
         if password is None or not await self._password_is_right(known, password, guess):
             raise WrongPassword
         return known
@@ -390,18 +410,18 @@ class Accounts:
         return Tokens(user.id, access, opaque, expires_in=max(0, int(left.total_seconds())))
 
     def _revoked_until(self) -> datetime:
-        # A minute longer than the lifetime of the newest access token, for clock skew.
-        return self.now() + timedelta(seconds=self.settings.access_token_seconds + 60)
+        # A minute longer than the lifetime of any access token, for clock skew. Replicas may have other settings.
+        return self.now() + timedelta(seconds=MAX_ACCESS_TOKEN_SECONDS + 60)
 
     async def _end(
-        self, connection: Connection, user_id: UUID, *, only: UUID | None = None, keep: UUID | None = None
+        self, connection: Connection, user_id: UUID, *, only: Sequence[UUID] | None = None, keep: UUID | None = None
     ) -> list[UUID]:
         until = self._revoked_until()
         return await store.end_sessions(connection, user_id, only=only, keep=keep, revoked_until=until)
 
     async def _end_and_announce(self, caller: Caller, *, only: UUID | None = None) -> list[UUID]:
         async with postgres.transaction(self.pool) as connection:
-            ended = await self._end(connection, caller.user_id, only=only)
+            ended = await self._end(connection, caller.user_id, only=None if only is None else [only])
         # An earlier attempt that did not reach Redis may have ended the caller's own session.
         own = [caller.session_id] if caller.session_id and only in (None, caller.session_id) else []
         await self._announce([*ended, *own])

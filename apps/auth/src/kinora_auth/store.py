@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from kinora_auth.domain import Credentials, RefreshToken, Session, User
+from kinora_auth.domain import SESSION_LIMIT, Credentials, RefreshToken, Session, User
 from kinora_auth.errors import EmailTaken, UsernameTaken
 from kinora_kit.errors import Conflict
 from kinora_kit.postgres import Connection, Pool
@@ -73,10 +73,10 @@ async def users(pool: Connection | Pool, ids: Sequence[UUID]) -> list[User]:
 
 
 async def credentials(pool: Pool, *, user_id: UUID | None = None, login: str | None = None) -> Credentials | None:
-    """Of one user, by id or by login. No username contains an @, and every email address does."""
+    """Of one user, by id or by login in lower case. No username contains an @, and every email address does."""
     row = await pool.fetchrow(
         f"SELECT {_USER}, password_hash, password_changed_at FROM users"
-        " WHERE id = $1 OR lower(username) = lower($2) OR lower(email) = lower($2)",
+        " WHERE id = $1 OR lower(username) = $2 OR lower(email) = $2",
         user_id,
         login,
     )
@@ -89,9 +89,14 @@ async def lock_user(connection: Connection, user_id: UUID) -> None:
 
 
 async def password_is_of(connection: Connection, user_id: UUID, password_changed_at: datetime) -> bool:
-    """Whether the password is still the one set at that time. It cannot change until the transaction ends."""
+    """Whether the password is still the one set at that time.
+
+    It cannot change, and the user cannot log in elsewhere, until the transaction ends.
+    """
     found = await connection.fetchval(
-        "SELECT true FROM users WHERE id = $1 AND password_changed_at = $2 FOR SHARE", user_id, password_changed_at
+        "SELECT true FROM users WHERE id = $1 AND password_changed_at = $2 FOR NO KEY UPDATE",
+        user_id,
+        password_changed_at,
     )
     return bool(found)
 
@@ -167,12 +172,13 @@ async def add_session(connection: Connection, session: Session) -> None:
 
 
 async def sessions(pool: Pool, user_id: UUID, *, now: datetime) -> list[Session]:
-    """The live sessions, most recently used first, at most 100."""
+    """The live sessions, most recently used first."""
     rows = await pool.fetch(
         f"SELECT {_SESSION} FROM sessions WHERE user_id = $1 AND expires_at > $2"
-        " ORDER BY last_used_at DESC, id DESC LIMIT 100",
+        " ORDER BY last_used_at DESC, id DESC LIMIT $3",
         user_id,
         now,
+        SESSION_LIMIT,
     )
     return [Session(*row) for row in rows]
 
@@ -208,18 +214,26 @@ async def prolong_session(
     )
 
 
+async def surplus_sessions(connection: Connection, user_id: UUID, *, limit: int) -> list[UUID]:
+    """All but the ``limit`` most recently used sessions of a user."""
+    rows = await connection.fetch(
+        "SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_used_at DESC, id DESC OFFSET $2", user_id, limit
+    )
+    return [row["id"] for row in rows]
+
+
 async def end_sessions(
     connection: Connection,
     user_id: UUID,
     *,
-    only: UUID | None = None,
+    only: Sequence[UUID] | None = None,
     keep: UUID | None = None,
     revoked_until: datetime,
 ) -> list[UUID]:
     """End sessions of a user and revoke their access tokens; returns the ended sessions."""
     rows = await connection.fetch(
         "WITH ended AS ("
-        "  DELETE FROM sessions WHERE user_id = $1 AND ($2::uuid IS NULL OR id = $2) AND id IS DISTINCT FROM $3"
+        "  DELETE FROM sessions WHERE user_id = $1 AND ($2::uuid[] IS NULL OR id = ANY($2)) AND id IS DISTINCT FROM $3"
         "  RETURNING id)"
         " INSERT INTO revocations (session_id, expires_at) SELECT id, $4 FROM ended RETURNING session_id",
         user_id,

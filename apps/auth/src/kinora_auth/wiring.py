@@ -62,6 +62,9 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
             throttles=Throttles(
                 guesses=Guesses.of(settings, counters),
                 registrations=Throttle(counters, name="registrations", limit=settings.registrations),
+                neighbourhood_registrations=Throttle(
+                    counters, name="neighbourhood_registrations", limit=settings.neighbourhood_registrations
+                ),
                 renames=Throttle(counters, name="renames", limit=settings.renames),
             ),
         )
