@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def test_forwarded_headers_of_the_client_are_replaced(gateway: Gateway) -> None:
     lies = {
+        "Connection": "X-Forwarded-For, X-Real-Ip",
         "X-Forwarded-For": "203.0.113.9",
         "X-Real-Ip": "203.0.113.9",
         "X-Forwarded-Host": "evil.example",
