@@ -82,10 +82,7 @@ def _utcnow() -> datetime:
 
 
 def _session(caller: Caller) -> str:
-    """The throttle key of a signed-in caller.
-
-    A client that has the gateway drop X-Session-Id, by naming it in Connection, must not get a second one.
-    """
+    """The throttle key of a signed-in caller. Every access token names a session."""
     if caller.session_id is None:
         raise NotSignedIn
     return str(caller.session_id)
