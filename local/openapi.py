@@ -44,7 +44,10 @@ REASONS = {
     "403": "Not allowed",
     "404": "Not found, or not visible to the caller",
     "409": "Conflicts with the current state",
+    "410": "Ended: it takes no more bytes",
+    "412": "The version of the protocol is missing or not supported",
     "413": "The body is too large",
+    "415": "The type of the content is not supported",
     "422": "Invalid input",
     "429": "Too many requests: retry after Retry-After",
     "503": "A part of the platform is unavailable: retry after Retry-After",
@@ -67,7 +70,9 @@ def _security(dependant: Dependant) -> list[dict[str, list[str]]]:
 
 
 def _problems(route: APIRoute, operation: dict[str, Any]) -> dict[str, Any]:
-    statuses = {"429", "503", "default"}
+    """The error responses: those that the route declares, and those that come from what it takes."""
+    declared = {status: response for status, response in operation["responses"].items() if status >= "400"}
+    statuses = {"429", "503", "default", *declared}
     if operation["security"]:
         statuses |= {"401"}
     if route.param_convertors:
@@ -76,17 +81,24 @@ def _problems(route: APIRoute, operation: dict[str, Any]) -> dict[str, Any]:
         statuses |= {"400", "422"}
     if "requestBody" in operation:
         statuses |= {"413"}
-    if not (route.methods or set()) & {"GET", "HEAD"}:
+    if not (route.methods or set()) & {"GET", "HEAD", "OPTIONS"}:
         statuses |= {"403", "409"}
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": REASONS[status], "content": content} for status in sorted(statuses)}
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {
+            "description": REASONS[status],
+            "content": declared.get(status, {}).get("content", {}) | problem,
+        }
+        for status in sorted(statuses)
+    }
 
 
 def document() -> dict[str, Any]:
     app = FastAPI(
         title="Kinora",
         version="1",
-        description="Except for upload and playback, everything is also available in GraphQL: POST /graphql.",
+        description="Except for upload and playback, everything is also available in GraphQL: POST /graphql. "
+        "A path in which NUL or one of / \\ ; % ? # is percent-encoded is answered with 400 and no body.",
         servers=[{"url": "/"}],
     )
     included = routers()

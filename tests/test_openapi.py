@@ -31,8 +31,8 @@ def test_operations_have_security_and_problem_responses(made: dict[str, Any]) ->
             assert {"429", "503", "default"} <= set(operation["responses"]), where
             for status, response in operation["responses"].items():
                 if status == "default" or status >= "400":
-                    assert list(response["content"]) == ["application/problem+json"], f"{where}: {status}"
-            assert ("401" in operation["responses"]) == bool(operation["security"]), where
+                    assert "application/problem+json" in response["content"], f"{where}: {status}"
+            assert "401" in operation["responses"] or not operation["security"], where
 
 
 def test_document_contains_no_internal_operation(made: dict[str, Any]) -> None:

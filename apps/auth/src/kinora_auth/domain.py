@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 
 from kinora_auth import text
 from kinora_kit import strict_json
@@ -160,7 +161,12 @@ def _new_password(secret: SecretStr) -> SecretStr:
 Username = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9][A-Za-z0-9_.-]*$", min_length=3, max_length=32)
 ]
-Email = Annotated[str, StringConstraints(max_length=254), AfterValidator(_email)]
+Email = Annotated[
+    str,
+    StringConstraints(min_length=3, max_length=254),
+    AfterValidator(_email),
+    Field(json_schema_extra={"format": "email"}),
+]
 DisplayName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), AfterValidator(text.display_name)
 ]
@@ -197,11 +203,11 @@ class Refresh(Command):
 class ProfileChange(Command):
     """Omitted fields keep their values."""
 
-    username: Username | None = None
-    email: Email | None = None
-    display_name: DisplayName | None = None
-    bio: Bio | None = None
-    current_password: Password | None = None
+    username: Username | SkipJsonSchema[None] = None
+    email: Email | SkipJsonSchema[None] = None
+    display_name: DisplayName | SkipJsonSchema[None] = None
+    bio: Bio | SkipJsonSchema[None] = None
+    current_password: Password | SkipJsonSchema[None] = None
 
     @model_validator(mode="after")
     def _no_nulls(self) -> Self:

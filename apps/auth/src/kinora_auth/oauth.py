@@ -10,7 +10,17 @@ FORM = "application/x-www-form-urlencoded"
 FORM_SCHEMA = {
     "type": "object",
     "required": ["grant_type", "refresh_token"],
-    "properties": {"grant_type": {"const": "refresh_token"}, "refresh_token": {"type": "string"}},
+    "properties": {
+        "grant_type": {"const": "refresh_token"},
+        "refresh_token": Refresh.model_json_schema()["properties"]["refresh_token"],
+    },
+}
+ERROR_SCHEMA = {
+    "title": "OAuthError",
+    "description": "RFC 6749, section 5.2: the error response to a form.",
+    "type": "object",
+    "required": ["error", "error_description"],
+    "properties": {"error": {"type": "string"}, "error_description": {"type": "string"}},
 }
 _FIELDS = 20
 

@@ -18,6 +18,9 @@ from kinora_kit.identity import SignedIn, bearer
 
 router = APIRouter()
 
+# Declared where the caller proves who they are by other means than SignedIn.
+UNAUTHORIZED: dict[int | str, dict[str, Any]] = {401: {}}
+
 
 class User(BaseModel):
     """A user's public data."""
@@ -88,7 +91,7 @@ async def register(wanted: domain.Registration, accounts: Service, client: From)
     return Profile.model_validate(await accounts.register(wanted, client))
 
 
-@router.post("/auth/login")
+@router.post("/auth/login", responses=UNAUTHORIZED)
 async def login(given: domain.SignIn, accounts: Service, client: From, response: Response) -> Pair:
     return _pair(await accounts.login(given, client), response)
 
@@ -96,6 +99,7 @@ async def login(given: domain.SignIn, accounts: Service, client: From, response:
 @router.post(
     "/auth/refresh",
     response_model=Pair,
+    responses={400: {"content": {"application/json": {"schema": oauth.ERROR_SCHEMA}}}, **UNAUTHORIZED},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -167,7 +171,7 @@ async def metadata(wired: Wired, response: Response) -> dict[str, object]:
     return oauth.metadata(wired.accounts.settings.public_url)
 
 
-@router.get("/user/token_verify", response_class=Response)
+@router.get("/user/token_verify", response_class=Response, responses=UNAUTHORIZED)
 async def token_verify(wired: Wired, request: Request, optional: Annotated[bool, Query()] = False) -> Response:
     """ForwardAuth of the gateway: identifies the caller. With ``optional``, requests without a token pass."""
     token = bearer(request.headers)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Path, Response
 
 from kinora_kit.errors import NotFound
 from kinora_kit.identity import SignedIn
-from kinora_video.uploads import ROUTE
+from kinora_video.uploads import ROUTE, UploadName
 
 router = APIRouter(prefix="/video")
 
@@ -48,6 +48,11 @@ CREATED: dict[int | str, dict[str, Any]] = {
         },
     }
 }
+TUSD: dict[int | str, dict[str, Any]] = {
+    status: {"content": {"text/plain": {"schema": {"type": "string"}}}} for status in (400, 409, 410, 412, 413, 415)
+}
+"""What tusd itself refuses is text: its code, a colon, and a sentence."""
+
 BYTES: dict[str, Any] = {
     "requestBody": {"content": {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -62,7 +67,7 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-@router.post("/upload", status_code=201, response_class=Response, responses=CREATED)
+@router.post("/upload", status_code=201, response_class=Response, responses=CREATED | TUSD)
 async def create_upload(
     caller: SignedIn,
     tus: Tus,
@@ -76,20 +81,20 @@ async def create_upload(
     raise NotFound
 
 
-@router.head(ROUTE, response_class=Response)
-async def upload_offset(upload: str, caller: SignedIn, tus: Tus) -> None:
+@router.head(ROUTE, response_class=Response, responses=TUSD)
+async def upload_offset(upload: UploadName, caller: SignedIn, tus: Tus) -> None:
     """How many bytes are there, in ``Upload-Offset`` (tus 1.0)."""
     raise NotFound
 
 
-@router.patch(ROUTE, status_code=204, openapi_extra=BYTES)
-async def send_bytes(upload: str, caller: SignedIn, tus: Tus, offset: Offset, length: Length = None) -> None:
+@router.patch(ROUTE, status_code=204, responses=TUSD, openapi_extra=BYTES)
+async def send_bytes(upload: UploadName, caller: SignedIn, tus: Tus, offset: Offset, length: Length = None) -> None:
     """Send bytes from ``Upload-Offset`` on (tus 1.0). ``Upload-Length``: once, if the creation did not say it."""
     raise NotFound
 
 
-@router.delete(ROUTE, status_code=204)
-async def cancel_upload(upload: str, caller: SignedIn, tus: Tus) -> None:
+@router.delete(ROUTE, status_code=204, responses=TUSD)
+async def cancel_upload(upload: UploadName, caller: SignedIn, tus: Tus) -> None:
     """End an upload and delete its video (tus 1.0, termination)."""
     raise NotFound
 

@@ -19,7 +19,7 @@ from kinora_kit.streams import EventStream
 from kinora_video.domain import GONE, Video
 from kinora_video.errors import VideoNotFound
 from kinora_video.service import Shown
-from kinora_video.uploads import ROUTE
+from kinora_video.uploads import ROUTE, UploadName
 from kinora_video.wiring import Wired
 
 router = APIRouter(prefix="/video")
@@ -91,7 +91,6 @@ def _body(shown: Shown) -> VideoBody:
 
 @router.options("/upload", status_code=204)
 @router.options("/upload/", status_code=204, include_in_schema=False)
-@router.options(ROUTE, status_code=204)
 async def upload_options(response: Response, wired: Wired) -> None:
     """What can be done with uploads (https://tus.io/protocols/resumable-upload#options).
 
@@ -100,6 +99,12 @@ async def upload_options(response: Response, wired: Wired) -> None:
     response.headers["Tus-Resumable"] = response.headers["Tus-Version"] = "1.0.0"
     response.headers["Tus-Extension"] = TUS_EXTENSIONS
     response.headers["Tus-Max-Size"] = str(wired.videos.settings.upload_max_bytes)
+
+
+@router.options(ROUTE, status_code=204)
+async def one_upload_options(upload: UploadName, response: Response, wired: Wired) -> None:
+    """The same for every upload."""
+    await upload_options(response, wired)
 
 
 @router.get("/{video_id:uuid}")

@@ -11,8 +11,10 @@ import binascii
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 from uuid import UUID
 
+from fastapi import Path
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from kinora_kit.errors import InvalidInput
@@ -34,6 +36,7 @@ class _NameConvertor(StringConvertor):
 register_url_convertor("upload", _NameConvertor())
 ROUTE = "/upload/{upload:upload}"
 """The path of an upload, for routes below /video."""
+UploadName = Annotated[str, Path(pattern=f"^{NAME}$")]
 
 # tusd makes a header of the object store's of each pair, which is what bounds them: S3 takes 2 KiB of user metadata,
 # its own prefix included.
