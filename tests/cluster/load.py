@@ -72,7 +72,13 @@ async def load(person: Person, video: str, clip: Path) -> AsyncIterator[Load]:
 
     async def sign_in() -> httpx.Response:
         await asyncio.sleep(LOGIN_PAUSE_SECONDS)
-        return await person.http.post("/auth/login", json={"login": person.username, "password": person.password})
+        login = {"login": person.username, "password": person.password}
+        answer = await person.http.post("/auth/login", json=login)
+        if answer.status_code != 200:
+            return answer
+        # An account has at most 100 sessions, and the person's own would be the first to be ended.
+        headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+        return await person.http.post("/auth/logout", headers=headers)
 
     kinds: dict[str, Callable[[], Coroutine[Any, Any, httpx.Response]]] = {
         "profile": lambda: person.get("/user/profile"),
