@@ -29,7 +29,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / ".kinora").symlink_to(ROOT / ".kinora")
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     said = run(root, sys.executable, "local/new_service.py", NAME)
-    assert f"apps/{NAME} is a service" in said
+    assert f"Created apps/{NAME}" in said
     return root
 
 
