@@ -43,15 +43,15 @@ logs: ## Follow the logs (S=...: only these)
 ##@ Machine
 doctor: ## Check that this machine can run the platform (S=docker: with Docker Compose; S=tools: build the tools)
 	@$(PYTHON) local/doctor.py $(S)
+# flock: a second make, such as a parallel phase of `make test`, waits instead of building the same file.
 install: ## Install or build what is missing, into .kinora
-	@$(MAKE) --silent --jobs=2 --file=local/install.mk PYTHON=$(PYTHON)
+	@flock local/install.mk $(MAKE) --silent --jobs=2 --file=local/install.mk PYTHON=$(PYTHON)
 tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, istioctl, an API server
 	@$(PYTHON) local/doctor.py tools
-	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON)
+	@flock local/tools.mk $(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON)
 pulumi: ## Build Pulumi and its Kubernetes provider (15 min), into .kinora, so that the tests run a real `pulumi up`
 	@$(PYTHON) local/doctor.py tools
-	@$(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) cli
-# Parallel phases of `make test` may build images: flock makes the second wait for the first.
+	@flock local/tools.mk $(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) cli
 images: ## Build the services' images without Docker (APP=..., VERSION=...), into .kinora/containers
 	@$(PYTHON) local/doctor.py images
 	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) APP=$(APP)
@@ -62,7 +62,7 @@ clean: down cluster-down ## Remove everything that was created here, data includ
 doctor-cluster:
 	@$(PYTHON) local/doctor.py cluster
 cluster-up: doctor-cluster install tools ## Run the whole platform on a real Kubernetes on this machine, deployed by Argo CD
-	@$(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON) sandbox
+	@flock local/tools.mk $(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON) sandbox
 	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
 	@flock local/images.mk $(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON)
 	@$(CLUSTER) up $(if $(UNCOMMITTED),--uncommitted)
@@ -111,8 +111,8 @@ pytest-cluster:
 doctor-docker:
 	@$(PYTHON) local/doctor.py test-docker
 test-docker: doctor-docker install ## The tests of docker-compose.yml, on a Docker daemon of their own
-	@$(MAKE) --silent --file=local/docker.mk PYTHON=$(PYTHON)
-	@$(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) .kinora/bin/mc
+	@flock local/docker.mk $(MAKE) --silent --file=local/docker.mk PYTHON=$(PYTHON)
+	@flock local/tools.mk $(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) .kinora/bin/mc
 	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON) all demo
 	@flock local/images.mk $(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON) compose
 	@PATH="$(CURDIR)/$(VENV):$$PATH" tests/docker/enter $(VENV)/python -m pytest tests/docker $(WHOLE)
@@ -126,7 +126,7 @@ format: install ## Format, and fix what ruff can
 	@$(VENV)/ruff check --fix
 TESTS_PATH := MYPYPATH=local:local/images:local/sandbox:tests/e2e:tests
 types: install ## Check the types
-	@$(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) python
+	@flock local/tools.mk $(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) python
 	@$(VENV)/mypy platform/src apps/*/src
 	@$(VENV)/mypy local
 	@# tests/cluster without its conftest.py, which would pass for that of tests/e2e, from which it imports.

@@ -15,9 +15,7 @@ PATIENCE_SECONDS = 90
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # A client whose server is killed in the middle of a connection attempt leaves its socket to the garbage collector,
     # which then fails whichever test is running.
-    unclosed = pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-    )
+    unclosed = "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings(unclosed))
