@@ -1,4 +1,4 @@
-"""The stores are those of the local environment; each test session owns a database in them."""
+"""Uses the local environment's stores, with a separate database per test run."""
 
 import contextlib
 import time
@@ -47,7 +47,7 @@ async def database(kit: dict[str, str]) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="session")
 async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
-    # The tests play all services, so they own all exchanges.
+    # The tests publish events of all services, so they declare all exchanges.
     exchanges = [auth.EXCHANGE, media.EXCHANGE, video.EXCHANGE]
     async with broker.connect(kit["KINORA_RABBITMQ_URL"], name="media-tests", exchanges=exchanges) as bus:
         yield bus
@@ -62,14 +62,14 @@ async def store(database: Database) -> Store:
 
 @pytest.fixture(scope="session")
 async def relay(store: Store, bus: Broker) -> Relay:
-    """Not running: what is pending stays where a test can see it, until the test publishes."""
+    """Not running: events stay in the outbox until a test publishes them."""
     relay = Relay([store.media], bus)
     await relay.ensure_indexes()
     return relay
 
 
 class Streams:
-    """The video service as media knows it: what it was asked, and the error that it answers with, if any."""
+    """In-memory video service: records the calls, and raises ``error`` if set."""
 
     def __init__(self) -> None:
         self.shown: list[tuple[UUID, Visibility, int]] = []
@@ -96,7 +96,7 @@ def streams_of_all() -> Streams:
 
 @pytest.fixture
 def streams(streams_of_all: Streams) -> Iterator[Streams]:
-    """Asked nothing yet, and well again afterwards."""
+    """Without recorded calls; its error is reset after the test."""
     streams_of_all.shown.clear()
     streams_of_all.dropped.clear()
     yield streams_of_all
@@ -109,7 +109,7 @@ def catalogue(store: Store, relay: Relay, streams_of_all: Streams) -> Catalogue:
 
 
 class Keys:
-    """The one key of the tests' own auth."""
+    """A single key that signs and verifies the tests' tokens."""
 
     def __init__(self) -> None:
         self.private = Ed25519PrivateKey.generate()
@@ -144,7 +144,7 @@ def token_for(keys: Keys) -> Callable[[UUID], str]:
 async def call(
     catalogue: Catalogue, make_settings: Callable[..., MediaSettings]
 ) -> AsyncIterator[Callable[..., Awaitable[httpx.Response]]]:
-    """``call(method, path, user_id=None, **of httpx)``: a request as it comes through the gateway."""
+    """``call(method, path, user_id=None, **httpx_arguments)``: a request with the headers that the gateway sets."""
 
     @contextlib.asynccontextmanager
     async def wire(_: MediaSettings) -> AsyncIterator[State]:
@@ -154,7 +154,7 @@ async def call(
     async with app.router.lifespan_context(app) as state:
 
         async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
-            # What a server does with the state of a lifespan, and httpx does not.
+            # Servers copy the lifespan's state into each request's scope; httpx does not.
             await app({**scope, "state": dict(state or {})}, receive, send)
 
         async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://media.test") as client:

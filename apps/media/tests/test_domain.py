@@ -33,27 +33,27 @@ def after(steps: list[Step]) -> Media:
 
 
 @given(st.lists(st.sampled_from(STEPS), min_size=1, max_size=5, unique=True), st.data())
-def test_events_in_any_order_and_doubled_end_in_the_same_document(steps: list[Step], data: st.DataObject) -> None:
+def test_duplicate_events_in_any_order_give_the_same_document(steps: list[Step], data: st.DataObject) -> None:
     in_order = sorted(steps, key=STEPS.index)
     doubled = data.draw(st.permutations(steps + data.draw(st.lists(st.sampled_from(steps)))))
     assert after(doubled) == after(in_order)
 
 
 @given(st.lists(st.sampled_from(STEPS)))
-def test_the_state_never_goes_back(steps: list[Step]) -> None:
+def test_state_only_moves_forward(steps: list[Step]) -> None:
     media = EMPTY
     for step in steps:
         before, media = media, step(media)
         assert media.state == before.state or media.state.outranks(before.state)
 
 
-def test_what_failed_and_was_made_again_has_no_failure() -> None:
+def test_ready_clears_the_failure() -> None:
     assert after([BEGUN, FAILED]).failure_code == "broken"
     media = after([BEGUN, FAILED, READY])
     assert (media.state, media.failure_code, media.failure_detail) == (State.READY, "", "")
 
 
-def test_the_beginning_that_comes_late_does_not_set_back_what_was_edited() -> None:
+def test_redelivered_upload_started_keeps_edits() -> None:
     media = domain.edited(after([BEGUN]), Changes(title="Better"))
     assert BEGUN(media) == media
 
@@ -62,19 +62,19 @@ def test_the_beginning_that_comes_late_does_not_set_back_what_was_edited() -> No
     ("visibility", "seen_by_others"),
     [(Visibility.PRIVATE, False), (Visibility.UNLISTED, True), (Visibility.PUBLIC, True)],
 )
-def test_visibility_decides_for_others_and_never_for_the_owner(visibility: Visibility, seen_by_others: bool) -> None:
+def test_visibility_applies_to_others_only(visibility: Visibility, seen_by_others: bool) -> None:
     media = replace(EMPTY, begun=True, visibility=visibility)
     assert media.visible_to(media.owner_id)
     assert media.visible_to(new_id()) is seen_by_others
     assert media.visible_to(None) is seen_by_others
 
 
-def test_a_document_that_has_not_begun_is_seen_by_nobody() -> None:
+def test_document_without_upload_started_is_invisible() -> None:
     media = after([READY])
     assert not media.visible_to(media.owner_id)
 
 
-def test_tags_are_kept_in_one_form_and_once() -> None:
+def test_tags_are_normalised_and_deduplicated() -> None:
     assert Changes(tags=("  Big   Cats ", "big cats", "\uff23\uff21\uff34", " ")).tags == ("big cats", "cat")
 
 
@@ -119,7 +119,7 @@ def nested(depth: int) -> dict[str, Any]:
     ],
     ids=lambda changes: ascii(changes)[:40],
 )
-def test_changes_that_are_refused(changes: dict[str, Any]) -> None:
+def test_invalid_changes_are_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Changes.model_validate(changes)
 
@@ -136,5 +136,5 @@ def test_changes_that_are_refused(changes: dict[str, Any]) -> None:
     ],
     ids=lambda changes: ascii(changes)[:40],
 )
-def test_changes_that_are_taken(changes: dict[str, Any]) -> None:
+def test_valid_changes_are_accepted(changes: dict[str, Any]) -> None:
     Changes.model_validate_json(json.dumps(changes))

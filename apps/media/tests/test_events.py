@@ -1,4 +1,4 @@
-"""The document follows its video, over the real broker and store."""
+"""Documents follow the events of their videos, over the real broker and store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Call = Callable[..., Awaitable[httpx.Response]]
 
 
 def life(video_id: UUID, owner_id: UUID, *, visibility: Visibility = Visibility.PUBLIC) -> list[Event]:
-    """From the beginning to ready, by way of a failure."""
+    """All events of a video, from upload_started to failed and then ready."""
     ids = {"video_id": video_id, "owner_id": owner_id}
     begun = video.UploadStarted(**ids, title="Title", filename="a.mp4", size=9, visibility=visibility.value)
     payloads: list[Payload] = [
@@ -67,7 +67,7 @@ async def pending(store: Store, media_id: UUID) -> list[Event]:
 
 
 async def found(store: Store, media_id: UUID) -> Media:
-    """Without what depends on how many writes it took."""
+    """The document without version and updated_at, which depend on the number of writes."""
     media = await store.find(media_id)
     assert isinstance(media, Media)
     return dataclasses.replace(media, version=0, updated_at=media.created_at)
@@ -92,7 +92,7 @@ async def publish(bus: Broker, exchange: str, sent: Sequence[Event]) -> None:
 
 @pytest.fixture
 async def consuming(bus: Broker, catalogue: Catalogue) -> AsyncIterator[None]:
-    """Both consumers, on queues of this test's own."""
+    """Both consumers, on separate queues for this test."""
     mark = new_id().hex
     of_video = dataclasses.replace(events.VIDEO, name=f"{events.VIDEO.name}.{mark}")
     of_user = dataclasses.replace(events.USER, name=f"{events.USER.name}.{mark}")
@@ -110,7 +110,7 @@ async def consuming(bus: Broker, catalogue: Catalogue) -> AsyncIterator[None]:
     await channel.close()
 
 
-async def test_each_event_moves_the_document_on(store: Store, on_video: Handler) -> None:
+async def test_each_event_updates_the_document(store: Store, on_video: Handler) -> None:
     media_id, owner_id = new_id(), new_id()
     seen = []
     for one in life(media_id, owner_id):
@@ -126,7 +126,7 @@ async def test_each_event_moves_the_document_on(store: Store, on_video: Handler)
     ]
 
 
-async def test_every_order_ends_in_the_same_document(store: Store, on_video: Handler) -> None:
+async def test_events_in_any_order_give_the_same_document(store: Store, on_video: Handler) -> None:
     owner_id, at = new_id(), datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
     ends = []
     for order in itertools.islice(itertools.permutations(range(5)), 0, None, 7):  # every seventh of 120 is enough
@@ -141,7 +141,7 @@ async def test_every_order_ends_in_the_same_document(store: Store, on_video: Han
 
 @hypothesis_settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(list(range(6)) * 2))
-async def test_a_deleted_video_stays_deleted_whatever_comes_when(
+async def test_deleted_video_stays_deleted_in_any_order_of_events(
     store: Store, on_video: Handler, order: list[int]
 ) -> None:
     media_id, owner_id = new_id(), new_id()
@@ -152,7 +152,7 @@ async def test_a_deleted_video_stays_deleted_whatever_comes_when(
     assert [one.type for one in await pending(store, media_id)].count(media.MediaDeleted.type) == 1
 
 
-async def test_events_at_the_same_moment_lose_nothing(store: Store, on_video: Handler) -> None:
+async def test_concurrent_events_are_all_applied(store: Store, on_video: Handler) -> None:
     media_id, owner_id = new_id(), new_id()
     sent = life(media_id, owner_id) * 2
     random.shuffle(sent)
@@ -172,14 +172,14 @@ async def test_redelivery_writes_nothing(store: Store, on_video: Handler) -> Non
     assert await store.media.find_one({"_id": media_id}) == before
 
 
-async def test_a_document_that_has_not_begun_is_not_found(call: Call, on_video: Handler) -> None:
+async def test_document_without_upload_started_is_not_found(call: Call, on_video: Handler) -> None:
     media_id, owner_id = new_id(), new_id()
     await on_video(life(media_id, owner_id)[-1])
     assert (await call("GET", f"/media/{media_id}", owner_id)).status_code == 404
     assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []
 
 
-async def test_the_broker_carries_it_all(bus: Broker, store: Store, consuming: None) -> None:
+async def test_consumers_receive_the_events_of_videos_and_users(bus: Broker, store: Store, consuming: None) -> None:
     media_id, owner_id = new_id(), new_id()
     sent = life(media_id, owner_id)
     await publish(bus, video.EXCHANGE, [*reversed(sent), *sent])
@@ -197,7 +197,7 @@ async def test_the_broker_carries_it_all(bus: Broker, store: Store, consuming: N
     await eventually(is_gone)
 
 
-async def test_progress_is_not_bound() -> None:
+async def test_queue_has_no_progress_events() -> None:
     types = {pattern for _, pattern in events.VIDEO.bindings}
     assert types == {
         "video.upload_started",
@@ -212,7 +212,9 @@ async def test_progress_is_not_bound() -> None:
 # Users ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_deleted_user_leaves_nothing(store: Store, call: Call, on_video: Handler, on_user: Handler) -> None:
+async def test_user_deleted_removes_all_documents(
+    store: Store, call: Call, on_video: Handler, on_user: Handler
+) -> None:
     owner_id, ids = new_id(), [new_id() for _ in range(3)]
     for media_id in ids[:2]:
         for one in life(media_id, owner_id):
@@ -229,9 +231,7 @@ async def test_a_deleted_user_leaves_nothing(store: Store, call: Call, on_video:
     assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []
 
 
-async def test_what_a_deleted_user_began_before_and_is_heard_of_later_is_removed(
-    store: Store, on_video: Handler, on_user: Handler
-) -> None:
+async def test_events_after_user_deleted_are_removed(store: Store, on_video: Handler, on_user: Handler) -> None:
     media_id, owner_id = new_id(), new_id()
     await on_user(user_deleted(owner_id))
     for one in life(media_id, owner_id):
@@ -240,7 +240,7 @@ async def test_what_a_deleted_user_began_before_and_is_heard_of_later_is_removed
     assert await store.media.find_one({"owner_id": owner_id}) is None
 
 
-async def test_a_deletion_of_the_user_in_the_middle_leaves_nothing(
+async def test_user_deleted_during_other_events_removes_all_documents(
     store: Store, on_video: Handler, on_user: Handler
 ) -> None:
     for _ in range(10):
@@ -250,7 +250,7 @@ async def test_a_deletion_of_the_user_in_the_middle_leaves_nothing(
         assert await store.media.find_one({"owner_id": owner_id}) is None
 
 
-# What media tells ----------------------------------------------------------------------------------------------------
+# Published events ----------------------------------------------------------------------------------------------------
 
 
 async def made(on_video: Handler, *, visibility: Visibility) -> tuple[UUID, UUID]:
@@ -260,14 +260,14 @@ async def made(on_video: Handler, *, visibility: Visibility) -> tuple[UUID, UUID
     return media_id, owner_id
 
 
-async def test_what_becomes_ready_and_public_is_published_once(store: Store, on_video: Handler) -> None:
+async def test_public_video_is_published_once_when_ready(store: Store, on_video: Handler) -> None:
     media_id, _ = await made(on_video, visibility=Visibility.PUBLIC)
     (published,) = await pending(store, media_id)
     assert published.type == media.MediaPublished.type
     assert published.read(media.MediaPublished).duration == 10
 
 
-async def test_what_turns_public_when_it_is_ready_is_published_then(
+async def test_ready_video_is_published_when_it_becomes_public(
     catalogue: Catalogue, store: Store, call: Call, on_video: Handler
 ) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
@@ -289,7 +289,9 @@ async def test_what_turns_public_when_it_is_ready_is_published_then(
     assert versions == sorted(set(versions))
 
 
-async def test_concurrent_edits_are_all_kept(catalogue: Catalogue, store: Store, call: Call, on_video: Handler) -> None:
+async def test_concurrent_edits_are_all_saved(
+    catalogue: Catalogue, store: Store, call: Call, on_video: Handler
+) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
     fields = [{"title": "New"}, {"description": "New"}, {"category": "new"}, {"tags": ["new"]}]
     answers = await asyncio.gather(*(call("PATCH", f"/media/{media_id}", owner_id, json=one) for one in fields))
@@ -300,7 +302,7 @@ async def test_concurrent_edits_are_all_kept(catalogue: Catalogue, store: Store,
 
 
 class Dying(Broker):
-    """Publishes, and then the process that asked for it dies."""
+    """Fails after publishing, as if the relay's process had died before it removed the event."""
 
     def __init__(self, bus: Broker) -> None:
         self._bus = bus
@@ -310,9 +312,7 @@ class Dying(Broker):
         raise Unavailable
 
 
-async def test_what_others_must_act_upon_is_kept_until_a_queue_takes_it(
-    store: Store, call: Call, on_video: Handler
-) -> None:
+async def test_updated_and_deleted_are_mandatory(store: Store, call: Call, on_video: Handler) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PUBLIC)
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Other"})).status_code == 200
     assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 204
@@ -322,7 +322,7 @@ async def test_what_others_must_act_upon_is_kept_until_a_queue_takes_it(
     assert flags == {"media.published": False, "media.updated": True, "media.deleted": True}
 
 
-async def test_pending_events_are_published_again_after_a_kill_and_then_never(
+async def test_pending_events_are_published_again_after_a_crash_and_then_removed(
     bus: Broker, store: Store, relay: Relay, on_video: Handler
 ) -> None:
     channel = await bus.channel()

@@ -43,7 +43,7 @@ def begin(catalogue: Catalogue) -> Begin:
     return make
 
 
-async def test_the_owner_reads_the_whole_document(call: Call, begin: Begin) -> None:
+async def test_get_media_returns_the_whole_document_to_its_owner(call: Call, begin: Begin) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id, ready=True)
     answer = await call("GET", f"/media/{media_id}", owner_id)
@@ -69,7 +69,7 @@ async def test_the_owner_reads_the_whole_document(call: Call, begin: Begin) -> N
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-async def test_a_private_document_does_not_exist_for_others(call: Call, begin: Begin, method: str) -> None:
+async def test_private_media_is_404_for_others(call: Call, begin: Begin, method: str) -> None:
     private, nothing = await begin(new_id()), new_id()
     answers = [
         await call(method, f"/media/{media_id}", new_id(), json={"title": "Mine"} if method == "PATCH" else None)
@@ -80,14 +80,16 @@ async def test_a_private_document_does_not_exist_for_others(call: Call, begin: B
 
 
 @pytest.mark.parametrize("visibility", ["unlisted", "public"])
-async def test_what_is_not_private_is_read_by_anyone(call: Call, begin: Begin, visibility: str) -> None:
+async def test_get_media_returns_unlisted_and_public_documents_to_anyone(
+    call: Call, begin: Begin, visibility: str
+) -> None:
     media_id = await begin(new_id(), visibility=visibility)
     assert (await call("GET", f"/media/{media_id}")).status_code == 200
     assert (await call("GET", f"/media/{media_id}", new_id())).status_code == 200
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-async def test_only_the_owner_writes(call: Call, begin: Begin, method: str) -> None:
+async def test_patch_and_delete_are_403_for_others_and_401_for_anonymous(call: Call, begin: Begin, method: str) -> None:
     media_id = await begin(new_id(), visibility="public")
     body = {"title": "Mine"} if method == "PATCH" else None
     stranger = await call(method, f"/media/{media_id}", new_id(), json=body)
@@ -97,7 +99,7 @@ async def test_only_the_owner_writes(call: Call, begin: Begin, method: str) -> N
     assert (await call("GET", f"/media/{media_id}")).json()["title"] == "Title"
 
 
-async def test_an_edit_changes_what_it_names_and_nothing_else(call: Call, begin: Begin) -> None:
+async def test_patch_media_changes_only_the_given_fields(call: Call, begin: Begin) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id)
     changes = {"description": "More", "tags": ["A", "b "], "attributes": {"camera": {"iso": 100, "f": 1.8}}}
@@ -110,14 +112,14 @@ async def test_an_edit_changes_what_it_names_and_nothing_else(call: Call, begin:
 
 
 @pytest.mark.parametrize("body", [{"title": None}, {"state": "ready"}, {"tags": "a"}, [], None])
-async def test_a_wrong_edit_is_refused_and_not_repeated(call: Call, begin: Begin, body: object) -> None:
+async def test_patch_media_rejects_an_invalid_body(call: Call, begin: Begin, body: object) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id)
     answer = await call("PATCH", f"/media/{media_id}", owner_id, json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
 
 
-async def test_an_edit_that_changes_nothing_writes_nothing(call: Call, begin: Begin, store: Store) -> None:
+async def test_patch_media_without_changes_writes_nothing(call: Call, begin: Begin, store: Store) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id)
     before = await store.media.find_one({"_id": media_id})
@@ -126,14 +128,14 @@ async def test_an_edit_that_changes_nothing_writes_nothing(call: Call, begin: Be
     assert await store.media.find_one({"_id": media_id}) == before
 
 
-async def test_an_edit_that_always_comes_second_gives_up(
+async def test_edit_gives_up_after_too_many_concurrent_changes(
     store: Store, relay: Relay, begin: Begin, streams: Streams
 ) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id)
 
     class Busy(Store):
-        """Somebody else writes between every read and its write."""
+        """A concurrent change after every read."""
 
         reads = 0
 
@@ -155,7 +157,7 @@ async def test_an_edit_that_always_comes_second_gives_up(
     assert busy.reads == ATTEMPTS
 
 
-async def test_a_deleted_document_is_gone(call: Call, begin: Begin) -> None:
+async def test_deleted_media_is_404_and_not_listed(call: Call, begin: Begin) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id, visibility="public", ready=True)
     assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 204
@@ -164,22 +166,22 @@ async def test_a_deleted_document_is_gone(call: Call, begin: Begin) -> None:
     assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []
 
 
-async def test_patch_visibility_reaches_the_stream_before_the_answer(
+async def test_patch_visibility_updates_the_stream_before_responding(
     call: Call, begin: Begin, streams: Streams
 ) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id, visibility="public", ready=True)
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Other"})).status_code == 200
-    assert streams.shown == [], "its visibility is not spoken of"
+    assert streams.shown == [], "only an edit of the visibility calls video"
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": "private"})).status_code == 200
     [(shown, visibility, version)] = streams.shown
     assert (shown, visibility) == (media_id, "private")
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": "unlisted"})).status_code == 200
-    assert streams.shown[1] == (media_id, "unlisted", version + 1), "so that the later one wins in any order"
+    assert streams.shown[1] == (media_id, "unlisted", version + 1), "the higher version wins in any order"
 
 
 @pytest.mark.parametrize("error", [Unavailable(), grpc.RpcError()])
-async def test_patch_visibility_answers_503_until_the_stream_follows(
+async def test_patch_visibility_is_503_until_the_stream_is_updated(
     call: Call, begin: Begin, streams: Streams, error: Exception
 ) -> None:
     owner_id = new_id()
@@ -190,16 +192,16 @@ async def test_patch_visibility_answers_503_until_the_stream_follows(
     assert int(refused.headers["retry-after"]) > 0
     streams.error = None
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": "private"})).status_code == 200
-    assert [(shown, visibility) for shown, visibility, _ in streams.shown] == [(media_id, "private")], "asked again"
+    assert [(shown, visibility) for shown, visibility, _ in streams.shown] == [(media_id, "private")], "retried"
 
 
-async def test_delete_closes_the_stream_before_the_answer(call: Call, begin: Begin, streams: Streams) -> None:
+async def test_delete_closes_the_stream_before_responding(call: Call, begin: Begin, streams: Streams) -> None:
     owner_id, stranger = new_id(), new_id()
     media_id = await begin(owner_id, visibility="public", ready=True)
     streams.error = Unavailable()
     assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 503
     assert (await call("GET", f"/media/{media_id}", owner_id)).status_code == 404
-    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 503, "gone here, and still to be seen"
+    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 503, "the stream is still open"
     streams.error = RemoteError("Only the owner may", status=403, code="not_the_owner")
     assert (await call("DELETE", f"/media/{media_id}", stranger)).status_code == 404
     streams.error = RemoteError("Expired", status=401, code="invalid_token")
@@ -210,7 +212,7 @@ async def test_delete_closes_the_stream_before_the_answer(call: Call, begin: Beg
     assert streams.dropped == [media_id]
 
 
-async def test_a_list_is_paged_newest_first_without_gap_or_double(call: Call, begin: Begin) -> None:
+async def test_pages_are_newest_first_without_gaps_or_duplicates(call: Call, begin: Begin) -> None:
     owner_id = new_id()
     made = [str(await begin(owner_id)) for _ in range(7)]
     seen: list[str] = []
@@ -221,7 +223,7 @@ async def test_a_list_is_paged_newest_first_without_gap_or_double(call: Call, be
         page = (await call("GET", f"/media/users/{owner_id}", owner_id, params=params)).json()
         seen += [item["id"] for item in page["items"]]
         sizes.append(len(page["items"]))
-        await begin(owner_id)  # what is made meanwhile moves nothing
+        await begin(owner_id)  # new documents do not shift the pages
         cursor = page["next_cursor"]
         if cursor is None:
             break
@@ -229,7 +231,7 @@ async def test_a_list_is_paged_newest_first_without_gap_or_double(call: Call, be
     assert sizes == [3, 3, 1]
 
 
-async def test_others_list_what_is_public_and_ready(call: Call, begin: Begin) -> None:
+async def test_others_list_only_public_and_ready_documents(call: Call, begin: Begin) -> None:
     owner_id = new_id()
     await begin(owner_id, visibility="public")
     await begin(owner_id, visibility="unlisted", ready=True)
@@ -242,10 +244,10 @@ async def test_others_list_what_is_public_and_ready(call: Call, begin: Begin) ->
 
 
 @pytest.mark.parametrize("params", [{"cursor": "x"}, {"cursor": "é" * 22}, {"limit": "0"}, {"limit": "101"}])
-async def test_a_wrong_page_is_refused(call: Call, params: dict[str, str]) -> None:
+async def test_list_rejects_invalid_cursors_and_limits(call: Call, params: dict[str, str]) -> None:
     answer = await call("GET", f"/media/users/{new_id()}", params=params)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
 
 
-async def test_get_media_is_404_for_what_is_no_id(call: Call) -> None:
+async def test_get_media_with_an_invalid_id_is_404(call: Call) -> None:
     assert (await call("GET", "/media/not-an-id")).status_code == 404

@@ -1,4 +1,4 @@
-"""The contract in media.proto, over a real connection and with real tokens."""
+"""The services of media.proto, over a real connection and with real tokens."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from kinora_media.rpc import register
 from kinora_media.service import Catalogue
 from kinora_media.settings import MediaSettings
 
-if TYPE_CHECKING:  # they exist in the stubs only
+if TYPE_CHECKING:  # defined only in the stubs
     from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub, EnforcementAsyncStub
 
 
@@ -65,7 +65,7 @@ async def begun(catalogue: Catalogue, owner_id: UUID, visibility: str = "private
     return str(media_id)
 
 
-async def test_reading_follows_the_visibility(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_get_and_list_media_return_only_visible_documents(catalogue: Catalogue, stubs: Stubs) -> None:
     owner_id = new_id()
     private, public = await begun(catalogue, owner_id), await begun(catalogue, owner_id, "public")
     wanted = pb.ListMediaRequest(ids=[private, public, str(new_id())])
@@ -80,7 +80,7 @@ async def test_reading_follows_the_visibility(catalogue: Catalogue, stubs: Stubs
     assert not media.HasField("duration")
 
 
-async def test_an_owner_edits_what_is_set(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_update_media_changes_only_set_fields(catalogue: Catalogue, stubs: Stubs) -> None:
     owner_id = new_id()
     stubs.sign_in(owner_id)
     media_id = await begun(catalogue, owner_id)
@@ -96,7 +96,7 @@ async def test_an_owner_edits_what_is_set(catalogue: Catalogue, stubs: Stubs) ->
     assert media == await stubs.catalogue.GetMedia(pb.GetMediaRequest(id=media_id))
 
 
-async def test_deleting_is_for_the_owner_and_once(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_delete_media_rejects_others_and_is_not_found_when_repeated(catalogue: Catalogue, stubs: Stubs) -> None:
     owner_id = new_id()
     request = pb.DeleteMediaRequest(id=await begun(catalogue, owner_id, "public"))
     for user_id, code in ((None, "not_signed_in"), (new_id(), "not_the_owner")):
@@ -122,14 +122,14 @@ async def test_deleting_is_for_the_owner_and_once(catalogue: Catalogue, stubs: S
     ],
     ids=range(5),
 )
-async def test_wrong_input_is_refused(stubs: Stubs, request_: pb.UpdateMediaRequest) -> None:
+async def test_update_media_rejects_invalid_input(stubs: Stubs, request_: pb.UpdateMediaRequest) -> None:
     stubs.sign_in(new_id())
     with pytest.raises(RemoteError) as refused:
         await stubs.editing.UpdateMedia(request_)
     assert (refused.value.status, refused.value.code) == (422, "invalid_input")
 
 
-async def test_drop_media_is_for_the_owner_and_repeatable(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_drop_media_rejects_others_and_is_idempotent(catalogue: Catalogue, stubs: Stubs) -> None:
     owner_id = new_id()
     request = pb.DropMediaRequest(id=await begun(catalogue, owner_id, "public"))
     for user_id, code in ((None, "not_signed_in"), (new_id(), "not_the_owner")):
@@ -146,7 +146,7 @@ async def test_drop_media_is_for_the_owner_and_repeatable(catalogue: Catalogue, 
     assert gone.value.code == "media_not_found"
 
 
-async def test_drop_all_media_takes_what_is_the_callers(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_drop_all_media_removes_only_the_callers_documents(catalogue: Catalogue, stubs: Stubs) -> None:
     owner_id, other = new_id(), new_id()
     own = [await begun(catalogue, owner_id, "public") for _ in range(3)]
     foreign = await begun(catalogue, other, "public")
@@ -157,10 +157,10 @@ async def test_drop_all_media_takes_what_is_the_callers(catalogue: Catalogue, st
     assert [one.id for one in listed.media] == [foreign]
     later = await begun(catalogue, owner_id, "public")
     listed = await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[later]))
-    assert [one.id for one in listed.media] == [later], "the account may stay, if the rest of its deletion fails"
+    assert [one.id for one in listed.media] == [later], "if the rest of its deletion fails, the account stays usable"
 
 
-async def test_a_batch_is_bounded(stubs: Stubs) -> None:
+async def test_list_media_rejects_more_than_100_ids(stubs: Stubs) -> None:
     stubs.sign_in(None)
     with pytest.raises(RemoteError) as refused:
         await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[str(new_id()) for _ in range(101)]))

@@ -1,4 +1,4 @@
-"""Which index answers each query of the store, as far as the stand-in for MongoDB tells (local/mongo/README.md)."""
+"""Queries and the indexes that they use, as far as the stand-in for MongoDB explains them (local/mongo/README.md)."""
 
 from typing import Any
 

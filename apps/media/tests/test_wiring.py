@@ -11,7 +11,9 @@ from kinora_media.wiring import wire
 ENVIRONMENT = Path(__file__).parents[3] / "local/env/media.env"
 
 
-async def test_it_starts_without_its_dependencies_and_says_so(make_settings: Callable[..., MediaSettings]) -> None:
+async def test_wire_succeeds_without_dependencies_and_their_checks_fail(
+    make_settings: Callable[..., MediaSettings],
+) -> None:
     nowhere = "127.0.0.1:9"
     settings = make_settings(
         mongo_url=f"mongodb://{nowhere}", redis_url=f"redis://{nowhere}", rabbitmq_url=f"amqp://{nowhere}"
@@ -22,7 +24,7 @@ async def test_it_starts_without_its_dependencies_and_says_so(make_settings: Cal
             await state.checks.dependencies["rabbitmq"]()
 
 
-def test_the_committed_environment_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_committed_environment_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line for line in ENVIRONMENT.read_text().splitlines() if line and not line.startswith("#")]
     environment = dict(line.split("=", 1) for line in lines)
     assert unknown_keys(MediaSettings, environment) == []
@@ -31,7 +33,7 @@ def test_the_committed_environment_fits(monkeypatch: pytest.MonkeyPatch) -> None
     assert MediaSettings().grpc_port == 8202
 
 
-def test_a_missing_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_secret_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MONGO_URL", "REDIS_URL", "RABBITMQ_URL"):
         monkeypatch.delenv(f"KINORA_{name}", raising=False)
     with pytest.raises(ValidationError):

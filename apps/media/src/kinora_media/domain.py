@@ -1,7 +1,7 @@
 """A media document and its rules.
 
-What is known of a video comes in events that may be doubled, late and out of order. Each function below that takes a
-``Media`` and returns one can therefore be applied twice and in any order, and the document ends the same.
+A document is built from events that may be duplicated, late and out of order. The functions below that take and return
+a ``Media`` are therefore idempotent and commutative.
 """
 
 import json
@@ -20,7 +20,7 @@ MAX_TAG_LENGTH = 50
 MAX_ATTRIBUTE_BYTES = 16 << 10
 MAX_ATTRIBUTE_DEPTH = 8
 MAX_INTEGER = (1 << 53) - 1
-"""What every JSON reader can hold: https://www.rfc-editor.org/rfc/rfc7493#section-2.2"""
+"""The largest integer that all JSON parsers keep exactly: https://www.rfc-editor.org/rfc/rfc7493#section-2.2"""
 
 
 class Visibility(StrEnum):
@@ -30,9 +30,9 @@ class Visibility(StrEnum):
 
 
 class State(StrEnum):
-    """In the order in which they outrank each other.
+    """In ascending order of precedence.
 
-    Ready stands above failed: a video that failed may be transcoded again, but one that is ready does not fail.
+    READY is above FAILED, because a failed video may be transcoded again, but a ready one does not fail.
     """
 
     DRAFT = "draft"
@@ -53,9 +53,9 @@ class Media:
     created_at: datetime
     updated_at: datetime
     begun: bool = False
-    """Whether the event that begins a document has come; until then it only collects, and nobody sees it."""
+    """Whether ``video.upload_started`` has arrived; until then the document is visible to nobody."""
     version: int = 0
-    """Grows with each change."""
+    """Increases with each change."""
     title: str = ""
     description: str = ""
     tags: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Media:
 
 
 def begun(media: Media, *, title: str, visibility: Visibility, at: datetime) -> Media:
-    """The upload has begun. What the owner has edited since is not set back."""
+    """Apply ``video.upload_started``. A redelivery does not overwrite the owner's edits."""
     if media.begun:
         return media
     return replace(media, begun=True, title=title, visibility=visibility, created_at=at)
@@ -90,7 +90,7 @@ def uploaded(media: Media) -> Media:
 
 
 def playable(media: Media, *, duration: float, width: int, height: int) -> Media:
-    if media.duration is None:  # what the end of transcoding found is more exact
+    if media.duration is None:  # the values of `ready` are more accurate
         media = replace(media, duration=duration, width=width, height=height)
     return _advanced(media, State.PLAYABLE)
 
@@ -115,11 +115,11 @@ def edited(media: Media, changes: "Changes") -> Media:
     return replace(media, **{name: getattr(changes, name) for name in changes.model_fields_set})
 
 
-# What an owner may write ---------------------------------------------------------------------------------------------
+# Fields that owners edit ---------------------------------------------------------------------------------------------
 
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
-    """Compared and kept in one form, each once, in the order given."""
+    """Normalised and without duplicates, in the given order."""
     kept = dict.fromkeys(" ".join(unicodedata.normalize("NFKC", tag).casefold().split()) for tag in tags)
     kept.pop("", None)
     if len(kept) > MAX_TAGS:
@@ -137,7 +137,7 @@ def _attributes(attributes: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _check_json(value: JsonValue, *, depth: int) -> None:
-    """Only what MongoDB can keep and every client can read."""
+    """Rejects values that MongoDB cannot store or that some clients cannot parse."""
     if depth > MAX_ATTRIBUTE_DEPTH + 1:
         raise ValueError(f"nested at most {MAX_ATTRIBUTE_DEPTH} deep")
     if isinstance(value, dict):
@@ -162,7 +162,7 @@ Attributes = Annotated[dict[str, JsonValue], AfterValidator(_attributes)]
 
 
 class Changes(BaseModel):
-    """What an owner wants changed: the fields that are set. The defaults only say that none has to be."""
+    """An owner's edit. Fields that are not set stay unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

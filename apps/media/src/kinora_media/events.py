@@ -1,4 +1,4 @@
-"""What media hears: the life of videos, and the end of users."""
+"""Consumers of the events of videos and of the deletion of users."""
 
 from functools import partial
 
@@ -28,11 +28,11 @@ USER = Queue("media.user", [(auth.EXCHANGE, auth.UserDeleted.type)])
 
 def on_video(catalogue: Catalogue) -> Handler:
     async def handle(event: Event) -> None:
-        about = event.read(video.Deleted)  # which video and whose, as all of them say
+        about = event.read(video.Deleted)  # video_id and owner_id, which all video events have
         if event.type == video.Deleted.type:
             await catalogue.remove(about.video_id, about.owner_id)
         else:
-            await catalogue.follow(about.video_id, about.owner_id, partial(_apply, event))
+            await catalogue.apply(about.video_id, about.owner_id, partial(_apply, event))
 
     return handle
 
@@ -41,7 +41,7 @@ def _apply(event: Event, media: Media) -> Media:
     match event.type:
         case video.UploadStarted.type:
             begun = event.read(video.UploadStarted)
-            # MongoDB keeps milliseconds.
+            # MongoDB stores milliseconds.
             at = event.time.replace(microsecond=event.time.microsecond // 1000 * 1000)
             return domain.begun(media, title=begun.title, visibility=Visibility(begun.visibility), at=at)
         case video.Uploaded.type:

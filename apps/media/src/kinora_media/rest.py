@@ -1,4 +1,4 @@
-"""REST over the catalogue; /media/feed, likes and comments are not here yet."""
+"""REST API of the catalogue; /media/feed, likes and comments are not implemented yet."""
 
 import base64
 import binascii
@@ -68,7 +68,7 @@ def _before(cursor: str) -> UUID:
     try:
         return UUID(bytes=base64.urlsafe_b64decode(f"{cursor}=="))
     except (ValueError, binascii.Error):
-        raise InvalidInput("The cursor is not one of ours") from None
+        raise InvalidInput("The cursor is invalid; use next_cursor of the previous page") from None
 
 
 @router.get("/{media_id:uuid}")
@@ -95,7 +95,7 @@ async def of_user(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> MediaPage:
     before = _before(cursor) if cursor else None
-    # One more than asked for tells whether there is another page.
+    # One more than the limit, to know whether there is another page.
     found = await catalogue.page(caller, user_id, before=before, limit=limit + 1)
     items = found[:limit]
     return MediaPage(

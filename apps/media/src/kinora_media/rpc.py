@@ -1,5 +1,5 @@
-"""gRPC over the catalogue: platform/protos/kinora/media/v1/media.proto."""
-# ruff: noqa: N802 - the names of the methods are those of the contract
+"""gRPC API of the catalogue: platform/protos/kinora/media/v1/media.proto."""
+# ruff: noqa: N802 - method names come from the proto
 
 from datetime import datetime
 from typing import Any
@@ -76,7 +76,7 @@ def _id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise InvalidInput("An id is a UUID") from None
+        raise InvalidInput("An id must be a UUID") from None
 
 
 def _changes(request: pb.UpdateMediaRequest) -> Changes:

@@ -1,4 +1,4 @@
-"""What can be done with media documents: the use cases that REST, gRPC and events call."""
+"""The use cases of media documents, called by REST, gRPC and event consumers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from kinora_media.videos import Videos
 SERVICE = "media"
 MAX_BATCH = 100
 ATTEMPTS = 20
-"""How often a write is made anew because another came first."""
+"""How often a write is attempted when the document is changed concurrently."""
 
 
 class Catalogue:
@@ -35,18 +35,18 @@ class Catalogue:
         return media
 
     async def many(self, caller: Caller | None, ids: Sequence[UUID]) -> list[Media]:
-        """Those of ``ids`` that the caller may see, in no order."""
+        """The documents that the caller may see, in no particular order."""
         if len(ids) > MAX_BATCH:
-            raise InvalidInput(f"At most {MAX_BATCH} ids at once")
+            raise InvalidInput(f"At most {MAX_BATCH} ids per request")
         return [media for media in await self._store.many(ids) if media.visible_to(_user_id(caller))]
 
     async def page(self, caller: Caller | None, owner_id: UUID, *, before: UUID | None, limit: int) -> Sequence[Media]:
-        """Newest first, below the id ``before``: everything for the owner, for others what is ready and public."""
+        """Newest first, with ids below ``before``: all documents for the owner, ready and public ones for others."""
         others = _user_id(caller) != owner_id
         return await self._store.page(owner_id, published=others, before=before, limit=limit)
 
     async def edit(self, caller: Caller, media_id: UUID, changes: Changes) -> Media:
-        """A visibility that this returns holds for the stream, too. Raises an outage when that could not be made so."""
+        """Once this returns, video enforces the new visibility. Raises an outage if video does not confirm it."""
         for _ in range(ATTEMPTS):
             before = await self._own(caller, media_id)
             after = await self._save(before, edited(before, changes))
@@ -55,14 +55,17 @@ class Catalogue:
         else:
             raise ChangedMeanwhile
         if "visibility" in changes.model_fields_set:
-            # Also when nothing changed: an earlier attempt may have ended between the two.
+            # Even if nothing changed: an earlier attempt may have failed between saving and this call.
             await self._videos.set_visibility(after)
         return after
 
     async def delete(self, caller: Caller, media_id: UUID) -> None:
-        """Once this returns nobody sees the document or its stream. Raises an outage when that could not be made so."""
+        """Once this returns, the document and its stream are inaccessible.
+
+        Raises an outage if video does not confirm it.
+        """
         if isinstance(await self._store.find(media_id), Tombstone):
-            # An earlier attempt may have ended before the stream was closed: "not found" says that it is.
+            # An earlier attempt may have failed before the stream was closed, and 404 confirms that it is closed.
             await self._close(media_id)
             raise MediaNotFound
         media = await self._own(caller, media_id)
@@ -70,15 +73,15 @@ class Catalogue:
         await self._videos.drop(media.id)
 
     async def _close(self, media_id: UUID) -> None:
-        """Close the stream of a removed document, of which nothing tells any more whose it was."""
+        """Close the stream of a removed document, whose tombstone has no owner; video checks ownership."""
         try:
             await self._videos.drop(media_id)
         except RemoteError as error:
-            if error.status not in (Forbidden.status, NotFound.status):  # of those, somebody else's is none of ours
+            if error.status not in (Forbidden.status, NotFound.status):  # not the caller's, or closed already
                 raise
 
     async def drop(self, caller: Caller, media_id: UUID) -> None:
-        """As delete, because its video was deleted. Nothing happens when there is none."""
+        """Remove a document because its video was deleted; nothing happens if there is none."""
         media = await self._store.find(media_id)
         if isinstance(media, Media):
             if media.owner_id != caller.user_id:
@@ -86,12 +89,12 @@ class Catalogue:
             await self.remove(media.id, media.owner_id)
 
     async def drop_all(self, caller: Caller) -> None:
-        """Remove all documents of the caller, whose account goes next. More may come until then."""
+        """Remove all documents of the caller, whose account is deleted next. New ones may be created until then."""
         for media_id in await self._store.ids_of(caller.user_id):
             await self.remove(media_id, caller.user_id)
 
-    async def follow(self, media_id: UUID, owner_id: UUID, change: Callable[[Media], Media]) -> None:
-        """Apply to the document what happened to its video. Made when it is not there yet, left alone when removed."""
+    async def apply(self, media_id: UUID, owner_id: UUID, change: Callable[[Media], Media]) -> None:
+        """Apply an event of the video to its document, creating it if missing. Ignored if the document was removed."""
         for _ in range(ATTEMPTS):
             before = await self._store.find(media_id)
             if isinstance(before, Tombstone):
@@ -102,19 +105,19 @@ class Catalogue:
                 break
         else:
             raise ChangedMeanwhile
-        # Asked after the write, so that of this and a deletion of the owner at the same time one sees the other.
-        if await self._store.owner_is_buried(owner_id):
+        # After the write, because the owner may be deleted concurrently: one of the two then sees the other's write.
+        if await self._store.owner_is_deleted(owner_id):
             await self.remove(media_id, owner_id)
 
     async def remove(self, media_id: UUID, owner_id: UUID) -> None:
-        """Nothing happens when it is removed already."""
+        """Idempotent."""
         deleted = event(SERVICE, MediaDeleted(media_id=media_id, owner_id=owner_id))
-        if await self._store.bury(media_id, at=now(), event=deleted):
+        if await self._store.delete(media_id, at=now(), event=deleted):
             self._relay.wake()
 
     async def remove_owner(self, owner_id: UUID) -> None:
-        """Remove all documents of a user, also those whose events are still to come."""
-        await self._store.bury_owner(owner_id, at=now())
+        """Remove all documents of a user, including ones whose events have not arrived yet."""
+        await self._store.mark_owner_deleted(owner_id, at=now())
         for media_id in await self._store.ids_of(owner_id):
             await self.remove(media_id, owner_id)
 
@@ -125,7 +128,7 @@ class Catalogue:
         return media
 
     async def _save(self, before: Media, after: Media) -> Media | None:
-        """Write what changed together with the events it causes; ``None`` when another write came first."""
+        """Save the document with the events it causes. None if it was changed concurrently (optimistic lock)."""
         if after == before and before.version:
             return before
         after = replace(after, version=before.version + 1, updated_at=now())
@@ -142,7 +145,7 @@ class Catalogue:
 
 
 def now() -> datetime:
-    """To the millisecond, as MongoDB keeps it."""
+    """In milliseconds, the precision of MongoDB."""
     at = datetime.now(UTC)
     return at.replace(microsecond=at.microsecond // 1000 * 1000)
 

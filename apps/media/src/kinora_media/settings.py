@@ -11,7 +11,7 @@ class MediaSettings(Settings):
     grpc_host: str = "127.0.0.1"
     grpc_port: Port
     public_url: str
-    """Where clients reach the platform; the issuer of the access tokens."""
+    """The platform's URL for clients, and the issuer of the access tokens."""
     mongo_url: SecretStr
     mongo_database: str = "media"
     redis_url: SecretStr
@@ -19,4 +19,4 @@ class MediaSettings(Settings):
     jwks_url: str
     video_grpc: str
     tombstone_days: int = Field(default=30, ge=1)
-    """How long a deletion is remembered, so that an event that comes later does not undo it."""
+    """How long a tombstone is kept, so that a late event does not recreate a deleted document."""

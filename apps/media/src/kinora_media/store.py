@@ -1,7 +1,7 @@
 """The only place with MongoDB queries.
 
-Every write is to one document and carries the events it causes, so no transaction is needed. A write names the version
-it was made from and does nothing when another came first. A removed document leaves a tombstone under its id.
+Each write changes one document and includes the events it causes, so no transaction is needed. Writes use optimistic
+locking by version. A deleted document leaves a tombstone under its id.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from kinora_media.domain import Media, State, Visibility
 
 SECONDS_PER_DAY = 24 * 3600
 
-# Kept until a queue takes them: video would else show what became private, and keep what was removed.
-_ACTED_UPON = frozenset({MediaDeleted.type, MediaUpdated.type})
+# Retried until a queue accepts them: if they were lost, video would serve private videos and keep deleted ones.
+_MANDATORY = frozenset({MediaDeleted.type, MediaUpdated.type})
 
 
 @dataclass(frozen=True)
 class Tombstone:
-    """What is left of a removed document."""
+    """Remains of a deleted document, so that late events do not recreate it."""
 
 
 class Store:
@@ -46,12 +46,15 @@ class Store:
         return Tombstone() if "deleted_at" in document else _media(document)
 
     async def many(self, ids: Sequence[UUID]) -> list[Media]:
-        """Those of ``ids`` that have begun, in no order."""
+        """The documents that have begun, in no particular order."""
         found = self.media.find({"_id": {"$in": list(ids)}, "begun": True})
         return [_media(document) async for document in found]
 
     async def page(self, owner_id: UUID, *, published: bool, before: UUID | None, limit: int) -> list[Media]:
-        """What the owner has begun, newest first, below ``before``; ``published``: only what is ready and public."""
+        """Documents of the owner that have begun, newest first, with ids below ``before``.
+
+        ``published``: only ready and public ones.
+        """
         query: Document = {"owner_id": owner_id, "begun": True}
         if published:
             query |= {"state": str(State.READY), "visibility": str(Visibility.PUBLIC)}
@@ -61,7 +64,7 @@ class Store:
         return [_media(document) async for document in found]
 
     async def insert(self, media: Media, events: Sequence[Event]) -> bool:
-        """Whether there was none of that id, not even a tombstone."""
+        """False if the id exists already, also as a tombstone."""
         try:
             await self.media.insert_one({"_id": media.id, **_document(media), OUTBOX: _entries(events)})
         except DuplicateKeyError:
@@ -69,15 +72,15 @@ class Store:
         return True
 
     async def update(self, media: Media, *, expected_version: int, events: Sequence[Event]) -> bool:
-        """Whether the document still had the expected version."""
+        """False if the document no longer has the expected version."""
         change: Document = {"$set": _document(media)}
         if events:
             change["$push"] = {OUTBOX: {"$each": _entries(events)}}
         result = await self.media.update_one({"_id": media.id, "version": expected_version}, change)
         return result.matched_count == 1
 
-    async def bury(self, media_id: UUID, *, at: datetime, event: Event) -> bool:
-        """Leave a tombstone under the id, whether there was a document or not. False when there was one already."""
+    async def delete(self, media_id: UUID, *, at: datetime, event: Event) -> bool:
+        """Replace the document, if any, by a tombstone. False if there is a tombstone already."""
         change: Document = {
             "$set": {"deleted_at": at},
             "$unset": {item.name: "" for item in fields(Media) if item.name != "id"},
@@ -85,27 +88,27 @@ class Store:
         }
         try:
             await self.media.update_one({"_id": media_id, "deleted_at": {"$exists": False}}, change, upsert=True)
-        except DuplicateKeyError:  # the tombstone does not match, and the upsert finds its id taken
+        except DuplicateKeyError:  # a tombstone does not match the filter, so the upsert tries to insert its id
             return False
         return True
 
     async def ids_of(self, owner_id: UUID) -> Sequence[UUID]:
-        """Also of those that have not begun."""
+        """Includes documents that have not begun."""
         return [document["_id"] async for document in self.media.find({"owner_id": owner_id}, {"_id": True})]
 
-    async def bury_owner(self, owner_id: UUID, *, at: datetime) -> None:
+    async def mark_owner_deleted(self, owner_id: UUID, *, at: datetime) -> None:
         await self._deleted_owners.update_one({"_id": owner_id}, {"$set": {"deleted_at": at}}, upsert=True)
 
-    async def owner_is_buried(self, owner_id: UUID) -> bool:
+    async def owner_is_deleted(self, owner_id: UUID) -> bool:
         return await self._deleted_owners.find_one({"_id": owner_id}) is not None
 
 
 def _entries(events: Sequence[Event]) -> list[Document]:
-    return [pending(event, exchange=EXCHANGE, mandatory=event.type in _ACTED_UPON) for event in events]
+    return [pending(event, exchange=EXCHANGE, mandatory=event.type in _MANDATORY) for event in events]
 
 
 def _document(media: Media) -> Document:
-    """All but the id."""
+    """Without the id."""
     document = asdict(media) | {
         "tags": list(media.tags),
         "visibility": str(media.visibility),

@@ -1,4 +1,4 @@
-"""The streams of the documents, which belong to the video service."""
+"""Client of the video service, which owns the streams."""
 
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
@@ -7,20 +7,20 @@ from kinora.video.v1 import video_pb2 as pb
 from kinora_kit.rpc import ENFORCEMENT_SECONDS, RemoteError
 from kinora_media.domain import Media
 
-if TYPE_CHECKING:  # it exists in the stubs only
+if TYPE_CHECKING:  # defined only in the stubs
     from kinora.video.v1.video_pb2_grpc import EnforcementAsyncStub
 
 NOT_FOUND = 404
 
 
 class Videos(Protocol):
-    """Each may be called again at any time, and raises an outage when it could not be done."""
+    """Idempotent. Each method raises an outage (kinora_kit.outages) unless video confirms the call."""
 
     async def set_visibility(self, media: Media) -> None:
-        """The stream is visible to those who may see the document, unless a newer version says otherwise."""
+        """Give the stream the document's visibility, unless video has a newer version."""
 
     async def drop(self, media_id: UUID) -> None:
-        """Nobody can see the stream any more. Raises RemoteError for one that is not the caller's."""
+        """Close the stream. Raises RemoteError if it does not belong to the caller."""
 
 
 class RemoteVideos:
@@ -32,7 +32,7 @@ class RemoteVideos:
         try:
             await self._stub.SetVisibility(request, timeout=ENFORCEMENT_SECONDS)
         except RemoteError as error:
-            if error.status != NOT_FOUND:  # else there is no stream
+            if error.status != NOT_FOUND:  # there is no stream to hide
                 raise
 
     async def drop(self, media_id: UUID) -> None:

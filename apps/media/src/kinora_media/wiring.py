@@ -61,7 +61,8 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
             ),
             relay.running(),
             tasks.background(
-                # In the background, so that the service starts without its store; again and again costs nothing.
+                # In the background, so that the service starts without its store; repeated, so that a store that lost
+                # its data gets its indexes again.
                 indexes=lambda: tasks.every(INDEX_SECONDS, ensure_indexes),
                 video_events=lambda: consumer.consume(bus, events.VIDEO, events.on_video(catalogue)),
                 user_events=lambda: consumer.consume(bus, events.USER, events.on_user(catalogue)),
@@ -75,7 +76,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                         "redis": cache.ping,
                         "rabbitmq": bus.check,
                     },
-                    # What migrations are elsewhere.
+                    # Corresponds to migrations in the services with PostgreSQL.
                     schema=indexed.wait,
                 ),
             )
