@@ -15,7 +15,9 @@ from kinora_environment.workload import (
     Volume,
     Workload,
     WorkloadArgs,
+    checksum,
     config_map,
+    job,
     secret,
 )
 
@@ -32,31 +34,35 @@ KEEPER_RULES = (
     " +psync +replconf +slaveof +replicaof +script|kill"
 )
 
-RELOAD = """\
+PROVISION = """\
 set -eu
-trap 'exit 0' TERM
+cli() { redis-cli -h "$host" -p "${PORT:-6379}" --user keeper "$@"; }
 
-cli() { redis-cli -h "${HOST:-127.0.0.1}" -p "${PORT:-6379}" --user keeper "$@"; }
+# Even if the server is up: a network plugin blocks a new pod's traffic until it knows the pod.
+await_server() {
+    tries=0
+    until [ "$(cli ping 2>/dev/null)" = PONG ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 15 ] || return 1
+        sleep 2
+    done
+}
 
-# User by user instead of ACL LOAD, which (before Redis 7.4) cuts every connection, also of users that stay.
-apply() {
-    answers=$(sed 's/^user /ACL SETUSER /' "$ACL_FILE" | cli) || return 1
-    if printf '%s\\n' "$answers" | grep -vx OK; then return 1; fi
+# User by user instead of ACL LOAD, which (before Redis 7.4) disconnects every client.
+apply_users() {
+    replies=$(sed 's/^user /ACL SETUSER /' "$ACL_FILE" | cli) || return 1
+    # Not printed: an error repeats the rule, which contains the password.
+    if printf '%s\\n' "$replies" | grep -qvx OK; then return 1; fi
     for user in $(cli ACL USERS); do
         grep -q "^user $user " "$ACL_FILE" || cli ACL DELUSER "$user" >/dev/null || return 1
     done
 }
 
-applied=
-while :; do
-    given=$(cat "$ACL_FILE")
-    if [ "$given" != "$applied" ] && apply; then
-        applied=$given
-        echo 'applied the users'
-    fi
-    sleep "${INTERVAL:-5}" &
-    wait $!
+failed=
+for host in $HOSTS; do
+    if ! await_server || ! apply_users; then failed="$failed $host"; fi
 done
+[ -z "$failed" ] || { echo "the users could not be set on:$failed" >&2; exit 1; }
 """
 
 MASTER = """\
@@ -203,18 +209,24 @@ class RedisCache(StoreComponent):
 
     def _users(self, keeper: pulumi.Output[str]) -> pulumi.Output[str]:
         """The ACL file."""
-        lines: list[Input] = ["user default reset\n", "user ", KEEPER, " reset on >", keeper, f" {KEEPER_RULES}\n"]
+        rules = self._rules()
+        lines: list[Input] = ["user default reset\n", "user ", KEEPER, " reset on >", keeper, f" {rules[KEEPER]}\n"]
+        for login in self.logins():
+            lines += ["user ", login.name, " reset on >", login.password, f" {rules[login.name]}\n"]
+        return pulumi.Output.concat(*lines)
+
+    def _rules(self) -> dict[str, str]:
+        """The ACL rules of each user, without passwords."""
+        rules = {KEEPER: KEEPER_RULES}
         for login in self.logins():
             need = self.args.credentials.needs(login.identity).redis
-            rules = grants.redis_rules(login.identity, reads=need.reads if need is not None else ())
-            lines += ["user ", login.name, " reset on >", login.password, f" {rules}\n"]
-        return pulumi.Output.concat(*lines)
+            rules[login.name] = grants.redis_rules(login.identity, reads=need.reads if need is not None else ())
+        return rules
 
     # --- single -------------------------------------------------------------------------------------------------------
 
     def _single(self, args: StoreArgs) -> None:
         _, keeper, users = self._secrets(args)
-        scripts = config_map("redis", args.place, {"reload.sh": RELOAD}, self.child)
         options = settings(args.sizes.redis.memory).items()
         command = ["redis-server", *(word for key, value in options for word in (f"--{key}", value))]
         Workload(
@@ -222,12 +234,8 @@ class RedisCache(StoreComponent):
             WorkloadArgs(
                 place=args.place,
                 user=USER,
-                containers=[self._server(args, keeper, command, {}), self._reload(args, keeper)],
-                volumes={
-                    "data": Volume("/data", persistent=True),
-                    "acl": Volume("/acl", secret=users),
-                    "scripts": Volume("/scripts", config=scripts),
-                },
+                containers=[self._server(args, keeper, command, {})],
+                volumes={"data": Volume("/data", persistent=True), "acl": Volume("/acl", secret=users)},
                 clients=["apps"],
                 disk_mib=args.sizes.redis.disk,
                 storage_class=args.storage_class,
@@ -236,6 +244,7 @@ class RedisCache(StoreComponent):
             ),
             self.child,
         )
+        self._provision(args, ["redis"], keeper, users)
 
     def _secrets(self, args: StoreArgs) -> tuple[pulumi.Output[str], Secret, pulumi.Output[str]]:
         """The keeper's password, its Secret, and the Secret with the users."""
@@ -260,14 +269,24 @@ class RedisCache(StoreComponent):
             alive={"exec_": {"command": ["sh", "-c", ping]}},
         )
 
-    def _reload(self, args: StoreArgs, keeper: Secret) -> Container:
-        return Container(
-            "reload",
-            args.images["redis"],
-            args.sizes.sidecar,
-            command=["sh", "/scripts/reload.sh"],
-            environment={"REDISCLI_AUTH": keeper, "ACL_FILE": "/acl/users.acl"},
-            volumes={"acl": "/acl", "scripts": "/scripts"},
+    def _provision(self, args: StoreArgs, hosts: Sequence[str], keeper: Secret, users: pulumi.Output[str]) -> None:
+        """Set the users of running servers. A server that starts reads the same file."""
+        name = "redis-provision"
+        scripts = config_map(name, args.place, {"provision.sh": PROVISION}, self.child)
+        job(
+            name,
+            args.place,
+            user=USER,
+            container=Container(
+                "provision",
+                args.images["redis"],
+                args.sizes.job,
+                command=["sh", "/provision/provision.sh"],
+                environment={"HOSTS": " ".join(hosts), "REDISCLI_AUTH": keeper, "ACL_FILE": "/acl/users.acl"},
+            ),
+            volumes={"provision": Volume("/provision", config=scripts), "acl": Volume("/acl", secret=users)},
+            fingerprint=checksum(PROVISION, *(f"{user} {rules}" for user, rules in self._rules().items())),
+            opts=self.child,
         )
 
     # --- operator -----------------------------------------------------------------------------------------------------
@@ -284,7 +303,6 @@ class RedisCache(StoreComponent):
                 "master.sh": MASTER,
                 "server.sh": SERVER,
                 "sentinel.sh": SENTINEL,
-                "reload.sh": RELOAD,
                 "redis.conf": config,
             },
             self.child,
@@ -305,11 +323,7 @@ class RedisCache(StoreComponent):
             WorkloadArgs(
                 place=args.place,
                 user=USER,
-                containers=[
-                    self._server(args, keeper, ["sh", "/scripts/server.sh"], environment),
-                    sentinel,
-                    self._reload(args, keeper),
-                ],
+                containers=[self._server(args, keeper, ["sh", "/scripts/server.sh"], environment), sentinel],
                 volumes={
                     "data": Volume("/data", persistent=True),
                     "run": Volume("/run/redis"),
@@ -326,6 +340,7 @@ class RedisCache(StoreComponent):
             ),
             self.child,
         )
+        self._provision(args, hosts, keeper, users)
         self._proxy(args, hosts, password)
 
     def _proxy(self, args: StoreArgs, hosts: list[str], keeper: pulumi.Output[str]) -> None:

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 import real_stores
-from real_stores import PLATFORM, free_ports, kill, listens, password, program, running, wait_for, write
+from real_stores import PLATFORM, environment, free_ports, kill, listens, password, program, running, wait_for, write
 
 from kinora_environment import grants, redis
 
@@ -107,18 +107,22 @@ def test_mongo_url_lists_all_members() -> None:
 @dataclass(frozen=True)
 class SingleRedis:
     port: int
-    users: Path
-    reload: Path
+    folder: Path
 
-    def rotate(self, generation: int) -> None:
-        write(self.users, made(generation=generation).data("Secret", "redis-users"))
+    def provision(self, generation: int) -> None:
+        """Run the job that sets the users, like `pulumi up`, with the files of this generation."""
+        rotated = made(generation=generation)
+        (container,) = rotated.job("redis-provision")["spec"]["template"]["spec"]["containers"]
+        assert container["command"] == ["sh", "/provision/provision.sh"]
+        script = write(self.folder / "provision", rotated.data("ConfigMap", "redis-provision")) / "provision.sh"
+        users = write(self.folder / "acl", rotated.data("Secret", "redis-users")) / "users.acl"
+        variables = {"HOSTS": "127.0.0.1", "PORT": str(self.port), "REDISCLI_AUTH": KEEPER, "ACL_FILE": str(users)}
+        assert environment(container).keys() | {"REDISCLI_AUTH", "PORT"} == variables.keys()
+        subprocess.run(["sh", script], env={"PATH": os.environ["PATH"], **variables}, check=True, timeout=60)
 
     def connect(self, identity: str, generation: int) -> Connection:
         secret = password(f"{identity}-redis-{generation}")
         return Connection(self.port).sign_in(f"{identity}_{generation}", secret)
-
-    def knows(self, user: str) -> bool:
-        return answers(f"ACL GETUSER {user}", self.port) not in ("$-1", "*-1")
 
 
 @pytest.fixture
@@ -127,24 +131,13 @@ def single_redis(tmp_path: Path) -> Iterator[SingleRedis]:
     (port,) = free_ports(1)
     first = made(generation=1)
     users = write(tmp_path / "acl", first.data("Secret", "redis-users"))
-    scripts = write(tmp_path / "scripts", first.data("ConfigMap", "redis"))
     (data := tmp_path / "data").mkdir()
     places = {"/acl/users.acl": str(users / "users.acl"), "/data": str(data)}
     command = [places.get(word, word) for word in first.container("redis", "redis")["command"]]
-    reload = [places.get(word, word) for word in first.container("redis", "reload")["command"]]
-    reload[-1] = str(scripts / Path(reload[-1]).name)
-    variables = {
-        "PORT": str(port),
-        "REDISCLI_AUTH": KEEPER,
-        "ACL_FILE": str(users / "users.acl"),
-        "INTERVAL": "0.1",
-    }
-    log, said = tmp_path / "log", tmp_path / "reload"
+    log = tmp_path / "log"
     with running([*command, "--port", str(port), "--bind", "127.0.0.1"], log):
         wait_for(lambda: answers("PING", port) == "+PONG", log=log)
-        with running(reload, said, variables=variables):
-            wait_for(lambda: "applied" in said.read_text(), log=said)
-            yield SingleRedis(port, users, said)
+        yield SingleRedis(port, tmp_path)
 
 
 def test_redis_identities_are_limited_to_their_prefix(single_redis: SingleRedis) -> None:
@@ -189,12 +182,11 @@ def test_redis_settings_match_the_native_server(single_redis: SingleRedis, tmp_p
 def test_redis_rotation_disconnects_only_retired_users(single_redis: SingleRedis) -> None:
     with single_redis.connect("media", 1) as first:
         assert first.ask("SET media:1 one") == "+OK"
-        single_redis.rotate(2)
-        wait_for(lambda: single_redis.knows("media_2"), log=single_redis.reload)
+        single_redis.provision(2)
+        single_redis.provision(2)  # again, as it is every few minutes
         with single_redis.connect("media", 2) as second:
             assert first.ask("GET media:1") == "one"  # on the existing connection
-            single_redis.rotate(3)
-            wait_for(lambda: not single_redis.knows("media_1"), log=single_redis.reload)
+            single_redis.provision(3)
             assert second.ask("GET media:1") == "one"
             assert first.ask("GET media:1") == ""
     with Connection(single_redis.port) as refused:
@@ -204,6 +196,10 @@ def test_redis_rotation_disconnects_only_retired_users(single_redis: SingleRedis
 
 
 # --- Redis, several replicas ------------------------------------------------------------------------------------------
+
+
+def redis_hosts() -> list[str]:
+    return [f"redis-{number}.redis-replicas.kinora-test-stores.svc.cluster.local" for number in range(3)]
 
 
 @dataclass
@@ -313,6 +309,34 @@ def proxy(replicas: Replicas, tmp_path: Path) -> Iterator[Callable[[str], str]]:
         yield ask
 
 
+def test_redis_provisioning_reaches_every_replica_and_fails_for_one_that_is_away(replicas: Replicas) -> None:
+    """The others get the users nevertheless; the job's next run repeats it."""
+    away, *others = replicas.hosts
+    for host in others:
+        replicas.start(host, "server")
+    wait_for(lambda: all(answers("PING", replicas.port, host) == "+PONG" for host in others))
+    rotated = made(generation=3, mode="operator")
+    (container,) = rotated.job("redis-provision")["spec"]["template"]["spec"]["containers"]
+    assert environment(container)["HOSTS"].split() == redis_hosts()
+    script = rotated.data("ConfigMap", "redis-provision")["provision.sh"].replace("sleep 2", "sleep 0.1")
+    users = write(replicas.folder / "rotated", rotated.data("Secret", "redis-users")) / "users.acl"
+    variables = {"HOSTS": " ".join(replicas.hosts), "PORT": str(replicas.port), "REDISCLI_AUTH": KEEPER}
+    ran = subprocess.run(
+        ["sh", "-c", script],
+        env={"PATH": os.environ["PATH"], "ACL_FILE": str(users), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr == f"the users could not be set on: {away}\n"
+    for host in others:
+        with Connection(replicas.port, host) as connection:
+            connection.sign_in("media_3", password("media-redis-3"))
+            assert connection.ask(f"AUTH media_1 {password('media-redis-1')}").startswith("-WRONGPASS")
+
+
 def test_redis_fails_over_when_the_master_dies(replicas: Replicas, proxy: Callable[[str], str]) -> None:
     first, *others = replicas.hosts
     pods = {host: replicas.start(host, "server") for host in replicas.hosts}
@@ -347,9 +371,9 @@ def test_redis_fails_over_when_the_master_dies(replicas: Replicas, proxy: Callab
 
 def test_redis_proxy_lists_all_replicas() -> None:
     several = made(generation=1, mode="operator")
-    hosts = [f"redis-{number}.redis-replicas.kinora-test-stores.svc.cluster.local" for number in range(3)]
+    hosts = redis_hosts()
     assert several.data("Secret", "redis-proxy")["haproxy.cfg"] == redis.proxy_configuration(hosts, KEEPER)
-    assert real_stores.environment(several.container("redis", "redis"))["HOSTS"].split() == hosts
+    assert environment(several.container("redis", "redis"))["HOSTS"].split() == hosts
     url = urlsplit(several.variables["auth.KINORA_REDIS_URL"])
     assert (url.hostname, url.port) == ("redis-proxy.kinora-test-stores.svc.cluster.local", 6379)
 
@@ -466,7 +490,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     }
 
     def variables(container: str) -> dict[str, str]:
-        given = real_stores.environment(first.container("rabbitmq", container))
+        given = environment(first.container("rabbitmq", container))
         moved = {
             name: next(
                 (there + value.removeprefix(here) for here, there in places.items() if value.startswith(here)), value

@@ -56,7 +56,7 @@ class Load:
                 if answer.status_code < 400 and '"errors"' not in answer.text and '"code"' not in answer.text:
                     self.answers[kind] += 1
                 else:
-                    self.failures.append(f"{kind}: {answer.status_code} {answer.text[:200]}")
+                    self.failures.append(f"{kind}: {answer.status_code} {answer.text[:500]}")
             except httpx.HTTPError as error:
                 self.failures.append(f"{kind}: {error!r}")
             await asyncio.sleep(PAUSE_SECONDS)

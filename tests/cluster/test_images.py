@@ -152,7 +152,7 @@ class Containers:
         assert spec["process"]["user"]["uid"] != 0
         spec["root"] = {"path": run(*BUILDAH, "mount", name).strip(), "readonly": True}
         hosts = self.folder / "hosts"
-        hosts.write_text("127.0.0.1 localhost postgres mongo s3\n")
+        hosts.write_text("127.0.0.1 localhost postgres mongo redis s3\n")
         binds = {
             "/etc/hosts": hosts,
             **{each["mountPath"]: volumes[each["name"]] for each in container.get("volumeMounts", [])},
@@ -320,8 +320,9 @@ def test_mongo_is_provisioned(containers: Containers) -> None:
     assert "AuthenticationFailed" in containers.inside(code, URL=url.replace("media_1:", "media_1:x")).stderr
 
 
-def test_redis_accepts_its_users(containers: Containers) -> None:
+def test_redis_is_provisioned_and_accepts_its_users(containers: Containers) -> None:
     containers.start("StatefulSet", "redis")
+    containers.job("redis-provision")
     url = containers.secret("auth-redis")["KINORA_REDIS_URL"].replace(HOST["redis"], "127.0.0.1")
     code = "import os, redis; print(redis.Redis.from_url(os.environ['URL']).set('auth:x', 1))"
     assert containers.inside(code, URL=url).stdout == "True\n"
