@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from client import Person
 from clips import Clip, count_frames
 from live import APPS, Cluster, is_ready, until, version_file
@@ -30,18 +31,26 @@ async def test_rollout_of_every_service_loses_no_request_or_upload(
     await assert_nothing_was_lost(running, person, clip("short"))
 
 
-async def test_eviction_of_any_pod_loses_no_request_or_upload(
-    cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("workload", SERVING)
+async def test_eviction_of_each_pod_loses_no_request_or_upload(
+    cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip], workload: str
 ) -> None:
     """Like draining a node: with time for a graceful stop."""
-    await assert_nothing_is_lost(cluster, person, video, clip("short"))
+    async with load(person, video, clip("short").path) as running:
+        await end_each_pod(cluster, workload)
+    await assert_nothing_was_lost(running, person, clip("short"))
 
 
-async def test_kill_of_any_pod_loses_no_request_or_upload(
-    cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip]
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("workload", SERVING)
+async def test_kill_of_each_pod_loses_no_request_or_upload(
+    cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip], workload: str
 ) -> None:
     """Without a grace period: its connections break."""
-    await assert_nothing_is_lost(cluster, person, video, clip("short"), *KILL)
+    async with load(person, video, clip("short").path) as running:
+        await end_each_pod(cluster, workload, *KILL)
+    await assert_nothing_was_lost(running, person, clip("short"))
 
 
 async def test_kill_of_a_worker_loses_no_video(cluster: Cluster, person: Person, clip: Callable[[str], Clip]) -> None:
@@ -56,20 +65,10 @@ async def test_kill_of_a_worker_loses_no_video(cluster: Cluster, person: Person,
     assert count_frames((await person.get(f"/video/{video}")).json()["stream_url"]) == clip("vertical").frames
 
 
-async def assert_nothing_is_lost(cluster: Cluster, person: Person, video: str, source: Clip, *how: str) -> None:
-    """Delete each pod that serves the load, one by one."""
-    async with load(person, video, source.path) as running:
-        for workload in SERVING:
-            before = len(running.failures)
-            await end_each_pod(cluster, workload, *how)
-            running.failures[before:] = [f"while {workload} ended: {each}" for each in running.failures[before:]]
-    await assert_nothing_was_lost(running, person, source)
-
-
 async def assert_nothing_was_lost(running: Load, person: Person, source: Clip) -> None:
     assert running.failures == []
-    assert min(running.answers.values()) > 20, running.answers
-    assert len(running.uploads) > 1
+    assert min(running.answers.values()) > 5, running.answers
+    assert running.uploads
     for video in running.uploads:
         outcome = await person.outcome(video)
         assert outcome["state"] == "ready", outcome
