@@ -1,9 +1,9 @@
-# The image of a service: docker build --build-arg APP=auth .
-# Of an app's worker, with ffmpeg and what contains it: docker build --build-arg APP=video --target worker .
-# Of the demo: docker build --build-arg APP=video --build-arg DEMO=yes --target demo .
+# A service:                                docker build --build-arg APP=auth .
+# A worker, with ffmpeg and its sandboxing: docker build --build-arg APP=video --target worker .
+# The demo:                                 docker build --build-arg APP=video --build-arg DEMO=yes --target demo .
 #
-# An app that needs Debian packages names them in apps/<app>/packages, and its Python then sees theirs: torch for CPUs,
-# for one, is python3-torch there, and is not in the app's pyproject.toml.
+# Debian packages that an app needs are listed in apps/<app>/packages; its venv then sees their Python modules. For
+# instance, torch for CPUs is python3-torch in that file, instead of a dependency in the app's pyproject.toml.
 ARG BASE=docker.io/library/debian:trixie-slim
 
 FROM ${BASE} AS python
@@ -11,12 +11,12 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*
 
-# --- what the code needs: from the lock, and no more than this app ----------------------------------------------------
+# --- this app's dependencies, from the lock file ----------------------------------------------------------------------
 FROM python AS needs
 ARG APP
-# Of the demo (local/demo.py) instead, where it says "yes": its clients.
+# "yes": the client libraries of local/demo.py instead.
 ARG DEMO
-# The last is a pattern, because that file need not be there.
+# package[s]: a pattern may match no file.
 COPY requirements.txt local/images/requirements.py apps/${APP}/package[s] /needs/
 RUN cd /needs && touch packages \
     && if [ -n "${DEMO}" ]; then set -- gql httpx rich tuspy; else set -- kinora-kit "kinora-${APP}"; fi \
@@ -25,9 +25,9 @@ RUN cd /needs && touch packages \
 FROM python AS venv
 RUN apt-get update && apt-get install --yes --no-install-recommends python3-pip
 COPY --from=needs /needs/packages /needs/app.txt /needs/
-# Wheels only: there is no compiler. What is compiled does not carry the time of its source, to be the same each time.
-# How this machine reaches a package index, where that takes more than the network, is given as a secret: `pip.conf`,
-# which may name the other one, `certificates`, as /run/secrets/certificates.
+# Wheels only, because there is no compiler. Bytecode is invalidated by hash, not by time, for reproducible images.
+# A proxy or mirror of the package index is configured with the build secrets `pip.conf` and `certificates`, to which
+# pip.conf may refer as /run/secrets/certificates.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=certificates \
     python3 -m venv --without-pip $([ ! -s /needs/packages ] || echo --system-site-packages) /venv \
     && pip --python /venv install --no-cache-dir --no-compile --ignore-installed --only-binary :all: \
@@ -40,9 +40,9 @@ ARG APP
 COPY platform/src apps/${APP}/src /app/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
-# --- what runs: what changes least, first -----------------------------------------------------------------------------
+# --- runtime images; layers that rarely change come first -------------------------------------------------------------
 FROM python AS runtime
-# Before RUN: of all instructions, buildah's cache tells only those apart by their arguments, and what comes after them.
+# ARG before RUN: in buildah, build arguments are part of the cache key of RUN and what follows it only.
 ARG APP
 COPY --from=needs /needs/packages /app/packages
 RUN [ ! -s /app/packages ] || { \
@@ -57,10 +57,10 @@ ENV APP=${APP} \
 LABEL org.opencontainers.image.title="kinora-${APP}" \
     org.opencontainers.image.source="https://github.com/kinora-platform/kinora" \
     org.opencontainers.image.base.name="docker.io/library/debian:trixie-slim"
-# No user of the base: nothing in the image is this one's, and its root may be read-only.
+# A user that owns no file in the image; the root filesystem may be read-only.
 USER 10001:10001
-# By bash, which every Debian has: Python takes 150 ms of CPU to start, and Docker starts the next check while one that
-# timed out still runs, so that on a busy machine they would pile up.
+# bash, because Python takes 150 ms of CPU to start, and Docker starts the next check while a timed-out one still runs:
+# on a busy machine they would pile up.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["bash", "-c", "\
 exec 3<>/dev/tcp/127.0.0.1/$KINORA_HTTP_PORT && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 \
 && read -rt 4 _ status _ <&3 && [ $status = 200 ]"]
@@ -82,10 +82,10 @@ COPY --from=venv /venv /venv
 COPY --from=code /app /app
 CMD exec python -m kinora_${APP}.worker
 
-# For docker-compose.yml, which mounts local/: with the layers of the worker, which has ffmpeg, too.
+# For docker-compose.yml, which mounts local/. Shares the worker's layers, because it needs ffmpeg, too.
 FROM worker-runtime AS demo
 COPY --from=venv /venv /venv
 ENTRYPOINT ["python", "/kinora/local/demo.py"]
 
-# What is built where no target is named.
+# The default target.
 FROM service

@@ -1,4 +1,4 @@
-# Installs and builds what the tests of docker-compose.yml need beside images: a Docker daemon and Docker Compose.
+# Installs a Docker daemon and builds Docker Compose, for the tests of docker-compose.yml.
 
 VERB := test-docker
 PACKAGES_FOR := docker

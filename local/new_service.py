@@ -31,7 +31,7 @@ ENTRIES = {
     ),
     "istio/values.yaml": (r"(?=  tusd:\n    http: )", "  $name:\n    http: $port\n    timeoutSeconds: 12\n"),
     "docker-compose.yml": (
-        r"(?<=\n)(?=  # As local/tusd starts it\.\n)",
+        r"(?<=\n)(?=  # With the same options as local/tusd\.\n)",
         "  $name:\n"
         "    <<: *service\n"
         "    image: ghcr.io/kinora-platform/kinora-$name:0.1.0\n"

@@ -1,4 +1,4 @@
-"""docker-compose.yml, as Docker Compose itself reads it (local/go/compose-config), beside what it has to agree with."""
+"""docker-compose.yml, as parsed by Docker Compose (local/go/compose-config), matches the code and other files."""
 
 import importlib
 import json
@@ -21,14 +21,14 @@ from kinora_kit.settings import Settings, unknown_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "pulumi"))
-from kinora_environment import needs  # noqa: E402 - found only now
+from kinora_environment import needs  # noqa: E402 - needs the path above
 from kinora_environment.images import IMAGES  # noqa: E402
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
 OURS = "ghcr.io/kinora-platform/kinora-"
-ASKED = sorted(set(re.findall(r"\$\{(\w+):\?", TEXT)))
-# Of a new volume these two are the owner; they have none of root's rights.
+SECRETS = sorted(set(re.findall(r"\$\{(\w+):\?", TEXT)))
 ROOTS = {"minio", "configure"}
+"""Run as root, which owns new volumes, but without capabilities."""
 
 Services = dict[str, dict[str, Any]]
 Read = Callable[[Path], subprocess.CompletedProcess[str]]
@@ -67,8 +67,8 @@ def strings(value: Any) -> Iterator[str]:
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_nothing_starts_without_a_secret(name: str, folder: Path, tmp_path: Path, compose_config: Read) -> None:
+@pytest.mark.parametrize("name", SECRETS)
+def test_compose_rejects_a_missing_secret(name: str, folder: Path, tmp_path: Path, compose_config: Read) -> None:
     shutil.copy(folder / "docker-compose.yml", tmp_path)
     given = (folder / ".env").read_text()
     (tmp_path / ".env").write_text(re.sub(rf"^{name}=.*\n", "", given, flags=re.MULTILINE))
@@ -77,13 +77,13 @@ def test_nothing_starts_without_a_secret(name: str, folder: Path, tmp_path: Path
     assert f"required variable {name} is missing a value: run local/dotenv" in done.stderr
 
 
-def test_every_secret_is_random_and_one_that_is_there_stays(folder: Path, tmp_path: Path) -> None:
+def test_dotenv_generates_random_secrets_and_keeps_existing_ones(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "docker-compose.yml", tmp_path)
     (tmp_path / ".env").write_text("VIDEO_SIGNING_SECRET=mine\nOTHER=thing\n")
     for _ in range(2):
         subprocess.run([ROOT / "local" / "dotenv"], cwd=tmp_path, check=True)
     lines = (tmp_path / ".env").read_text().splitlines()
-    assert sorted(line.partition("=")[0] for line in lines) == sorted([*ASKED, "OTHER"])
+    assert sorted(line.partition("=")[0] for line in lines) == sorted([*SECRETS, "OTHER"])
     assert lines[:2] == ["VIDEO_SIGNING_SECRET=mine", "OTHER=thing"]
     made = {line.partition("=")[2] for line in lines[2:]}
     assert len(made) == len(lines) - 2
@@ -91,21 +91,21 @@ def test_every_secret_is_random_and_one_that_is_there_stays(folder: Path, tmp_pa
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
 
 
-def test_no_secret_is_written_down(services: Services, secrets: dict[str, str]) -> None:
+def test_secrets_come_from_env_variables(services: Services, secrets: dict[str, str]) -> None:
     for name, service in services.items():
         for key, value in (service.get("environment") or {}).items():
             if re.search("PASSWORD|SECRET|_URL$", key) and (re.search("PASSWORD|SECRET", key) or "@" in value):
                 assert any(secret in value for secret in secrets.values()), f"{name}: {key}"
 
 
-def test_no_secret_can_be_read_from_a_list_of_processes(services: Services, secrets: dict[str, str]) -> None:
+def test_command_lines_contain_no_secrets(services: Services, secrets: dict[str, str]) -> None:
     for name, service in services.items():
         for argument in strings([service.get("entrypoint"), service.get("command"), service.get("healthcheck")]):
             assert not any(secret in argument for secret in secrets.values()), name
-            assert not re.search(r"\$\{?\w*PASSWORD", argument), name  # which a shell would fill in
+            assert not re.search(r"\$\{?\w*PASSWORD", argument), name  # expanded by a shell
 
 
-def test_whoever_signs_in_has_the_password_that_its_store_was_given(services: Services) -> None:
+def test_services_have_the_passwords_of_their_stores(services: Services) -> None:
     def environment(name: str) -> dict[str, str]:
         return dict(services[name]["environment"])
 
@@ -141,13 +141,13 @@ def test_whoever_signs_in_has_the_password_that_its_store_was_given(services: Se
 # --- what runs --------------------------------------------------------------------------------------------------------
 
 
-def test_every_part_of_the_platform_runs(services: Services) -> None:
+def test_all_parts_and_grafana_run(services: Services) -> None:
     running = {name for name, service in services.items() if not is_job(service)}
     assert running == {*PARTS, "grafana"}
 
 
 def classes() -> dict[str, type[Settings]]:
-    """Every settings class of every app, by the process that it is for."""
+    """The settings classes of all apps, by process."""
     for file in (ROOT / "apps").glob("*/src/*/settings.py"):
         importlib.import_module(f"{file.parent.name}.settings")
 
@@ -164,33 +164,33 @@ def classes() -> dict[str, type[Settings]]:
 
 
 @pytest.mark.parametrize("process", sorted(classes()))
-def test_a_service_takes_its_environment(process: str, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_of_a_service_is_valid(process: str, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = services[process]["environment"]
     settings = classes()[process]
     assert unknown_keys(settings, environment) == []
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     loaded = settings()
-    assert loaded.http_host == "0.0.0.0"  # noqa: S104 - of its own container
+    assert loaded.http_host == "0.0.0.0"  # noqa: S104 - in its container
     assert {loaded.http_port, getattr(loaded, "grpc_port", loaded.http_port)} == set(PARTS[process].ports)
     if hasattr(loaded, "grpc_host"):
         assert loaded.grpc_host == "0.0.0.0"  # noqa: S104
 
 
-def test_every_address_is_that_of_a_part(services: Services) -> None:
+def test_addresses_have_the_ports_of_their_parts(services: Services) -> None:
     ports = {**{name: part.ports for name, part in PARTS.items()}, "grafana": (3000,)}
     addressed = set()
     for name, service in services.items():
         for text in strings([service.get(key) for key in ("environment", "command", "entrypoint", "healthcheck")]):
             for host, port in re.findall(r"(?:^|//)(?:[^/@]+@)?([a-z][a-z-]*|127\.0\.0\.1):(\d+)(?=[/?]|$)", text):
-                if host != "localhost":  # where clients reach the gateway
+                if host != "localhost":  # the gateway's URL for clients
                     part = name if host == "127.0.0.1" else host
                     assert int(port) in ports[part], f"{name}: {text}"
                     addressed.add(part)
     assert {"auth", "media", "video", "tusd", "postgres", "redis", "rabbitmq", "mongo", "minio"} <= addressed
 
 
-def test_tusd_is_started_as_it_is_natively(services: Services) -> None:
+def test_tusd_has_the_same_options_as_natively(services: Services) -> None:
     script = (ROOT / "local" / "tusd").read_text()
     hooks = re.search(r"^hooks=(.*)$", script, flags=re.MULTILINE)
     assert hooks
@@ -202,7 +202,7 @@ def test_tusd_is_started_as_it_is_natively(services: Services) -> None:
 # --- how it runs ------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_gateway_is_published_and_grafana_where_it_is_asked_for(services: Services) -> None:
+def test_only_the_gateway_and_grafana_are_published_on_loopback(services: Services) -> None:
     published = {
         name: [(port["host_ip"], port["published"]) for port in service["ports"]]
         for name, service in services.items()
@@ -212,13 +212,13 @@ def test_only_the_gateway_is_published_and_grafana_where_it_is_asked_for(service
     assert services["grafana"]["profiles"] == ["observability"]
 
 
-def test_nothing_but_what_is_published_has_a_way_out(folder: Path, services: Services, compose_config: Read) -> None:
+def test_only_published_services_have_egress(folder: Path, services: Services, compose_config: Read) -> None:
     networks = json.loads(compose_config(folder).stdout)["networks"]
     assert networks["platform"]["internal"] is True
     assert {name for name, each in services.items() if set(each["networks"]) != {"platform"}} == {"traefik", "grafana"}
 
 
-def test_every_container_is_limited_and_has_no_rights(services: Services) -> None:
+def test_containers_have_limits_and_no_capabilities(services: Services) -> None:
     for name, service in services.items():
         assert int(service["mem_limit"]) > 0, name
         assert service["pids_limit"] > 0, name
@@ -230,24 +230,24 @@ def test_every_container_is_limited_and_has_no_rights(services: Services) -> Non
     assert roots == ROOTS
 
 
-def test_what_keeps_running_says_whether_it_is_well(services: Services) -> None:
+def test_services_have_health_checks_and_jobs_disable_them(services: Services) -> None:
     for name, service in services.items():
-        if not is_job(service) and not is_ours(service):  # of ours, the image asks
+        if not is_job(service) and not is_ours(service):  # our images have a HEALTHCHECK
             assert service["healthcheck"]["test"], name
-            # On a slow machine a store takes longer to start than three checks.
+            # On a slow machine a store takes longer to start than the default of three checks.
             assert service["healthcheck"]["start_period"] == "2m0s", name
         if is_job(service) and is_ours(service):
             assert service["healthcheck"]["disable"], name
 
 
-def test_whoever_is_awaited_is_well_or_has_ended(services: Services) -> None:
+def test_depends_on_waits_for_health_or_completion(services: Services) -> None:
     awaited = set()
     for name, service in services.items():
         for other, how in (service.get("depends_on") or {}).items():
             wanted = "service_completed_successfully" if is_job(services[other]) else "service_healthy"
             assert how["condition"] == wanted, f"{name}: {other}"
             awaited.add(other)
-    # `up --wait` would take a job that ended, and that nobody awaits, for a failure.
+    # `up --wait` fails if a job exits that no other service depends on.
     jobs = {name for name, service in services.items() if is_job(service) and "profiles" not in service}
     assert jobs <= awaited
 
@@ -255,7 +255,7 @@ def test_whoever_is_awaited_is_well_or_has_ended(services: Services) -> None:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_those_of_every_environment(services: Services) -> None:
+def test_images_match_the_environments(services: Services) -> None:
     theirs = {service["image"] for service in services.values() if not is_ours(service)}
     tusd = f"docker.io/tusproject/tusd:{pinned('tusd', 'github.com/tus/tusd/v2')}"
     assert theirs - {tusd} <= set(IMAGES.values())
@@ -263,14 +263,14 @@ def test_images_are_those_of_every_environment(services: Services) -> None:
     assert all(re.search(r":[^:/]*\d[^:/]*$", image) for image in theirs)
 
 
-def test_minio_is_built_from_its_go_module_under_its_version(services: Services) -> None:
+def test_minio_image_is_built_from_its_go_module_and_has_its_version(services: Services) -> None:
     assert IMAGES["minio"] == f"{OURS}minio:{pinned('minio', 'github.com/minio/minio').removeprefix('v')}"
     for name in ("minio", "minio-provision", "mc"):
         assert services[name]["image"] == IMAGES["minio"]
         assert services[name]["build"]["context"].endswith("/local/go/minio")
 
 
-def test_images_of_ours_are_built_from_the_dockerfile_under_their_versions(services: Services) -> None:
+def test_our_images_are_built_from_the_dockerfile_and_have_the_apps_versions(services: Services) -> None:
     for name, service in services.items():
         if not is_ours(service):
             continue
@@ -285,8 +285,8 @@ def test_images_of_ours_are_built_from_the_dockerfile_under_their_versions(servi
         assert service["build"].get("target") == target, name
 
 
-def test_healthchecks_run_what_their_image_surely_has(services: Services) -> None:
-    """The program of the service itself; bash where its entry point or its hooks are written in it."""
+def test_health_checks_use_programs_of_their_images(services: Services) -> None:
+    """Programs of the service itself, or bash in images whose entry point or hooks need it."""
     programs = {
         name: service["healthcheck"]["test"][1].split()[0]
         for name, service in services.items()
@@ -307,20 +307,20 @@ def test_healthchecks_run_what_their_image_surely_has(services: Services) -> Non
 
 @pytest.fixture(scope="session")
 def configuration(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written with exactly the variables that its container has."""
+    """Written with exactly the variables of its container."""
     made = tmp_path_factory.mktemp("configuration")
     command = [sys.executable, str(ROOT / "local" / "compose" / "configure.py"), str(made)]
     subprocess.run(command, env=services["configure"]["environment"], check=True)
     return made
 
 
-def test_nothing_secret_is_written(configuration: Path, secrets: dict[str, str]) -> None:
+def test_configuration_contains_no_secrets(configuration: Path, secrets: dict[str, str]) -> None:
     for file in configuration.rglob("*"):
         if file.is_file():
             assert not any(secret in file.read_text() for secret in secrets.values()), file
 
 
-def test_no_part_is_looked_for_in_the_same_container(configuration: Path) -> None:
+def test_configuration_uses_container_names_instead_of_loopback(configuration: Path) -> None:
     for file in configuration.rglob("*"):
         if file.is_file():
             assert "127.0.0.1" not in file.read_text(), file
@@ -344,15 +344,13 @@ def test_no_part_is_looked_for_in_the_same_container(configuration: Path) -> Non
         ("minio-provision", "minio/provision.sh"),
     ],
 )
-def test_a_store_is_provisioned_with_all_passwords(
-    job: str, script: str, configuration: Path, services: Services
-) -> None:
+def test_provisioning_jobs_have_all_passwords(job: str, script: str, configuration: Path, services: Services) -> None:
     asked = set(re.findall(r"PASSWORD_[A-Z]+_\d", (configuration / script).read_text()))
     assert asked
     assert asked == {name for name in services[job]["environment"] if name.startswith("PASSWORD_")}
 
 
-def test_prometheus_reads_its_configuration(configuration: Path) -> None:
+def test_prometheus_configuration_is_valid(configuration: Path) -> None:
     command = ["promtool", "check", "config", str(configuration / "prometheus" / "prometheus.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -362,7 +360,9 @@ def test_prometheus_reads_its_configuration(configuration: Path) -> None:
         assert int(port) in PARTS[host].ports
 
 
-def test_redis_lets_each_service_to_its_own_keys(configuration: Path, secrets: dict[str, str], tmp_path: Path) -> None:
+def test_redis_users_can_access_only_their_own_keys(
+    configuration: Path, secrets: dict[str, str], tmp_path: Path
+) -> None:
     socket = tmp_path / "redis.sock"
     command = ["redis-server", "--port", "0", "--save", "", "--daemonize", "no", "--unixsocket", str(socket)]
     with subprocess.Popen([*command, "--dir", tmp_path, "--aclfile", configuration / "redis" / "users.acl"]) as server:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "local"), str(ROOT / "pulumi")]
 from parts import PARTS  # noqa: E402
 
-from kinora_environment import grants, needs  # noqa: E402 - both are found only now
+from kinora_environment import grants, needs  # noqa: E402 - needs the path above
 
 NEEDS = needs.read()
 HOSTS = {port: name for name, part in PARTS.items() for port in part.ports}

@@ -1,4 +1,4 @@
-"""The platform of docker-compose.yml, as somebody at a shell sees it."""
+"""Runs docker-compose.yml through the shell and the docker command."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 from environment import ROOT
 
 UP_SECONDS = 600
-"""On a machine that does much else; it takes a minute on an idle one."""
+"""For a busy machine; an idle one takes a minute."""
 README = (ROOT / "README.md").read_text().partition("\n### Docker\n")[2].partition("\n### ")[0]
-"""Its section on Docker."""
+"""The section on Docker."""
 COMMANDS = re.findall(r"^    (.+)$", README, re.MULTILINE)
 figures: list[str] = []
-"""What was measured, for the end of the output."""
+"""Measurements, printed after the tests."""
 
 
 @dataclass(frozen=True)
 class Compose:
     folder: Path
-    """With docker-compose.yml and .env."""
+    """Contains docker-compose.yml and .env."""
     environment: dict[str, str]
 
     def shell(self, command: str) -> str:
-        """What the command prints. Raises AssertionError, with what it said, when it fails."""
+        """The command's output. Raises AssertionError with the output if it fails."""
         done = subprocess.run(
             ["bash", "-euc", command],
             cwd=self.folder,
@@ -50,13 +50,13 @@ class Compose:
         return set(self.docker("compose", "--profile=tools", "config", "--images").split())
 
     def containers(self) -> dict[str, dict[str, Any]]:
-        """What `docker inspect` says of each service's container."""
+        """`docker inspect` of each service's container."""
         names = self.docker("compose", "ps", "--all", "--quiet").split()
         found = json.loads(self.docker("inspect", *names))
         return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
 
     def unhealthy(self) -> dict[str, str]:
-        """Of the services that should run, those that are not well, and what they are instead."""
+        """The services that should run but are not healthy, and their state."""
         return {
             name: each["State"]["Status"] + " " + each["State"].get("Health", {}).get("Status", "")
             for name, each in self.containers().items()

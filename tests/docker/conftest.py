@@ -1,4 +1,4 @@
-"""The platform on a Docker daemon of the tests' own, from local/dotenv to down: `make test-docker`."""
+"""The platform on a separate Docker daemon, from local/dotenv to down: `make test-docker`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def docker() -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This one, but for what it has of its own: a place for .env."""
+    """This checkout, symlinked, without its .env."""
     folder = tmp_path_factory.mktemp("checkout")
     for path in ROOT.iterdir():
         if path.name not in (".env", ".git", ".kinora"):
@@ -50,7 +50,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def platform(docker: Daemon, checkout: Path) -> Iterator[Compose]:
-    """Up, by the commands of README.md, and down again; nothing of it is left."""
+    """Started and removed by the commands of README.md. Fails if containers, volumes or networks remain."""
     compose = Compose(checkout, daemon.client())
     dotenv, up, *_ = COMMANDS
     assert (dotenv, up) == ("local/dotenv", "docker compose up --build --wait")
@@ -59,7 +59,7 @@ def platform(docker: Daemon, checkout: Path) -> Iterator[Compose]:
     for image in daemon.load(compose.images()):
         figures.append(f"loaded {image}")
     began = time.monotonic()
-    # What it would build is loaded: there is no registry here that has the bases.
+    # Without --build, because no registry is available for the base images; the images are loaded instead.
     compose.shell(f"{up.replace(' --build', '')} || {{ docker compose logs --tail=20 >&2; exit 1; }}")
     figures.append(f"up after {time.monotonic() - began:.0f} s")
     yield compose
@@ -77,12 +77,12 @@ def platform(docker: Daemon, checkout: Path) -> Iterator[Compose]:
 
 @pytest.fixture
 async def person(platform: Compose) -> AsyncIterator[Person]:
-    """Someone new, whose account and videos are deleted in the end."""
+    """A new user, whose account and videos are deleted afterwards."""
     async with register() as someone:
         yield someone
 
 
 @pytest.fixture(scope="session")
 def upload_bytes(pytestconfig: pytest.Config) -> int:
-    """0.9 GB, which tusd did not survive while nothing bounded its buffers; in `make test-all`, 5 GB."""
+    """0.9 GB, with which tusd exceeded its memory limit while its buffers were unbounded; 5 GB in `make test-all`."""
     return 5_000_000_000 if pytestconfig.getoption("whole") else 900_000_000

@@ -1,6 +1,6 @@
-"""A Docker daemon for the tests, and the images of docker-compose.yml, which are built here instead of pulled.
+"""A Docker daemon for the tests, with the images of docker-compose.yml built locally instead of pulled.
 
-It runs in the namespaces of tests/docker/enter. What stays is .kinora/docker, with the images.
+It runs in the namespaces of tests/docker/enter. Its images stay in .kinora/docker.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ STATE = MADE / "docker"
 CONFIG = STATE / "client"
 GROUP = "kinora-docker"
 START_SECONDS = 60
-# It stops the containers first, which it gives 15 s.
 STOP_SECONDS = 60
-# docker-compose.yml's name of an image -> that of its stand-in in local/sandbox/images. The others have the same.
+"""Includes stopping the containers, which get 15 s."""
+# Image name in docker-compose.yml -> its replacement in local/sandbox/images, if the name differs.
 STAND_INS = {"pgvector": "postgres"}
 
 
@@ -30,7 +30,7 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Raises TimeoutError when it does not answer."""
+        """Raises TimeoutError if the daemon does not answer."""
         STATE.mkdir(parents=True, exist_ok=True)
         settings = STATE / "daemon.json"
         settings.write_text(
@@ -38,7 +38,7 @@ class Daemon:
                 {
                     "data-root": str(STATE / "data"),
                     "storage-driver": "overlay2",
-                    # Without systemd, to which there is no way from here.
+                    # systemd is not reachable in these namespaces.
                     "exec-opts": ["native.cgroupdriver=cgroupfs"],
                     "cgroup-parent": f"/{GROUP}",
                 }
@@ -50,7 +50,7 @@ class Daemon:
         deadline = time.monotonic() + START_SECONDS
         while subprocess.run(["docker", "version"], capture_output=True, check=False).returncode != 0:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise TimeoutError(f"the daemon does not start: {STATE}/dockerd.log")
+                raise TimeoutError(f"the daemon did not start: see {STATE}/dockerd.log")
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -61,7 +61,7 @@ class Daemon:
 
 
 def client() -> dict[str, str]:
-    """The environment of `docker` with `docker compose` as it is built here."""
+    """Environment variables for `docker`, with the `docker compose` plugin that this repository builds."""
     plugin = CONFIG / "cli-plugins" / "docker-compose"
     plugin.parent.mkdir(parents=True, exist_ok=True)
     plugin.unlink(missing_ok=True)
@@ -70,14 +70,14 @@ def client() -> dict[str, str]:
 
 
 def remove_groups() -> None:
-    """The daemon leaves the control group that was the parent of all containers'."""
+    """Remove the containers' parent cgroup, which the daemon leaves behind."""
     for top in [*Path("/sys/fs/cgroup").glob(GROUP), *Path("/sys/fs/cgroup").glob(f"*/{GROUP}")]:
         for folder, _, _ in os.walk(top, topdown=False):
             Path(folder).rmdir()
 
 
 def load(wanted: set[str]) -> Iterator[str]:
-    """Give the daemon these images, of those that buildah keeps; yields the name of each that it did not have."""
+    """Load these images from buildah into the daemon, and yield the name of each that was missing or outdated."""
     note = STATE / "loaded.json"
     loaded: dict[str, str] = json.loads(note.read_text()) if note.exists() else {}
     built = images.built()

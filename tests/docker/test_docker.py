@@ -1,4 +1,4 @@
-"""docker-compose.yml on a real daemon: what README.md says of it, and what only a daemon can show."""
+"""docker-compose.yml on a real daemon: the instructions of README.md, restarts, limits and containment."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_tools_open_the_stores(platform: Compose) -> None:
     assert "ready" in platform.shell("docker compose run --rm -T mc ready minio")
 
 
-async def test_daemon_restart_is_survived(
+async def test_platform_recovers_after_a_daemon_restart(
     docker: Daemon, platform: Compose, person: Person, clip: Callable[[str], Clip]
 ) -> None:
     video = await person.upload(clip("short").path)
@@ -99,7 +99,7 @@ async def test_upload_does_not_exceed_the_memory_of_tusd(platform: Compose, pers
 
 
 def test_worker_contains_ffmpeg(platform: Compose) -> None:
-    """As natively and in a pod (docs/adr/0014), under the daemon's default seccomp profile."""
+    """Under the daemon's default seccomp profile, as natively and in a pod (docs/adr/0014)."""
     security = platform.docker("info", "--format={{json .SecurityOptions}}")
     assert "name=seccomp,profile=default" in json.loads(security)
     containers = platform.containers()
@@ -107,7 +107,7 @@ def test_worker_contains_ffmpeg(platform: Compose) -> None:
     given: dict[str, Any] = {
         "secrets": ["/proc/1/environ", "/etc/hosts", "/etc/resolv.conf", "/app/kinora_video/sandbox.py"],
         "outside": "/app",
-        "local": "/tmp/socket",  # noqa: S108 - the container's own
+        "local": "/tmp/socket",  # noqa: S108 - in the container
         "addresses": {
             "the metadata service": ("169.254.169.254", 80),
             **{
@@ -127,7 +127,7 @@ def test_worker_contains_ffmpeg(platform: Compose) -> None:
 
     end = json.loads(said)
     assert end["code"] == 0, end["stderr"]
-    assert end["survived"], "the sibling runs on"
+    assert end["survived"], "the sibling process was killed"
     outcomes = json.loads(end["stdout"])
     assert len(outcomes) > 100
     assert {name: outcome for name, outcome in outcomes.items() if outcome != "refused"} == {}
