@@ -12,7 +12,7 @@ import pytest
 import yaml
 from routes import GUARDED, GUARDS, ID, REQUESTS, ROUTES, UNROUTED, code, send, unrouted
 
-from kinora_video import uploads
+from kinora_video import tus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,10 +144,10 @@ def test_entry_point_strips_identity_headers_first() -> None:
 
 def test_upload_rules_use_the_grammar_of_the_video_service() -> None:
     routers = configuration("routers")
-    assert f"`^{uploads.COLLECTION}/{uploads.NAME}$`" in routers["video-upload"]["rule"]
-    assert f"`^{uploads.COLLECTION}/{uploads.NAME}$`" in routers["video-upload-empty"]["rule"]
-    assert f"`^{uploads.COLLECTION}/?$`" in routers["video-upload"]["rule"]
-    assert f"`^{uploads.COLLECTION}(/?|/{uploads.NAME})$`" in routers["video-upload-options"]["rule"]
+    assert f"`^{tus.COLLECTION}/{tus.NAME}$`" in routers["video-upload"]["rule"]
+    assert f"`^{tus.COLLECTION}/{tus.NAME}$`" in routers["video-upload-empty"]["rule"]
+    assert f"`^{tus.COLLECTION}/?$`" in routers["video-upload"]["rule"]
+    assert f"`^{tus.COLLECTION}(/?|/{tus.NAME})$`" in routers["video-upload-options"]["rule"]
 
 
 # --- a running gateway, with probes as services

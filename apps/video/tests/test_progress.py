@@ -31,6 +31,7 @@ from kinora_video import announce, rest, store
 from kinora_video.links import Links
 from kinora_video.service import Videos
 from kinora_video.settings import VideoSettings
+from kinora_video.uploads import Uploads
 from kinora_video.watch import Changes
 from kinora_video.wiring import State
 
@@ -59,19 +60,19 @@ def token(user_id: UUID, *, session_id: UUID | None = None, seconds: float = 600
 
 @dataclass(frozen=True)
 class World:
-    videos: Videos
+    uploads: Uploads
     pool: Pool
     revocations: Redis
     url: str
 
     async def uploading(self, owner_id: UUID, *, visibility: str = "public") -> UUID:
         metadata = {"filename": "clip.mp4", "visibility": visibility}
-        return await self.videos.begin_upload(Caller(owner_id), size=100, metadata=metadata)
+        return await self.uploads.begin(Caller(owner_id), size=100, metadata=metadata)
 
     async def receive(self, video_id: UUID, offset: int) -> None:
-        upload = await self.videos.get_upload(video_id)
+        upload = await self.uploads.get(video_id)
         assert upload is not None
-        await self.videos.receive(upload, offset, upload.size)
+        await self.uploads.receive(upload, offset, upload.size)
 
     async def fail(self, video_id: UUID) -> None:
         async with postgres.transaction(self.pool) as connection:
@@ -137,7 +138,8 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
         ) as objects,
         httpx.AsyncClient() as tusd,
     ):
-        videos = Videos(pool, objects, tusd, Links(SECRET, 3600), Documents(), settings)
+        videos = Videos(pool, objects, Links(SECRET, 3600), Documents(), settings)
+        uploads = Uploads(pool, objects, tusd, settings)
 
         @contextlib.asynccontextmanager
         async def wire(_: VideoSettings) -> AsyncIterator[State]:
@@ -147,6 +149,7 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
                 yield State(
                     checks=Checks(),
                     videos=videos,
+                    uploads=uploads,
                     changes=changes,
                     followers=Seats("events", settings),
                     verifier=verifier,
@@ -156,7 +159,7 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
         await eventually(lambda: server.started, seconds=60)
-        yield World(videos, pool, revocations, f"http://127.0.0.1:{port}")
+        yield World(uploads, pool, revocations, f"http://127.0.0.1:{port}")
         server.should_exit = True
         await serving
     await connection.execute(f"DROP SCHEMA {schema} CASCADE")

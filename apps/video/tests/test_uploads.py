@@ -1,249 +1,288 @@
-"""What names an upload, and what a request does to it."""
+"""The use cases of uploads: what is refused, deferred lengths, partial and final uploads, and expiry."""
 
-import base64
-from uuid import UUID
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kinora_kit.errors import DomainError, InvalidInput
-from kinora_video.errors import MetadataTooLarge, MethodNotAllowed, SizeUnknown, VideoNotFound
-from kinora_video.uploads import Name, parse_concat, parse_metadata, parse_name, read_creation, read_request
+from kinora_kit.errors import InvalidInput
+from kinora_kit.identity import Caller
+from kinora_kit.ids import new_id
+from kinora_video import store
+from kinora_video.errors import (
+    FileTooLarge,
+    NotConcatenable,
+    PartialTooSmall,
+    TooManyUploads,
+    UnsupportedType,
+    UploadEnded,
+    UploadFull,
+    VideoNotFound,
+)
+from kinora_video.tus import Creation, Name
+from kinora_video.uploads import EVER_SECONDS
 
-ID = "01a20aee-9907-7735-a28c-5ab9bb4a7c27"
-NAME = f"{ID}+NzQ3.x_y~z-1"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Stage
+
+UPLOADS = "uploads"
 
 
-def test_an_upload_is_named_by_the_id_of_its_video_and_of_the_multipart_upload() -> None:
-    assert parse_name(NAME) == Name(UUID(ID), "NzQ3.x_y~z-1")
+async def test_an_upload_whose_end_was_never_told_is_noticed(stage: Stage, clip: Path) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.uploads.begin(owner, size=clip.stat().st_size, metadata={"filename": "a.mp4"})
+    await stage.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4")
+    await stage.pool.execute("UPDATE videos SET updated_at = now() - interval '1 minute' WHERE id = $1", video_id)
+    await stage.uploads.sweep()
+    assert await stage.state(video_id) == "processing"
+
+
+async def test_an_upload_that_nobody_goes_on_with_expires(stage: Stage) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.uploads.begin(owner, size=1000, metadata={"filename": "a.mp4"})
+    await stage.pool.execute("UPDATE videos SET updated_at = now() - interval '2 days' WHERE id = $1", video_id)
+    await stage.uploads.sweep()
+    assert await stage.state(video_id) == "uploading", "those that are long silent are looked at now and then"
+    await stage.uploads.sweep(noisy_seconds=EVER_SECONDS)
+    assert (await stage.videos.progress(owner, video_id)).failure_code == "upload_expired"
+    with pytest.raises(UploadEnded):
+        await stage.uploads.receive(await stage.upload(video_id), 500, 1000)
+    with pytest.raises(UploadEnded):
+        await stage.uploads.authorise(owner, await stage.named(video_id))
+
+
+async def test_a_failed_video_keeps_what_tells_that_its_upload_was_whole(stage: Stage, workdir: Path) -> None:
+    (workdir / "a.mp4").write_bytes(b"no video")
+    owner, video_id = await stage.uploaded(workdir / "a.mp4")
+    info = f"{video_id}.info"
+    await stage.objects.put(UPLOADS, info, b"{}", content_type="x/y")
+    await stage.work(video_id)
+    assert await stage.state(video_id) == "failed"
+    await stage.cleanup.purge()
+    assert await stage.left(video_id) == [info]
+    name = await stage.named(video_id)
+    await stage.uploads.authorise(owner, name)
+    with pytest.raises(UploadFull):
+        await stage.uploads.authorise(owner, name, sends_at="8")
+    await stage.videos.delete(owner, video_id)
+    await stage.cleanup.purge()
+    assert await stage.left(video_id) == []
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("filename", "kept"),
     [
-        "",
-        ID,
-        f"{ID}+",
-        f"+{ID}",
-        f"{ID}+x/video/upload/{ID}",
-        f"{ID}+x+y",
-        f"{ID}%2Bx",
-        f"{ID}+x/",
-        f"/{ID}+x",
-        f"{ID}+x\n",
-        f"{ID}+x;y",
-        f"{ID}+x?",
-        f"{ID.upper()}+x",
-        f"{ID.replace('-', '')}+x",
-        f"{{{ID}}}+x",
-        f"urn:uuid:{ID}+x",
-        f"{ID}+{'x' * 513}",
-        f"{ID}+é",
+        ("Screen Recording at 9.41.02\u202fAM.mov", None),
+        ("a\u00a0b.mp4", None),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645.mp4", None),
+        ("\U0001f468\u200d\U0001f469\u200d\U0001f467.mp4", None),
+        ("Ame\u0301lie.mp4", None),
+        ("a\u202e4pm.exe.mp4", "a4pm.exe.mp4"),
+        ("one\r\nline\u2028.mp4", "one line .mp4"),
+        ("\u2067\t\x7f", "video"),
     ],
 )
-def test_nothing_else_names_an_upload(name: str) -> None:
+async def test_a_file_keeps_the_letters_of_its_name(stage: Stage, filename: str, kept: str | None) -> None:
+    metadata = {"filename": filename, "title": filename}
+    video_id = await stage.uploads.begin(Caller(new_id()), size=10, metadata=metadata)
+    video = await store.get(stage.pool, video_id)
+    assert video is not None
+    assert (video.filename, video.title) == (kept or filename, kept or filename)
+
+
+async def test_uploads_are_refused_by_name(stage: Stage) -> None:
+    owner = Caller(new_id())
+    for size, metadata, error in (
+        (2 << 30, {"filename": "a.mp4"}, FileTooLarge),
+        (10, {"filename": "a.png"}, UnsupportedType),
+        (10, {"filename": "a.mp4", "filetype": "text/html"}, UnsupportedType),
+        (10, {"filename": "a.mp4", "visibility": "secret"}, InvalidInput),
+        (10, {"filename": "a.mp4", "filetype": "video/mp4\nX-Amz-Acl: public-read"}, InvalidInput),
+    ):
+        with pytest.raises(error):
+            await stage.uploads.begin(owner, size=size, metadata=metadata)
+    first, _ = [await stage.uploads.begin(owner, size=10, metadata={}) for _ in range(2)]
+    with pytest.raises(TooManyUploads):
+        await stage.uploads.begin(owner, size=10, metadata={})
+    await stage.uploads.begun(first)
+    await stage.pool.execute(
+        "UPDATE videos SET created_at = created_at - interval '10 seconds' WHERE owner_id = $1", owner.user_id
+    )
+    await stage.uploads.begin(owner, size=10, metadata={})  # in the place of the one that got none for its bytes
+    with pytest.raises(TooManyUploads):
+        await stage.uploads.begin(owner, size=10, metadata={})
+
+
+async def test_upload_name_is_what_tusd_wrote_when_its_call_was_lost(stage: Stage) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.uploads.begin(owner, size=10, metadata={})
     with pytest.raises(VideoNotFound):
-        parse_name(name)
+        await stage.uploads.authorise(owner, Name(video_id, "guessed"))
+    info = json.dumps({"ID": f"{video_id}+the-part", "Size": 10}).encode()
+    await stage.objects.put(UPLOADS, f"{video_id}.info", info, content_type="x/y")
+    with pytest.raises(VideoNotFound):
+        await stage.uploads.authorise(owner, Name(video_id, "guessed"))
+    assert (await stage.upload(video_id)).multipart_id == "the-part"
+    await stage.uploads.authorise(owner, Name(video_id, "the-part"))
 
 
-@given(st.text(alphabet=f"{ID}+/;%.ABCDEFx", max_size=60))
-def test_a_path_around_an_upload_is_none(extra: str) -> None:
-    for path in (f"/video/upload/{NAME}{extra}", f"/video/upload/{extra}{NAME}", f"/{extra}/video/upload/{NAME}"):
-        try:
-            _, name = read_request(path, "HEAD", [])
-        except VideoNotFound:
-            continue
-        assert str(name) == path.removeprefix("/video/upload/")
-        assert path.count("/") == 3
-        assert path.count("+") == 1
-
-
-@pytest.mark.parametrize(
-    ("method", "overrides", "path", "does"),
-    [
-        ("POST", [], "/video/upload", "POST"),
-        ("POST", [], "/video/upload/?x=/video/upload/y", "POST"),
-        ("POST", [""], "/video/upload", "POST"),
-        ("HEAD", [], f"/video/upload/{NAME}", "HEAD"),
-        ("HEAD", ["DELETE"], f"/video/upload/{NAME}", "HEAD"),
-        ("POST", ["PATCH"], f"/video/upload/{NAME}", "PATCH"),
-        ("POST", ["DELETE"], f"/video/upload/{NAME}", "DELETE"),
-        ("POST", ["DELETE"], "/video/upload", None),
-        ("POST", ["delete"], f"/video/upload/{NAME}", None),
-        ("POST", ["HEAD"], f"/video/upload/{NAME}", None),
-        ("POST", ["PATCH", "DELETE"], f"/video/upload/{NAME}", None),
-        ("POST", [], f"/video/upload/{NAME}", None),
-        ("GET", [], f"/video/upload/{NAME}", None),
-        ("DELETE", [], "/video/upload/", None),
-    ],
-)
-def test_the_method_is_the_one_that_tusd_will_obey(
-    method: str, overrides: list[str], path: str, does: str | None
-) -> None:
-    if does is None:
-        with pytest.raises(MethodNotAllowed):
-            read_request(path, method, overrides)
-    else:
-        assert read_request(path, method, overrides)[0] == does
-
-
-def encoded(pairs: dict[str, str]) -> str:
-    return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in pairs.items())
-
-
-@pytest.mark.parametrize(
-    ("headers", "pairs"),
-    [
-        ([], {}),
-        ([""], {}),
-        (["is_private"], {"is_private": ""}),
-        (["filename YS5tcDQ=, title 8J+OrA==,"], {"filename": "a.mp4", "title": "\N{CLAPPER BOARD}"}),
-    ],
-)
-def test_metadata_is_read_as_the_protocol_says(headers: list[str], pairs: dict[str, str]) -> None:
-    assert parse_metadata(headers) == pairs
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        ["a YQ==", "b Yg=="],
-        ["filename YS5tcDQ=,filename Yi5tcDQ="],
-        ["filename YS5tcDQ=,Filename Yi5tcDQ="],
-        ["filename YS5tcDQ"],
-        ["filename a.mp4"],
-        ["filename YQ== YQ=="],
-        ["filename /w=="],
-        ["filename 7aCA"],  # a lone surrogate
-        ["filename YQBi"],  # NUL
-        ["filename YQli"],  # a tab
-        ["file:name YQ=="],
-        ["\u00e9 YQ=="],
-        [f"{'k' * 65} YQ=="],
-    ],
-)
-def test_metadata_that_others_would_skip_or_refuse_is_refused(headers: list[str]) -> None:
+async def test_deferred_length_is_taken_once_and_within_the_limit(stage: Stage) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.uploads.begin(owner, size=None, metadata={})
+    name = await stage.named(video_id)
+    assert (await stage.videos.progress(owner, video_id)).bytes_total == 0
+    with pytest.raises(FileTooLarge):
+        await stage.uploads.authorise(owner, name, says_size=(1 << 30) + 1)
+    with pytest.raises(UploadFull):
+        await stage.uploads.authorise(owner, name, sends_at=str(1 << 30))
+    assert await stage.uploads.authorise(owner, name, says_size=500) == 500
+    await stage.uploads.receive(await stage.upload(video_id), 100, None)
+    assert (await stage.upload(video_id)).size is None
+    await stage.uploads.receive(await stage.upload(video_id), 200, 500)
+    assert (await stage.videos.progress(owner, video_id)).bytes_total == 500
+    assert await stage.uploads.authorise(owner, name, says_size=500) is None, "tusd refuses a second time"
     with pytest.raises(InvalidInput):
-        parse_metadata(headers)
+        await stage.uploads.authorise(owner, name, says_size=501)
 
 
-def test_metadata_is_as_large_as_the_object_store_takes() -> None:
-    most = 2048 - len("x-amz-meta-title")
-    assert parse_metadata([encoded({"title": "x" * most})]) == {"title": "x" * most}
-    with pytest.raises(MetadataTooLarge):
-        parse_metadata([encoded({"title": "x" * (most + 1)})])
+@pytest.mark.parametrize("hook", ["received", "finished"])
+async def test_deferred_length_beyond_the_limit_fails_the_video(stage: Stage, hook: str) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.uploads.begin(owner, size=None, metadata={})
+    name = await stage.named(video_id)
+    if hook == "received":
+        with pytest.raises(FileTooLarge):
+            await stage.uploads.receive(await stage.upload(video_id), (1 << 30) + 1, None)
+    else:
+        await stage.uploads.finish(video_id, (1 << 30) + 1)
+    assert (await stage.videos.progress(owner, video_id)).failure_code == "file_too_large"
+    assert await stage.commands(video_id) == []
+    with pytest.raises(UploadEnded):
+        await stage.uploads.authorise(owner, name)
 
 
-@given(st.text(alphabet=st.characters(codec="latin-1"), max_size=40))
-def test_any_metadata_is_read_or_refused(header: str) -> None:
-    try:
-        pairs = parse_metadata([header])
-    except DomainError:
-        return
-    assert parse_metadata([encoded(pairs)]) == pairs
+async def test_deferred_upload_whose_end_was_never_told_is_noticed(stage: Stage, clip: Path) -> None:
+    owner = Caller(new_id())
+    video_id = await stage.uploads.begin(owner, size=None, metadata={"filename": "a.mp4"})
+    await stage.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4")
+    await stage.pool.execute("UPDATE videos SET updated_at = now() - interval '1 minute' WHERE id = $1", video_id)
+    await stage.uploads.sweep()
+    assert (await stage.state(video_id), (await stage.upload(video_id)).size) == ("processing", clip.stat().st_size)
 
 
-OTHER = "01a20aee-9907-7735-a28c-5ab9bb4a7c28+y"
-LENGTH = {"Upload-Length": ["10"]}
+async def test_partial_upload_is_no_video(stage: Stage) -> None:
+    owner = Caller(new_id())
+    part = await stage.partial(owner, b"x" * 10)
+    for attempt in (
+        stage.videos.get(owner, part.id),
+        stage.videos.progress(owner, part.id),
+        stage.videos.delete(owner, part.id),
+        stage.videos.enforce_visibility(owner, part.id, "public", 1),
+    ):
+        with pytest.raises(VideoNotFound):
+            await attempt
+    await stage.uploads.finish(part.id, 10)
+    assert await stage.videos.list_videos(owner, [part.id]) == []
+    assert [event for _, event in await stage.outbox() if str(part.id) in event.model_dump_json()] == []
+    with pytest.raises(FileTooLarge):
+        await stage.uploads.begin_partial(owner, (5 << 30) + 1)
 
 
-def test_concat_names_the_partial_uploads_in_their_order() -> None:
-    assert parse_concat([]) == parse_concat([""]) == (False, ())
-    assert parse_concat(["partial"]) == (True, ())
-    addresses = f"/video/upload/{OTHER} http://localhost:8080/video/upload/{NAME}"
-    assert parse_concat([f"final;{addresses}"]) == (False, (parse_name(OTHER), parse_name(NAME)))
+async def test_partial_uploads_count_until_a_final_one_is_made_of_them(stage: Stage) -> None:
+    owner = Caller(new_id())
+    parts = [await stage.partial(owner, b"x" * 10) for _ in range(2)]
+    with pytest.raises(TooManyUploads):
+        await stage.uploads.begin_partial(owner, 10)
+    with pytest.raises(TooManyUploads):
+        await stage.uploads.begin(owner, size=10, metadata={})
+    video_id = await stage.uploads.begin(owner, size=20, metadata={}, parts=parts)
+    with pytest.raises(TooManyUploads):
+        await stage.uploads.begin(owner, size=10, metadata={})
+    await stage.uploads.finish(video_id, 20)
+    await stage.uploads.begin_partial(owner, 10)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "final",
-        "final;",
-        "Partial",
-        "partial;",
-        f"Final;/video/upload/{NAME}",
-        f"final; /video/upload/{NAME}",
-        f"final;/video/upload/{NAME}  /video/upload/{OTHER}",
-        f"final;/video/upload/{NAME}\t/video/upload/{OTHER}",
-        f"final;/video/upload/{NAME},/video/upload/{OTHER}",
-        f"final;/video/upload/{NAME}/",
-        f"final;//video/upload/{NAME}",
-        f"final;/video/upload//{NAME}",
-        f"final;/video/upload/{NAME}/video/upload/{OTHER}",
-        f"final;http://x/video/upload/{OTHER}/video/upload/{NAME}",
-        f"final;http://x/y/video/upload/{NAME}",
-        f"final;http://x?/video/upload/{OTHER}#/video/upload/{NAME}",
-        f"final;//x/video/upload/{NAME}",
-        f"final;ftp://x/video/upload/{NAME}",
-        f"final;{NAME}",
-        f"final;/video/upload/{NAME}?x",
-        f"final;/video/upload/{NAME.replace('+', '%2B')}",
-        f"final;/video/upload/{ID}",
-        f"final;/video/upload/{NAME} /video/upload/{ID}+another",
-        f"final;/video/upload/{NAME} /video/upload/{NAME}",
-    ],
-)
-def test_concat_that_tusd_could_read_in_another_way_is_refused(header: str) -> None:
-    with pytest.raises((InvalidInput, VideoNotFound)):
-        parse_concat([header])
+async def test_final_upload_is_made_of_the_callers_own_partial_uploads_alone(stage: Stage) -> None:
+    owner, stranger = Caller(new_id()), Caller(new_id())
+    part, theirs = await stage.partial(owner, b"x"), await stage.partial(stranger, b"x")
+    ended = await stage.partial(owner, b"x")
+    await stage.uploads.end_partial(ended.id)
+    video = await stage.named(await stage.uploads.begin(stranger, size=10, metadata={}))
+    unfinished = await stage.named(await stage.uploads.begin_partial(owner, None))
+    for caller, parts, error in (
+        (owner, [part, theirs], VideoNotFound),
+        (stranger, [part], VideoNotFound),
+        (owner, [part, Name(new_id(), "x")], VideoNotFound),
+        (owner, [Name(part.id, "another")], VideoNotFound),
+        (owner, [part, ended], UploadEnded),
+        (stranger, [theirs, video], NotConcatenable),
+        (owner, [part, unfinished], NotConcatenable),
+    ):
+        with pytest.raises(error):
+            await stage.uploads.authorise_creation(caller, Creation(None, False, tuple(parts), {}, {}))
+        with pytest.raises(error):
+            await stage.uploads.begin(caller, size=2, metadata={}, parts=parts)
+    for upload in (part, theirs):
+        assert (await stage.upload(upload.id)).final_id is None
 
 
-def as_tusd_reads(header: str) -> list[str]:
-    """parseConcat and extractIDFromURL of tusd 2.9.1."""
-    found = []
-    for address in filter(None, map(str.strip, header.removeprefix("final;").split(" "))):
-        _, base, rest = address.partition("/video/upload/")
-        assert base
-        found.append(rest.strip("/"))
-    return found
+async def test_partial_upload_is_used_once_and_ends_with_its_final(stage: Stage) -> None:
+    owner = Caller(new_id())
+    parts = [await stage.partial(owner, b"x" * 10) for _ in range(2)]
+    failed = await stage.uploads.begin(owner, size=20, metadata={}, parts=parts)
+    video_id = await stage.uploads.begin(owner, size=20, metadata={}, parts=parts)
+    assert await stage.state(failed) == "deleted", "the parts are another's now"
+    await stage.uploads.finish(failed, 20)
+    assert await stage.state(failed) == "deleted"
+    assert not (await stage.upload(parts[0].id)).ended
+    await stage.uploads.finish(video_id, 20)
+    assert await stage.state(video_id) == "processing"
+    with pytest.raises(UploadEnded):
+        await stage.uploads.begin(owner, size=20, metadata={}, parts=parts)
+    await stage.cleanup.purge()
+    assert [await stage.left(part.id) for part in parts] == [[], []]
 
 
-@given(st.lists(st.sampled_from([NAME, OTHER, "/video/upload/", " ", "/", "http://x", "+", "final;", "?", "\t", ","])))
-def test_concat_is_read_as_tusd_reads_it(pieces: list[str]) -> None:
-    header = "final;" + "".join(pieces)
-    try:
-        _, parts = parse_concat([header])
-    except DomainError:
-        return
-    assert [str(part) for part in parts] == as_tusd_reads(header)
+async def test_small_parts_make_small_files_alone(stage: Stage) -> None:
+    """tusd puts those together in memory."""
+    owner = Caller(new_id())
+    parts = []
+    for size in (5 << 20, 40 << 20):
+        upload_id = await stage.uploads.begin_partial(owner, size)
+        parts.append(await stage.named(upload_id))
+    await stage.uploads.authorise_creation(owner, Creation(None, False, tuple(parts), {}, {}))
+    await stage.pool.execute("UPDATE partials SET size = size - 1 WHERE id = $1", parts[0].id)
+    with pytest.raises(PartialTooSmall):
+        await stage.uploads.authorise_creation(owner, Creation(None, False, tuple(parts), {}, {}))
+    await stage.pool.execute("UPDATE partials SET size = 1 << 30 WHERE owner_id = $1", owner.user_id)
+    with pytest.raises(FileTooLarge):
+        await stage.uploads.authorise_creation(owner, Creation(None, False, tuple(parts), {}, {}))
 
 
-@pytest.mark.parametrize(
-    ("headers", "error"),
-    [
-        ({}, SizeUnknown),
-        ({"Upload-Length": ["10", "11"]}, InvalidInput),
-        ({"Upload-Length": ["-1"]}, InvalidInput),
-        ({"Upload-Length": ["+1"]}, InvalidInput),
-        ({"Upload-Length": ["1_0"]}, InvalidInput),
-        ({"Upload-Length": ["0x10"]}, InvalidInput),
-        ({"Upload-Length": ["\u0661"]}, InvalidInput),
-        ({"Upload-Length": ["9" * 19]}, InvalidInput),
-        ({"Upload-Defer-Length": ["0"]}, InvalidInput),
-        ({"Upload-Defer-Length": ["1", "1"]}, InvalidInput),
-        (LENGTH | {"Upload-Defer-Length": ["1"]}, InvalidInput),
-        (LENGTH | {"Upload-Concat": ["partial", "partial"]}, InvalidInput),
-        (LENGTH | {"Upload-Concat": ["partial", f"final;/video/upload/{NAME}"]}, InvalidInput),
-        (LENGTH | {"Upload-Concat": [f"final;/video/upload/{NAME}"]}, InvalidInput),
-        ({"Upload-Defer-Length": ["1"], "Upload-Concat": [f"final;/video/upload/{NAME}"]}, InvalidInput),
-    ],
-)
-def test_creation_that_contradicts_itself_is_refused(headers: dict[str, list[str]], error: type[DomainError]) -> None:
-    with pytest.raises(error):
-        read_creation(lambda name: headers.get(name, []))
+async def test_partial_uploads_expire_and_leave_nothing(stage: Stage) -> None:
+    owner = Caller(new_id())
+    part, living = [await stage.partial(owner, b"x") for _ in range(2)]
+    await stage.pool.execute("UPDATE partials SET updated_at = now() - interval '2 days' WHERE id = $1", part.id)
+    await stage.uploads.sweep()
+    with pytest.raises(UploadEnded):
+        await stage.uploads.receive(await stage.upload(part.id), 1, 1)
+    await stage.cleanup.purge()
+    assert (await stage.left(part.id), await stage.left(living.id)) == ([], [str(living.id)])
+    await stage.objects.put(UPLOADS, str(part.id), b"late", content_type="x/y")
+    await stage.pool.execute(
+        "UPDATE partials SET updated_at = now() - interval '15 minutes', purge_at = now() WHERE id = $1", part.id
+    )
+    await stage.cleanup.purge()
+    assert (await stage.left(part.id), await stage.uploads.get(part.id)) == ([], None)
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Upload-Length": "10"},
-        {"Upload-Length": "0", "Upload-Concat": "partial"},
-        {"Upload-Defer-Length": "1", "Upload-Metadata": "filename YS5tcDQ="},
-        {"Upload-Concat": f"final;/video/upload/{NAME} /video/upload/{OTHER}"},
-    ],
-)
-def test_creation_is_told_to_tusd_as_it_was_read(headers: dict[str, str]) -> None:
-    creation = read_creation(lambda name: [headers[name]] if name in headers else [])
-    assert creation.headers == headers
-    assert read_creation(lambda name: [creation.headers[name]] if name in creation.headers else []) == creation
+async def test_account_deletion_ends_partial_uploads(stage: Stage) -> None:
+    owner = Caller(new_id())
+    part = await stage.partial(owner, b"x")
+    await stage.videos.delete_all_of(owner.user_id)
+    await stage.cleanup.purge()
+    assert ((await stage.upload(part.id)).ended, await stage.left(part.id)) == (True, [])

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Path, Response
 
 from kinora_kit.errors import NotFound
 from kinora_kit.identity import SignedIn
-from kinora_video.uploads import ROUTE, UploadName
+from kinora_video.tus import ROUTE, UploadName
 
 router = APIRouter(prefix="/video")
 

@@ -26,7 +26,7 @@ from kinora_video.errors import (
     UploadEnded,
     VideoNotFound,
 )
-from kinora_video.uploads import parse_length, parse_name, read_creation, read_request
+from kinora_video.tus import parse_length, parse_name, read_creation, read_request
 from kinora_video.wiring import Wired
 
 log = logs.get(__name__)
@@ -79,7 +79,7 @@ async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
         return await _pre_create(hook, wired)
     try:
         name = parse_name(told.id)
-        upload = await wired.videos.get_upload(name.id)
+        upload = await wired.uploads.get(name.id)
         caller = _caller(hook)
     except DomainError as error:
         return {"RejectTermination": True, **_refusal(error)}
@@ -89,21 +89,23 @@ async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
         # Without StopUpload, by which tusd would discard what the owner has sent.
         log.error("a stranger acts on an upload", hook=hook.type, upload_id=str(name.id), user_id=str(caller.user_id))
         return {"RejectTermination": True, **_refusal(VideoNotFound())}
-    await wired.videos.named(upload, name)
+    await wired.uploads.named(upload, name)
     try:
         match hook.type:
             # Of a final upload others hear when it is complete: its parts are put together after this call.
             case "post-create" if not upload.partial and not told.is_final:
-                await wired.videos.begun(name.id)
+                await wired.uploads.begun(name.id)
             case "post-receive":
-                await wired.videos.receive(upload, told.offset, told.known_size)
+                await wired.uploads.receive(upload, told.offset, told.known_size)
             case "post-finish" if upload.partial:
-                await wired.videos.receive(upload, told.size, told.size)
+                await wired.uploads.receive(upload, told.size, told.size)
             case "post-finish":
-                await wired.videos.finish_upload(name.id, told.size)
+                await wired.uploads.finish(name.id, told.size)
+            # Before and not after: tusd waits for this answer, and tells the client when there is none.
+            case "pre-terminate" if upload.partial:
+                await wired.uploads.end_partial(name.id)
             case "pre-terminate":
-                # Before and not after: tusd waits for this answer, and tells the client when there is none.
-                await wired.videos.end_upload(upload)
+                await wired.videos.delete_quietly(name.id)
     except (UploadEnded, VideoNotFound, FileTooLarge) as error:
         return {"StopUpload": True, **_refusal(error)}
     return {}
@@ -128,16 +130,16 @@ async def _pre_create(hook: Hook, wired: Wired) -> dict[str, Any]:
             log.error("tusd reads a request in another way", headers=creation.headers, user_id=str(caller.user_id))
             raise InvalidInput
         if creation.partial:
-            upload_id = await wired.videos.begin_partial(caller, creation.size)
+            upload_id = await wired.uploads.begin_partial(caller, creation.size)
         else:
-            upload_id = await wired.videos.begin_upload(
+            upload_id = await wired.uploads.begin(
                 caller, size=told.known_size, metadata=creation.metadata, parts=creation.parts
             )
     except DomainError as error:
         return {"RejectUpload": True, **_refusal(error)}
     answer: dict[str, Any] = {"ChangeFileInfo": {"ID": str(upload_id)}}
     if not creation.parts:
-        expiry = email.utils.format_datetime(wired.videos.expiry(), usegmt=True)
+        expiry = email.utils.format_datetime(wired.uploads.expiry(), usegmt=True)
         answer["HTTPResponse"] = {"Header": {"Upload-Expires": expiry}}
     return answer
 
@@ -165,17 +167,17 @@ async def upload_verify(request: Request, caller: SignedIn, wired: Wired, empty:
     headers = {}
     if name is None:
         creation = read_creation(sent.getlist)
-        await wired.videos.authorise_creation(caller, creation)
+        await wired.uploads.authorise_creation(caller, creation)
         headers = creation.headers
     else:
         says_size = parse_length(sent.getlist("Upload-Length")) if method == "PATCH" else None
         sends_at = sent.get("Upload-Offset") if method == "PATCH" and not empty else None
-        size = await wired.videos.authorise_upload(caller, name, sends_at=sends_at, says_size=says_size)
+        size = await wired.uploads.authorise(caller, name, sends_at=sends_at, says_size=says_size)
         if size is not None:
             headers["Upload-Length"] = str(size)
     if method != sent.get("X-Forwarded-Method"):
         headers["X-HTTP-Method-Override"] = method
-    public = urlsplit(wired.videos.settings.public_url)
+    public = urlsplit(wired.uploads.settings.public_url)
     # What tusd makes Location of: never what the client called us.
     headers |= {"X-Forwarded-Host": public.netloc, "X-Forwarded-Proto": public.scheme}
     return Response(status_code=200, headers=headers)

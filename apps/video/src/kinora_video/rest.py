@@ -19,7 +19,7 @@ from kinora_kit.streams import EventStream
 from kinora_video.domain import GONE, Video
 from kinora_video.errors import VideoNotFound
 from kinora_video.service import Shown
-from kinora_video.uploads import ROUTE, UploadName
+from kinora_video.tus import ROUTE, UploadName
 from kinora_video.wiring import Wired
 
 router = APIRouter(prefix="/video")

@@ -1,4 +1,4 @@
-"""gRPC for the other services: thin over service.py."""
+"""gRPC for the other services: thin over service.py and uploads.py."""
 
 from typing import Any
 from uuid import UUID
@@ -13,6 +13,7 @@ from kinora_kit.errors import InvalidInput
 from kinora_kit.rpc import optional_caller, signed_in
 from kinora_video.domain import VISIBILITIES, Visibility
 from kinora_video.service import Shown, Videos
+from kinora_video.uploads import Uploads
 
 MAX_IDS = 100
 
@@ -87,14 +88,15 @@ class VideosServicer(pb_grpc.VideosServicer):
 
 
 class UploadsServicer(pb_grpc.UploadsServicer):
-    def __init__(self, videos: Videos) -> None:
+    def __init__(self, videos: Videos, uploads: Uploads) -> None:
         self._videos = videos
+        self._uploads = uploads
 
     async def CreateUpload(self, request: pb.CreateUploadRequest, context: Any) -> pb.CreateUploadResponse:  # noqa: N802
         if request.size < 0:
             raise InvalidInput("size must not be negative")
         trace = logs.traceparent.get()
-        video_id, url = await self._videos.create_upload(
+        video_id, url = await self._uploads.create(
             signed_in(),
             title=request.title,
             filename=request.filename,
@@ -128,7 +130,7 @@ class EnforcementServicer(pb_grpc.EnforcementServicer):
         return pb.DropAllVideosResponse()
 
 
-def register(server: grpc.aio.Server, videos: Videos) -> None:
+def register(server: grpc.aio.Server, videos: Videos, uploads: Uploads) -> None:
     pb_grpc.add_EnforcementServicer_to_server(EnforcementServicer(videos), server)
     pb_grpc.add_VideosServicer_to_server(VideosServicer(videos), server)
-    pb_grpc.add_UploadsServicer_to_server(UploadsServicer(videos), server)
+    pb_grpc.add_UploadsServicer_to_server(UploadsServicer(videos, uploads), server)

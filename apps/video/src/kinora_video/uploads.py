@@ -1,201 +1,406 @@
-"""What clients say of uploads by tus, read once and strictly.
-
-The grammar of a resource is one for the gateway's routes, ForwardAuth and tusd's hooks (tests/gateway compares):
-tusd takes everything after its base path for the id and splits it at the last plus sign, so whatever else is let
-through may name another upload than the one that was authorised. Upload-Concat names uploads, too. Of the headers that
-are read here tusd sees what was read, not what was sent: ForwardAuth writes them anew, and the gateway drops the rest.
-"""
+"""The use cases of uploads: begin, receive, put together, finish, expire. gRPC, ForwardAuth and tusd call these."""
 
 import base64
-import binascii
-import re
-from collections.abc import Callable, Sequence
+import json
+import mimetypes
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 from uuid import UUID
 
-from fastapi import Path
-from starlette.convertors import StringConvertor, register_url_convertor
+import httpx
+from minio.error import S3Error
 
-from kinora_kit.errors import InvalidInput
-from kinora_video.errors import MetadataTooLarge, MethodNotAllowed, SizeUnknown, VideoNotFound
+from kinora.events import video as events
+from kinora_kit import postgres
+from kinora_kit.errors import DomainError, InvalidInput, Unavailable
+from kinora_kit.identity import Caller
+from kinora_kit.ids import new_id
+from kinora_kit.postgres import Connection, Pool
+from kinora_kit.s3 import ObjectStore
+from kinora_video import announce, domain, store
+from kinora_video.domain import Upload, Video, Visibility
+from kinora_video.errors import (
+    FileTooLarge,
+    NotConcatenable,
+    PartialTooSmall,
+    TooManyUploads,
+    UnsupportedType,
+    UploadEnded,
+    UploadFull,
+    VideoNotFound,
+)
+from kinora_video.metrics import UPLOADED_BYTES, UPLOADS
+from kinora_video.settings import VideoSettings
+from kinora_video.tus import COLLECTION, Creation, Name, displayable, parse_name, parse_path
 
-COLLECTION = "/video/upload"
-# The video's id as we write it, and the id of the S3 multipart upload, which is always of unreserved characters.
-NAME = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\+[A-Za-z0-9._~-]{1,512}"
-_NAME = re.compile(NAME)
-_RESOURCE = re.compile(f"{COLLECTION}/(?P<name>{NAME})")
-_ADDRESS = re.compile(rf"(https?://[A-Za-z0-9.:\[\]-]+)?{COLLECTION}/(?P<name>{NAME})")
-_LENGTH = re.compile("0|[1-9][0-9]{0,17}")
+TITLE_LENGTH, FILENAME_LENGTH = 200, 255
+# tusd has the object store copy the parts of a final upload into one object. S3 copies at most 5 GiB at a time, and
+# takes no smaller part than 5 MiB but for the last.
+PARTIAL_MAX_BYTES = 5 << 30
+PARTIAL_MIN_BYTES = 5 << 20
+# With a smaller one among them, tusd puts the file together in its own /tmp, which is memory. A small file can come in
+# up to eight equal parts.
+SMALL_FINAL_MAX_BYTES = 8 * PARTIAL_MIN_BYTES
+# Names that a client may give to bytes without saying anything about them.
+_ANY_TYPE = {"", "application/octet-stream", "application/mxf", "application/x-matroska", "application/ogg"}
 
-
-class _NameConvertor(StringConvertor):
-    regex = NAME
-
-
-register_url_convertor("upload", _NameConvertor())
-ROUTE = "/upload/{upload:upload}"
-"""The path of an upload, for routes below /video."""
-UploadName = Annotated[str, Path(pattern=f"^{NAME}$")]
-
-# tusd makes a header of the object store's of each pair, which is what bounds them: S3 takes 2 KiB of user metadata,
-# its own prefix included.
-MAX_METADATA_BYTES = 2048
-_METADATA_KEY = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_METADATA_PREFIX = "x-amz-meta-"
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-# What turns the reading direction of text around it, so that "exe.mp4" can be made to end in "4pm.exe". Marks that
-# Arabic, Hebrew and Persian need, joiners and odd spaces stay.
-_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+# tusd reports every second while bytes come. So long after the last word, look whether the file is whole all the same.
+QUIET_SECONDS = 5.0
+# Those that fell silent lately are looked at often, all of them now and then.
+LATELY_SECONDS = 600.0
+LATELY_EVERY_SECONDS = 5.0
+EVER_SECONDS = 10 * 365 * 86400.0
+ALL_EVERY_SECONDS = 300.0
+PAGE = 100
 
 
 @dataclass(frozen=True)
-class Name:
-    """The name of an upload: the id that we gave it, and the object store's id of the multipart upload."""
+class Uploads:
+    pool: Pool
+    objects: ObjectStore
+    tusd: httpx.AsyncClient
+    settings: VideoSettings
 
-    id: UUID
-    multipart_id: str
+    # What clients ask for
 
-    def __str__(self) -> str:
-        return f"{self.id}+{self.multipart_id}"
+    async def create(
+        self, caller: Caller, *, title: str, filename: str, size: int, visibility: Visibility, trace: dict[str, str]
+    ) -> tuple[UUID, str]:
+        """Begin an upload: the video's id and the tus resource that takes its bytes.
 
-
-@dataclass(frozen=True)
-class Creation:
-    """What a request says of the upload that it creates."""
-
-    size: int | None
-    """None when it is said later, and for a final upload."""
-    partial: bool
-    parts: tuple[Name, ...]
-    """The partial uploads that a final one is made of, in their order."""
-    metadata: dict[str, str]
-    headers: dict[str, str]
-    """The same, as it is told to tusd."""
-
-
-def parse_name(text: str) -> Name:
-    """Raises VideoNotFound for anything but a whole name."""
-    if not _NAME.fullmatch(text):
-        raise VideoNotFound
-    upload_id, _, multipart_id = text.partition("+")
-    return Name(UUID(upload_id), multipart_id)
-
-
-def parse_path(path: str) -> Name:
-    """As parse_name, for the path of an upload."""
-    if (resource := _RESOURCE.fullmatch(path)) is None:
-        raise VideoNotFound
-    return parse_name(resource["name"])
-
-
-def read_request(uri: str, method: str, overrides: Sequence[str]) -> tuple[str, Name | None]:
-    """What a request does, and to which upload: None where one is created.
-
-    ``uri`` is the target as it was sent, ``overrides`` its X-HTTP-Method-Override headers, which tusd obeys on POST.
-    Raises VideoNotFound, MethodNotAllowed.
-    """
-    path = uri.partition("?")[0]
-    if len(overrides) > 1:
-        raise MethodNotAllowed("Send X-HTTP-Method-Override once")
-    if method == "POST" and overrides and overrides[0]:
-        method = overrides[0]
-        if method not in ("PATCH", "DELETE"):  # tusd's answer to POST as HEAD has a length and no body, and breaks off
-            raise MethodNotAllowed("X-HTTP-Method-Override can be PATCH or DELETE")
-    creating = path in (COLLECTION, f"{COLLECTION}/")
-    name = None if creating else parse_path(path)
-    allowed = ["POST"] if creating else ["HEAD", "PATCH", "DELETE"]
-    if method not in allowed:
-        raise MethodNotAllowed(headers={"Allow": ", ".join(allowed)})
-    return method, name
-
-
-def read_creation(headers: Callable[[str], Sequence[str]]) -> Creation:
-    """``headers`` gives the values of a header. Raises InvalidInput, SizeUnknown, VideoNotFound, MetadataTooLarge."""
-    metadata = parse_metadata(headers("Upload-Metadata"))
-    size = parse_length(headers("Upload-Length"))
-    deferred = _once("Upload-Defer-Length", headers("Upload-Defer-Length"))
-    partial, parts = parse_concat(headers("Upload-Concat"))
-    if deferred not in ("", "1"):
-        raise InvalidInput("Upload-Defer-Length can only be 1")
-    if deferred and size is not None:
-        raise InvalidInput("Send Upload-Length or Upload-Defer-Length, not both")
-    if parts and (deferred or size is not None):
-        raise InvalidInput("The length of a final upload is that of its parts; send none")
-    if not parts and not deferred and size is None:
-        raise SizeUnknown
-    addresses = " ".join(f"{COLLECTION}/{part}" for part in parts)
-    written = {
-        "Upload-Metadata": "".join(headers("Upload-Metadata")),
-        "Upload-Length": "" if size is None else str(size),
-        "Upload-Defer-Length": deferred,
-        "Upload-Concat": f"final;{addresses}" if parts else "partial" if partial else "",
-    }
-    return Creation(size, partial, parts, metadata, {name: value for name, value in written.items() if value})
-
-
-def parse_length(values: Sequence[str]) -> int | None:
-    """The bytes of Upload-Length; None when it is not there. Raises InvalidInput."""
-    text = _once("Upload-Length", values)
-    if text and not _LENGTH.fullmatch(text):
-        raise InvalidInput("Upload-Length must be the length of the file in bytes")
-    return int(text) if text else None
-
-
-def parse_concat(values: Sequence[str]) -> tuple[bool, tuple[Name, ...]]:
-    """Whether the upload is partial, and what it is made of when it is final.
-
-    https://tus.io/protocols/resumable-upload#upload-concat. tusd reads of each address what comes after the first
-    ``/video/upload/``, so an address is one of ours from its beginning to its end; its host does not matter.
-    Raises InvalidInput, VideoNotFound for an address that names no upload.
-    """
-    text = _once("Upload-Concat", values)
-    if text in ("", "partial"):
-        return text == "partial", ()
-    kind, _, addresses = text.partition(";")
-    if kind != "final":
-        raise InvalidInput('Upload-Concat must be "partial", or "final;" and the addresses of partial uploads')
-    parts = []
-    for address in addresses.split(" "):
-        if (found := _ADDRESS.fullmatch(address)) is None:
-            raise VideoNotFound("Upload-Concat names something that is no upload")
-        parts.append(parse_name(found["name"]))
-    if len({part.id for part in parts}) < len(parts):
-        raise InvalidInput("Upload-Concat names a partial upload twice")
-    return False, tuple(parts)
-
-
-def _once(name: str, values: Sequence[str]) -> str:
-    if len(values) > 1:
-        raise InvalidInput(f"Send {name} once")
-    return "".join(values).strip(" ")
-
-
-def parse_metadata(headers: Sequence[str]) -> dict[str, str]:
-    """The pairs of Upload-Metadata (https://tus.io/protocols/resumable-upload#upload-metadata).
-
-    Raises InvalidInput for what tusd would skip or the object store refuse, MetadataTooLarge.
-    """
-    text = _once("Upload-Metadata", headers)
-    found: dict[str, str] = {}
-    size = 0
-    for element in filter(None, (element.strip(" ") for element in text.split(","))):
-        key, _, encoded = element.partition(" ")
-        if not _METADATA_KEY.fullmatch(key) or key.lower() in map(str.lower, found):
-            raise InvalidInput("The keys of Upload-Metadata must be different, and tokens as in the name of a header")
+        It is made by tusd, which asks back through its hook, so that an upload begins in one way only.
+        """
+        filename, title = displayable(filename)[:FILENAME_LENGTH] or "video", displayable(title)[:TITLE_LENGTH]
+        self._check_file(filename, "", size)
+        metadata = {"filename": filename, "title": title, "visibility": visibility}
+        public = urlsplit(self.settings.public_url)
         try:
-            value = base64.b64decode(encoded, validate=True)
-            found[key] = value.decode()
-        except (binascii.Error, ValueError):
-            raise InvalidInput(f"The value of {key} in Upload-Metadata must be UTF-8, encoded as base64") from None
-        if "\0" in found[key] or "\t" in found[key]:  # tusd signs a header that holds a tab wrongly
-            raise InvalidInput(f"The value of {key} in Upload-Metadata must not hold NUL or a tab")
-        size += len(_METADATA_PREFIX) + len(key) + len(value)
-    if size > MAX_METADATA_BYTES:
-        raise MetadataTooLarge
-    return found
+            answer = await self.tusd.post(
+                f"{COLLECTION}/",
+                headers={
+                    **caller.headers(),
+                    **trace,
+                    "Tus-Resumable": "1.0.0",
+                    "Upload-Length": str(size),
+                    "Upload-Metadata": ",".join(
+                        f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items()
+                    ),
+                    "X-Forwarded-Host": public.netloc,
+                    "X-Forwarded-Proto": public.scheme,
+                },
+            )
+        except httpx.HTTPError as error:
+            raise Unavailable("Uploads are not possible at the moment, try again") from error
+        if answer.status_code != 201:
+            raise _from_hook(answer)
+        location = answer.headers["location"]
+        return parse_path(urlsplit(location).path).id, location
+
+    async def authorise_creation(self, caller: Caller, creation: Creation) -> None:
+        """Before tusd reads the same headers: of a final upload it looks at each part, and asks nobody whose it is.
+
+        Raises VideoNotFound, UploadEnded, NotConcatenable, PartialTooSmall, FileTooLarge.
+        """
+        if creation.parts:
+            await self._check_parts(caller, creation.parts)
+        else:
+            self._check_size(creation.size, partial=creation.partial)
+
+    async def authorise(
+        self, caller: Caller, name: Name, *, sends_at: str | None = None, says_size: int | None = None
+    ) -> int | None:
+        """Raises VideoNotFound unless the upload is the caller's, UploadEnded when nothing is left of it, UploadFull.
+
+        ``sends_at``: the offset, as the client wrote it, of bytes that it sends. ``says_size``: the size that it says
+        now; returned if it was not known before. Raises FileTooLarge for one above the limit, InvalidInput for another
+        than before.
+        """
+        upload = await self._find(caller, name)
+        if says_size is not None:
+            self._check_size(says_size, partial=upload.partial)
+            if upload.size not in (None, says_size):
+                raise InvalidInput("The length of this upload is known already, and is another")
+        most = self._most(partial=upload.partial) if upload.size is None else upload.size
+        if sends_at is not None and sends_at.isdecimal() and int(sends_at) >= most:
+            raise UploadFull
+        return says_size if upload.size is None else None
+
+    # What tusd's hooks tell
+
+    async def begin(
+        self, caller: Caller, *, size: int | None, metadata: dict[str, str], parts: Sequence[Name] = ()
+    ) -> UUID:
+        """Called back by tusd before it makes an upload. Returns the id that the upload is to have.
+
+        ``size``: None when the client will say it later. ``parts``: the partial uploads that it is made of. A part is
+        used once: an upload that was begun with it before and is not complete gives it up, and ends.
+        Raises FileTooLarge, UnsupportedType, TooManyUploads, InvalidInput, and as authorise_creation.
+        """
+        if parts:
+            await self._check_parts(caller, parts)
+        filename = displayable(metadata.get("filename") or metadata.get("name") or "") or "video"
+        title = displayable(metadata.get("title", "")) or filename.rpartition(".")[0] or filename
+        self._check_file(filename, metadata.get("filetype", ""), size)
+        visibility = metadata.get("visibility") or "private"
+        if visibility not in domain.VISIBILITIES:
+            raise InvalidInput(f"visibility must be one of {', '.join(domain.VISIBILITIES)}")
+        video = Video(
+            id=new_id(),
+            owner_id=caller.user_id,
+            title=title[:TITLE_LENGTH],
+            filename=filename[:FILENAME_LENGTH],
+            size=size,
+            visibility=visibility,  # type: ignore[arg-type]
+            visibility_changes=0,
+            state="uploading",
+            bytes_received=0,
+            version=1,
+            source=None,
+            poster=None,
+            poster_time=None,
+            failure_code="",
+            failure_detail="",
+            created_at=datetime.now(UTC),
+            transcoding_at=None,
+        )
+        async with postgres.transaction(self.pool) as connection:
+            ids = [part.id for part in parts]
+            if await store.count_uploading(connection, caller.user_id, but=ids) >= self.settings.uploads_per_user:
+                raise TooManyUploads
+            for earlier in await store.lock_finals(connection, ids):
+                if earlier.state == "uploading":
+                    await announce.deleted(connection, await store.set_deleted(connection, earlier.id))
+            if await store.lock_partials(connection, caller.user_id, ids) < len(ids):
+                raise UploadEnded
+            await store.insert(connection, video)
+            await store.use_partials(connection, ids, video.id)
+        return video.id
+
+    async def begin_partial(self, caller: Caller, size: int | None) -> UUID:
+        """As begin, for a part of a file. Raises FileTooLarge, TooManyUploads."""
+        self._check_size(size, partial=True)
+        upload = Upload(new_id(), caller.user_id, True, size, None, False, None)
+        async with postgres.transaction(self.pool) as connection:
+            if await store.count_uploading(connection, caller.user_id) >= self.settings.uploads_per_user:
+                raise TooManyUploads
+            await store.insert_partial(connection, upload)
+        return upload.id
+
+    def expiry(self) -> datetime:
+        """When an upload is given up that nothing is added to from now on."""
+        return datetime.now(UTC) + timedelta(seconds=self.settings.upload_ttl_seconds)
+
+    async def get(self, upload_id: UUID) -> Upload | None:
+        """None when there is no such upload, or no more."""
+        return await store.get_upload(self.pool, upload_id)
+
+    async def named(self, upload: Upload, name: Name) -> None:
+        """Called back by tusd with the whole name of an upload."""
+        if upload.multipart_id is None:
+            await store.set_multipart_id(self.pool, upload, name.multipart_id)
+
+    async def begun(self, video_id: UUID) -> None:
+        """Called back by tusd when the place for the bytes is made: from now on the video is known to others."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is not None and video.state == "uploading":
+                await _begin(connection, video)
+
+    async def receive(self, upload: Upload, offset: int, size: int | None) -> None:
+        """Note how many bytes are there, and the size, as soon as it is known.
+
+        Raises UploadEnded, and FileTooLarge after ending it, when the upload is to stop.
+        """
+        if upload.partial:
+            await self._receive_partial(upload, offset, size)
+            return
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, upload.id)
+            if video is None or video.state in domain.GONE:
+                raise UploadEnded
+            fits = await self._fits(connection, video, offset, size)
+            if fits and video.state == "uploading":
+                await _begin(connection, video)
+                await store.set_received(connection, upload.id, offset, size)
+                await announce.progressed(connection, upload.id)
+        if not fits:
+            raise FileTooLarge
+
+    async def _receive_partial(self, upload: Upload, offset: int, size: int | None) -> None:
+        try:
+            self._check_size(max(offset, size or 0), partial=True)
+        except FileTooLarge:
+            await store.end_partial(self.pool, upload.id)
+            raise
+        if not await store.note_partial(self.pool, upload.id, size):
+            raise UploadEnded
+
+    async def finish(self, video_id: UUID, size: int) -> None:
+        """All bytes are in the store: have them looked at. Called by the hook, or by the sweep that replaces it."""
+        async with postgres.transaction(self.pool) as connection:
+            video = await store.lock(connection, video_id)
+            if video is None or video.state != "uploading":
+                return
+            await _begin(connection, video)
+            await store.set_received(connection, video_id, size, size)
+            await store.end_partials_of_final(connection, video_id)
+            if not await self._fits(connection, video, size, size):
+                return
+            await store.set_state(connection, video_id, "processing")
+            await announce.tell(connection, events.Uploaded(video_id=video_id, owner_id=video.owner_id, size=size))
+            await announce.command(connection, announce.Prepare(video_id=video_id), announce.FIRST_QUEUE)
+            await announce.progressed(connection, video_id)
+        UPLOADS.labels("finished").inc()
+        UPLOADED_BYTES.inc(size)
+
+    async def end_partial(self, upload_id: UUID) -> None:
+        """Because its owner says so."""
+        await store.end_partial(self.pool, upload_id)
+
+    # What is done when nobody asks or tells
+
+    async def sweep(self, *, noisy_seconds: float = LATELY_SECONDS) -> None:
+        """Finish uploads whose end we were not told of, and fail those that nobody goes on with.
+
+        Those that were silent for longer than ``noisy_seconds`` are left out.
+        """
+        after = UUID(int=0)
+        while page := await store.quiet_uploads(
+            self.pool, after=after, quiet_seconds=QUIET_SECONDS, noisy_seconds=noisy_seconds, limit=PAGE
+        ):
+            for video in page:
+                size = await self._stored_size(video.id)
+                if size is not None and video.size in (None, size):
+                    await self.finish(video.id, size)
+                else:
+                    await self._expire(video)
+            after = page[-1].id
+        await store.end_expired_partials(
+            self.pool, ttl_seconds=self.settings.upload_ttl_seconds, begin_seconds=self.settings.upload_begin_seconds
+        )
+
+    async def _expire(self, video: Video) -> None:
+        async with postgres.transaction(self.pool) as connection:
+            expired = await store.lock_expired_upload(
+                connection,
+                video.id,
+                ttl_seconds=self.settings.upload_ttl_seconds,
+                begin_seconds=self.settings.upload_begin_seconds,
+            )
+            if expired is not None:
+                detail = "Nothing more of the file came for too long. Upload it again."
+                await announce.fail(connection, expired, domain.UPLOAD_EXPIRED, detail)
+                UPLOADS.labels("expired").inc()
+
+    # What the above share
+
+    async def _check_parts(self, caller: Caller, parts: Sequence[Name]) -> None:
+        sizes = []
+        for part in parts:
+            upload = await self._find(caller, part)
+            if not upload.partial:
+                raise NotConcatenable
+            sizes.append(await self._size_of_part(upload))
+        self._check_size(sum(sizes), partial=False)
+        if min(sizes) < PARTIAL_MIN_BYTES and sum(sizes) > SMALL_FINAL_MAX_BYTES:
+            raise PartialTooSmall
+
+    async def _size_of_part(self, upload: Upload) -> int:
+        # Of a deferred length we may not have heard yet, or the part is not finished, which tusd refuses.
+        size = await self._stored_size(upload.id) if upload.size is None else upload.size
+        if size is None:
+            raise NotConcatenable("A partial upload is not finished")
+        return size
+
+    async def _stored_size(self, upload_id: UUID) -> int | None:
+        """Of the whole file: tusd stores the object once it is complete."""
+        try:
+            return await self.objects.size(self.settings.uploads_bucket, str(upload_id))
+        except S3Error as error:
+            if error.code in ("NoSuchKey", "NoSuchObject"):
+                return None
+            raise
+
+    async def _find(self, caller: Caller, name: Name) -> Upload:
+        """Raises VideoNotFound unless the caller has an upload of exactly this name, UploadEnded."""
+        upload = await store.get_upload(self.pool, name.id)
+        if upload is None or upload.owner_id != caller.user_id:
+            raise VideoNotFound
+        if upload.ended:
+            raise UploadEnded
+        if await self._multipart_id(upload) != name.multipart_id:
+            raise VideoNotFound
+        return upload
+
+    async def _multipart_id(self, upload: Upload) -> str | None:
+        """As tusd told it, or, when that call was lost or is late, as tusd has written it beside the file."""
+        if upload.multipart_id is not None:
+            return upload.multipart_id
+        try:
+            written = await self.objects.get(self.settings.uploads_bucket, f"{upload.id}.info")
+        except S3Error as error:
+            if error.code in ("NoSuchKey", "NoSuchObject"):
+                return None
+            raise
+        name = parse_name(json.loads(written)["ID"])
+        await store.set_multipart_id(self.pool, upload, name.multipart_id)
+        return name.multipart_id
+
+    def _most(self, *, partial: bool) -> int:
+        return min(self.settings.upload_max_bytes, PARTIAL_MAX_BYTES) if partial else self.settings.upload_max_bytes
+
+    def _check_size(self, size: int | None, *, partial: bool) -> None:
+        most = self._most(partial=partial)
+        if size is not None and size > most:
+            what = "A part of a file" if partial else "The file"
+            raise FileTooLarge(f"{what} has {size} bytes; at most {most} can be uploaded")
+
+    def _check_file(self, filename: str, declared_type: str, size: int | None) -> None:
+        self._check_size(size, partial=False)
+        if not (declared_type.isascii() and declared_type.isprintable()):  # it becomes a header of the object store's
+            raise InvalidInput("The type of the file must be a media type, such as video/mp4")
+        kind = (declared_type or mimetypes.guess_type(filename)[0] or "").lower()
+        if kind not in _ANY_TYPE and not kind.startswith("video/"):
+            raise UnsupportedType(f"{filename} is of type {kind}; only video files can be uploaded")
+
+    async def _fits(self, connection: Connection, video: Video, offset: int, size: int | None) -> bool:
+        """Whether it is within the limit, which a size that was said late need not be. Otherwise the video fails."""
+        try:
+            self._check_size(max(offset, size or 0), partial=False)
+        except FileTooLarge as error:
+            await announce.fail(connection, video, domain.FILE_TOO_LARGE, error.detail)
+            return False
+        return True
 
 
-def displayable(text: str) -> str:
-    """``text`` as one line that can be shown beside others: without control characters and direction overrides."""
-    return _DIRECTIONS.sub("", _CONTROLS.sub(" ", text)).strip(" ")
+async def _begin(connection: Connection, video: Video) -> None:
+    """Tell of the upload, once. The call that should have come first may have been lost, or be late."""
+    if await store.set_begun(connection, video.id):
+        await announce.tell(
+            connection,
+            events.UploadStarted(
+                video_id=video.id,
+                owner_id=video.owner_id,
+                title=video.title,
+                filename=video.filename,
+                size=video.size or 0,
+                visibility=video.visibility,
+            ),
+        )
+        await announce.progressed(connection, video.id)
+
+
+class _Refused(DomainError):
+    """What our own hook answered, as it came through tusd."""
+
+
+def _from_hook(answer: httpx.Response) -> DomainError:
+    try:
+        problem = answer.json()
+        refused = _Refused(str(problem["detail"]))
+        refused.status, refused.code = int(problem["status"]), str(problem["code"])  # type: ignore[misc]
+    except (ValueError, KeyError, TypeError):
+        return Unavailable("Uploads are not possible at the moment, try again")
+    return refused

@@ -27,6 +27,7 @@ from kinora_video.rpc import register
 from kinora_video.service import Videos
 from kinora_video.settings import StoreSettings, VideoSettings, WorkerSettings
 from kinora_video.transcode import Transcoder
+from kinora_video.uploads import ALL_EVERY_SECONDS, EVER_SECONDS, LATELY_EVERY_SECONDS, Uploads
 from kinora_video.watch import Changes
 
 # What a viewer waits for never stands behind what takes long: each lane has consumers of its own.
@@ -39,6 +40,7 @@ BULK = consumer.Queue(announce.BULK_QUEUE, prefetch=1, retry_seconds=(1, 5, 30, 
 class State:
     checks: Checks
     videos: Videos
+    uploads: Uploads
     changes: Changes
     followers: Seats
     """Of progress, over server-sent events."""
@@ -103,13 +105,13 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
         videos = Videos(
             pool=stores.pool,
             objects=stores.objects,
-            tusd=tusd,
             links=Links(reveal(settings.signing_secret), settings.link_lifetime_seconds),
             catalogue=RemoteCatalogue(EnforcementStub(media)),
             settings=settings,
         )
+        uploads = Uploads(stores.pool, stores.objects, tusd, settings)
         reactions = Reactions(videos)
-        care = Cleanup(stores.pool, stores.objects, videos, settings)
+        care = Cleanup(stores.pool, stores.objects, settings)
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
             issuer=settings.public_url,
@@ -119,7 +121,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
         async with (
             rpc.serve(
                 f"{settings.grpc_host}:{settings.grpc_port}",
-                lambda server: register(server, videos),
+                lambda server: register(server, videos, uploads),
                 verifier=verifier,
             ),
             tasks.background(
@@ -129,15 +131,14 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
                     migrate.RESTORE_SECONDS, lambda: migrate.restore(reveal(settings.postgres_url), "kinora_video")
                 ),
                 purge=lambda: tasks.every(cleanup.PURGE_SECONDS, care.purge),
-                recent_uploads=lambda: tasks.every(cleanup.LATELY_EVERY_SECONDS, care.look_after_uploads),
-                all_uploads=lambda: tasks.every(
-                    cleanup.ALL_EVERY_SECONDS, lambda: care.look_after_uploads(noisy_seconds=cleanup.EVER_SECONDS)
-                ),
+                recent_uploads=lambda: tasks.every(LATELY_EVERY_SECONDS, uploads.sweep),
+                all_uploads=lambda: tasks.every(ALL_EVERY_SECONDS, lambda: uploads.sweep(noisy_seconds=EVER_SECONDS)),
             ),
         ):
             yield State(
                 checks=Checks({**stores.checks.dependencies, "redis": revocations.ping}, schema=stores.checks.schema),
                 videos=videos,
+                uploads=uploads,
                 changes=changes,
                 followers=Seats("events", settings),
                 verifier=verifier,
