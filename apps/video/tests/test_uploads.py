@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -228,6 +229,17 @@ async def test_final_upload_is_made_of_the_callers_own_partial_uploads_alone(sta
             await stage.uploads.begin(caller, size=2, metadata={}, parts=parts)
     for upload in (part, theirs):
         assert (await stage.upload(upload.id)).final_id is None
+
+
+async def test_final_upload_takes_one_query_for_all_its_parts(stage: Stage) -> None:
+    owner = Caller(new_id())
+    parts = [await stage.partial(owner, b"x") for _ in range(2)]
+    queries: list[object] = []
+    async with stage.pool.acquire() as connection:
+        with connection.query_logger(queries.append):
+            uploads = replace(stage.uploads, pool=connection)
+            await uploads.authorise_creation(owner, Creation(None, False, tuple(parts), {}, {}))
+    assert len(queries) == 1
 
 
 async def test_partial_upload_is_used_once_and_ends_with_its_final(stage: Stage) -> None:

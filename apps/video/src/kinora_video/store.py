@@ -89,15 +89,16 @@ async def count_uploading(connection: Connection, owner_id: UUID, *, but: Sequen
 _PARTIAL = "id, owner_id, true AS partial, size, multipart_id, purge_at IS NOT NULL AS ended, final_id"
 
 
-async def get_upload(connection: Connection | Pool, upload_id: UUID) -> Upload | None:
-    row = await connection.fetchrow(
+async def list_uploads(connection: Connection | Pool, ids: Sequence[UUID]) -> list[Upload]:
+    rows = await connection.fetch(
         "SELECT id, owner_id, false AS partial, size, multipart_id,"
         "   state = 'deleted' OR failure_code = ANY($2::text[]) AS ended, NULL::uuid AS final_id"
-        f" FROM videos WHERE id = $1 UNION ALL SELECT {_PARTIAL} FROM partials WHERE id = $1",
-        upload_id,
+        " FROM videos WHERE id = ANY($1::uuid[])"
+        f" UNION ALL SELECT {_PARTIAL} FROM partials WHERE id = ANY($1::uuid[])",
+        ids,
         sorted(NEVER_WHOLE),
     )
-    return None if row is None else Upload(**row)
+    return [Upload(**row) for row in rows]
 
 
 async def set_multipart_id(connection: Connection | Pool, upload: Upload, multipart_id: str) -> None:

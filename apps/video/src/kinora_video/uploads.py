@@ -117,7 +117,7 @@ class Uploads:
         now; returned if it was not known before. Raises FileTooLarge for one above the limit, InvalidInput for another
         than before.
         """
-        upload = await self._find(caller, name)
+        [upload] = await self._find(caller, [name])
         if says_size is not None:
             self._check_size(says_size, partial=upload.partial)
             if upload.size not in (None, says_size):
@@ -194,7 +194,7 @@ class Uploads:
 
     async def get(self, upload_id: UUID) -> Upload | None:
         """None when there is no such upload, or no more."""
-        return await store.get_upload(self.pool, upload_id)
+        return next(iter(await store.list_uploads(self.pool, [upload_id])), None)
 
     async def named(self, upload: Upload, name: Name) -> None:
         """Called back by tusd with the whole name of an upload."""
@@ -297,12 +297,10 @@ class Uploads:
     # What the above share
 
     async def _check_parts(self, caller: Caller, parts: Sequence[Name]) -> None:
-        sizes = []
-        for part in parts:
-            upload = await self._find(caller, part)
-            if not upload.partial:
-                raise NotConcatenable
-            sizes.append(await self._size_of_part(upload))
+        uploads = await self._find(caller, parts)
+        if not all(upload.partial for upload in uploads):
+            raise NotConcatenable
+        sizes = [await self._size_of_part(upload) for upload in uploads]
         self._check_size(sum(sizes), partial=False)
         if min(sizes) < PARTIAL_MIN_BYTES and sum(sizes) > SMALL_FINAL_MAX_BYTES:
             raise PartialTooSmall
@@ -323,16 +321,18 @@ class Uploads:
                 return None
             raise
 
-    async def _find(self, caller: Caller, name: Name) -> Upload:
-        """Raises VideoNotFound unless the caller has an upload of exactly this name, UploadEnded."""
-        upload = await store.get_upload(self.pool, name.id)
-        if upload is None or upload.owner_id != caller.user_id:
-            raise VideoNotFound
-        if upload.ended:
-            raise UploadEnded
-        if await self._multipart_id(upload) != name.multipart_id:
-            raise VideoNotFound
-        return upload
+    async def _find(self, caller: Caller, names: Sequence[Name]) -> list[Upload]:
+        """Raises VideoNotFound unless the caller has uploads of exactly these names, UploadEnded."""
+        found = {upload.id: upload for upload in await store.list_uploads(self.pool, [name.id for name in names])}
+        for name in names:
+            upload = found.get(name.id)
+            if upload is None or upload.owner_id != caller.user_id:
+                raise VideoNotFound
+            if upload.ended:
+                raise UploadEnded
+            if await self._multipart_id(upload) != name.multipart_id:
+                raise VideoNotFound
+        return [found[name.id] for name in names]
 
     async def _multipart_id(self, upload: Upload) -> str | None:
         """As tusd told it, or, when that call was lost or is late, as tusd has written it beside the file."""
