@@ -87,7 +87,7 @@ class Store(Model):
     def _external_or_not(self) -> Store:
         if self.mode == "external" and self.external is None:
             raise wrong(
-                "is external, but does not say where: write `external: {address: ..., credentials: {<service>:"
+                "is external, but has no address: write `external: {address: ..., credentials: {<service>:"
                 " {username: ..., password: {secure: ...}}}}`, or another mode (single, operator)"
             )
         if self.mode != "external" and self.external is not None:
@@ -130,8 +130,8 @@ class Postgres(Store):
     def _backups_have_a_place(self) -> Postgres:
         if self.restore is not None and (self.mode != "operator" or self.backups is None):
             raise wrong(
-                "has `restore`, which makes a cluster of mode operator from its backups: write `mode: operator` and"
-                " `backups`, or remove it; docs/environments.md says how a dump of mode single is restored"
+                "has `restore`, which requires mode operator and backups: write `mode: operator` and `backups`, or"
+                " remove it; for dumps of mode single, see docs/environments.md"
             )
         if self.backups is None:
             return self
@@ -170,7 +170,7 @@ class Gateway(Model):
     @model_validator(mode="after")
     def _port_of_a_node(self) -> Gateway:
         if (self.service == "NodePort") != (self.node_port is not None):
-            raise wrong("`node_port` goes with `service: NodePort`, and is required there: write both or neither")
+            raise wrong("`node_port` is required with `service: NodePort`, and valid only there: write both or neither")
         return self
 
 
@@ -216,14 +216,14 @@ class Repository(Model):
     @model_validator(mode="after")
     def _both_or_neither(self) -> Repository:
         if (self.username is None) != (self.password is None):
-            raise wrong("`username` and `password` of the repository go together: write both or neither")
+            raise wrong("`username` and `password` require each other: write both or neither")
         url = urlsplit(self.url)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise wrong("`url` of the repository is not one that Argo CD can read here: write it as https://...")
+            raise wrong("`url` is not an HTTP URL: write it as https://...")
         if url.username is not None or url.password is not None:
-            raise wrong("`url` of the repository contains credentials in plain text: write `username` and `password`")
+            raise wrong("`url` contains credentials in plain text: write `username` and `password`")
         if self.password is not None and url.scheme == "http":
-            raise wrong("the repository's `password` would be sent in plain text: write `url` as https://...")
+            raise wrong("`password` would be sent in plain text: write `url` as https://...")
         return self
 
 
@@ -235,7 +235,7 @@ class EnvironmentConfig(Model):
     context: str | None = None
     """The kubeconfig's context; default: the current one. Required with `deletion_protection`."""
     deletion_protection: bool = False
-    """Pulumi refuses to delete what holds data, and no push deletes an application."""
+    """Pulumi refuses to delete resources with data, and no push deletes an application."""
     disposable: bool = False
     """Whether volumes are deleted with their StatefulSet. Scaling down never deletes any."""
     await_ready: bool = True

@@ -189,7 +189,7 @@ def _of_object(
         if said is not None:
             yield f"{name} {said} {_short(_value(was))} -> {_short(_value(becomes))}"
     if rest:
-        yield f"{name}: its {kind} changes otherwise"
+        yield f"{name}: other changes to its {kind}"
 
 
 _SAID = (
@@ -263,7 +263,7 @@ def run(only: str | None, before: str, after: str | None) -> None:
         )
         stacks = sorted({file.name.split(".")[1] for tree in trees for file in tree.glob("pulumi/Pulumi.*.yaml")})
         if only is not None and only not in stacks:
-            raise NotRendered(f"Unknown stack {only} on either side. Known: {', '.join(stacks)}.")
+            raise NotRendered(f"Stack {only} exists on neither side. Known: {', '.join(stacks)}.")
         environment = touches_environment(before, after)
         details: list[str] = []
         for name in [only] if only else stacks:
@@ -282,7 +282,7 @@ def run(only: str | None, before: str, after: str | None) -> None:
             lines = list(report(*everything))
             counts = [sum(line.startswith(f"[{colour}]") for line in lines) for colour in ("green", "yellow", "red")]
             if lines:
-                total = "{} objects more, {} changed, {} fewer.".format(*counts)
+                total = "{} objects added, {} changed, {} removed.".format(*counts)
                 details += ["", f"[bold]{name}[/]: {total}", *lines]
         for line in details:
             console.print(line)

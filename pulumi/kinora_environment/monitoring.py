@@ -244,7 +244,7 @@ class Monitoring(pulumi.ComponentResource):
                 f" --output jsonpath='{{.data.password}}' | base64 --decode"
             )
         else:
-            self.grafana = "none here: `monitoring.grafana` is false"
+            self.grafana = "not installed: `monitoring.grafana` is false"
         self.register_outputs({"grafana": self.grafana, "prometheus": self.prometheus})
 
     def _metadata(self, name: str, part: str) -> dict[str, Any]:

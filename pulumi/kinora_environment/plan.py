@@ -73,7 +73,7 @@ def quantity(text: str | int | float) -> float:
     """The value of a Kubernetes quantity: "250m" is 0.25, "1Gi" is 2**30."""
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(text))
     if match is None or match[2] not in _FACTORS:
-        raise ValueError(f"{text} is no quantity")
+        raise ValueError(f"{text} is not a quantity")
     return float(match[1]) * _FACTORS[match[2]]
 
 
@@ -147,14 +147,14 @@ def prerequisites(stack: str, given: config.EnvironmentConfig) -> list[str]:
     sentences = []
     if given.gateway.certificate:
         sentences.append(
-            f"Secret {given.gateway.certificate} (a certificate) in {namespace_name(stack, 'gateway')}: the gateway's."
-            f" Once the namespace is there:\n  {kubectl} -n {namespace_name(stack, 'gateway')}"
+            f"Secret {given.gateway.certificate} in {namespace_name(stack, 'gateway')}: the gateway's certificate."
+            f" Once the namespace exists:\n  {kubectl} -n {namespace_name(stack, 'gateway')}"
             f" create secret tls {given.gateway.certificate} --cert=CERTIFICATE --key=KEY"
         )
     if given.postgres.backups and given.postgres.backups.storage:
         sentences.append(
             f"Secret {given.postgres.backups.storage.secret} (access_key, secret_key) in {stores}: for backups."
-            f" Once the namespace is there, from files with one value each:\n  {kubectl} -n {stores} create secret"
+            f" Once the namespace exists, from files with one value each:\n  {kubectl} -n {stores} create secret"
             f" generic {given.postgres.backups.storage.secret} --from-file=access_key --from-file=secret_key"
         )
     for name, operator in OPERATORS.items():
@@ -201,7 +201,7 @@ def picture(stack: str, given: config.EnvironmentConfig, rendered: Rendered) -> 
         if role == "apps":
             for identity, need in needs.read().items():
                 secrets = [*need.stores(), *(["keys"] if need.keys else [])]
-                branch.add(f"{identity}  [dim]is given[/] {', '.join(f'{identity}-{each}' for each in secrets)}")
+                branch.add(f"{identity}  [dim]gets[/] {', '.join(f'{identity}-{each}' for each in secrets)}")
         if role == "monitoring" and not given.monitoring.grafana:
             branch.add("no grafana  [dim]monitoring.grafana is false: there are no dashboards[/]")
     return tree
@@ -216,7 +216,7 @@ def table(rendered: Rendered) -> Table:
         shown.add_row(part.name, part.namespace, str(part.replicas), *_words(part.need))
         total += part.need
     shown.add_section()
-    shown.add_row("[bold]in all[/]", "", "", *(f"[bold]{word}[/]" for word in _words(total)))
+    shown.add_row("[bold]total[/]", "", "", *(f"[bold]{word}[/]" for word in _words(total)))
     return shown
 
 

@@ -56,7 +56,7 @@ def pods_are_restricted(manifest: Manifest) -> Iterator[str]:
     if not security.get("runAsNonRoot") and not all(each.get("runAsNonRoot") for each in every):
         yield "runs as root: set securityContext.runAsNonRoot to true"
     if security.get("runAsUser") == 0 or any(each.get("runAsUser") == 0 for each in every):
-        yield "runs as user 0: give it another"
+        yield "runs as user 0: set another securityContext.runAsUser"
     profiles = [each.get("seccompProfile", security.get("seccompProfile", {})).get("type") for each in every]
     if any(profile not in ("RuntimeDefault", "Localhost") for profile in profiles):
         yield "has no seccomp profile: set securityContext.seccompProfile.type to RuntimeDefault"
@@ -91,7 +91,7 @@ def no_host_access(manifest: Manifest) -> Iterator[str]:
             yield f"mounts {volume['hostPath']['path']} of the node"
     for each in containers(manifest):
         if any("hostPort" in port for port in each.get("ports", [])):
-            yield f"{each['name']} takes a port of the node"
+            yield f"{each['name']} uses a port of the node: remove hostPort"
 
 
 def resources_are_bounded(manifest: Manifest) -> Iterator[str]:
@@ -126,9 +126,9 @@ def tokens_are_asked_for(manifest: Manifest) -> Iterator[str]:
     """A pod gets an API server token only if that is explicit."""
     pod = pod_of(manifest)
     if pod is not None and pod.get("serviceAccountName", "default") == "default":
-        yield "runs as the default service account: give it one of its own"
+        yield "runs as the default service account: create one for it"
     if manifest["kind"] == "ServiceAccount" and "automountServiceAccountToken" not in manifest:
-        yield "does not say whether its pods get a token: set automountServiceAccountToken"
+        yield "does not set automountServiceAccountToken: set it explicitly"
 
 
 def rights_are_named(manifest: Manifest) -> Iterator[str]:
@@ -137,7 +137,7 @@ def rights_are_named(manifest: Manifest) -> Iterator[str]:
         return
     for rule in manifest.get("rules") or []:
         if "*" in rule.get("verbs", []) and "*" in rule.get("resources", []):
-            yield "may do everything with everything: name the resources and the verbs"
+            yield "allows all verbs on all resources: list the resources and the verbs"
 
 
 def secrets_are_not_configuration(manifest: Manifest) -> Iterator[str]:

@@ -39,7 +39,7 @@ OPERATOR_NAMESPACE = "cnpg-system"
 INITIALISE = """\
 set -eu
 [ -s /data/cluster/PG_VERSION ] && exit 0
-# Made beside its place and moved there last, so that an interruption leaves nothing that looks finished.
+# Initialised in a temporary folder and renamed, so that an interruption leaves no partial cluster.
 rm -rf /data/partial
 initdb --pgdata=/data/partial --username=postgres --pwfile=/root-password/password --auth=scram-sha-256 \\
     --encoding=UTF8 --locale=C.UTF-8 --data-checksums
@@ -65,7 +65,7 @@ for database in $DATABASES; do
     pg_dump --format=custom --file="/backups/$database-$day.partial" "$database"
     mv "/backups/$database-$day.partial" "/backups/$database-$day.dump"
 done
-# Only when all of them were written: a backup that fails for weeks must not delete the last good ones.
+# Only after all dumps succeeded, so that repeated failures never delete the last good dumps.
 find /backups -name '*.dump' -mtime "+$KEEP_DAYS" -delete
 find /backups -name '*.partial' -mmin +1440 -delete
 """
@@ -75,12 +75,12 @@ RESTORE = (
     _WAIT
     + """\
 for database in $DATABASES; do
-    newest=$(find /backups -name "$database-*.dump" | sort | tail -n 1)  # a name carries its time
+    newest=$(find /backups -name "$database-*.dump" | sort | tail -n 1)  # names contain the time
     [ -n "$newest" ] || { echo "there is no dump of $database"; exit 1; }
     echo "restoring $newest"
-    # All that the database's owner has goes first, in the same transaction: --clean drops only what the dump names, and
-    # a newer table that stayed would be in the way of the migration that makes it. An extension is not the owner's, and
-    # stays. Without COMMIT, which a broken dump does not get to, nothing has happened.
+    # Drop everything that the owner has, in the same transaction: --clean would keep tables that are not in the dump,
+    # and the migrations that create them would fail when they are applied again. Extensions have another owner and
+    # stay. A corrupt dump never reaches COMMIT, so everything is rolled back.
     {
         echo "BEGIN; DROP OWNED BY $database;"
         pg_restore --file=- "$newest" && echo "COMMIT;"

@@ -37,7 +37,7 @@ CONSUMER_TIMEOUT_MS = 48 * 3600 * 1000
 
 COOKIE = """\
 set -eu
-# Erlang refuses a cookie that others may read, which a mounted Secret always is.
+# Erlang rejects a cookie file that the group or others can read, as in a mounted Secret.
 umask 077
 cp /cookie/cookie "$HOME/.erlang.cookie"
 chmod 0400 "$HOME/.erlang.cookie"
@@ -51,9 +51,9 @@ apply() {
     rabbitmqctl --quiet import_definitions "$DEFINITIONS/definitions.json" || return 1
     users=$(rabbitmqctl --quiet list_users --no-table-headers) || return 1
     printf '%s\\n' "$users" | while read -r user _; do
-        # Users of ours end in their generation; one that is not named any more was retired.
+        # Names of services' users end in a generation; those that are no longer listed were retired.
         case "${user##*_}" in '' | *[!0-9]*) continue ;; esac
-        # Without an input of its own, it would swallow the rest of the list.
+        # </dev/null, or it would consume the rest of the list.
         grep -qx "$user" "$DEFINITIONS/users" || rabbitmqctl --quiet delete_user "$user" </dev/null || return 1
     done
 }

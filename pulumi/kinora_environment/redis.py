@@ -66,13 +66,13 @@ done
 """
 
 MASTER = """\
-# For the other scripts. $HOSTS: all replicas, the first of which is the master until the sentinels chose another one.
+# Sourced by the other scripts. $HOSTS: all replicas; the first one is the master until the sentinels elect another.
 self=${SELF:-$HOSTNAME.$DOMAIN}
 data=${DATA:-/data}
 port=${PORT:-6379}
 sentinel_port=${SENTINEL_PORT:-26379}
 
-# The master that most sentinels know; when none answers, the one that this replica's sentinel knew last.
+# The master according to most sentinels; if none answers, according to the last state of this replica's sentinel.
 find_master() {
     answers=$(
         for host in $HOSTS; do
@@ -94,7 +94,7 @@ file=${RUN:-/run/redis}/redis.conf
 {
     cat "${SCRIPTS:-/scripts}/redis.conf"
     echo "dir $data"
-    # Names instead of addresses: a pod that comes back has another address.
+    # Host names, because a recreated pod has another address.
     echo "replica-announce-ip $self"
     echo "masterauth $REDISCLI_AUTH"
     [ "$master" = "$self" ] || echo "replicaof $master $port"
@@ -105,11 +105,11 @@ exec redis-server "$file" --bind "${BIND:-*}" --port "$port"
 SENTINEL = """\
 set -eu
 . "${SCRIPTS:-/scripts}/master.sh"
-# Redis refuses to watch a name that cannot be resolved yet.
+# A sentinel does not start if the master's name cannot be resolved.
 until master=$(find_master) && getent ahosts "$master" >/dev/null; do sleep 1; done
 file=$data/sentinel.conf
-# What was learnt and voted upon outlives a restart; the settings are always these. An election that nobody won is
-# repeated after twice the failover-timeout.
+# Sentinel state (epochs, votes, known peers) is kept across restarts; settings are always written again. A failed
+# election is repeated after twice the failover-timeout.
 learnt=$(grep -E '^sentinel (myid|current-epoch|(config-epoch|leader-epoch|known-replica|known-sentinel) kinora) ' \\
     "$file" 2>/dev/null) || learnt=
 cat >"$file.partial" <<END
@@ -147,7 +147,7 @@ defaults
     option srvtcpka
     timeout connect 3s
     timeout check 2s
-    # A subscriber may hear nothing for long.
+    # Subscribers may be idle for hours.
     timeout client 24h
     timeout server 24h
 
@@ -159,15 +159,15 @@ frontend redis
     bind {bind}
     default_backend master
 
-# The master is the one that says so and has replicas: one that comes back after it was replaced says so, too, until
-# the sentinels have told it.
+# The master has role:master and at least one replica: after a failover, a restarted old master also has role:master
+# until the sentinels reconfigure it.
 backend master
     option tcp-check
     tcp-check connect
     tcp-check send "AUTH {user} {password}\\r\\n"
     tcp-check expect string +OK
     tcp-check send "INFO replication\\r\\n"
-    # Without min-recv 0 it would wait until the end of the time limit for the word to come.
+    # min-recv 0: a negated match would otherwise wait for more data until the timeout.
     tcp-check expect min-recv 0 ! string role:slave
     tcp-check expect rstring role:master\\r\\nconnected_slaves:[1-9]
     tcp-check send "QUIT\\r\\n"
@@ -179,7 +179,7 @@ frontend health
     bind {health}
     timeout client 5s
     monitor-uri /ready
-    # Until it has asked them, it takes all of them for the master.
+    # Servers are considered up until their first check, so more than one is up at start.
     monitor fail if {{ nbsrv(master) gt 1 }}
 """
 
@@ -331,7 +331,7 @@ class RedisCache(StoreComponent):
                     "scripts": Volume("/scripts", config=scripts),
                 },
                 replicas=REPLICAS,
-                parallel=True,  # one that cannot start must not block the others
+                parallel=True,  # so that one failing replica does not block the others
                 disk_mib=args.sizes.redis.disk,
                 storage_class=args.storage_class,
                 retain=args.retain,
@@ -377,7 +377,7 @@ def settings(memory_mib: int) -> dict[str, str]:
     return {
         "dir": "/data",
         "aclfile": "/acl/users.acl",
-        "appendonly": "yes",  # a revoked login must stay revoked after a restart
+        "appendonly": "yes",  # so that a revoked session stays revoked after a restart
         "save": "",
         # The rest is for copy-on-write during log rewrites, and for connections.
         "maxmemory": f"{memory_mib * 6 // 10}mb",

@@ -27,7 +27,7 @@ class StoreArgs:
     retain: bool
     """Whether the data outlives the store."""
     protect: bool
-    """Whether Pulumi refuses to delete what holds data."""
+    """Whether Pulumi refuses to delete resources with data."""
 
 
 class StoreComponent(pulumi.ComponentResource):

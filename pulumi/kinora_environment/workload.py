@@ -202,7 +202,7 @@ class WorkloadArgs:
     retain: bool = True
     """Whether the volumes outlive the workload. Scaling down to zero never deletes them."""
     protect: bool = False
-    """Whether Pulumi refuses to delete what holds data."""
+    """Whether Pulumi refuses to delete the StatefulSet."""
     service_account: str | None = None
     """An existing one; default: a new one without permissions."""
     token: bool = False

@@ -448,13 +448,13 @@ def test_gateway_connection_options(given: Values, mesh: bool, expected: Values)
         ({"secrets": ["redis", "redis"]}, "/workloads/one/secrets"),
         ({"scratch": {"tmp": 1}}, "at '/workloads/one/scratch': additional properties 'tmp' not allowed"),
         ({"scratch": {"/work": "1Gi"}}, "/workloads/one/scratch/~1work"),
-        ({"image": "docker.io/some/thing"}, "workloads.one.image: docker.io/some/thing names no version"),
-        ({"image": "registry:5000/thing"}, "workloads.one.image: registry:5000/thing names no version"),
+        ({"image": "docker.io/some/thing"}, "workloads.one.image: docker.io/some/thing has no version"),
+        ({"image": "registry:5000/thing"}, "workloads.one.image: registry:5000/thing has no version"),
         ({"image": "docker.io/some/thing:latest"}, "/workloads/one/image"),
-        ({"migrations": True}, "workloads.one.migrations: they need the database; add postgres to its secrets"),
+        ({"migrations": True}, "workloads.one.migrations: they require the database; add postgres to its secrets"),
         (
             {"migrations": True, "image": "docker.io/some/thing:1", "secrets": ["postgres"]},
-            "workloads.one.migrations: only an image of ours can have them, and docker.io/some/thing:1 is none",
+            "workloads.one.migrations: only our own images have them, not docker.io/some/thing:1",
         ),
         ({"autoscale": {"min": 1, "max": 2}}, "workloads.one.autoscale: write either cpu or queues"),
         (
@@ -463,11 +463,11 @@ def test_gateway_connection_options(given: Values, mesh: bool, expected: Values)
         ),
         (
             {"autoscale": {"min": 1, "max": 2, "queues": ["a"]}},
-            "workloads.one.autoscale: messages and queues go together",
+            "workloads.one.autoscale: messages and queues require each other",
         ),
         (
             {**QUEUES, "secrets": []},
-            "workloads.one.autoscale: the messages are counted with its own credentials; add rabbitmq to its secrets",
+            "workloads.one.autoscale: KEDA reads the queue length with its credentials; add rabbitmq to its secrets",
         ),
         ({"autoscale": {"min": 3, "max": 2, "cpu": 70}}, "workloads.one.autoscale: min is more than max"),
         ({"autoscale": {"max": 2, "cpu": 70}}, "missing property 'min'"),
@@ -501,14 +501,14 @@ def test_invalid_workload_is_rejected(workload: Values, said: str) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"app": ""}, "app is not given: write `app: <name of its folder>` into apps/<app>/deploy/values.yaml"),
+        ({"app": ""}, "app is missing: write `app: <name of its folder>` into apps/<app>/deploy/values.yaml"),
         (
             {"version": ""},
-            "version is not given: write `version: 0.1.0` into apps/some/deploy/envs/<environment>/version.yaml",
+            "version is missing: write `version: 0.1.0` into apps/some/deploy/envs/<environment>/version.yaml",
         ),
         ({"version": 0.1}, "at '/version': got number, want string"),
         ({"version": "latest"}, "/version"),
-        ({"environment": {"name": ""}}, "environment is not given: it needs {name, publicUrl} at least"),
+        ({"environment": {"name": ""}}, "environment is incomplete: it requires at least {name, publicUrl}"),
         ({"environment": {**FACTS, "publicUrl": "https://x/"}}, "/environment/publicUrl"),
         ({"environment": {**FACTS, "meshed": True}}, "additional properties 'meshed' not allowed"),
         ({"environment": {**FACTS, "monitoring": "none"}}, "/environment/monitoring"),

@@ -1,4 +1,4 @@
-"""What Pulumi's engine is told besides the objects: dependencies, and what is never recreated."""
+"""Resource options: dependencies, protection, and updates in place."""
 
 import functools
 import json

@@ -78,7 +78,7 @@ def test_grafana_can_be_disabled(single: Rendered) -> None:
     assert (
         missing == {render.identity(each) for each in single.objects if "grafana" in each["metadata"]["name"]} != set()
     )
-    assert rendered.outputs["grafana"] == "none here: `monitoring.grafana` is false"
+    assert rendered.outputs["grafana"] == "not installed: `monitoring.grafana` is false"
 
 
 def test_operator_mode_has_the_same_rules(rendered: Callable[[str], Rendered], single: Rendered) -> None:

@@ -28,7 +28,7 @@ def test_quantity_is_parsed(text: str, number: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "12 Gi", "-1", "1Qi"])
 def test_invalid_quantity_is_rejected(text: str) -> None:
-    with pytest.raises(ValueError, match="is no quantity"):
+    with pytest.raises(ValueError, match="is not a quantity"):
         plan.quantity(text)
 
 
@@ -44,7 +44,7 @@ def test_plan_lists_workloads_and_prerequisites() -> None:
     for words in (
         "kinora-prod-stores",
         "postgres x 3",
-        "in all",
+        "total",
         "CloudNativePG 1.30 in the cluster",
         "KEDA 2.20 in",
         "metrics-server in the cluster",
@@ -200,7 +200,7 @@ def test_diff_includes_application_sets(repository: Path) -> None:
         [sys.executable, "-m", "kinora_environment.diff", "dev"],
         cwd=repository / "pulumi", capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
-    assert shown.stdout.startswith("dev: gateway: its ApplicationSet changes otherwise\n"), shown.stderr
+    assert shown.stdout.startswith("dev: gateway: other changes to its ApplicationSet\n"), shown.stderr
     assert "syncPolicy.automated.prune: True -> False" in shown.stdout
 
 
@@ -218,7 +218,7 @@ def test_diff_reports_chart_errors(repository: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [(["nowhere"], "Unknown stack nowhere on either side. Known: dev,"), (["--from", "v0"], "no commit v0")],
+    [(["nowhere"], "Stack nowhere exists on neither side. Known: dev,"), (["--from", "v0"], "no commit v0")],
 )
 def test_diff_rejects_unknown_stack_or_commit(repository: Path, words: list[str], sentence: str) -> None:
     shown = subprocess.run(

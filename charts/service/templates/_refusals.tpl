@@ -4,34 +4,34 @@
 {{- $values := .root.Values }}
 {{- $workload := .workload }}
 {{- if not $values.app }}
-{{- fail "app is not given: write `app: <name of its folder>` into apps/<app>/deploy/values.yaml" }}
+{{- fail "app is missing: write `app: <name of its folder>` into apps/<app>/deploy/values.yaml" }}
 {{- end }}
 {{- if not $values.version }}
-{{- fail (printf "version is not given: write `version: 0.1.0` into apps/%s/deploy/envs/<environment>/version.yaml" $values.app) }}
+{{- fail (printf "version is missing: write `version: 0.1.0` into apps/%s/deploy/envs/<environment>/version.yaml" $values.app) }}
 {{- end }}
 {{- if not (and $values.environment.name $values.environment.publicUrl) }}
-{{- fail "environment is not given: it needs {name, publicUrl} at least" }}
+{{- fail "environment is incomplete: it requires at least {name, publicUrl}" }}
 {{- end }}
 {{- if not (include "ours" .) }}
 {{- if not (regexMatch "(:[^/:]+|@sha256:[0-9a-f]{64})$" $workload.image) }}
-{{- fail (printf "%s.image: %s names no version; write one after a colon" $at $workload.image) }}
+{{- fail (printf "%s.image: %s has no version; add one after a colon" $at $workload.image) }}
 {{- end }}
 {{- if $workload.migrations }}
-{{- fail (printf "%s.migrations: only an image of ours can have them, and %s is none" $at $workload.image) }}
+{{- fail (printf "%s.migrations: only our own images have them, not %s; remove `migrations`" $at $workload.image) }}
 {{- end }}
 {{- end }}
 {{- if and $workload.migrations (not (has "postgres" $workload.secrets)) }}
-{{- fail (printf "%s.migrations: they need the database; add postgres to its secrets" $at) }}
+{{- fail (printf "%s.migrations: they require the database; add postgres to its secrets" $at) }}
 {{- end }}
 {{- with $workload.autoscale }}
 {{- if eq (hasKey . "cpu") (hasKey . "queues") }}
 {{- fail (printf "%s.autoscale: write either cpu or queues" $at) }}
 {{- end }}
 {{- if ne (hasKey . "queues") (hasKey . "messages") }}
-{{- fail (printf "%s.autoscale: messages and queues go together; write both or neither" $at) }}
+{{- fail (printf "%s.autoscale: messages and queues require each other; write both or neither" $at) }}
 {{- end }}
 {{- if and .queues (not (has "rabbitmq" $workload.secrets)) }}
-{{- fail (printf "%s.autoscale: the messages are counted with its own credentials; add rabbitmq to its secrets" $at) }}
+{{- fail (printf "%s.autoscale: KEDA reads the queue length with its credentials; add rabbitmq to its secrets" $at) }}
 {{- end }}
 {{- if gt (int .min) (int .max) }}
 {{- fail (printf "%s.autoscale: min is more than max" $at) }}
