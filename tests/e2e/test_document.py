@@ -1,4 +1,4 @@
-"""The platform does what its OpenAPI document says: generated requests, valid and not, through the real gateway."""
+"""Generated requests, valid and invalid, get the responses that the OpenAPI document specifies."""
 
 from __future__ import annotations
 
@@ -24,44 +24,43 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 DOCUMENT = json.loads(resources.files("kinora").joinpath("openapi.json").read_text())
-# Random requests per operation. `make test-all` sends more, and those at the bounds of each schema, with each wrong
-# method and without each header: hundreds, which take 20 s of CPU to generate.
+# Random requests per operation. `make test-all` sends more of them, and hundreds of systematic ones (schema boundaries,
+# wrong methods, missing headers), which take 20 s of CPU to generate.
 WHOLE = "KINORA_TEST_EXAMPLES" in os.environ
 EXAMPLES = int(os.environ.get("KINORA_TEST_EXAMPLES", "100")) // 20
 REFUSED_UPLOADS = [400, 401, 404, 413, 415, 422, 429, 503]
 CONFIG: dict[str, Any] = {
     "base-url": GATEWAY,
-    # Below the gateway's limit for one address: a 429 says nothing about the service.
+    # Below the gateway's limit per address.
     "rate-limit": "90/s",
     "generation": {"allow-extra-parameters": False},
     "phases": {"coverage": {"enabled": WHOLE}, "examples": {"enabled": False}},
     "checks": {
-        # 412: tus 1.0, for a version that is missing or unknown.
+        # 412: a missing or unsupported version (tus 1.0).
         "negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 405, 409, 412, 415, 422, 429, 503]},
         "missing_required_header": {"expected-statuses": [400, 401, 403, 412, 422]},
     },
     "operations": [
         {
-            # RFC 6749: a token that is no longer valid is 400, invalid_grant.
+            # 400 invalid_grant: an expired token (RFC 6749).
             "include-path": "/auth/refresh",
             "checks": {"positive_data_acceptance": {"expected-statuses": [200, 400, 401, 429, 503]}},
         },
         {
-            # The document cannot say that one of Upload-Length, Upload-Defer-Length and Upload-Concat is needed. Of
-            # Upload-Metadata and the largest length it says only that they are text and a number.
+            # The document cannot express that one of Upload-Length, Upload-Defer-Length and Upload-Concat is required,
+            # nor the format of Upload-Metadata and the maximum length.
             "include-path": "/video/upload",
             "checks": {"positive_data_acceptance": {"expected-statuses": [201, 204, *REFUSED_UPLOADS]}},
         },
     ],
 }
-# Each of these ends the session, or may.
 ENDS_THE_SESSION = {"POST /auth/logout", "POST /auth/logout-all", "PUT /auth/password", "DELETE /user/profile"}
-# The gateway answers these itself, before it looks for a route (traefik/traefik.yml, encodedCharacters).
+# The gateway rejects these itself, before routing (traefik/traefik.yml, encodedCharacters).
 REFUSED_PATH = re.compile("%(00|23|25|2F|3B|3F|5C)", re.IGNORECASE)
 
 
 def strict() -> dict[str, Any]:
-    """The document without ``default`` responses, so that each status must be named."""
+    """The document without ``default`` responses, so that each status must be documented."""
     document: dict[str, Any] = json.loads(json.dumps(DOCUMENT))
     for operations in document["paths"].values():
         for operation in operations.values():
@@ -79,9 +78,9 @@ def raw(_: SerializationContext, value: Any) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """``value`` changed to follow the rules that the document states in words or not at all.
+    """``value`` without what the services reject although the schemas cannot express it.
 
-    No control characters, no invisible text, no dots or dollar signs in names, no integers that a double cannot hold.
+    Control and invisible characters, dots and dollar signs in names, integers that a double cannot represent.
     """
     match value:
         case str():
@@ -103,7 +102,7 @@ async def shared() -> AsyncIterator[Person]:
 
 @pytest.fixture
 async def caller(request: pytest.FixtureRequest, shared: Person) -> AsyncIterator[Person]:
-    """Who asks: someone new where the session ends."""
+    """The user of an operation; a new one for operations that end the session."""
     if any(f"[{operation}]" in request.node.name for operation in ENDS_THE_SESSION):
         async with register() as person:
             yield person
@@ -113,7 +112,7 @@ async def caller(request: pytest.FixtureRequest, shared: Person) -> AsyncIterato
 
 @SCHEMA.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-def test_operation_answers_as_documented(case: Case[Any], caller: Person) -> None:
+def test_operation_responds_as_documented(case: Case[Any], caller: Person) -> None:
     if case.meta and case.meta.generation.mode.is_positive:
         case.body = plain(case.body)
     response = case.call(headers=caller.headers)

@@ -92,7 +92,7 @@ async def test_late_subscriber_gets_the_final_state(person: Person, clip: Callab
     assert states == ["READY"]
 
 
-async def test_stranger_cannot_subscribe_to_progress(
+async def test_progress_subscription_is_rejected_for_others(
     person: Person, stranger: Person, clip: Callable[[str], Clip]
 ) -> None:
     video = await person.upload(clip("short").path, visibility="private")

@@ -1,7 +1,7 @@
-"""Every process is killed once, in an order and at times that a seed gives, while people upload, edit and watch.
+"""Every process is killed once, in random order, while users upload and edit.
 
-Afterwards every video is ready with every frame, every confirmed write of the catalogue is there, and nothing is left
-over. The seed is in the name of the test, and KINORA_SEED=7 takes another.
+Afterwards every video is ready with all its frames, no confirmed write of the catalogue is lost, and no outbox entry,
+dead letter or temporary file remains. The seed is in the test's id; KINORA_SEED=7 uses another one.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from kinora_video.wiring import BULK, FIRST, SOUND
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 SEEDS = [int(os.environ["KINORA_SEED"])] if "KINORA_SEED" in os.environ else [11, 12, 13]
-# Prometheus only looks on.
+# Without Prometheus, on which nothing depends.
 PROCESSES = sorted(PARTS.keys() - {"prometheus"})
 QUEUES = (VIDEO, USER, CATALOGUE, USERS, FIRST, SOUND, BULK)
 UPLOAD_SECONDS = 1.5
@@ -43,16 +43,16 @@ PIECES = 30
 
 
 def schedule(seed: int) -> list[tuple[float, str]]:
-    """(seconds to wait, process to kill), each process once; the same for the same seed."""
+    """(seconds to wait, process to kill), each process once; deterministic for a seed."""
     chance = random.Random(seed)
     return [(chance.uniform(0.3, 1.5), process) for process in chance.sample(PROCESSES, len(PROCESSES))]
 
 
 def kill(process: str) -> None:
-    """As when its container is killed: with all of its children."""
+    """Kill a process with all its children, like a container."""
     pid = ctl.processes()[process]["pid"]
     if not pid:
-        return  # it is being started
+        return  # it is starting
     with contextlib.suppress(psutil.NoSuchProcess):
         leader = psutil.Process(pid)
         for member in (leader, *leader.children(recursive=True)):
@@ -62,7 +62,7 @@ def kill(process: str) -> None:
 
 @dataclass
 class Load:
-    """What people do, and what was confirmed to them."""
+    """The users' operations, and what was confirmed to them."""
 
     clip: Clip
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,7 +92,7 @@ class Load:
 
 
 async def upload(person: Person, clip: Clip) -> str:
-    """Upload slowly, and go on where it was after every failure, as clients of tus do."""
+    """Upload slowly, and resume after every failure, like tus clients."""
     location = ""
     while not location:
         with contextlib.suppress(httpx.HTTPError):
@@ -121,7 +121,7 @@ async def slowly(path: Path, offset: int) -> AsyncIterator[bytes]:
 
 
 async def outboxes() -> int:
-    """Events that were not published yet."""
+    """The number of unpublished events."""
     count = 0
     for service in ("auth", "video"):
         connection = await asyncpg.connect(load(service)["KINORA_POSTGRES_URL"])
@@ -143,14 +143,14 @@ async def dead_letters() -> dict[str, int]:
     return found
 
 
-async def all_well() -> bool:
+async def all_healthy() -> bool:
     troubles = await asyncio.to_thread(lambda: ctl.troubles(PROCESSES, ctl.processes()))
     return not any(troubles.values())
 
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_kills_of_every_process_lose_nothing(seed: int, clip: Callable[[str], Clip]) -> None:
+async def test_killing_every_process_loses_nothing(seed: int, clip: Callable[[str], Clip]) -> None:
     source, dead = clip("short"), await dead_letters()
     async with register() as person, register() as other, in_kit_test(f"kills_{seed}") as collection:
         work = Load(source)
@@ -160,7 +160,7 @@ async def test_kills_of_every_process_lose_nothing(seed: int, clip: Callable[[st
         async def listed() -> bool:
             return (await person.get(f"/media/{edited}")).status_code == 200
 
-        await until(listed, what="the catalogue to follow")
+        await until(listed, what="the catalogue to be updated")
         async with asyncio.TaskGroup() as people:
             people.create_task(work.upload_on(person))
             people.create_task(work.upload_on(other))
@@ -170,7 +170,7 @@ async def test_kills_of_every_process_lose_nothing(seed: int, clip: Callable[[st
                 await asyncio.sleep(seconds)
                 await asyncio.to_thread(kill, process)
             work.over.set()
-        await until(all_well, what="all processes to be well again")
+        await until(all_healthy, what="all processes to be healthy")
 
         for owner, video in work.videos:
             assert (await owner.outcome(video))["state"] == "ready"
@@ -180,7 +180,7 @@ async def test_kills_of_every_process_lose_nothing(seed: int, clip: Callable[[st
             async def in_the_catalogue(owner: Person = owner, video: str = video) -> bool:
                 return bool((await owner.get(f"/media/{video}")).json().get("state") == "ready")
 
-            await until(in_the_catalogue, what="the catalogue to follow")
+            await until(in_the_catalogue, what="the catalogue to be updated")
         assert work.titles
         assert int((await person.get(f"/media/{edited}")).json()["title"]) >= work.titles[-1]
         found = {document["_id"] async for document in collection.find({}, {"_id": True})}
@@ -192,7 +192,7 @@ async def test_kills_of_every_process_lose_nothing(seed: int, clip: Callable[[st
 
         await until(all_published, what="the outboxes to be empty")
         assert await dead_letters() == dead
-        assert not list((ROOT / ".kinora/state/video-worker").iterdir()), "no part is being worked on"
+        assert not list((ROOT / ".kinora/state/video-worker").iterdir()), "the worker has left temporary files"
         for owner in (person, other):
             gone = await owner.delete("/user/profile", {"current_password": owner.password})
             assert gone.status_code == 204, gone.text
@@ -207,7 +207,7 @@ async def test_kills_of_every_process_lose_nothing(seed: int, clip: Callable[[st
 
 @contextlib.asynccontextmanager
 async def in_kit_test(name: str) -> AsyncIterator[mongo.Collection]:
-    """A collection in a database of its own, which is dropped in the end."""
+    """A collection in a separate database, which is dropped afterwards."""
     async with mongo.connect(load("kit-test")["KINORA_MONGO_URL"], database=name, name="kills") as database:
         await database.client.drop_database(name)
         yield database["things"]

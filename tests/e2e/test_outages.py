@@ -53,7 +53,7 @@ async def reported(service: str) -> dict[str, str]:
     return {name: said for name, said in dependencies.items() if said != "ok"}
 
 
-async def all_well() -> bool:
+async def all_healthy() -> bool:
     try:
         return not any([await reported(service) for service in SERVICES])
     except httpx.HTTPError:
@@ -68,7 +68,7 @@ async def stopped(process: str) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(ctl.start, [process])
-        await until(all_well, what=f"all services to recover after {process} came back")
+        await until(all_healthy, what=f"all services to recover after {process} came back")
 
 
 @pytest.mark.parametrize("store", STORES)

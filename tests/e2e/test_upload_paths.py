@@ -1,4 +1,4 @@
-"""What is authorised is what is acted on: any request, as it is written, through the real gateway to the real tusd."""
+"""Generated requests, through the real gateway to the real tusd, never reach another user's uploads."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ TUSD, VIDEO = "http://127.0.0.1:8108", "http://127.0.0.1:8103"
 SECRET = "nobody-else-may-see-this"
 SENT = b"the first bytes of the owner"
 SIZE = 1000
-# Well before the access token expires.
 REFRESH_SECONDS = 180
-# Of a dozen requests each. `make test-all` asks for more.
+"""Well before the access token expires."""
+# Of a dozen requests each; more in `make test-all`.
 EXAMPLES = int(os.environ.get("KINORA_TEST_EXAMPLES", "40"))
 
 
 class Connection(http.client.HTTPConnection):
-    """Sends a target as it is written; other clients, and this one unless told otherwise, tidy it up or refuse it."""
+    """Sends a request target unchanged; http.client and other clients would normalise or reject it."""
 
     def _validate_path(self, url: str) -> None:
         pass
@@ -56,9 +56,9 @@ class Connection(http.client.HTTPConnection):
 
 @dataclass(repr=False)
 class Duel:
-    """Eve, with uploads of her own, and an owner whose private uploads she knows the whole addresses of.
+    """Eve, who has uploads and knows the complete ids of an owner's private uploads.
 
-    A partial upload of each is all there, and could be made a video of.
+    Each also has a complete partial upload, which a final upload could name.
     """
 
     owner: Person
@@ -84,7 +84,7 @@ class Duel:
         }
 
     async def assert_untouched(self) -> None:
-        """The owner's uploads are as they were left."""
+        """The owner's uploads are unchanged."""
         partial = await self.owner.http.head(
             f"/video/upload/{self.target_partial}", headers={**self.owner.headers, **TUS}
         )
@@ -97,7 +97,7 @@ class Duel:
         assert (shown["state"], shown["visibility"]) == ("uploading", "private")
 
     async def begin_again(self) -> None:
-        """Give Eve uploads, if she has none left, and both a token that outlives the next requests."""
+        """Refresh tokens that expire soon, and create new uploads for Eve if hers are gone."""
         if time.monotonic() - self.signed_in_at > REFRESH_SECONDS:
             await self.owner.refresh()
             await self.eve.refresh()
@@ -111,7 +111,7 @@ class Duel:
 
 
 async def begin(person: Person, title: str) -> str:
-    """A new upload's name, with some bytes in it."""
+    """Start an upload and send its first bytes; returns its complete id."""
     created = await person.create(f"{title}.mp4", SIZE, title=title, visibility="private")
     assert created.status_code == 201, created.text
     headers = {**person.headers, **TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
@@ -121,7 +121,7 @@ async def begin(person: Person, title: str) -> str:
 
 
 async def begin_partial(person: Person, content: bytes) -> str:
-    """The name of a new partial upload that is all there."""
+    """Create a complete partial upload; returns its complete id."""
     length = {"Upload-Length": str(len(content)), "Upload-Concat": "partial"}
     created = await person.http.post("/video/upload", headers={**person.headers, **TUS, **length})
     assert created.status_code == 201, created.text
@@ -154,7 +154,7 @@ MARKS = [
     *("/..;/", "\\", "%5C", "%00", "%20", "%0d%0a", "%25", "%252B", "%C0%AF", "~", ":", "@", "é"),
 ]
 TARGETS = st.one_of(
-    # An upload's own address, and what surrounds it.
+    # An upload's path, with a prefix and a suffix.
     st.builds(
         "{}{}{}{}".format,
         st.sampled_from(["", "", "", "/.", "/x/..", "/", "/internal/..", "http://localhost:8080", "/%76"]),
@@ -224,21 +224,21 @@ def ask(duel: Duel, request: Request) -> http.client.HTTPResponse:
 
 
 async def judge(duel: Duel, request: Request) -> None:
-    """Send one of Eve's requests, and look at what the answer alone tells."""
+    """Send one of Eve's requests, and check the response."""
     try:
         answer = ask(duel, request)
-    except ConnectionError:  # the gateway has closed the connection after the last answer
+    except ConnectionError:  # the gateway closed the connection after the previous response
         duel.connection.close()
         answer = ask(duel, request)
     seen = f"{request}: {answer.status} {answer.headers}{answer.read().decode('latin-1')}"
     assert answer.status < 500, seen
     assert SECRET not in seen
     assert base64.b64encode(SECRET.encode()).decode().rstrip("=") not in seen
-    # OPTIONS acts on nothing: it tells the methods of any path below /video that has some.
+    # OPTIONS has no effect; below /video, it succeeds for any path with methods.
     if request[0] == "OPTIONS" or not 200 <= answer.status < 300:
         return
     target = request[1].format_map(duel.words).removeprefix("http://localhost:8080").partition("?")[0]
-    target = posixpath.normpath(re.sub("^/+", "/", target))  # which alone would leave two slashes at the beginning
+    target = posixpath.normpath(re.sub("^/+", "/", target))  # normpath keeps two leading slashes
     assert target in ("/video/upload", *(f"/video/upload/{name}" for name in (duel.own, duel.own_partial))), seen
     if answer.status == 201:
         assert not [value for name, value in itertools.chain(*request[2]) if "Concat" in name and "TARGET" in value]
@@ -251,7 +251,7 @@ async def judge(duel: Duel, request: Request) -> None:
 ATTACK = "/video/upload/{TARGET}+x/video/upload/{OWN}"
 
 
-# Not shrunk: a failure names its request, and shrinking took five minutes.
+# Without shrinking, which took five minutes; the failure names its request.
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -267,7 +267,7 @@ ATTACK = "/video/upload/{TARGET}+x/video/upload/{OWN}"
 @example([("POST", "/video/upload", [(("Upload-Defer-Length", "1"),), (("Upload-Concat", "partial"),)], None)])
 @example([("HEAD", "/video/upload/{OWN}+{TARGET_PART}", [], None), ("DELETE", "/video/upload/{OWN}+x", [], None)])
 @example([("POST", "/video/upload/{OWN}+{OWN_PART}", [(("X-HTTP-Method-Override", "PATCH"), *PATCH)], {})])
-async def test_no_request_of_a_stranger_reaches_an_upload(duel: Duel, requests: list[Request]) -> None:
+async def test_generated_requests_never_reach_the_uploads_of_another_user(duel: Duel, requests: list[Request]) -> None:
     await duel.begin_again()
     for request in requests:
         await judge(duel, request)
@@ -279,8 +279,8 @@ HOOKS = ["post-create", "post-receive", "post-finish", "pre-terminate", "pre-fin
 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("who", ["eve", "nobody"])
-async def test_a_hook_does_nothing_for_a_stranger(duel: Duel, hook: str, who: str) -> None:
-    """As if no route had asked whose upload it is."""
+async def test_hooks_reject_other_users(duel: Duel, hook: str, who: str) -> None:
+    """Called directly, without the gateway's check."""
     identity = {"X-User-Id": [duel.eve.id]} if who == "eve" else {}
     for name in (duel.target, f"{duel.target}/video/upload/{duel.own}", f"{duel.target}+{duel.own}"):
         event = {"Upload": {"ID": name, "Size": SIZE, "Offset": SIZE}, "HTTPRequest": {"Header": identity}}
@@ -288,12 +288,12 @@ async def test_a_hook_does_nothing_for_a_stranger(duel: Duel, hook: str, who: st
             answer = await http.post(f"{VIDEO}/internal/tusd/hooks", json={"Type": hook, "Event": event})
         said = answer.json()
         assert said["RejectTermination"] is True
-        assert "StopUpload" not in said  # by which tusd would discard the owner's bytes
+        assert "StopUpload" not in said  # tusd would discard the owner's bytes
         assert said["HTTPResponse"]["StatusCode"] in (401, 404)
     await duel.assert_untouched()
 
 
-async def test_tusd_itself_terminates_no_upload_for_a_stranger(duel: Duel) -> None:
+async def test_tusd_does_not_terminate_uploads_of_another_user(duel: Duel) -> None:
     identity = {**TUS, "X-User-Id": duel.eve.id}
     async with httpx.AsyncClient(trust_env=False) as http:
         for name in (duel.target, f"{duel.target.partition('+')[0]}+x", f"{duel.target}/"):
@@ -302,8 +302,8 @@ async def test_tusd_itself_terminates_no_upload_for_a_stranger(duel: Duel) -> No
     await duel.assert_untouched()
 
 
-async def test_tusd_itself_makes_no_video_of_a_strangers_partial_upload(duel: Duel) -> None:
-    """As if no route had asked whose the parts are."""
+async def test_tusd_does_not_concatenate_partial_uploads_of_another_user(duel: Duel) -> None:
+    """Called directly, without the gateway's check."""
     identity = {**TUS, "X-User-Id": duel.eve.id}
     names = (duel.target_partial, f"{duel.own_partial} /video/upload/{duel.target_partial}")
     async with httpx.AsyncClient(trust_env=False) as http:
@@ -314,7 +314,7 @@ async def test_tusd_itself_makes_no_video_of_a_strangers_partial_upload(duel: Du
     await duel.assert_untouched()
 
 
-async def test_upload_is_made_of_partial_uploads_alone(duel: Duel) -> None:
+async def test_final_upload_accepts_only_partial_uploads(duel: Duel) -> None:
     for name, status, code in (
         (duel.own, 409, "not_concatenable"),
         (f"{duel.own_partial.partition('+')[0]}+x", 404, "video_not_found"),
@@ -330,12 +330,12 @@ async def test_upload_is_made_of_partial_uploads_alone(duel: Duel) -> None:
 def in_three(clip: Path, *, padded_to: int) -> list[bytes]:
     content = clip.read_bytes()
     if padding := max(0, padded_to - len(content)):
-        content += struct.pack(">I4s", padding, b"free") + bytes(padding - 8)  # a box that players skip
+        content += struct.pack(">I4s", padding, b"free") + bytes(padding - 8)  # players skip this box
     third = len(content) // 3
     return [content[:third], content[third : 2 * third], content[2 * third :]]
 
 
-@pytest.mark.parametrize("size", [0, 16 << 20], ids=["parts that tusd puts together", "parts that the store copies"])
+@pytest.mark.parametrize("size", [0, 16 << 20], ids=["assembled by tusd", "copied by the object store"])
 async def test_parallel_upload_plays(person: Person, clip: Callable[[str], Clip], size: int) -> None:
     source = clip("short")
     parts = await asyncio.gather(*(begin_partial(person, part) for part in in_three(source.path, padded_to=size)))
@@ -389,7 +389,7 @@ async def test_upload_of_deferred_length_plays(person: Person, clip: Callable[[s
 
 @pytest.mark.parametrize("headers", [{"Upload-Length": str((10 << 30) + 1)}, {"Upload-Length": "-1"}, {}])
 @pytest.mark.parametrize("concat", [{}, {"Upload-Concat": "partial"}])
-async def test_length_that_cannot_be_is_a_problem_document(
+async def test_invalid_upload_length_gets_a_problem_document(
     duel: Duel, headers: dict[str, str], concat: dict[str, str]
 ) -> None:
     refused = await duel.eve.http.post("/video/upload", headers={**duel.eve.headers, **TUS, **headers, **concat})
@@ -397,7 +397,7 @@ async def test_length_that_cannot_be_is_a_problem_document(
     assert refused.status_code in (413, 422, 400)
 
 
-async def test_location_is_the_public_address_whatever_the_client_calls_us(duel: Duel) -> None:
+async def test_location_is_the_public_url_regardless_of_host_headers(duel: Duel) -> None:
     lies = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "Forwarded": "host=evil.example;proto=https"}
     created = await duel.eve.http.post(
         "/video/upload", headers={**duel.eve.headers, **TUS, **lies, "Upload-Length": "10"}
@@ -408,7 +408,7 @@ async def test_location_is_the_public_address_whatever_the_client_calls_us(duel:
 
 
 @pytest.mark.parametrize("path", ["/video/upload", "/video/upload/", "/video/upload/{OWN}+{OWN_PART}"])
-async def test_options_needs_no_token_and_names_what_works(duel: Duel, path: str) -> None:
+async def test_options_lists_tus_extensions_without_a_token(duel: Duel, path: str) -> None:
     answer = await duel.eve.http.options(path.format_map(duel.words))
     assert answer.status_code == 204
     told = {name: value for name, value in answer.headers.items() if name.startswith("tus-")}
@@ -421,12 +421,12 @@ async def test_options_needs_no_token_and_names_what_works(duel: Duel, path: str
 
 
 @pytest.mark.parametrize("name", ["x", "{OWN}", "{OWN}+{OWN_PART}{TARGET}+{TARGET_PART}", "{OWN}+{OWN_PART}/x"])
-async def test_options_of_what_names_no_upload_is_not_found(duel: Duel, name: str) -> None:
+async def test_options_of_an_invalid_upload_path_is_404(duel: Duel, name: str) -> None:
     answer = await duel.eve.http.options(f"/video/upload/{name}".format_map(duel.words))
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-async def test_an_upload_can_be_created_with_its_first_bytes(duel: Duel) -> None:
+async def test_creation_with_upload(duel: Duel) -> None:
     made = await duel.eve.http.post(
         "/video/upload",
         headers={**duel.eve.headers, **TUS, "Upload-Length": "10", "Content-Type": "application/offset+octet-stream"},
@@ -436,7 +436,7 @@ async def test_an_upload_can_be_created_with_its_first_bytes(duel: Duel) -> None
     await duel.eve.http.delete(made.headers["location"], headers={**duel.eve.headers, **TUS})
 
 
-async def test_refusals_of_the_gateway_name_the_protocol(duel: Duel) -> None:
+async def test_rejections_of_the_gateway_have_the_protocol_version(duel: Duel) -> None:
     refused = await duel.eve.http.post("/video/upload", headers={**TUS, "Upload-Length": "10"})
     assert (refused.status_code, refused.headers["tus-resumable"]) == (401, "1.0.0")
     hidden = await duel.eve.http.head(f"/video/upload/{duel.target}", headers={**duel.eve.headers, **TUS})
@@ -454,7 +454,7 @@ async def test_refusals_of_the_gateway_name_the_protocol(duel: Duel) -> None:
         ({"filename": "a.png"}, 415, "unsupported_type"),
     ],
 )
-async def test_metadata_that_cannot_be_kept_is_a_problem_document(
+async def test_invalid_metadata_gets_a_problem_document(
     duel: Duel, metadata: dict[str, str], status: int, code: str
 ) -> None:
     pairs = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items())
@@ -479,12 +479,12 @@ async def test_metadata_that_cannot_be_kept_is_a_problem_document(
 @example({"title": "0\t0"})
 @example({"é": "x"})
 @example({"title": "x" * (2048 - len("x-amz-meta-title"))})
-async def test_metadata_that_is_taken_comes_back_as_it_was(duel: Duel, metadata: dict[str, str]) -> None:
+async def test_accepted_metadata_is_returned_unchanged(duel: Duel, metadata: dict[str, str]) -> None:
     try:
         pairs = ",".join(
             f"{key} {base64.b64encode(value.encode()).decode()}".rstrip(" ") for key, value in metadata.items()
         )
-    except UnicodeEncodeError:  # lone surrogates are in no encoded text
+    except UnicodeEncodeError:  # lone surrogates cannot be encoded
         return
     created = await duel.eve.http.post(
         "/video/upload",
@@ -503,7 +503,7 @@ async def test_metadata_that_is_taken_comes_back_as_it_was(duel: Duel, metadata:
     await duel.eve.http.delete(created.headers["location"], headers={**duel.eve.headers, **TUS})
 
 
-async def test_a_whole_upload_tells_its_offset_and_takes_no_more(duel: Duel) -> None:
+async def test_complete_upload_reports_its_offset_and_rejects_more_bytes(duel: Duel) -> None:
     created = await duel.eve.create("text.mp4", 20)
     location, whole = created.headers["location"], {**duel.eve.headers, **TUS, "Upload-Offset": "20"}
     offset = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
@@ -525,7 +525,7 @@ async def test_a_whole_upload_tells_its_offset_and_takes_no_more(duel: Duel) -> 
 
 
 @pytest.mark.parametrize("name", ["Screen Recording at 9.41.02\u202fAM.mp4", "\u0645\u06cc\u200c\u062e\u0648.mp4"])
-async def test_a_file_keeps_its_name(duel: Duel, name: str) -> None:
+async def test_filename_may_contain_unicode_spaces_and_joiners(duel: Duel, name: str) -> None:
     created = await duel.eve.create(name, 10)
     assert created.status_code == 201, created.text
     await duel.eve.http.delete(created.headers["location"], headers={**duel.eve.headers, **TUS})

@@ -1,4 +1,4 @@
-"""What one address can take of the gateway: requests per second, requests in flight, and connections."""
+"""The gateway's limits per address: requests per second, concurrent requests, and connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HALF_HEADS = 800
 
 def test_login_flood_is_rate_limited(gateway: Gateway) -> None:
     answers: list[httpx.Response] = []
-    deadline = time.monotonic() + 60  # on a busy machine it takes a while until enough of them arrive close together
+    deadline = time.monotonic() + 60  # a busy machine needs several rounds to exceed the rate
     with ThreadPoolExecutor(32) as pool:
         while not any(answer.status_code == 429 for answer in answers) and time.monotonic() < deadline:
             answers += pool.map(lambda _: send(gateway, "POST /auth/login"), range(300))
@@ -64,7 +64,7 @@ def test_requests_in_flight_are_limited_by_address(gateway: Gateway) -> None:
             stack.enter_context(connect(gateway, OTHER)).sendall(HALF_BODY)
 
         def refused() -> bool:
-            occupy()  # one more: a request that asked may have held the last slot when another came
+            occupy()  # again, because an earlier status request may have held the last slot
             return status(gateway, OTHER) == 429
 
         for _ in range(middlewares["in-flight"]["inFlightReq"]["amount"]):
@@ -74,8 +74,8 @@ def test_requests_in_flight_are_limited_by_address(gateway: Gateway) -> None:
     until(lambda: status(gateway, OTHER) == 200)
 
 
-def test_half_sent_heads_keep_nobody_out(gateway: Gateway) -> None:
-    """Traefik keeps them until readTimeout, which has to be long enough for uploads; each costs it a few KiB."""
+def test_incomplete_request_heads_do_not_block_others(gateway: Gateway) -> None:
+    """Traefik keeps them until readTimeout, which must be long enough for uploads; each costs a few KiB."""
     with ExitStack() as stack:
         for _ in range(HALF_HEADS):
             stack.enter_context(connect(gateway, OTHER)).sendall(HALF_HEAD)

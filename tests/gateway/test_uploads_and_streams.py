@@ -42,8 +42,8 @@ def test_upload_is_authorised_by_the_video_service(gateway: Gateway, alice: Logi
     assert (refused.status_code, refused.headers["tus-resumable"]) == (401, "1.0.0")
 
 
-def test_tusd_sees_what_the_video_service_answers(gateway: Gateway, alice: Login) -> None:
-    """Not what the client sent: two parsers of one header would be one too many."""
+def test_tusd_receives_the_upload_headers_of_the_video_service(gateway: Gateway, alice: Login) -> None:
+    """Not the client's headers, which tusd could parse differently."""
     sent = {
         "Upload-Concat": "final;/video/upload/x",
         "Upload-Length": "10",
