@@ -20,7 +20,7 @@ PACKAGES := $(shell $(PYTHON) local/doctor.py --missing-packages $(PACKAGES_FOR)
 NEEDED_PACKAGES := $(if $(PACKAGES),packages)
 
 # A step writes to a log, builds its result in a temporary place and finally moves it into place, so that an
-# interruption leaves nothing that looks finished. $(call step,name,description with duration,commands)
+# interruption leaves no partial result. $(call step,name,description with duration,commands)
 define step
 	@mkdir -p $(BIN) $(BUILD) $(LOGS)
 	@echo '$(place) $(2)'

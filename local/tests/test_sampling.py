@@ -1,4 +1,4 @@
-"""The number of cases that run of a sampled test (local/sampling.py)."""
+"""Sampled tests run the configured number of cases (local/sampling.py)."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the database cluster on the first start, with the password of its superuser, as upstream's entry point does.
-# Clusters run their own commands instead; docker-compose.yml relies on it.
+# Initialises the database cluster at the first start, with the superuser's password, like upstream's entry point.
+# Needed by docker-compose.yml; environments initialise it with their own command.
 set -eu
 if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
     (umask 077 && printf %s "$POSTGRES_PASSWORD" >/tmp/password)
