@@ -194,8 +194,8 @@ def test_tusd_has_the_same_options_as_natively(services: Services) -> None:
     script = (ROOT / "local" / "tusd").read_text()
     hooks = re.search(r"^hooks=(.*)$", script, flags=re.MULTILINE)
     assert hooks
-    command = script[script.index("exec tusd") :].replace("\\\n", " ").replace(' "$@"', "")
-    command = command.replace('"$hooks"', hooks[1]).split()[2:]
+    line = script[script.index("exec tusd") :].replace("\\\n", " ").removesuffix(' "$@"\n')
+    command = line.replace('"$hooks"', hooks[1]).split()[2:]
     native = {flag.replace("127.0.0.1:8900", "minio:8900").replace("127.0.0.1:8103", "video:8103") for flag in command}
     assert set(services["tusd"]["command"]) ^ native == {"-host=0.0.0.0", "-host=127.0.0.1"}
 
