@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Load:
     """Kind of request -> the number of correct responses."""
     failures: list[str] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
-    """The ids of the uploaded videos; an upload was in progress at all times."""
+    """The ids of the uploaded videos; an upload was in progress at all times. Every other one is concatenated."""
 
     async def repeat(self, kind: str, ask: Callable[[], Coroutine[Any, Any, httpx.Response]]) -> None:
         for _ in range(MOST_REQUESTS):
@@ -87,8 +88,8 @@ async def load(person: Person, video: str, clip: Path) -> AsyncIterator[Load]:
     }
 
     async def upload() -> None:
-        for _ in range(MOST_UPLOADS):
-            running.uploads.append(await upload_slowly(person, clip))
+        for way in itertools.islice(itertools.cycle((upload_slowly, upload_in_parts)), MOST_UPLOADS):
+            running.uploads.append(await way(person, clip))
             if ended.is_set():
                 return
 
@@ -116,18 +117,61 @@ async def upload_slowly(person: Person, path: Path) -> str:
     Raises AssertionError if there is no progress after many attempts.
     """
     content = path.read_bytes()
-    location, offset, tries = "", 0, 0
-    while True:  # an upload whose creation response was lost expires by itself
+    # An upload whose creation response was lost expires.
+    created = await persist(lambda: person.create(path.name, len(content)))
+    location = created.headers["Location"]
+    await send_slowly(person, location, content)
+    return video_id(location)
+
+
+async def upload_in_parts(person: Person, path: Path) -> str:
+    """As upload_slowly, in two parallel partial uploads and a final upload that concatenates them."""
+    content, title = path.read_bytes(), f"concatenated {secrets.token_hex(6)}"
+    half = len(content) // 2
+
+    async def upload_part(part: bytes) -> str:
+        created = await persist(lambda: person.create_partial(len(part)))
+        location = str(created.headers["Location"])
+        await send_slowly(person, location, part)
+        return location
+
+    parts = await asyncio.gather(upload_part(content[:half]), upload_part(content[half:]))
+    final = await persist(lambda: person.concatenate(path.name, parts, title=title), accept=410)
+    if final.status_code == 201:
+        return video_id(final.headers["Location"])
+    # The parts have been used: an earlier attempt succeeded, but its response was lost.
+    assert final.json()["code"] == "upload_ended", final.text
+    return await find(person, title)
+
+
+async def find(person: Person, title: str) -> str:
+    """The id of the person's new video of that title, once the catalogue has it."""
+    for _ in range(UPLOAD_TRIES):
+        listed = await persist(lambda: person.get(f"/media/users/{person.id}"))
+        for item in listed.json()["items"]:
+            if item["title"] == title:
+                return str(item["id"])
+        await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
+    raise AssertionError(f"the video {title} is lost")
+
+
+async def persist(ask: Callable[[], Coroutine[Any, Any, httpx.Response]], *, accept: int | None = None) -> httpx.Response:
+    """Repeat a request until it succeeds, or the response has the status ``accept``."""
+    said = ""
+    for _ in range(UPLOAD_TRIES):
         try:
-            created = await person.create(path.name, len(content))
-            if location := created.headers.get("location", ""):
-                break
-            said = created.text
+            answer = await ask()
+            if answer.is_success or answer.status_code == accept:
+                return answer
+            said = answer.text
         except httpx.HTTPError as error:
             said = repr(error)
-        tries += 1
-        assert tries < UPLOAD_TRIES, said
         await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
+    raise AssertionError(said)
+
+
+async def send_slowly(person: Person, location: str, content: bytes) -> None:
+    offset, tries = 0, 0
     while offset < len(content):
         headers = {**person.headers, **TUS, "Upload-Offset": str(offset)}
         chunk = content[offset : offset + UPLOAD_CHUNK_BYTES]
@@ -144,4 +188,3 @@ async def upload_slowly(person: Person, path: Path) -> str:
             with contextlib.suppress(httpx.HTTPError):
                 offset = await person.offset(location)
         await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
-    return video_id(location)

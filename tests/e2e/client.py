@@ -4,7 +4,7 @@ import base64
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,22 @@ class Person:
 
     async def create(self, name: str, size: int, **metadata: str) -> httpx.Response:
         """A tus creation request; returns the response, whatever its status."""
+        return await self._create({"Upload-Length": str(size)}, name, metadata)
+
+    async def create_partial(self, size: int) -> httpx.Response:
+        """As create, for a partial upload."""
+        length = {"Upload-Length": str(size), "Upload-Concat": "partial"}
+        return await self.http.post("/video/upload", headers={**self.headers, **TUS, **length})
+
+    async def concatenate(self, name: str, parts: Sequence[str], **metadata: str) -> httpx.Response:
+        """As create, for the final upload that concatenates partial ones, given by their locations."""
+        return await self._create({"Upload-Concat": "final;" + " ".join(parts)}, name, metadata)
+
+    async def _create(self, headers: dict[str, str], name: str, metadata: dict[str, str]) -> httpx.Response:
         values = {"filename": name, "visibility": "public", **metadata}
         encoded = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in values.items())
         return await self.http.post(
-            "/video/upload",
-            headers={**self.headers, **TUS, "Upload-Length": str(size), "Upload-Metadata": encoded},
+            "/video/upload", headers={**self.headers, **TUS, **headers, "Upload-Metadata": encoded}
         )
 
     async def send(self, location: str, path: Path, *, offset: int = 0, cut_at: int | None = None) -> httpx.Response:

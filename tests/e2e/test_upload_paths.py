@@ -122,8 +122,7 @@ async def begin(person: Person, title: str) -> str:
 
 async def begin_partial(person: Person, content: bytes) -> str:
     """Create a complete partial upload; returns its complete id."""
-    length = {"Upload-Length": str(len(content)), "Upload-Concat": "partial"}
-    created = await person.http.post("/video/upload", headers={**person.headers, **TUS, **length})
+    created = await person.create_partial(len(content))
     assert created.status_code == 201, created.text
     headers = {**person.headers, **TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
     sent = await person.http.patch(created.headers["location"], headers=headers, content=content)
@@ -340,20 +339,18 @@ async def test_parallel_upload_plays(person: Person, clip: Callable[[str], Clip]
     source = clip("short")
     parts = await asyncio.gather(*(begin_partial(person, part) for part in in_three(source.path, padded_to=size)))
     assert (await person.get(f"/media/users/{person.id}")).json()["items"] == []
-    concat = "final;" + " ".join(f"http://localhost:8080/video/upload/{part}" for part in parts)
-    metadata = f"filename {base64.b64encode(b'a.mp4').decode()},visibility {base64.b64encode(b'public').decode()}"
-    headers = {**person.headers, **TUS, "Upload-Concat": concat, "Upload-Metadata": metadata}
-    made = await person.http.post("/video/upload", headers=headers)
+    locations = [f"http://localhost:8080/video/upload/{part}" for part in parts]
+    made = await person.concatenate("a.mp4", locations)
     assert made.status_code == 201, made.text
     assert "upload-expires" not in made.headers
     head = await person.http.head(made.headers["location"], headers={**person.headers, **TUS})
-    assert head.headers["upload-concat"] == concat
+    assert head.headers["upload-concat"] == "final;" + " ".join(locations)
     assert head.headers["upload-offset"] == head.headers["upload-length"] == str(max(size, source.path.stat().st_size))
     video = video_id(made.headers["location"])
     assert (await person.outcome(video))["state"] == "ready"
     await assert_plays((await person.get(f"/video/{video}")).json()["stream_url"], source)
 
-    again = await person.http.post("/video/upload", headers=headers)
+    again = await person.concatenate("a.mp4", locations)
     assert (again.status_code, again.json()["code"]) == (410, "upload_ended")
     for part in parts:
         assert (await person.get(f"/video/{video_id(part)}")).status_code == 404
