@@ -155,7 +155,9 @@ async def find(person: Person, title: str) -> str:
     raise AssertionError(f"the video {title} is lost")
 
 
-async def persist(ask: Callable[[], Coroutine[Any, Any, httpx.Response]], *, accept: int | None = None) -> httpx.Response:
+async def persist(
+    ask: Callable[[], Coroutine[Any, Any, httpx.Response]], *, accept: int | None = None
+) -> httpx.Response:
     """Repeat a request until it succeeds, or the response has the status ``accept``."""
     said = ""
     for _ in range(UPLOAD_TRIES):
