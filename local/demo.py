@@ -161,7 +161,7 @@ async def follow(token: str, video: str, progress: Progress) -> dict[str, Any]:
                 tasks[name] = progress.add_task(f"  {name}", total=1)
             progress.update(tasks[name], completed=rendition["progress"])
         if last["state"] == "PLAYABLE":
-            left = f", about {last['timeLeft']:.0f} s to go" if last["timeLeft"] is not None else ""
+            left = f", about {last['timeLeft']:.0f} s left" if last["timeLeft"] is not None else ""
             if not playable:
                 progress.console.print(f"The first seconds are already playable{left}.")
                 playable = True

@@ -39,15 +39,15 @@ PROBLEM = {
     },
 }
 REASONS = {
-    "400": "The request cannot be read",
+    "400": "The request cannot be parsed",
     "401": "Not signed in, or the access token is invalid",
     "403": "Not allowed",
     "404": "Not found, or not visible to the caller",
     "409": "Conflicts with the current state",
-    "410": "Ended: it takes no more bytes",
-    "412": "The version of the protocol is missing or not supported",
+    "410": "Ended: it accepts no more bytes",
+    "412": "The protocol version is missing or unsupported",
     "413": "The body is too large",
-    "415": "The type of the content is not supported",
+    "415": "The content type is not supported",
     "422": "Invalid input",
     "429": "Too many requests: retry after Retry-After",
     "503": "A part of the platform is unavailable: retry after Retry-After",
@@ -98,7 +98,7 @@ def document() -> dict[str, Any]:
         title="Kinora",
         version="1",
         description="Except for upload and playback, everything is also available in GraphQL: POST /graphql. "
-        "A path in which NUL or one of / \\ ; % ? # is percent-encoded is answered with 400 and no body.",
+        "A path with a percent-encoded NUL or one of / \\ ; % ? # gets 400 without a body.",
         servers=[{"url": "/"}],
     )
     included = routers()

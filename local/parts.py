@@ -24,7 +24,7 @@ class Http:
     path: str
 
     def trouble(self, timeout_seconds: float) -> str:
-        """What is wrong, empty when nothing is."""
+        """The problem; empty if it is healthy."""
         status, _ = _get(self.port, self.path, timeout_seconds)
         return "" if status == 200 else f"{self.path} answers {status}" if status else NO_ANSWER
 
@@ -39,7 +39,7 @@ class Service:
     port: int
 
     def trouble(self, timeout_seconds: float) -> str:
-        """What is wrong, empty when nothing is."""
+        """The problem; empty if it is healthy."""
         status, body = _get(self.port, "/readyz", timeout_seconds)
         if not status:
             return NO_ANSWER
@@ -53,22 +53,22 @@ class Service:
 
 @dataclass(frozen=True)
 class Tcp:
-    """Healthy when it accepts a connection and answers `says` with `hears`."""
+    """Healthy when it accepts a connection, and its response to `sends` starts with `expects`."""
 
     port: int
-    says: bytes = b""
-    hears: bytes = b""
+    sends: bytes = b""
+    expects: bytes = b""
 
     def trouble(self, timeout_seconds: float) -> str:
-        """What is wrong, empty when nothing is."""
+        """The problem; empty if it is healthy."""
         try:
             with socket.create_connection((HOST, self.port), timeout=timeout_seconds) as connection:
-                if self.says:
-                    connection.sendall(self.says)
-                heard = connection.recv(64) if self.hears else b""
+                if self.sends:
+                    connection.sendall(self.sends)
+                received = connection.recv(64) if self.expects else b""
         except OSError:
             return NO_ANSWER
-        return "" if heard.startswith(self.hears) else "answers something else"
+        return "" if received.startswith(self.expects) else "unexpected response"
 
 
 def _get(port: int, path: str, timeout_seconds: float) -> tuple[int, bytes]:
@@ -99,15 +99,15 @@ PARTS: dict[str, Part] = {
         purpose="PostgreSQL",
         ports=(8432,),
         # An SSLRequest; the server answers No, because it listens on loopback only.
-        probe=Tcp(8432, says=bytes.fromhex("0000000804d2162f"), hears=b"N"),
+        probe=Tcp(8432, sends=bytes.fromhex("0000000804d2162f"), expects=b"N"),
         store=True,
     ),
-    "redis": Part("Redis", (8379,), Tcp(8379, says=b"PING\r\n", hears=b"-NOAUTH"), store=True),
+    "redis": Part("Redis", (8379,), Tcp(8379, sends=b"PING\r\n", expects=b"-NOAUTH"), store=True),
     "rabbitmq": Part(
         purpose="RabbitMQ",
         ports=(8672, 8673, 8674),
         # The AMQP 0-9-1 header; the server answers with a method frame (Connection.Start).
-        probe=Tcp(8672, says=b"AMQP\x00\x00\x09\x01", hears=b"\x01"),
+        probe=Tcp(8672, sends=b"AMQP\x00\x00\x09\x01", expects=b"\x01"),
         store=True,
     ),
     "minio": Part("MinIO", (8900,), Http(8900, "/minio/health/ready"), store=True),

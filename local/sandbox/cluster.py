@@ -285,8 +285,8 @@ def up(*, uncommitted: bool = False) -> None:
     node.STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ThreadPoolExecutor() as beside:
         objects = None if uses_pulumi() else beside.submit(rendered)
-        for stands in node.up():
-            say(f"{stands} up")
+        for component in node.up():
+            say(f"{component} up")
         for words in images.import_missing():
             say(words)
         git_server()

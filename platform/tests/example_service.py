@@ -101,7 +101,7 @@ async def raw(request: Request) -> dict[str, int]:
 
 @router.head("/elsewhere")
 async def elsewhere() -> None:
-    """A path with HEAD and without GET, as of uploads."""
+    """A path with HEAD but no GET, like those of uploads."""
 
 
 @router.get("/fail/{kind}")

@@ -77,8 +77,8 @@ async def counted(service: Running, status: int) -> float:
 # Malformed requests ---------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_no_http_is_told_so_although_more_of_it_comes(service: Running) -> None:
-    """Closing before the rest has come would reset the connection, and take the answer with it."""
+async def test_malformed_http_gets_400_although_more_data_follows(service: Running) -> None:
+    """Closing earlier would reset the connection, and the client would lose the response."""
     async with connected(service) as client:
         await client.send(b"delete /things HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert await client.status() == 400

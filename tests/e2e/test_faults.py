@@ -24,7 +24,7 @@ async def test_video_becomes_ready_after_broker_outage(person: Person, clip: Cal
     async def listed() -> bool:
         return bool((await person.get(f"/media/{video}")).json().get("state") == "ready")
 
-    await until(listed, what="the catalogue to follow")
+    await until(listed, what="the catalogue to be updated")
 
 
 async def test_video_becomes_ready_after_object_store_outage(person: Person, clip: Callable[[str], Clip]) -> None:

@@ -74,7 +74,7 @@ async def test_graphql_journey_from_upload_to_playback(person: Person, clip: Cal
     async def is_ready() -> bool:
         return bool((await person.graphql(WATCH, {"id": created["id"]}))["media"]["state"] == "READY")
 
-    await until(is_ready, what="the catalogue to follow")
+    await until(is_ready, what="the catalogue to be updated")
     shown = await person.graphql(WATCH, {"id": created["id"]})
     assert shown["me"]["user"]["username"] == shown["media"]["owner"]["username"] == person.username
     assert shown["media"]["title"] == "A short one"

@@ -104,7 +104,7 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
         media = (await person.get(f"/media/{video}")).json()
         return bool(media.get("state") == "ready" and media["owner_id"] == person.id)
 
-    await until(is_listed, what="the catalogue to follow")
+    await until(is_listed, what="the catalogue to be updated")
 
 
 # Headers that a client needs with an object, and those that the gateway adds.

@@ -38,7 +38,7 @@ async def scene(clip: Callable[[str], Clip]) -> AsyncIterator[Scene]:
         async def listed() -> bool:
             return bool((await person.get(f"/media/{video}")).json().get("state") == "ready")
 
-        await until(listed, what="the catalogue to follow")
+        await until(listed, what="the catalogue to be updated")
         yield Scene(person, video)
 
 

@@ -38,7 +38,7 @@ async def publish(owner: Person, clip: Clip) -> Published:
     async def listed() -> bool:
         return bool((await owner.get(f"/media/{video}")).json().get("state") == "ready")
 
-    await until(listed, what="the catalogue to follow")
+    await until(listed, what="the catalogue to be updated")
     shown = (await owner.http.get(f"/video/{video}")).json()
     master = shown["stream_url"]
     playlist = await owner.http.get(master.replace("master", "240p"))

@@ -97,7 +97,7 @@ async def test_redelivered_events_change_nothing(person: Person, clip: Callable[
         async def is_ready() -> bool:
             return bool((await person.get(f"/media/{video_id}")).json().get("state") == "ready")
 
-        await until(is_ready, what="the catalogue to follow")
+        await until(is_ready, what="the catalogue to be updated")
         await person.patch(f"/media/{video_id}", {"title": "Another title", "visibility": "unlisted"})
         gone = await person.upload(clip("short").path)
         await person.delete(f"/video/{gone}")

@@ -40,7 +40,7 @@ class Seats:
 
     @contextlib.contextmanager
     def take(self, scope: Scope, user_id: UUID | None = None) -> Iterator[Seat]:
-        """A seat for the duration of the block. Raises Unavailable if the process is full, TooManyAtOnce."""
+        """A slot for the duration of the block. Raises Unavailable if the process is full, TooManyAtOnce."""
         if self._taken.total() >= self._settings.streams:
             STREAMS_REFUSED.labels(self._kind, "process").inc()
             raise Unavailable("Too many open connections at the moment; try again", headers={"Retry-After": "5"})

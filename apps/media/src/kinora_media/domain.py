@@ -143,15 +143,15 @@ def _check_json(value: JsonValue, *, depth: int) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():
             if not name or name.startswith("$") or "." in name or "\0" in name:
-                raise ValueError("a name may not be empty, begin with $, or contain a dot")
+                raise ValueError("names must not be empty, begin with $, or contain a dot or NUL")
             _check_json(inner, depth=depth + 1)
     elif isinstance(value, list):
         for inner in value:
             _check_json(inner, depth=depth + 1)
     elif isinstance(value, int) and abs(value) > MAX_INTEGER:
-        raise ValueError(f"an integer lies between -{MAX_INTEGER} and {MAX_INTEGER}")
+        raise ValueError(f"integers must be between -{MAX_INTEGER} and {MAX_INTEGER}")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number is finite")
+        raise ValueError("numbers must be finite")
 
 
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]

@@ -8,7 +8,7 @@ from kinora_kit.rpc import RemoteError
 
 @strawberry.type
 class MediaQuery:
-    @strawberry.field(description="Null if there is no such media or the caller may not see it.")
+    @strawberry.field(description="Null if it does not exist or the caller may not see it.")
     async def media(self, info: Info, id: strawberry.ID) -> Media | None:  # noqa: A002 - the name clients see
         try:
             return Media.of(await info.context.clients.catalogue.GetMedia(pb.GetMediaRequest(id=id)))

@@ -38,7 +38,7 @@ class Media:
     category: str
     visibility: Visibility
     state: MediaState
-    attributes: JSON = strawberry.field(description="Free-form, the owner's own.")
+    attributes: JSON = strawberry.field(description="Free-form, set by the owner.")
     duration: float | None = strawberry.field(description="Seconds.")
     failure: Failure | None
     created_at: datetime
