@@ -70,7 +70,7 @@ SIZES: dict[Size, Sizes] = {
         istiod=Resources(50, 1000, 512),
         job=_JOB,
         sidecar=_SIDECAR,
-        apps=Quota(cpu=4_000, memory=8 * 1024, disk=20 * 1024, pods=40),
+        apps=Quota(cpu=4_000, memory=10 * 1024, disk=20 * 1024, pods=40),
     ),
     "medium": Sizes(
         replicas=3,

@@ -124,7 +124,7 @@ def test_diff_of_two_sizes(rendered: Callable[[str], Rendered]) -> None:
     one, other = ({identity(each): each for each in side.objects} for side in (rendered("dev"), bigger))
     lines = list(diff.report(one, other))
     assert any(line.startswith("[yellow]~ ResourceQuota quota in kinora-dev-apps") for line in lines)
-    assert any("requests.memory: 8192Mi -> 32768Mi" in line for line in lines)
+    assert any("requests.memory: 10240Mi -> 32768Mi" in line for line in lines)
     assert not list(diff.report(one, one))
 
 
@@ -176,7 +176,7 @@ def test_diff_summarizes_deploys_per_environment(repository: Path) -> None:
     deploy = repository / "apps" / "video" / "deploy"
     (deploy / "envs" / "staging" / "version.yaml").write_text("version: 9.9.9\n")
     values = deploy / "values.yaml"
-    values.write_text(values.read_text().replace("limits: {memory: 1536Mi}", "limits: {memory: 2Gi}"))
+    values.write_text(values.read_text().replace("limits: {memory: 3072Mi}", "limits: {memory: 2Gi}"))
     (repository / "apps" / "media" / "deploy" / "envs" / "dev" / "version.yaml").unlink()
     shown = subprocess.run(
         [sys.executable, "-m", "kinora_environment.diff"],
@@ -185,10 +185,10 @@ def test_diff_summarizes_deploys_per_environment(repository: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     summary = dict(line.split(": ", 1) for line in shown.stdout.partition("\n\n")[0].splitlines())
     assert summary == {
-        "dev": "media is removed, with all its objects; video-worker memory limit 1536Mi -> 2Gi",
+        "dev": "media is removed, with all its objects; video-worker memory limit 3072Mi -> 2Gi",
         "prod": "nothing changes",
-        "sandbox": "video-worker memory limit 1536Mi -> 2Gi",
-        "staging": "video 0.1.0 -> 9.9.9; video-worker memory limit 1536Mi -> 2Gi",
+        "sandbox": "video-worker memory limit 3072Mi -> 2Gi",
+        "staging": "video 0.1.0 -> 9.9.9; video-worker memory limit 3072Mi -> 2Gi",
     }
     assert "- Deployment media in kinora-dev-apps" in shown.stdout
 

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -189,8 +190,46 @@ async def test_tool_is_killed_when_its_folder_or_memory_grows_too_big(workdir: P
     )
     filled = await sandbox.run(["python3", "-I", "-S", "-c", fill], replace(LIMITS, resident_bytes=200 << 20))
 
-    assert (wrote.code, wrote.timed_out) == (-9, False)
-    assert (filled.code, filled.timed_out) == (-9, False)
+    assert (wrote.code, wrote.timed_out, wrote.out_of_memory) == (-9, False, False)
+    assert (filled.code, filled.timed_out, filled.out_of_memory) == (-9, False, True)
+
+
+async def test_largest_tool_is_killed_when_all_together_use_too_much_memory() -> None:
+    def holds(mebibytes: int) -> list[str]:
+        return ["python3", "-I", "-S", "-c", f"kept = bytearray({mebibytes} << 20)\nimport time\ntime.sleep(100)"]
+
+    ours = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    limits = replace(LIMITS, shared_bytes=ours + (300 << 20))
+    async with sandbox.start(holds(80), limits) as small, sandbox.start(holds(160), limits) as large:
+        assert await large.poll(1) is None, "both fit"
+        async with sandbox.start(holds(120), limits):
+            end = await large.wait()
+            assert (end.code, end.out_of_memory, end.crowded_out) == (-9, False, True)
+            assert await small.poll(1) is None, "the others fit"
+    alone = await sandbox.run(holds(400), limits)
+    assert (alone.code, alone.out_of_memory) == (-9, True)
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "lowest"),
+    [
+        ("0::/", {"memory.max": "100"}, 100),
+        ("0::/pods/worker", {"pods/memory.max": "300", "pods/worker/memory.max": "max"}, 300),
+        ("4:memory:/pods/worker", {"memory/memory.limit_in_bytes": "100"}, 100),
+        (
+            "5:cpu:/x\n4:memory:/x",
+            {"memory/x/memory.limit_in_bytes": "100", "memory/memory.limit_in_bytes": "200"},
+            100,
+        ),
+        ("0::/", {}, sys.maxsize),
+    ],
+    ids=["v2", "v2 nested", "v1 in a container", "v1", "none"],
+)
+def test_memory_limit_is_the_control_groups(groups: str, limits: dict[str, str], lowest: int, tmp_path: Path) -> None:
+    for name, content in limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{content}\n")
+    assert sandbox.memory_limit(f"{groups}\n", tmp_path) == lowest
 
 
 def test_output_that_is_no_file_of_its_own_is_refused(workdir: Path) -> None:

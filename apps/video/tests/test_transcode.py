@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -14,15 +16,16 @@ import urllib3
 
 from kinora_kit import s3
 from kinora_kit.consumer import Ignore
+from kinora_kit.errors import Unavailable
 from kinora_kit.outages import is_outage
-from kinora_video import transcode
+from kinora_video import sandbox, transcode
 from kinora_video.encode import EncodeFailed
 from kinora_video.errors import NotPlayable
 from kinora_video.sandbox import Limits
 from kinora_video.transcode import Transcoder
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from conftest import Stage
     from kinora_kit.events import Event
@@ -174,6 +177,40 @@ async def test_a_part_that_ffmpeg_fails_is_tried_again_and_then_ends_the_video(s
             await limited.handle(command)
     await limited.handle(command)
     assert (await stage.videos.progress(owner, video_id)).failure_code == "transcode_failed"
+
+
+async def test_part_that_needs_more_memory_than_the_worker_has_fails_the_video(stage: Stage, clip: Path) -> None:
+    owner, video_id = await stage.uploaded(clip)
+    [prepare] = await stage.commands(video_id)
+    await stage.transcoder.handle(prepare)
+    command = next(item for item in await stage.commands(video_id) if item.type == "transcode.do_part")
+    limited = replace(stage.transcoder, limits=Limits(resident_bytes=20 << 20))
+    for _ in range(transcode.ENCODE_ATTEMPTS - 1):
+        with pytest.raises(EncodeFailed, match="memory"):
+            await limited.handle(command)
+    await limited.handle(command)
+    assert (await stage.videos.progress(owner, video_id)).failure_code == "transcode_failed"
+
+
+async def test_part_waits_for_memory_that_other_parts_use(stage: Stage, make_clip: Callable[..., Path]) -> None:
+    picture = "-f lavfi -i testsrc2=size=1280x720:rate=30 -t 4 -c:v libx264 -preset ultrafast"
+    owner, video_id = await stage.uploaded(make_clip("large.mp4", *picture.split()))
+    [prepare] = await stage.commands(video_id)
+    await stage.transcoder.handle(prepare)
+    *_, command = [item for item in await stage.commands(video_id) if item.type == "transcode.do_part"]
+    ours = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    limits = Limits(shared_bytes=ours + (320 << 20))  # the part takes 275
+    crowded = replace(stage.transcoder, limits=limits)
+    other = "kept = bytearray(100 << 20)\nimport time\ntime.sleep(100)"
+    async with sandbox.start(["python3", "-I", "-S", "-c", other], limits):
+        for _ in range(transcode.ENCODE_ATTEMPTS + 1):
+            with pytest.raises(Unavailable) as waited:
+                await crowded.handle(command)
+            assert is_outage(waited.value), "the broker redelivers it for as long as it takes"
+    await stage.transcoder.handle(command)
+    assert (await stage.videos.progress(owner, video_id)).failure_code == ""
+    attempts = "SELECT attempts FROM parts WHERE video_id = $1 AND index = $2"
+    assert await stage.pool.fetchval(attempts, video_id, command.data["index"]) == 1
 
 
 async def test_a_source_that_cannot_be_reached_is_waited_for(stage: Stage, clip: Path) -> None:

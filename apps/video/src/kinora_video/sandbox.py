@@ -9,6 +9,7 @@ with the task that awaits it.
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import shutil
 import signal
@@ -34,7 +35,10 @@ _ENVIRONMENT = {
 }
 # Where tools share the worker's user, the kernel counts the threads of all its processes on the machine.
 _SHARED_USER_FACTOR = 8
-_WATCH_SECONDS = 0.25
+_WATCH_SECONDS = 0.1
+# Of the container's memory, for this process and its tools. The rest is for what they allocate between two checks: the
+# kernel's OOM killer ends the whole container (kubelet sets memory.oom.group), and with it every part that it encodes.
+_MEMORY_SHARE = 0.85
 _FOLDER_FILES = 20_000
 _PR_SET_DUMPABLE = 4
 
@@ -51,12 +55,15 @@ class OutputRefused(Exception):
 class Limits:
     """What one run of a tool may use, in bytes and seconds.
 
-    `memory_bytes` is address space, which the kernel bounds. `resident_bytes` and `folder_bytes` are looked at four
-    times a second: a tool may use more for as long.
+    `memory_bytes` is address space, which the kernel bounds. `resident_bytes`, `shared_bytes` and `folder_bytes` are
+    checked ten times a second: a tool may use more for as long.
+
+    `shared_bytes` is the resident memory of this process and all its tools. None: most of the container's memory.
     """
 
     memory_bytes: int = 8 << 30
     resident_bytes: int = 4 << 30
+    shared_bytes: int | None = None
     cpu_seconds: int = 24 * 3600
     wall_seconds: float = 3600.0
     file_bytes: int = 1 << 30
@@ -70,12 +77,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a tool ended: its code (negative: the signal), all of stdout and the last of stderr, within the limits."""
+    """How a tool ended: its code (negative: the signal), all of stdout and the last of stderr, within the limits.
+
+    `out_of_memory`: it was killed because it used more than it may. `crowded_out`: it was the largest of several tools
+    that used too much together; alone it might end well.
+    """
 
     code: int
     stdout: bytes
     stderr: str
     timed_out: bool
+    out_of_memory: bool = False
+    crowded_out: bool = False
 
 
 class Process:
@@ -85,6 +98,8 @@ class Process:
         self._process = process
         self._folder = folder
         self._timed_out = False
+        self._out_of_memory = False
+        self._crowded_out = False
         self._stdout = bytearray()
         self._stderr = bytearray()
         self._end = asyncio.create_task(self._run(limits))
@@ -114,13 +129,22 @@ class Process:
         # A timer and not asyncio.timeout: the callers are generators, and their consumer must not be cancelled.
         timer = asyncio.get_running_loop().call_later(limits.wall_seconds, self._time_out)
         watch = asyncio.create_task(self._watch(limits))
+        _running.add(self)
         try:
             await asyncio.gather(self._keep_head(stdout, limits), self._keep_tail(stderr, limits))
             code = await self._process.wait()
         finally:
+            _running.discard(self)
             timer.cancel()
             watch.cancel()
-        return Exit(code, bytes(self._stdout), self._stderr.decode(errors="replace"), self._timed_out)
+        return Exit(
+            code,
+            bytes(self._stdout),
+            self._stderr.decode(errors="replace"),
+            self._timed_out,
+            self._out_of_memory,
+            self._crowded_out,
+        )
 
     async def _keep_head(self, stream: asyncio.StreamReader, limits: Limits) -> None:
         while chunk := await stream.read(1 << 16):
@@ -136,13 +160,16 @@ class Process:
 
     async def _watch(self, limits: Limits) -> None:
         """Kill the tool when it uses more than the kernel can be told to bound."""
+        shared = _container_bytes() * _MEMORY_SHARE if limits.shared_bytes is None else limits.shared_bytes
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            if (
-                _resident_bytes(self._process.pid) > limits.resident_bytes
-                or _folder_bytes(self._folder) > limits.folder_bytes
-            ):
+            used = {tool: _resident_bytes(tool.pid) for tool in _running}
+            available = shared - _resident_bytes(os.getpid())
+            self._out_of_memory = used[self] > min(limits.resident_bytes, available)
+            self._crowded_out = sum(used.values()) > available and used[self] == max(used.values())
+            if self._out_of_memory or self._crowded_out or _folder_bytes(self._folder) > limits.folder_bytes:
                 self.kill()
+                return
 
     def _time_out(self) -> None:
         self._timed_out = True
@@ -152,6 +179,9 @@ class Process:
         """Kill what still runs and wait for its end; nothing is left, even when this is cancelled."""
         self.kill()
         await asyncio.wait({self._end})
+
+
+_running: set[Process] = set()
 
 
 @contextlib.asynccontextmanager
@@ -279,6 +309,34 @@ def _resident_bytes(pid: int) -> int:
     except (OSError, IndexError):  # it has ended
         return 0
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@functools.cache
+def _container_bytes() -> int:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(machine, memory_limit(Path("/proc/self/cgroup").read_text(), Path("/sys/fs/cgroup")))
+
+
+def memory_limit(groups: str, mount: Path) -> int:
+    """The lowest memory limit in bytes of this process's control groups and those above them; without any, sys.maxsize.
+
+    `groups`: the content of /proc/self/cgroup. In a container without a cgroup namespace its paths are the host's, and
+    what is mounted is the container's group.
+    """
+    limits = [sys.maxsize]
+    for line in groups.splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, name = mount, "memory.max"
+        elif controllers == "memory":  # cgroup v1
+            root, name = mount / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        path = Path(group).relative_to("/")
+        for folder in (path, *path.parents):
+            with contextlib.suppress(OSError, ValueError):  # not here, or "max"
+                limits.append(int((root / folder / name).read_text()))
+    return min(limits)
 
 
 def _folder_bytes(folder: Path | None) -> int:
