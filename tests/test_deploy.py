@@ -221,6 +221,11 @@ def test_tusd_flags_match_the_native_ones() -> None:
     of_all = int(ours["-s3-concurrent-part-uploads"]) * part
     assert WORKLOADS["tusd"]["scratch"]["/tmp"] * 2**20 >= of_all + 50 * of_each  # noqa: S108
     assert int(ours["-max-size"]) == VideoSettings.model_fields["upload_max_bytes"].default
+    # A final upload may take this long; tusd can send no response after twice -network-timeout.
+    network, completion = (int(ours[f"-{name}-timeout"].rstrip("s")) for name in ("network", "request-completion"))
+    services = yaml.safe_load((ROOT / "traefik" / "dynamic" / "services.yml").read_text())["http"]
+    gateway = services["serversTransports"]["uploads"]["forwardingTimeouts"]["responseHeaderTimeout"]
+    assert network + completion < min(2 * network, int(gateway.rstrip("s")))
     # No timeout.
     assert ours["-shutdown-timeout"] == f"{charts_defaults()['drain']['timeoutSeconds']}s"
 
