@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import http.client
 import socket
+import struct
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import yaml
-from routes import send
+from prometheus_client.parser import text_string_to_metric_families
+from routes import ID, UPLOADS, send
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import httpx
 
-    from conftest import Gateway
+    from conftest import Gateway, Login
 
 DYNAMIC = Path(__file__).parents[2] / "traefik/dynamic"
 OTHER = "127.0.0.2"
@@ -80,3 +85,41 @@ def test_incomplete_request_heads_do_not_block_others(gateway: Gateway) -> None:
         for _ in range(HALF_HEADS):
             stack.enter_context(connect(gateway, OTHER)).sendall(HALF_HEAD)
         assert [status(gateway, address) for address in (OTHER, "127.0.0.1")] == [200, 200]
+
+
+def requests_by_code(gateway: Gateway, of: str) -> Counter[tuple[str, str]]:
+    """Traefik's counter by ``of`` (entrypoint or service) and status."""
+    metrics = text_string_to_metric_families(gateway.http.get(f"{gateway.admin}/metrics").text)
+    samples = [sample for family in metrics if family.name == f"traefik_{of}_requests" for sample in family.samples]
+    counted: Counter[tuple[str, str]] = Counter()
+    for sample in samples:
+        counted[sample.labels[of], sample.labels["code"]] += int(sample.value)
+    return counted
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("sent", [0, 100_000])
+@pytest.mark.parametrize("request_", [f"PATCH {UPLOADS}/{ID}+part", "POST /auth/login"])
+def test_client_that_disconnects_in_its_body_counts_as_no_error_of_a_service(
+    gateway: Gateway, alice: Login, request_: str, sent: int, reset: bool
+) -> None:
+    """The alert on the gateway's errors relies on it (observability/rules/traefik.yml): for the same cause, Traefik
+    counts 499 or, replaced by fallback's 503, 502."""
+
+    def counted(number: int) -> bool:
+        seen = requests_by_code(gateway, "entrypoint") - before["entrypoint"]
+        return seen["web", "499"] + seen["web", "503"] == number
+
+    head = f"{request_} HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000000\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in alice.headers.items())
+    before = {of: requests_by_code(gateway, of) for of in ("entrypoint", "service")}
+    for number in range(1, 5):
+        with connect(gateway, OTHER) as connection:
+            connection.sendall(f"{head}\r\n".encode() + b"x" * sent)
+            if reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        until(partial(counted, number))
+    services = requests_by_code(gateway, "service") - before["service"]
+    errors = {(service, code) for service, code in services if code.startswith("5")}
+    assert {code for _, code in errors} <= {"502"}
+    assert "fallback@file" not in {service for service, _ in errors}
