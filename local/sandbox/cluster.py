@@ -38,7 +38,7 @@ GIT_NAMESPACE, GIT_PORT, BRANCH = "kinora-sandbox", 30081, "main"
 GIT_IMAGE = "localhost/kinora-sandbox/git"
 LIMIT_SECONDS = 600
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def kubernetes(kind: str, name: str, namespace: str, spec: dict[str, Any], *, version: str = "v1") -> dict[str, Any]:
