@@ -18,7 +18,7 @@ from structlog.contextvars import bound_contextvars, get_contextvars
 from kinora.auth.v1 import auth_pb2
 from kinora.media.v1 import media_pb2
 from kinora_kit import deadline, http, identity, logs, rpc, s3
-from kinora_kit.errors import Conflict, DomainError, NotFound, NotSignedIn, Unavailable
+from kinora_kit.errors import Conflict, DomainError, InvalidInput, NotFound, NotSignedIn, Unavailable
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.outages import as_domain_error
 from kinora_kit.structs import to_struct
@@ -85,6 +85,16 @@ def token(session_id: UUID | None = None, *, kid: str = "one", lifetime: float =
 async def who() -> str:
     caller = rpc.optional_caller()
     return str(caller.user_id) if caller else "nobody"
+
+
+async def test_domain_error_with_long_detail_keeps_code_and_status() -> None:
+    async def fail() -> str:
+        raise InvalidInput("é" * 100_000)
+
+    with pytest.raises(rpc.RemoteError) as caught:
+        await once(Service(fail))
+    assert (caught.value.status, caught.value.code) == (422, "invalid_input")
+    assert caught.value.detail == "é" * 500
 
 
 async def test_domain_error_keeps_code_status_and_detail() -> None:

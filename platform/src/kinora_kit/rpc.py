@@ -30,6 +30,8 @@ DEADLINE_SECONDS = 5.0
 ENFORCEMENT_SECONDS = 3.0
 """Deadline of a call to an Enforcement service; shorter than that of the enclosing request."""
 MAX_MESSAGE_BYTES = 4 << 20
+MAX_DETAIL_BYTES = 1000
+"""Of an error. Clients drop responses with more than 8 KB of trailers, where a byte can take three."""
 _RETRY_POLICY = {
     "methodConfig": [
         {
@@ -106,6 +108,10 @@ def _holds_nul(value: object) -> bool:
             return False
 
 
+def _shortened(detail: str) -> str:
+    return detail.encode()[:MAX_DETAIL_BYTES].decode(errors="ignore")
+
+
 class RemoteError(DomainError):
     """A domain error of another service, with its original code."""
 
@@ -162,7 +168,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                     else:
                         status = _status(domain)
                         trailers = ((CODE, domain.code), (STATUS, str(domain.status)), _NO_RETRY)
-                        await context.abort(status, domain.detail, trailing_metadata=trailers)
+                        await context.abort(status, _shortened(domain.detail), trailing_metadata=trailers)
                 finally:
                     RPC_SERVED.labels(method, status.name).observe(time.perf_counter() - started)
 
