@@ -146,6 +146,34 @@ async def test_client_disconnect_in_body_is_recorded_as_499(service: Running, pa
     assert (await counted(service, 500), await counted(service, 499)) == (failures, left + 1)
 
 
+HANDSHAKE = (
+    b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        (b"/", b"", 403),
+        (b"/unrouted/nothing", b"", 404),
+        (b"/" + b"a" * 9000, b"", 414),
+        (b"/", b"X: " + b"a" * 9000 + b"\r\n", 431),
+        (b"/", b"X: a\r\n" * 150, 431),
+        (b"/", b"Content-Length: 5\r\n", 400),
+        (b"/", b"Transfer-Encoding: chunked\r\n", 400),
+    ],
+    ids=lambda each: str(each)[:20],
+)
+async def test_refused_websocket_handshake_is_answered(
+    service: Running, target: bytes, headers: bytes, status: int
+) -> None:
+    async with connected(service) as client:
+        await client.send(b"GET " + target + b" HTTP/1.1\r\n" + HANDSHAKE + headers + b"\r\n")
+        assert await client.status() == status
+        await client.rest()  # closed
+
+
 async def test_trailers_are_not_merged_into_headers(service: Running) -> None:
     async with connected(service) as connection:
         head = b"GET /who HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-User-Id\r\n"

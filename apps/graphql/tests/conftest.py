@@ -40,6 +40,7 @@ from kinora_kit.errors import Conflict, DomainError, Forbidden, InvalidInput, No
 from kinora_kit.identity import AUDIENCE, RemoteKeys, TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.rpc import optional_caller, signed_in
+from kinora_kit.server import BoundedWebSocket
 from kinora_kit.structs import from_struct
 from kinora_kit.testing import Proxy, free_port, proxy
 
@@ -275,7 +276,7 @@ async def serving(app: ASGIApp, **options: Any) -> AsyncGenerator[str, None]:
         port=port,
         log_config=None,
         proxy_headers=True,
-        ws="websockets-sansio",
+        ws=BoundedWebSocket,
         timeout_graceful_shutdown=1,
         **options,
     )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 from uuid import UUID
@@ -103,6 +103,8 @@ async def test_ping_gets_pong(address: str, open_socket: Open) -> None:
         ([INIT, {"type": "subscribe", "id": "1", "payload": {"query": "{ me { email } }", "variables": 1}}], 4400),
         ([INIT, {"type": "subscribe", "id": "1"}], 4400),
         ([INIT, {"type": "complete", "id": []}], 4400),
+        ([INIT, {"type": None}], 4400),
+        ([INIT, {"type": "é" * 500}], 4400),
     ],
 )
 async def test_protocol_violation_closes_socket(
@@ -129,6 +131,85 @@ async def test_duplicate_operation_id_closes_socket(world: World, signed_in_sock
     socket = await signed_in_socket(user_id)
     await say(socket, *[watch(world.add_video(user_id))] * 2)
     assert await close_code(socket) == 4409
+
+
+async def test_duplicate_long_operation_id_closes_socket(world: World, signed_in_socket: SignIn) -> None:
+    """A close frame has room for 123 bytes of reason."""
+    user_id = world.add_user()
+    socket = await signed_in_socket(user_id)
+    await say(socket, *[watch(world.add_video(user_id), operation_id="é" * 500)] * 2)
+    assert await close_code(socket) == 4409
+
+
+async def test_empty_operation_name_and_variables_count_as_absent(address: str, open_socket: Open) -> None:
+    async with open_socket(address) as socket:
+        payload = {"query": "{ __typename }", "operationName": "", "variables": ""}
+        await say(socket, INIT, {"id": "1", "type": "subscribe", "payload": payload})
+        assert await hear(socket) == ACK
+        assert (await hear(socket))["payload"] == {"data": {"__typename": "Query"}}
+
+
+class Raw:
+    """A WebSocket whose frames are written by the test."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, opcode: int, data: bytes, *, final: bool = True, times: int = 1) -> None:
+        masked = bytes([opcode | (0x80 if final else 0), 0x80 | len(data), 0, 0, 0, 0]) + data
+        for _ in range(0, times, 1000):
+            self.writer.write(masked * min(times, 1000))
+            await self.writer.drain()
+
+    async def receive(self) -> tuple[int, bytes]:
+        async with asyncio.timeout(15):
+            head = await self.reader.readexactly(2)
+            return head[0] & 0x0F, await self.reader.readexactly(head[1])
+
+    async def until(self, end: bytes) -> int:
+        """The number of bytes before ``end``."""
+        count, last = 0, b""
+        async with asyncio.timeout(15):
+            while end not in last:
+                count += len(last)
+                last = last[-len(end) :] + await self.reader.read(1 << 16)
+        return count
+
+
+@contextlib.asynccontextmanager
+async def opened(address: str) -> AsyncIterator[Raw]:
+    host, _, port = address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"GET /graphql HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        b"Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+    )
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+CONTINUATION, TEXT, CLOSE, PING = 0, 1, 8, 9
+
+
+async def test_pings_of_client_that_does_not_read_fill_no_memory(address: str) -> None:
+    sent = 200_000
+    async with opened(address) as client:
+        await client.send(PING, b"x" * 125, times=sent)
+        await client.send(TEXT, b'{"type":"ping"}')
+        received = await client.until(b'{"type":"pong"}')
+        assert 0 < received < sent * 125 / 2
+
+
+async def test_message_of_endless_empty_frames_closes_socket(address: str) -> None:
+    async with opened(address) as client:
+        await client.send(TEXT, b"", final=False)
+        await client.send(CONTINUATION, b"", final=False, times=3000)
+        opcode, data = await client.receive()
+        assert (opcode, int.from_bytes(data[:2])) == (CLOSE, 1009)
 
 
 async def test_socket_without_connection_init_is_closed(start: Start, open_socket: Open) -> None:

@@ -9,11 +9,15 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
 
 from kinora_kit.health import Health
 from kinora_kit.settings import Settings
 
 MAX_HEAD_BYTES = 64 << 10
+MAX_FRAMES = 1000
+"""In one message of a WebSocket."""
 LINGER_SECONDS = 5.0
 """How long the rest of a body may still arrive after the response. Closing at once would reset the connection, and the
 response could be lost."""
@@ -85,6 +89,33 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
 
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """Answers refused handshakes, and bounds the memory that a client can fill."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated:
+            # The request, which is complete, is too large for websockets, or has a body. uvicorn does not notice that:
+            # the client would wait for ever.
+            answer = b"".join(self.conn.data_to_send())
+            self.transport.write(
+                answer or b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.close()
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # the client does not read: drop the pong
+
+    def handle_cont(self, event: Frame) -> None:
+        super().handle_cont(event)
+        if len(self.frames) > MAX_FRAMES:  # the limit on a message's size does not count empty ones
+            self.conn.fail(CloseCode.MESSAGE_TOO_BIG)
+            self.handle_parser_exception()
+
+
 class _Server(uvicorn.Server):
     """Reports "not ready" for a while before it stops accepting, so that no load balancer uses a closed port."""
 
@@ -125,7 +156,7 @@ def serve(app: ASGIApp, settings: Settings, health: Health) -> None:
         access_log=False,
         timeout_graceful_shutdown=settings.drain_timeout_seconds,
         timeout_keep_alive=75,  # longer than the gateway's, so that a connection is never closed under a request
-        ws="websockets-sansio",
+        ws=BoundedWebSocket,
         ws_max_size=settings.max_body_bytes,
     )
     _Server(config, health, settings.drain_delay_seconds).run()

@@ -10,6 +10,7 @@ from datetime import timedelta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
+from strawberry.asgi import ASGIWebSocketAdapter
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.fastapi import GraphQLRouter
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
@@ -48,10 +49,15 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
             await super().handle()
 
     async def handle_message(self, message: Message) -> None:
-        if _well_formed(message):
-            await super().handle_message(message)
-        else:
+        if not _well_formed(message):
             await self.websocket.close(BAD_REQUEST, "Invalid message")
+            return
+        if message["type"] == "subscribe":
+            payload = message["payload"]
+            # Some clients send "" for absent values.
+            payload["operationName"] = payload.get("operationName") or None
+            payload["variables"] = payload.get("variables") or None
+        await super().handle_message(message)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
         try:
@@ -83,7 +89,7 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
 
 def _well_formed(message: object) -> bool:
     """Checks the types, because Strawberry does not."""
-    if not isinstance(message, dict):
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         return False
     if message.get("type") == "complete":
         return isinstance(message.get("id"), str)
@@ -94,14 +100,21 @@ def _well_formed(message: object) -> bool:
         isinstance(message.get("id"), str)
         and isinstance(payload, dict)
         and isinstance(payload.get("query"), str)
-        and isinstance(payload.get("variables"), dict | None)
+        and (payload.get("variables") == "" or isinstance(payload.get("variables"), dict | None))
         and isinstance(payload.get("operationName"), str | None)
     )
+
+
+class _Adapter(ASGIWebSocketAdapter):
+    async def close(self, code: int, reason: str) -> None:
+        # Strawberry quotes the client, but a close frame has room for 123 bytes only.
+        await super().close(code, reason.encode()[:123].decode(errors="ignore"))
 
 
 class Router(GraphQLRouter[Context, None]):
     """POST, GET for queries, and WebSocket."""
 
+    websocket_adapter_class = _Adapter
     graphql_transport_ws_handler_class = Socket
 
     def __init__(self, settings: GraphqlSettings) -> None:
