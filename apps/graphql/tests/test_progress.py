@@ -106,6 +106,16 @@ async def test_progress_starts_with_current_state_and_ends_when_ready(
     assert await hear(socket) == {"id": "1", "type": "complete"}
 
 
+async def test_progress_of_id_in_upper_case(bus: Broker, world: World, signed_in_socket: SignIn) -> None:
+    owner_id = world.add_user()
+    video_id = world.add_video(owner_id)
+    socket = await signed_in_socket(owner_id)
+    await watch(socket, video_id.upper())
+    await state(socket)
+    await tell(bus, progressed(video_id, 50))
+    assert (await state(socket))["version"] == 50
+
+
 @pytest.mark.parametrize("end", ["failed", "deleted"])
 async def test_progress_ends_when_failed_or_deleted(
     bus: Broker, world: World, signed_in_socket: SignIn, end: str

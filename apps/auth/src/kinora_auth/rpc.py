@@ -2,7 +2,6 @@
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import grpc
 from google.protobuf.message import Message
@@ -13,7 +12,7 @@ from kinora.auth.v1 import auth_pb2_grpc as service
 from kinora_auth import domain
 from kinora_auth.domain import command
 from kinora_auth.service import Accounts, Tokens
-from kinora_kit.errors import InvalidInput
+from kinora_kit.ids import parse_id
 from kinora_kit.rpc import signed_in
 
 
@@ -114,11 +113,7 @@ class AccountsServicer(service.AccountsServicer):
         return pb.LogoutAllResponse()
 
     async def RevokeSession(self, request: pb.RevokeSessionRequest, context: Any) -> pb.RevokeSessionResponse:
-        try:
-            session_id = UUID(request.id)
-        except ValueError:
-            raise InvalidInput("id: not a session id") from None
-        await self._accounts.end_session(signed_in(), session_id)
+        await self._accounts.end_session(signed_in(), parse_id(request.id))
         return pb.RevokeSessionResponse()
 
     async def UpdateProfile(self, request: pb.UpdateProfileRequest, context: Any) -> pb.Profile:

@@ -3,7 +3,6 @@
 
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,6 +18,7 @@ from kinora.media.v1.media_pb2_grpc import (
     add_EnforcementServicer_to_server,
 )
 from kinora_kit.errors import InvalidInput
+from kinora_kit.ids import parse_id
 from kinora_kit.rpc import optional_caller, signed_in
 from kinora_kit.structs import from_struct
 from kinora_media.domain import Changes, Media, State, Visibility
@@ -40,10 +40,10 @@ class CatalogueRpc(CatalogueServicer):
         self._catalogue = catalogue
 
     async def GetMedia(self, request: pb.GetMediaRequest, context: object) -> pb.Media:
-        return _message(await self._catalogue.get(optional_caller(), _id(request.id)))
+        return _message(await self._catalogue.get(optional_caller(), parse_id(request.id)))
 
     async def ListMedia(self, request: pb.ListMediaRequest, context: object) -> pb.ListMediaResponse:
-        found = await self._catalogue.many(optional_caller(), [_id(text) for text in request.ids])
+        found = await self._catalogue.many(optional_caller(), [parse_id(text) for text in request.ids])
         return pb.ListMediaResponse(media=[_message(media) for media in found])
 
 
@@ -52,10 +52,10 @@ class EditingRpc(EditingServicer):
         self._catalogue = catalogue
 
     async def UpdateMedia(self, request: pb.UpdateMediaRequest, context: object) -> pb.Media:
-        return _message(await self._catalogue.edit(signed_in(), _id(request.id), _changes(request)))
+        return _message(await self._catalogue.edit(signed_in(), parse_id(request.id), _changes(request)))
 
     async def DeleteMedia(self, request: pb.DeleteMediaRequest, context: object) -> pb.DeleteMediaResponse:
-        await self._catalogue.delete(signed_in(), _id(request.id))
+        await self._catalogue.delete(signed_in(), parse_id(request.id))
         return pb.DeleteMediaResponse()
 
 
@@ -64,19 +64,12 @@ class EnforcementRpc(EnforcementServicer):
         self._catalogue = catalogue
 
     async def DropMedia(self, request: pb.DropMediaRequest, context: object) -> pb.DropMediaResponse:
-        await self._catalogue.drop(signed_in(), _id(request.id))
+        await self._catalogue.drop(signed_in(), parse_id(request.id))
         return pb.DropMediaResponse()
 
     async def DropAllMedia(self, request: pb.DropAllMediaRequest, context: object) -> pb.DropAllMediaResponse:
         await self._catalogue.drop_all(signed_in())
         return pb.DropAllMediaResponse()
-
-
-def _id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidInput("An id must be a UUID") from None
 
 
 def _changes(request: pb.UpdateMediaRequest) -> Changes:

@@ -1,7 +1,6 @@
 """gRPC for the other services: thin over service.py and uploads.py."""
 
 from typing import Any
-from uuid import UUID
 
 import grpc
 
@@ -10,19 +9,13 @@ from kinora.video.v1 import video_pb2 as pb
 from kinora.video.v1 import video_pb2_grpc as pb_grpc
 from kinora_kit import logs
 from kinora_kit.errors import InvalidInput
+from kinora_kit.ids import parse_id
 from kinora_kit.rpc import optional_caller, signed_in
 from kinora_video.domain import VISIBILITIES, Visibility
 from kinora_video.service import Shown, Videos
 from kinora_video.uploads import Uploads
 
 MAX_IDS = 100
-
-
-def _id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidInput(f"{text[:40]!r} is not an id") from None
 
 
 def _visibility(text: str) -> Visibility:
@@ -75,16 +68,16 @@ class VideosServicer(pb_grpc.VideosServicer):
         self._videos = videos
 
     async def GetVideo(self, request: pb.GetVideoRequest, context: Any) -> pb.Video:  # noqa: N802
-        return _video(await self._videos.get(optional_caller(), _id(request.id)))
+        return _video(await self._videos.get(optional_caller(), parse_id(request.id)))
 
     async def ListVideos(self, request: pb.ListVideosRequest, context: Any) -> pb.ListVideosResponse:  # noqa: N802
         if len(request.ids) > MAX_IDS:
             raise InvalidInput(f"At most {MAX_IDS} ids can be asked for at once")
-        shown = await self._videos.list_videos(optional_caller(), [_id(item) for item in request.ids])
+        shown = await self._videos.list_videos(optional_caller(), [parse_id(item) for item in request.ids])
         return pb.ListVideosResponse(videos=[_video(item) for item in shown])
 
     async def GetProgress(self, request: pb.GetProgressRequest, context: Any) -> pb.Progress:  # noqa: N802
-        return _progress(await self._videos.progress(signed_in(), _id(request.video_id)))
+        return _progress(await self._videos.progress(signed_in(), parse_id(request.video_id)))
 
 
 class UploadsServicer(pb_grpc.UploadsServicer):
@@ -107,7 +100,7 @@ class UploadsServicer(pb_grpc.UploadsServicer):
         return pb.CreateUploadResponse(video_id=str(video_id), upload_url=url)
 
     async def DeleteVideo(self, request: pb.DeleteVideoRequest, context: Any) -> pb.DeleteVideoResponse:  # noqa: N802
-        await self._videos.delete(signed_in(), _id(request.id))
+        await self._videos.delete(signed_in(), parse_id(request.id))
         return pb.DeleteVideoResponse()
 
 
@@ -117,12 +110,12 @@ class EnforcementServicer(pb_grpc.EnforcementServicer):
 
     async def SetVisibility(self, request: pb.SetVisibilityRequest, context: Any) -> pb.SetVisibilityResponse:  # noqa: N802
         await self._videos.enforce_visibility(
-            signed_in(), _id(request.id), _visibility(request.visibility), request.version
+            signed_in(), parse_id(request.id), _visibility(request.visibility), request.version
         )
         return pb.SetVisibilityResponse()
 
     async def DropVideo(self, request: pb.DropVideoRequest, context: Any) -> pb.DropVideoResponse:  # noqa: N802
-        await self._videos.drop(signed_in(), _id(request.id))
+        await self._videos.drop(signed_in(), parse_id(request.id))
         return pb.DropVideoResponse()
 
     async def DropAllVideos(self, request: pb.DropAllVideosRequest, context: Any) -> pb.DropAllVideosResponse:  # noqa: N802

@@ -3,6 +3,7 @@ import strawberry
 from kinora.media.v1 import media_pb2 as pb
 from kinora_graphql.context import Info
 from kinora_graphql.media.types import Media
+from kinora_kit.ids import parse_id
 from kinora_kit.rpc import RemoteError
 
 
@@ -21,6 +22,7 @@ class MediaQuery:
         description="At most 100, in the order of the ids; null where missing or not visible to the caller."
     )
     async def media_list(self, info: Info, ids: list[strawberry.ID]) -> list[Media | None]:
-        answer = await info.context.clients.catalogue.ListMedia(pb.ListMediaRequest(ids=dict.fromkeys(ids)))
+        wanted = [str(parse_id(each)) for each in ids]
+        answer = await info.context.clients.catalogue.ListMedia(pb.ListMediaRequest(ids=dict.fromkeys(wanted)))
         found = {media.id: Media.of(media) for media in answer.media}
-        return [found.get(media_id) for media_id in ids]
+        return [found.get(media_id) for media_id in wanted]

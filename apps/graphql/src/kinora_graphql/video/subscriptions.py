@@ -5,6 +5,7 @@ import strawberry
 from kinora.video.v1 import video_pb2 as pb
 from kinora_graphql.context import Info
 from kinora_graphql.video.types import VideoProgress
+from kinora_kit.ids import parse_id
 
 
 @strawberry.type
@@ -15,9 +16,11 @@ class VideoSubscription:
     )
     async def video_progress(self, info: Info, id: strawberry.ID) -> AsyncGenerator[VideoProgress, None]:  # noqa: A002
         async def fetch() -> VideoProgress:
-            return VideoProgress.of(await info.context.clients.videos.GetProgress(pb.GetProgressRequest(video_id=id)))
+            request = pb.GetProgressRequest(video_id=video_id)
+            return VideoProgress.of(await info.context.clients.videos.GetProgress(request))
 
-        states = info.context.progress.watch(id, fetch)
+        video_id = str(parse_id(id))
+        states = info.context.progress.watch(video_id, fetch)
         try:
             async for state in states:
                 yield state
