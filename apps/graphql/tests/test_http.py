@@ -443,3 +443,48 @@ async def test_readyz_reports_dependencies(http: httpx.AsyncClient) -> None:
 
     await eventually(well)
     assert "kinora_graphql_operation_seconds" in (await http.get("/metrics")).text
+
+
+def _short(value: object) -> str:
+    return str(value)[:20]
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "9" * 20, "-" + "9" * 19, "٣", "1e3", "", 1 << 63, 1.5, True], ids=_short)
+async def test_size_that_is_no_64_bit_integer_is_an_invalid_query(ask: Ask, world: World, size: object) -> None:
+    given = {"title": "a", "filename": "a.mp4", "size": size}
+    [error] = (await ask(CREATE_UPLOAD, {"input": given}, world.add_user()))["errors"]
+    assert error["extensions"]["code"] == "invalid_query"
+    assert "BigInt cannot represent" in error["message"]
+    assert "digits" not in error["message"], "the message of a Python exception"
+
+
+def deep(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("attributes", [{"a": 10**400}, {"a": [-(10**309)]}, deep(40), deep(57), [], 1, "a"], ids=str)
+async def test_attributes_that_fit_into_no_message_are_invalid(ask: Ask, world: World, attributes: object) -> None:
+    user_id = world.add_user()
+    changes = {"attributes": attributes}
+    answer = await ask(UPDATE_MEDIA, {"id": world.add_video(user_id), "input": changes}, user_id)
+    assert answer["data"]["updateMedia"]["code"] == "invalid_input"
+    assert answer["data"]["updateMedia"]["message"].startswith("attributes: ")
+
+
+async def test_media_list_accepts_ids_in_upper_case(ask: Ask, world: World) -> None:
+    user_id = world.add_user()
+    media_id = world.add_video(user_id)
+    ids = [media_id, media_id.upper()]
+    answer = await ask("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": ids}, user_id)
+    assert answer == {"data": {"mediaList": [{"id": media_id}, {"id": media_id}]}}
+
+
+@pytest.mark.parametrize("form", ["{{{}}}", "urn:uuid:{}", " {}", "{}0"])
+async def test_ids_of_other_forms_are_invalid(ask: Ask, world: World, form: str) -> None:
+    user_id = world.add_user()
+    ids = [form.format(world.add_video(user_id))]
+    answer = await ask("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": ids}, user_id)
+    assert answer["errors"][0]["extensions"]["code"] == "invalid_input"

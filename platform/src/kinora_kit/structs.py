@@ -4,14 +4,27 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
+MAX_DEPTH = 16
+"""Of objects and lists in each other. Each is two or three messages, and parsers accept 100 messages in each other."""
+
 
 def to_struct(value: object) -> Struct:
-    """Raises TypeError or ValueError unless ``value`` is a JSON object."""
+    """Raises ValueError, with a message for the user, unless ``value`` is a JSON object that a message can hold."""
     if not isinstance(value, dict):
-        raise TypeError("not an object")
+        raise ValueError("must be a JSON object")
+    if _depth(value) > MAX_DEPTH:
+        raise ValueError("nested too deeply")
     struct = Struct()
-    struct.update(value)
+    try:
+        struct.update(value)
+    except (ValueError, OverflowError):
+        raise ValueError("must be JSON, with numbers that fit into a double") from None
     return struct
+
+
+def _depth(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def from_struct(struct: Struct) -> dict[str, Any]:

@@ -115,15 +115,15 @@ def _media_type(accept: str) -> str:
     """The client's preferred media type; application/json unless it accepts the other."""
     weights = {JSON: 0.0, GRAPHQL_RESPONSE: 0.0}
     for item in accept.split(","):
+        name = item.partition(";")[0].strip().lower()
+        if name not in weights:
+            continue
         message = Message()
         message["content-type"] = item.strip()
-        name = item.partition(";")[0].strip().lower()
         try:
-            weight = float(str(message.get_param("q", "1")))
+            weights[name] = float(str(message.get_param("q", "1")))
         except ValueError:
-            weight = 0.0
-        if name in weights:
-            weights[name] = weight
+            weights[name] = 0.0
     return GRAPHQL_RESPONSE if weights[GRAPHQL_RESPONSE] > 0 and weights[GRAPHQL_RESPONSE] >= weights[JSON] else JSON
 
 

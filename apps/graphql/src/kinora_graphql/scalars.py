@@ -1,4 +1,5 @@
 import json
+import re
 from typing import NewType
 
 import strawberry
@@ -8,11 +9,12 @@ from strawberry.types.scalar import ScalarDefinition
 BigInt = NewType("BigInt", int)
 
 LIMIT = 1 << 63
+_TEXT = re.compile("-?[0-9]{1,19}")
 
 
 def _parse(value: object) -> int:
     # Clients whose numbers are too small send a string.
-    number = int(value) if isinstance(value, str) and value.removeprefix("-").isdecimal() else value
+    number = int(value) if isinstance(value, str) and _TEXT.fullmatch(value) else value
     if not isinstance(number, int) or isinstance(number, bool) or not -LIMIT <= number < LIMIT:
         raise StrawberryInputCoercionError(f"BigInt cannot represent {json.dumps(value, default=str):.40}")
     return number

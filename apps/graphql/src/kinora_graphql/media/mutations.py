@@ -68,8 +68,8 @@ def _request(media_id: str, wanted: UpdateMediaInput) -> pb.UpdateMediaRequest:
 def _struct(value: object) -> Struct:
     try:
         return to_struct(value)
-    except (TypeError, ValueError, RecursionError):
-        raise errors.InvalidInput("attributes: must be a JSON object") from None
+    except ValueError as error:
+        raise errors.InvalidInput(f"attributes: {error}") from None
 
 
 @strawberry.type
