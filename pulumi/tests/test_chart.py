@@ -656,7 +656,7 @@ def test_gateway_chart_omits_default_middlewares() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trusted", "strategy"), [([], {"depth": 0}), (["10.0.0.0/8"], {"excludedIPs": ["10.0.0.0/8"]})]
+    ("trusted", "strategy"), [([], {"depth": 0, "ipv6Subnet": 64}), (["10.0.0.0/8"], {"excludedIPs": ["10.0.0.0/8"]})]
 )
 def test_throttle_counts_clients_and_not_the_load_balancer(trusted: list[str], strategy: dict[str, Any]) -> None:
     given = {"environment": {"name": "test", "trustedAddresses": trusted}}

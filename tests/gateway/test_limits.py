@@ -79,6 +79,14 @@ def test_requests_in_flight_are_limited_by_address(gateway: Gateway) -> None:
     until(lambda: status(gateway, OTHER) == 200)
 
 
+@pytest.mark.parametrize(("size", "status"), [(30_000, 200), (60_000, 431), (300_000, 431)])
+@pytest.mark.parametrize("path", ["/nothing", "/graphql"])
+def test_large_head_is_refused_by_the_gateway(gateway: Gateway, path: str, size: int, status: int) -> None:
+    """The services close the connection on heads of more than 64 KB."""
+    answer = send(gateway, f"GET {path}", {f"X-Large-{number}": "x" * 1000 for number in range(size // 1000)})
+    assert answer.status_code == status
+
+
 def test_incomplete_request_heads_do_not_block_others(gateway: Gateway) -> None:
     """Traefik keeps them until readTimeout, which must be long enough for uploads; each costs a few KiB."""
     with ExitStack() as stack:

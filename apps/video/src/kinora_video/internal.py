@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from kinora_kit import logs
 from kinora_kit.edge import problem_response
-from kinora_kit.errors import DomainError, InvalidInput, NotSignedIn, Unavailable, problem
+from kinora_kit.errors import DomainError, InvalidInput, MalformedRequest, NotSignedIn, Unavailable, problem
 from kinora_kit.identity import Caller, SignedIn, caller_from_headers
 from kinora_video.errors import (
     FileTooLarge,
@@ -37,7 +37,7 @@ _OBJECT = re.compile(
     r"/video/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/((?:[a-z0-9]{1,16}/)?[A-Za-z0-9_-]{1,64}\.(?:m4s|mp4|jpg|vtt))"
 )
 
-_STORE_ERRORS: dict[int, type[DomainError]] = {404: ObjectNotFound, 412: PreconditionFailed}
+_STORE_ERRORS: dict[int, type[DomainError]] = {400: MalformedRequest, 404: ObjectNotFound, 412: PreconditionFailed}
 
 
 class Upload(BaseModel):
