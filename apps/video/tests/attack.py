@@ -1,6 +1,7 @@
-"""Runs in the place of ffmpeg and tries what code inside a hostile file would: `python3 -c ATTACK '{"paths": ...}'`.
+"""Runs in place of ffmpeg and tries what malicious code would: `python3 -c ATTACK '{"paths": ...}'`.
 
-Prints, as JSON, what came of each attempt: "refused", or what was achieved. Standard library only: it sees no other.
+Prints the outcome of each attempt as JSON: "refused", or what was achieved. Standard library only, as it can read no
+other.
 """
 
 import contextlib
@@ -97,7 +98,7 @@ attempt("share memory", lambda: called(LIBC.shmget(0x6B696E6F, 4096, 0o1666)))
 attempt("queue messages", lambda: called(LIBC.msgget(0x6B696E6F, 0o1666)))
 attempt("hold a key", lambda: called(LIBC.syscall(given["numbers"]["add_key"], b"user", b"kinora", b"x", 1, -3)))
 
-# The network. With a source, a connection is made, and leads to the source; see the test.
+# The network. With a source, every connection leads to the source; see the test.
 for name, (host, port) in given["addresses"].items():
     attempt(f"connect to {name}", connect(socket.AF_INET, socket.SOCK_STREAM, (host, port)))
     attempt(f"connect to {name} by IPv6", connect(socket.AF_INET6, socket.SOCK_STREAM, (f"::ffff:{host}", port)))
@@ -130,7 +131,7 @@ def threads_without_end() -> object:
 
 
 def inherited_descriptors() -> object:
-    """Beside standard input, output and error."""
+    """Besides standard input, output and error."""
     found = []
     for descriptor in range(3, 1024):
         with contextlib.suppress(OSError):
@@ -141,9 +142,9 @@ def inherited_descriptors() -> object:
 
 
 def unlisted_calls() -> object:
-    """Every call that is not on the list, without arguments that could do harm."""
+    """Every call that is not on the allow-list, with harmless arguments."""
     done = []
-    probes = {335, 336}  # of the kernel's own on x86-64, which it hides from seccomp: they end whoever calls them
+    probes = {335, 336}  # internal to the kernel on x86-64, and hidden from seccomp: they kill the caller
     for number in set(range(600)) - probes - set(given["numbers"]["allowed"]):
         ctypes.set_errno(0)
         if LIBC.syscall(number, *[ctypes.c_long(0)] * 6) != -1 or ctypes.get_errno() != errno.ENOSYS:
@@ -158,7 +159,7 @@ attempt("fill the memory", fill_memory)
 attempt("start threads", threads_without_end)
 attempt("make any other system call", unlisted_calls)
 
-open("own", "w").write("mine")  # its own folder is its own
+open("own", "w").write("mine")  # its own folder is writable
 outcomes = {}
 for name, achieve in ATTEMPTS.items():
     try:

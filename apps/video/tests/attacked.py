@@ -1,7 +1,7 @@
-"""A worker that starts a tool which sleeps, and beside it one that attacks: `attacked.py ATTACK '{"source": ...}'`.
+"""A worker that runs a sleeping tool, and an attacking tool beside it: `attacked.py ATTACK '{"source": ...}'`.
 
-Prints, as JSON, how the attack ended and whether the other one runs on. It needs nothing but the containment's own
-modules, so that any user can run it, and a pod.
+Prints the outcome of the attack, and whether the other tool survived, as JSON. It only needs the modules of the
+containment, so that it can run as any user, and in a pod.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Parts made apart, in any order, are one stream: every frame of the source once, at its time, with its sound."""
+"""Parts encoded separately, in any order, form one stream: every frame once, at its time, with its audio."""
 
 import contextlib
 import http.server
@@ -77,7 +77,7 @@ CLIPS = {
 
 @dataclass
 class Encoded:
-    """All parts of a clip, encoded and laid out as they would be stored, with playlists over them."""
+    """All parts of a clip, encoded and laid out as in the store, with their playlists."""
 
     source: Source
     renditions: tuple[Rendition, ...]
@@ -107,7 +107,7 @@ async def encode_all(clip: Path, folder: Path) -> Encoded:
     for name in (*(rendition.name for rendition in renditions), *([AUDIO] if source.has_audio else [])):
         files = [file for index in sorted(made) for file in made[index] if file.rendition == name]
         inits = [file for file in files if isinstance(file, EncodedInit)]
-        assert len({init.path.read_bytes() for init in inits}) == 1, "one init segment serves all parts"
+        assert len({init.path.read_bytes() for init in inits}) == 1, "one init segment is valid for all parts"
         segments = [
             hls.Segment(str(file.path.relative_to(folder)), file.duration, file.size)
             for file in files
@@ -128,7 +128,7 @@ async def encode_all(clip: Path, folder: Path) -> Encoded:
 
 
 def read(path: Path, stream: str, entries: str) -> list[dict[str, str]]:
-    """ffprobe's answer for each frame or packet; any message of a decoder fails the test."""
+    """ffprobe's output for each frame or packet; any decoder message fails the test."""
     kind, _, _ = entries.partition("=")
     options = ["-allowed_extensions", "ALL"] if path.suffix == ".m3u8" else []
     done = subprocess.run(
@@ -146,13 +146,13 @@ def frame_times(path: Path) -> list[float]:
 
 
 def play(master: Path) -> None:
-    """Decode everything that a master playlist leads to; any message fails the test."""
+    """Decode all renditions of a master playlist; any decoder message fails the test."""
     argv = ["ffmpeg", "-v", "error", "-allowed_extensions", "ALL", "-i", str(master), "-map", "0", "-f", "null", "-"]
     assert subprocess.run(argv, check=True, capture_output=True).stderr == b""
 
 
 @pytest.mark.parametrize("name", CLIPS)
-async def test_parts_are_one_stream_with_every_frame_of_the_source(
+async def test_parts_form_one_stream_with_every_frame_of_the_source(
     name: str, make_clip: MakeClip, workdir: Path
 ) -> None:
     clip = make_clip(name, *CLIPS[name])
@@ -178,7 +178,7 @@ async def test_parts_are_one_stream_with_every_frame_of_the_source(
         assert gaps == pytest.approx([AAC_FRAME] * len(gaps), abs=2e-6)
 
 
-async def test_a_part_done_again_has_the_same_frames(make_clip: MakeClip, workdir: Path) -> None:
+async def test_part_encoded_again_has_the_same_frames(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("thirty.mp4", *CLIPS["thirty.mp4"])
     source = await probe(served(clip))
     part = next(part for part in plan(source, ladder(source)) if part.start > 0)
@@ -190,10 +190,10 @@ async def test_a_part_done_again_has_the_same_frames(make_clip: MakeClip, workdi
 
 
 def contents(files: list[EncodedInit | EncodedSegment]) -> dict[str, object]:
-    """What has to be the same however often a part is made: init segments to the byte, frames to the tick.
+    """What must be the same each time a part is encoded: the bytes of init segments, and the times of frames.
 
-    Not the frames' sizes: x264 rations bits by what its other threads have done so far, and about once in sixty parts
-    a frame comes out a few bytes bigger.
+    Not the sizes of frames: x264's rate control depends on the timing of its threads, and in about one of sixty parts a
+    frame is a few bytes larger.
     """
     inits = {file.rendition: file.path.read_bytes() for file in files if isinstance(file, EncodedInit)}
     found: dict[str, object] = dict(inits)
@@ -205,7 +205,7 @@ def contents(files: list[EncodedInit | EncodedSegment]) -> dict[str, object]:
     return found
 
 
-async def test_a_turned_picture_is_encoded_upright(make_clip: MakeClip, workdir: Path) -> None:
+async def test_rotated_video_is_encoded_upright(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("turned.mp4", *picture("25", "640x360", 2), *H264)
     turn(clip)
 
@@ -217,14 +217,14 @@ async def test_a_turned_picture_is_encoded_upright(make_clip: MakeClip, workdir:
 
 
 def turn(clip: Path) -> None:
-    """Write a quarter turn into an MP4's track header (ISO 14496-12, 8.3.2): ffmpeg's own option for it has changed."""
+    """Rotate an MP4 by 90 degrees in its track header (ISO 14496-12, 8.3.2), as ffmpeg's option for it has changed."""
     content = bytearray(clip.read_bytes())
     matrix = content.index(b"tkhd") + 44
     struct.pack_into(">9i", content, matrix, 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
     clip.write_bytes(content)
 
 
-async def test_a_high_frame_rate_is_dropped_to_sixty(make_clip: MakeClip, workdir: Path) -> None:
+async def test_high_frame_rate_is_reduced_to_60(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("fast.mp4", *picture("120", "320x180", 9), *H264)
 
     encoded = await encode_all(clip, workdir)
@@ -234,7 +234,7 @@ async def test_a_high_frame_rate_is_dropped_to_sixty(make_clip: MakeClip, workdi
     assert [b - a for a, b in itertools.pairwise(times)] == pytest.approx([1 / 60] * (9 * 60 - 1), abs=TICK)
 
 
-async def test_segments_are_given_out_while_the_rest_is_encoded(make_clip: MakeClip, workdir: Path) -> None:
+async def test_segments_are_yielded_while_the_rest_is_encoded(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("silent.mp4", *CLIPS["silent.mp4"])
     source = await probe(served(clip))
     whole = Part(0, "video", 0, None, ("240p",), "bulk", SEGMENT_SECONDS)
@@ -250,7 +250,7 @@ async def test_segments_are_given_out_while_the_rest_is_encoded(make_clip: MakeC
 
 
 def running_in(folder: Path) -> list[str]:
-    """The processes whose working folder this is."""
+    """The processes with this working folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -260,7 +260,7 @@ def running_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-async def test_a_file_cut_in_the_middle_is_truncated(suffix: str, make_clip: MakeClip, workdir: Path) -> None:
+async def test_file_cut_in_the_middle_is_rejected_as_truncated(suffix: str, make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip(f"whole.{suffix}", *picture("25"), *H264, "-movflags", "+faststart")
     cut = workdir / f"cut.{suffix}"
     cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
@@ -278,7 +278,7 @@ async def test_a_file_cut_in_the_middle_is_truncated(suffix: str, make_clip: Mak
     assert refused == [(4, "truncated"), (16, "truncated")]
 
 
-async def test_a_source_that_cannot_be_fetched_is_tried_again(make_clip: MakeClip, workdir: Path) -> None:
+async def test_source_that_cannot_be_fetched_is_retried(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("silent.mp4", *CLIPS["silent.mp4"])
     source = await probe(served(clip))
     part = plan(source, ladder(source))[0]
@@ -292,7 +292,7 @@ async def test_a_source_that_cannot_be_fetched_is_tried_again(make_clip: MakeCli
 
 
 class Store(http.server.BaseHTTPRequestHandler):
-    """Serves ranges of `content`, and fails from the byte `breaks_at` on, as a store that is restarted."""
+    """Serves ranges of `content`, and fails from byte `breaks_at` on, like a store during a restart."""
 
     content = b""
     breaks_at = 0
@@ -323,9 +323,7 @@ def stored(content: bytes, breaks_at: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["video", "audio"])
-async def test_a_source_that_breaks_off_on_the_way_is_tried_again(
-    kind: str, make_clip: MakeClip, workdir: Path
-) -> None:
+async def test_source_whose_connection_breaks_is_retried(kind: str, make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("front.mp4", *picture(), *SOUND, *H264, *AAC, "-movflags", "+faststart")
     content = clip.read_bytes()
     source = await probe(served(clip))
@@ -336,7 +334,7 @@ async def test_a_source_that_breaks_off_on_the_way_is_tried_again(
             pass
 
 
-async def test_a_stored_file_that_was_cut_is_truncated(make_clip: MakeClip, workdir: Path) -> None:
+async def test_truncated_file_in_the_store_is_rejected_as_truncated(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("front.mp4", *picture(), *SOUND, *H264, *AAC, "-movflags", "+faststart")
     content = clip.read_bytes()[: clip.stat().st_size // 2]
     source = await probe(served(clip))
@@ -349,7 +347,7 @@ async def test_a_stored_file_that_was_cut_is_truncated(make_clip: MakeClip, work
     assert refused.value.code == "truncated"
 
 
-async def test_ranges_of_a_stored_file_are_encoded(make_clip: MakeClip, workdir: Path) -> None:
+async def test_ranges_of_a_file_in_the_store_are_encoded(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("thirty.mp4", *CLIPS["thirty.mp4"])
     content = clip.read_bytes()
 
@@ -362,7 +360,7 @@ async def test_ranges_of_a_stored_file_are_encoded(make_clip: MakeClip, workdir:
     assert contents(there) == contents(here)
 
 
-async def test_a_poster_is_of_the_time_that_was_asked_for(make_clip: MakeClip, workdir: Path) -> None:
+async def test_poster_shows_the_requested_second(make_clip: MakeClip, workdir: Path) -> None:
     halves = ["-f", "lavfi", "-i", "color=black:s=320x180:d=4", "-f", "lavfi", "-i", "color=white:s=320x180:d=4"]
     clip = make_clip("halves.mp4", *halves, "-filter_complex", "concat", *H264)
 
@@ -373,7 +371,7 @@ async def test_a_poster_is_of_the_time_that_was_asked_for(make_clip: MakeClip, w
     assert min(shown.stdout) > 250
 
 
-async def test_the_poster_has_the_shape_of_the_picture(make_clip: MakeClip, workdir: Path) -> None:
+async def test_poster_has_the_aspect_ratio_of_the_video(make_clip: MakeClip, workdir: Path) -> None:
     clip = make_clip("wide.mp4", *picture("25", "1920x800", 3), *H264)
 
     path = await poster(await probe(served(clip)), served(clip), workdir)
@@ -382,7 +380,7 @@ async def test_the_poster_has_the_shape_of_the_picture(make_clip: MakeClip, work
     assert stream == {"codec_name": "mjpeg", "width": 1280, "height": 533}
 
 
-async def test_a_job_begins_with_what_a_viewer_needs_first(make_clip: MakeClip) -> None:
+async def test_plan_starts_with_what_a_viewer_needs_first(make_clip: MakeClip) -> None:
     source = await probe(served(make_clip("thirty.mp4", *CLIPS["thirty.mp4"])))
     both = ("240p", "360p")
 

@@ -1,4 +1,4 @@
-"""The playlists say what is there, in the words of the protocol; m3u8 reads them as a player would."""
+"""Playlists conform to the protocol; m3u8 parses them like a player."""
 
 import itertools
 from fractions import Fraction
@@ -18,7 +18,7 @@ def signed(key: str) -> str:
     return f"/streams/{key}?expires=1&signature=abc"
 
 
-def test_a_growing_list_names_what_is_there_and_has_no_end() -> None:
+def test_growing_playlist_lists_stored_segments_and_has_no_endlist() -> None:
     text = media_playlist("v/init.mp4", SEGMENTS[:2], target_seconds=4, complete=False, uri=signed)
 
     parsed = m3u8.loads(text)
@@ -31,14 +31,14 @@ def test_a_growing_list_names_what_is_there_and_has_no_end() -> None:
     assert [(s.uri, s.duration) for s in parsed.segments] == [(signed("v/0.m4s"), 4.0), (signed("v/1.m4s"), 4.25)]
 
 
-def test_a_complete_list_ends() -> None:
+def test_complete_playlist_has_an_endlist() -> None:
     parsed = m3u8.loads(media_playlist("v/init.mp4", SEGMENTS, target_seconds=4, complete=True, uri=signed))
 
     assert parsed.playlist_type == "vod"
     assert parsed.is_endlist
 
 
-def test_a_list_only_grows_at_its_end() -> None:
+def test_playlist_only_grows_at_its_end() -> None:
     lists = [
         media_playlist("v/init.mp4", SEGMENTS[:length], target_seconds=4, complete=False, uri=signed)
         for length in range(len(SEGMENTS) + 1)
@@ -48,7 +48,7 @@ def test_a_list_only_grows_at_its_end() -> None:
 
 
 @given(st.lists(st.floats(0.01, 30.0), max_size=20))
-def test_no_segment_is_longer_than_the_target_duration(durations: list[float]) -> None:
+def test_target_duration_is_at_least_that_of_each_segment(durations: list[float]) -> None:
     segments = [Segment(str(number), duration, 1) for number, duration in enumerate(durations)]
 
     parsed = m3u8.loads(media_playlist("init", segments, target_seconds=4, complete=True, uri=str))
@@ -57,7 +57,7 @@ def test_no_segment_is_longer_than_the_target_duration(durations: list[float]) -
     assert all(int(duration + 0.5) <= parsed.target_duration for duration in durations)
 
 
-def test_the_master_measures_each_rendition_with_its_sound() -> None:
+def test_master_playlist_measures_bit_rates_with_audio() -> None:
     parsed = m3u8.loads(master_playlist([VIDEO], AUDIO, uri=signed))
 
     (playlist,) = parsed.playlists
@@ -73,7 +73,7 @@ def test_the_master_measures_each_rendition_with_its_sound() -> None:
     assert (media.default, media.autoselect, media.channels) == ("YES", "YES", "2")
 
 
-def test_a_silent_video_has_no_audio_group() -> None:
+def test_video_without_audio_has_no_audio_group() -> None:
     parsed = m3u8.loads(master_playlist([VIDEO], None, uri=signed))
 
     assert parsed.media == []

@@ -1,4 +1,4 @@
-"""What is not a video, or only pretends to be, is refused by name, reads no other file and reaches no other host."""
+"""Files that are not videos are rejected with a code, cannot read other files, and reach no host."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ def picture(size: str = "320x180", seconds: float = 2, rate: int = 25) -> list[s
 
 
 class Listener:
-    """A local host that must not be reached; counts who connects."""
+    """A local host that must not be reached; counts connections."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -59,7 +59,7 @@ def hls_playlist(*addresses: str) -> bytes:
 
 
 def gab2_avi(playlist: bytes) -> bytes:
-    """An AVI whose subtitle stream carries a playlist (GAB2 chunk), as published for CVE-2017-9993."""
+    """An AVI with a playlist in its subtitle stream (GAB2 chunk), as published for CVE-2017-9993."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
@@ -110,7 +110,7 @@ NOT_VIDEOS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.sample(8)
 @pytest.mark.parametrize("suffix", ["mp4", "m3u8", "avi", ""])
 @pytest.mark.parametrize("what", NOT_VIDEOS)
-async def test_what_is_not_a_video_is_refused_and_reaches_no_host(
+async def test_file_that_is_not_a_video_is_rejected_and_reaches_no_host(
     what: str, suffix: str, listener: Listener, workdir: Path
 ) -> None:
     content, code = NOT_VIDEOS[what]
@@ -125,7 +125,7 @@ async def test_what_is_not_a_video_is_refused_and_reaches_no_host(
     assert listener.connections == 0
 
 
-async def test_a_playlist_in_the_subtitles_of_an_avi_is_not_followed(listener: Listener, workdir: Path) -> None:
+async def test_playlist_in_the_subtitles_of_an_avi_is_not_followed(listener: Listener, workdir: Path) -> None:
     playlist = hls_playlist("file:///etc/passwd", f"http://127.0.0.1:{listener.port}/x.ts")
     path = workdir / "source.avi"
     path.write_bytes(gab2_avi(playlist))
@@ -138,10 +138,10 @@ async def test_a_playlist_in_the_subtitles_of_an_avi_is_not_followed(listener: L
     assert listener.connections == 0
 
 
-async def test_a_data_reference_of_a_quicktime_file_is_not_followed(
+async def test_data_reference_of_a_quicktime_file_is_not_followed(
     listener: Listener, make_clip: MakeClip, workdir: Path
 ) -> None:
-    """A `url ` reference in place of "in this file" (ISO 14496-12, 8.7.2)."""
+    """A `url ` reference instead of "in this file" (ISO 14496-12, 8.7.2)."""
     content = make_clip("plain.mp4", *picture(), *H264).read_bytes()
     inside = struct.pack(">I4sI", 12, b"url ", 1)
     outside = struct.pack(">I4sI", 12, b"url ", 0)
@@ -165,16 +165,14 @@ async def test_a_data_reference_of_a_quicktime_file_is_not_followed(
         ("fast.mp4", [*picture("64x64", 0.2, 1000), *H264], "frame_rate_too_high"),
     ],
 )
-async def test_a_video_that_is_not_accepted_is_refused(
-    name: str, arguments: list[str], code: str, make_clip: MakeClip
-) -> None:
+async def test_unsupported_video_is_rejected(name: str, arguments: list[str], code: str, make_clip: MakeClip) -> None:
     with pytest.raises(SourceRejected) as refused:
         await probe(served(make_clip(name, *arguments)))
 
     assert refused.value.code == code
 
 
-async def test_a_picture_of_one_by_65535_is_refused(make_clip: MakeClip, workdir: Path) -> None:
+async def test_video_of_1_by_65535_pixels_is_rejected(make_clip: MakeClip, workdir: Path) -> None:
     content = make_clip("plain_mpeg4.avi", *picture(), "-c:v", "wmv1").read_bytes()
     path = workdir / "source.avi"
     path.write_bytes(content.replace(struct.pack("<ii", 320, 180), struct.pack("<ii", 1, 65535)))
@@ -185,7 +183,7 @@ async def test_a_picture_of_one_by_65535_is_refused(make_clip: MakeClip, workdir
     assert refused.value.code == "too_large_dimensions"
 
 
-async def test_a_size_that_only_the_container_claims_is_not_believed(make_clip: MakeClip, workdir: Path) -> None:
+async def test_size_declared_only_by_the_container_is_not_trusted(make_clip: MakeClip, workdir: Path) -> None:
     content = make_clip("plain.mp4", *picture(), *H264).read_bytes()
     path = workdir / "source.mp4"
     path.write_bytes(content.replace(struct.pack(">HH", 320, 180), struct.pack(">HH", 1, 65535)))
@@ -195,7 +193,7 @@ async def test_a_size_that_only_the_container_claims_is_not_believed(make_clip: 
     assert (source.width, source.height) == (320, 180)
 
 
-async def test_limits_are_those_of_the_caller(make_clip: MakeClip) -> None:
+async def test_probe_applies_the_limits_of_the_caller(make_clip: MakeClip) -> None:
     clip = served(make_clip("plain.mp4", *picture(), *H264))
 
     for limits, code in [
@@ -209,7 +207,7 @@ async def test_limits_are_those_of_the_caller(make_clip: MakeClip) -> None:
         assert refused.value.code == code
 
 
-async def test_an_mp4_without_its_index_is_truncated(make_clip: MakeClip, workdir: Path) -> None:
+async def test_mp4_without_its_index_is_rejected_as_truncated(make_clip: MakeClip, workdir: Path) -> None:
     content = make_clip("plain.mp4", *picture(), *H264).read_bytes()
     path = workdir / "source"
     path.write_bytes(content[: content.index(b"moov") - 4])
@@ -233,7 +231,7 @@ async def test_negative_timestamps_are_encoded(make_clip: MakeClip, workdir: Pat
             assert [file async for file in encode(part, source, ladder(source), served(clip), folder)]
 
 
-async def test_noise_in_the_middle_does_not_hang(make_clip: MakeClip, workdir: Path) -> None:
+async def test_noise_in_the_middle_of_a_file_does_not_hang_ffmpeg(make_clip: MakeClip, workdir: Path) -> None:
     content = bytearray(make_clip("plain.mp4", *picture(), *H264).read_bytes())
     middle = len(content) // 2
     content[middle : middle + 5000] = os.urandom(5000)
@@ -246,7 +244,7 @@ async def test_noise_in_the_middle_does_not_hang(make_clip: MakeClip, workdir: P
             pass
 
 
-async def test_a_tool_gets_a_minimal_environment_and_no_input() -> None:
+async def test_tool_has_a_minimal_environment_and_no_input() -> None:
     os.environ["KINORA_SECRET_FOR_THE_TEST"] = "secret"
     try:
         end = await sandbox.run(["sh", "-c", "export -p; exec cat"], LIMITS)
@@ -257,7 +255,7 @@ async def test_a_tool_gets_a_minimal_environment_and_no_input() -> None:
     assert end.code == 0
 
 
-async def test_a_tool_is_stopped_when_it_takes_too_long_or_too_much(workdir: Path) -> None:
+async def test_tool_is_killed_at_its_time_and_output_limits(workdir: Path) -> None:
     slept = await sandbox.run(["sleep", "60"], replace(LIMITS, wall_seconds=2))
     spun = await sandbox.run(["sh", "-c", "while :; do :; done"], replace(LIMITS, cpu_seconds=1))
     wrote = await sandbox.run(
@@ -275,7 +273,7 @@ async def test_a_tool_is_stopped_when_it_takes_too_long_or_too_much(workdir: Pat
 
 
 def alive(marker: str) -> bool:
-    """Whether a process has `marker` among its arguments."""
+    """Whether any process has `marker` among its arguments."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if marker.encode() in (process / "cmdline").read_bytes().split(b"\0"):
@@ -289,7 +287,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_cancelled_task_leaves_no_tool_behind() -> None:
+async def test_cancelled_task_kills_its_tool() -> None:
     task = asyncio.create_task(sandbox.run(["sleep", "61.25"], LIMITS))
     await until(lambda: alive("61.25"))
 
@@ -300,7 +298,7 @@ async def test_a_cancelled_task_leaves_no_tool_behind() -> None:
     assert not alive("61.25")
 
 
-async def test_a_killed_parent_leaves_no_tool_behind() -> None:
+async def test_tool_is_killed_with_its_parent() -> None:
     program = (
         "import asyncio; from kinora_video import sandbox;"
         "asyncio.run(sandbox.run(['sleep', '62.25'], sandbox.Limits()))"

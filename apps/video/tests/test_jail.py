@@ -1,7 +1,6 @@
-"""Code that took ffmpeg over, seen from inside: it reads, signals, writes and reaches nothing but what it was given.
+"""The containment, as seen by code that has taken over ffmpeg: it can access nothing but its folder and its source.
 
-The worker is tried as both users that it may have: root, as on a machine of one's own, and one without any privilege,
-as in a pod.
+Tested with both possible users of the worker: root, as on a developer's machine, and an unprivileged user, as in a pod.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from kinora_video.sandbox import Limits, OutputRefused
 
 WORKER, ATTACK = ((Path(__file__).parent / name).read_text() for name in ("attacked.py", "attack.py"))
 ROOT = Path(__file__).resolve().parents[3]
-PYTHON = "/usr/bin/python3"  # a tool can execute no other
+PYTHON = "/usr/bin/python3"  # tools can execute only the system's
 POD_USER = 10001
 AS_IN_A_POD = [
     *("setpriv", f"--reuid={POD_USER}", f"--regid={POD_USER}", "--clear-groups", "--no-new-privs"),
@@ -41,7 +40,7 @@ def users() -> list[str]:
 
 @pytest.fixture
 def modules(workdir: Path) -> Path:
-    """The containment's code, where any user can read it; nothing else belongs to it."""
+    """The modules of the containment, in a folder that any user can read."""
     package = workdir / "modules" / "kinora_video"
     package.mkdir(parents=True)
     for module in ("__init__", "sandbox", "launch", "feed", "syscalls"):
@@ -64,7 +63,7 @@ def run_worker(user: str, modules: Path, program: str, *arguments: str) -> "subp
 
 
 class Listener:
-    """A part of the platform; counts who reaches it."""
+    """A fake component of the platform; counts connections."""
 
     def __init__(self) -> None:
         self.reached: list[str] = []
@@ -87,7 +86,7 @@ class Listener:
 
 
 def attack(user: str, modules: Path, workdir: Path, source: str | None) -> tuple[dict[str, str], Listener]:
-    """What came of each attempt."""
+    """The outcome of each attempt."""
     secrets = [workdir / name for name in ("pg_hba.conf", "passwords", "worker")]
     for secret, owner, mode in zip(secrets, (65534, 0, POD_USER), (0o600, 0o666, 0o600), strict=True):
         secret.write_text("secret")
@@ -95,7 +94,7 @@ def attack(user: str, modules: Path, workdir: Path, source: str | None) -> tuple
         if os.geteuid() == 0:
             os.chown(secret, owner, owner)
     secrets += list((ROOT / ".kinora").glob("state/postgres/data/pg_hba.conf"))
-    workdir.chmod(0o777)  # by its modes alone, anybody could write there
+    workdir.chmod(0o777)  # by its mode alone, any user could write there
     listener = Listener()
     with listener.listening(workdir / "local") as port:
         addresses: dict[str, Any] = {"the metadata service": ("169.254.169.254", 80), "a listener": ("127.0.0.1", port)}
@@ -110,18 +109,18 @@ def attack(user: str, modules: Path, workdir: Path, source: str | None) -> tuple
     assert done.returncode == 0, done.stderr
     end = json.loads(done.stdout)
     assert end["code"] == 0, end["stderr"]
-    assert end["survived"], "the sibling runs on"
+    assert end["survived"], "the sibling is still running"
     outcomes: dict[str, str] = json.loads(end["stdout"])
     assert len(outcomes) > 100
     return outcomes, listener
 
 
-needs_landlock = pytest.mark.skipif(launch.landlock_version() == 0, reason="this kernel has no Landlock")
+needs_landlock = pytest.mark.skipif(launch.landlock_version() == 0, reason="Landlock is unavailable")
 
 
 @needs_landlock
 @pytest.mark.parametrize("user", users())
-def test_tool_without_source_is_refused_everything(user: str, modules: Path, workdir: Path) -> None:
+def test_tool_without_source_is_denied_everything(user: str, modules: Path, workdir: Path) -> None:
     outcomes, listener = attack(user, modules, workdir, source=None)
 
     assert {name: outcome for name, outcome in outcomes.items() if outcome != "refused"} == {}
@@ -130,7 +129,7 @@ def test_tool_without_source_is_refused_everything(user: str, modules: Path, wor
 
 @needs_landlock
 @pytest.mark.parametrize("user", users())
-def test_tool_reaches_its_source_by_every_address(user: str, modules: Path, workdir: Path) -> None:
+def test_tool_reaches_only_its_source_at_any_address(user: str, modules: Path, workdir: Path) -> None:
     source = workdir / "source"
     source.write_text("its source")
 
@@ -158,8 +157,8 @@ def test_worker_cannot_be_read_by_processes_of_its_user(modules: Path) -> None:
     assert "Permission denied" in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a run a user of its own")
-async def test_runs_have_users_of_their_own_as_root() -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a run as another user")
+async def test_each_run_has_its_own_user_as_root() -> None:
     command = ["id", "-u"]
     ends = await asyncio.gather(*(sandbox.run(command, LIMITS) for _ in range(2)))
 
@@ -181,7 +180,7 @@ async def test_tool_has_no_privileges() -> None:
     assert "0" not in status["Gid"].split()
 
 
-async def test_tool_is_killed_when_its_folder_or_memory_grows_too_big(workdir: Path) -> None:
+async def test_tool_is_killed_at_its_folder_and_memory_limits(workdir: Path) -> None:
     write = "import os\nwhile True: open(str(os.urandom(4).hex()), 'wb').write(bytes(1 << 20))"
     fill = "kept = bytearray(1 << 30)\nimport time\ntime.sleep(100)"
 
@@ -194,7 +193,7 @@ async def test_tool_is_killed_when_its_folder_or_memory_grows_too_big(workdir: P
     assert (filled.code, filled.timed_out, filled.out_of_memory) == (-9, False, True)
 
 
-async def test_largest_tool_is_killed_when_all_together_use_too_much_memory() -> None:
+async def test_largest_tool_is_killed_if_all_together_use_too_much_memory() -> None:
     def holds(mebibytes: int) -> list[str]:
         return ["python3", "-I", "-S", "-c", f"kept = bytearray({mebibytes} << 20)\nimport time\ntime.sleep(100)"]
 
@@ -225,14 +224,16 @@ async def test_largest_tool_is_killed_when_all_together_use_too_much_memory() ->
     ],
     ids=["v2", "v2 nested", "v1 in a container", "v1", "none"],
 )
-def test_memory_limit_is_the_control_groups(groups: str, limits: dict[str, str], lowest: int, tmp_path: Path) -> None:
+def test_memory_limit_is_that_of_the_control_groups(
+    groups: str, limits: dict[str, str], lowest: int, tmp_path: Path
+) -> None:
     for name, content in limits.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{content}\n")
     assert sandbox.memory_limit(f"{groups}\n", tmp_path) == lowest
 
 
-def test_output_that_is_no_file_of_its_own_is_refused(workdir: Path) -> None:
+def test_output_that_is_not_a_regular_file_without_links_is_rejected(workdir: Path) -> None:
     secret, link, hard = workdir / "secret", workdir / "link", workdir / "hard"
     secret.write_text("secret")
     link.symlink_to(secret)
@@ -248,7 +249,7 @@ def test_output_that_is_no_file_of_its_own_is_refused(workdir: Path) -> None:
             sandbox.read_output(path, limit=100)
 
 
-async def test_tool_that_is_not_installed_is_named() -> None:
+async def test_missing_tool_is_named_in_the_error() -> None:
     with pytest.raises(sandbox.ToolFailed, match="nothing-of-that-name is not installed"):
         await sandbox.run(["nothing-of-that-name"], LIMITS)
 
@@ -263,7 +264,7 @@ asyncio.run(sandbox.check(require_landlock=sys.argv[1] == "required"))
 """
 
 
-def test_worker_refuses_to_start_without_landlock_unless_told(modules: Path) -> None:
+def test_worker_refuses_to_start_without_landlock_by_default(modules: Path) -> None:
     refused = run_worker("unprivileged", modules, REFUSES_LANDLOCK, "required")
     accepted = run_worker("unprivileged", modules, REFUSES_LANDLOCK, "accepted")
 

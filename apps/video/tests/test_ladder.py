@@ -1,4 +1,4 @@
-"""The ladder never enlarges, keeps the shape, and always has something to show."""
+"""The ladder never upscales, keeps the aspect ratio, and is never empty."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -44,7 +44,7 @@ def source(width: int, height: int, frame_rate: Fraction = Fraction(30)) -> Sour
         ((161, 121), {"121p": (160, 120)}),
     ],
 )
-def test_known_sizes(size: tuple[int, int], sizes: dict[str, tuple[int, int]]) -> None:
+def test_ladder_of_common_sizes(size: tuple[int, int], sizes: dict[str, tuple[int, int]]) -> None:
     made = {rendition.name: (rendition.width, rendition.height) for rendition in ladder(source(*size))}
 
     assert {name: made[name] for name in sizes} == sizes
@@ -54,7 +54,7 @@ sides = st.integers(1, 8192)
 
 
 @given(sides, sides)
-def test_renditions_are_even_and_none_is_larger_than_the_source(width: int, height: int) -> None:
+def test_renditions_have_even_sides_and_are_not_larger_than_the_source(width: int, height: int) -> None:
     renditions = ladder(source(width, height))
 
     assert renditions
@@ -65,7 +65,7 @@ def test_renditions_are_even_and_none_is_larger_than_the_source(width: int, heig
 
 
 @given(st.integers(32, 8192), st.integers(32, 8192))
-def test_the_shape_is_kept_to_a_pixel(width: int, height: int) -> None:
+def test_renditions_keep_the_aspect_ratio_to_a_pixel(width: int, height: int) -> None:
     for rendition in ladder(source(width, height)):
         scale = max(rendition.width / width, rendition.height / height)
         assert abs(rendition.width - width * scale) <= 2 * max(1, width / height)
@@ -73,7 +73,7 @@ def test_the_shape_is_kept_to_a_pixel(width: int, height: int) -> None:
 
 
 @given(sides, sides)
-def test_renditions_grow_and_have_names_of_their_own(width: int, height: int) -> None:
+def test_renditions_grow_and_have_unique_names(width: int, height: int) -> None:
     renditions = ladder(source(width, height))
 
     assert len({rendition.name for rendition in renditions}) == len(renditions)
@@ -83,7 +83,7 @@ def test_renditions_grow_and_have_names_of_their_own(width: int, height: int) ->
 
 
 @given(sides, sides)
-def test_turning_the_source_turns_its_renditions(width: int, height: int) -> None:
+def test_rotating_the_source_rotates_its_renditions(width: int, height: int) -> None:
     upright = [(rendition.name, rendition.height, rendition.width) for rendition in ladder(source(height, width))]
 
     assert [
@@ -92,6 +92,6 @@ def test_turning_the_source_turns_its_renditions(width: int, height: int) -> Non
 
 
 @given(st.fractions(1, 300))
-def test_the_frame_rate_is_the_source_s_up_to_the_highest(frame_rate: Fraction) -> None:
+def test_frame_rate_is_that_of_the_source_up_to_the_maximum(frame_rate: Fraction) -> None:
     for rendition in ladder(source(1920, 1080, frame_rate)):
         assert rendition.frame_rate == min(frame_rate, MAX_FRAME_RATE)

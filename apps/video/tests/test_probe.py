@@ -1,4 +1,4 @@
-"""What a source is, whatever container and camera it came from."""
+"""Probing of sources from various containers and cameras."""
 
 import functools
 import http.server
@@ -26,7 +26,7 @@ def picture(size: str = "320x180", rate: str = "25", seconds: float = 2) -> list
 
 @pytest.fixture
 def address(make_clip: MakeClip) -> Iterator[str]:
-    """The clips' folder over HTTP (without ranges, so what is read must be at the front)."""
+    """The clips' folder over HTTP, without ranges, so the index must be at the start of the file."""
     folder = make_clip("plain.mp4", *picture(), *SOUND, *H264, "-movflags", "+faststart").parent
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -40,7 +40,7 @@ def address(make_clip: MakeClip) -> Iterator[str]:
         server.shutdown()
 
 
-async def test_a_source_is_described(make_clip: MakeClip) -> None:
+async def test_probe_describes_a_source(make_clip: MakeClip) -> None:
     clip = make_clip("plain.mp4", *picture(), *SOUND, *H264, "-movflags", "+faststart")
 
     source = await probe(served(clip))
@@ -55,13 +55,13 @@ async def test_a_source_is_described(make_clip: MakeClip) -> None:
     assert source.seekable
 
 
-async def test_a_source_is_read_over_http(address: str, make_clip: MakeClip) -> None:
+async def test_probe_reads_over_http(address: str, make_clip: MakeClip) -> None:
     clip = make_clip("plain.mp4", *picture(), *SOUND, *H264, "-movflags", "+faststart")
 
     assert await probe(f"{address}/plain.mp4") == await probe(served(clip))
 
 
-async def test_a_source_that_cannot_be_fetched_may_be_tried_again(address: str) -> None:
+async def test_probe_can_be_retried_if_the_source_cannot_be_fetched(address: str) -> None:
     for url in (f"{address}/nothing.mp4?signature=secret", "http://127.0.0.1:9/plain.mp4?signature=secret"):
         with pytest.raises(ToolFailed) as failed:
             await probe(url)
@@ -81,7 +81,9 @@ async def test_a_source_that_cannot_be_fetched_may_be_tried_again(address: str) 
         ("plain.wmv", ["-c:v", "wmv2"], "asf", False),
     ],
 )
-async def test_containers(name: str, arguments: list[str], container: str, seekable: bool, make_clip: MakeClip) -> None:
+async def test_probe_of_each_container(
+    name: str, arguments: list[str], container: str, seekable: bool, make_clip: MakeClip
+) -> None:
     source = await probe(served(make_clip(name, *picture(), *arguments)))
 
     assert (source.container, source.seekable) == (container, seekable)
@@ -90,7 +92,7 @@ async def test_containers(name: str, arguments: list[str], container: str, seeka
     assert source.frame_rate == pytest.approx(25, rel=0.03)
 
 
-async def test_a_recording_without_a_length_is_measured(make_clip: MakeClip) -> None:
+async def test_recording_without_a_duration_is_measured(make_clip: MakeClip) -> None:
     arguments = ["-c:v", "libvpx", "-deadline", "realtime", "-live", "1"]
     source = await probe(served(make_clip("recorded.webm", *picture(), *arguments)))
 
@@ -99,7 +101,7 @@ async def test_a_recording_without_a_length_is_measured(make_clip: MakeClip) -> 
     assert not source.seekable
 
 
-async def test_pixels_that_are_not_square_are_counted_as_seen(make_clip: MakeClip) -> None:
+async def test_size_of_non_square_pixels_is_the_displayed_one(make_clip: MakeClip) -> None:
     source = await probe(served(make_clip("pal.mp4", *picture("720x576"), "-vf", "setsar=64/45", *H264)))
 
     assert (source.width, source.height) == (1024, 576)
@@ -113,7 +115,7 @@ async def test_pixels_that_are_not_square_are_counted_as_seen(make_clip: MakeCli
         ((-1, 0, 0, 0, -1, 0), (320, 180)),
     ],
 )
-async def test_a_turned_picture_is_measured_as_seen(
+async def test_size_of_rotated_video_is_the_displayed_one(
     matrix: tuple[int, ...], size: tuple[int, int], make_clip: MakeClip, workdir: Path
 ) -> None:
     content = bytearray(make_clip("plain.mp4", *picture(), *SOUND, *H264, "-movflags", "+faststart").read_bytes())
@@ -125,7 +127,7 @@ async def test_a_turned_picture_is_measured_as_seen(
     assert (source.width, source.height) == size
 
 
-async def test_a_varying_frame_rate_is_noticed(make_clip: MakeClip) -> None:
+async def test_variable_frame_rate_is_detected(make_clip: MakeClip) -> None:
     varying = ["-vf", "select='lt(mod(n,7),3)'", "-fps_mode", "passthrough"]
     source = await probe(served(make_clip("varying.mp4", *picture("320x180", "60"), *varying, *H264)))
 
@@ -133,7 +135,7 @@ async def test_a_varying_frame_rate_is_noticed(make_clip: MakeClip) -> None:
     assert source.frame_rate < 30
 
 
-async def test_the_first_frame_s_time_is_told_from_the_container_s(make_clip: MakeClip) -> None:
+async def test_video_start_may_differ_from_that_of_the_container(make_clip: MakeClip) -> None:
     late = ["-itsoffset", "1.5", *picture(), *SOUND, *H264, "-map", "0:v", "-map", "1:a"]
     source = await probe(served(make_clip("late_picture.mkv", *late)))
 
@@ -142,7 +144,7 @@ async def test_the_first_frame_s_time_is_told_from_the_container_s(make_clip: Ma
     assert source.duration == pytest.approx(2.0, abs=0.05)
 
 
-async def test_a_cover_is_not_a_video(make_clip: MakeClip) -> None:
+async def test_cover_art_is_not_a_video(make_clip: MakeClip) -> None:
     cover = make_clip("cover.png", *picture(), "-frames:v", "1")
     song = make_clip("song.m4a", *SOUND, "-movflags", "+faststart")
     covered = [
@@ -166,7 +168,7 @@ async def test_a_cover_is_not_a_video(make_clip: MakeClip) -> None:
     assert refused.value.code == "no_video_stream"
 
 
-async def test_subtitles_and_a_cover_beside_the_picture_do_no_harm(make_clip: MakeClip, workdir: Path) -> None:
+async def test_subtitles_and_cover_art_beside_the_video_are_ignored(make_clip: MakeClip, workdir: Path) -> None:
     words = workdir / "words.srt"
     words.write_text("1\n00:00:00,000 --> 00:00:01,000\nWords\n")
     cover = make_clip("cover.png", *picture(), "-frames:v", "1")

@@ -1,4 +1,4 @@
-"""Progress over server-sent events, through the routes as they are served: who may follow, how long, and how many."""
+"""Progress by server-sent events, through the real routes: authorisation, end of the stream, and limits."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ class Keys:
 
 
 class Documents:
-    """The media service, which these tests do not need."""
+    """The media service, which these tests must not call."""
 
     async def drop(self, video_id: UUID) -> None:
         raise AssertionError
@@ -87,7 +87,7 @@ class Followed:
         self._lines = answer.aiter_lines()
 
     async def event(self) -> tuple[str, dict[str, Any]]:
-        """The next one: its id and its data. Raises StopAsyncIteration at the end."""
+        """The id and data of the next event. Raises StopAsyncIteration at the end."""
         found: dict[str, str] = {}
         async with asyncio.timeout(30):
             while True:
@@ -180,7 +180,7 @@ async def following(
         yield Followed(answer)
 
 
-async def test_progress_begins_with_the_present_state_and_ends_with_the_last(world: World) -> None:
+async def test_progress_starts_with_the_current_state_and_ends_with_the_final_one(world: World) -> None:
     owner = new_id()
     video_id = await world.uploading(owner)
     async with following(world, video_id, token(owner)) as followed:
@@ -202,7 +202,7 @@ async def test_progress_begins_with_the_present_state_and_ends_with_the_last(wor
         await again.end()
 
 
-async def test_progress_goes_on_after_the_last_event_that_was_seen(world: World) -> None:
+async def test_progress_resumes_after_the_last_event_id(world: World) -> None:
     owner = new_id()
     video_id = await world.uploading(owner)
     async with following(world, video_id, token(owner)) as followed:
@@ -214,7 +214,7 @@ async def test_progress_goes_on_after_the_last_event_that_was_seen(world: World)
 
 
 @pytest.mark.parametrize("nonsense", ["", "-1", "x", "9" * 18, "9" * 5000, "\u00b2"])
-async def test_progress_takes_any_last_event_id(world: World, nonsense: str) -> None:
+async def test_progress_accepts_any_last_event_id(world: World, nonsense: str) -> None:
     owner = new_id()
     video_id = await world.uploading(owner)
     async with following(world, video_id, token(owner), last_event_id=nonsense) as followed:
@@ -225,7 +225,7 @@ async def test_progress_takes_any_last_event_id(world: World, nonsense: str) -> 
                 pass
 
 
-async def test_progress_is_for_the_owner(world: World) -> None:
+async def test_progress_is_restricted_to_the_owner(world: World) -> None:
     owner, stranger = new_id(), new_id()
     public, private = await world.uploading(owner), await world.uploading(owner, visibility="private")
     for video_id, bearer, status in (
@@ -259,7 +259,7 @@ async def test_progress_ends_with_the_token(world: World) -> None:
         await followed.end()
 
 
-async def test_one_user_may_follow_only_so_often_and_others_do_not_notice(world: World) -> None:
+async def test_streams_are_limited_per_user_without_affecting_others(world: World) -> None:
     owner, other = new_id(), new_id()
     video_id, others = await world.uploading(owner), await world.uploading(other)
     async with following(world, video_id, token(owner)) as first, following(world, video_id, token(owner)) as second:

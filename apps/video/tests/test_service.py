@@ -1,4 +1,4 @@
-"""The use cases of videos: deletion, visibility, signed addresses, streams and the poster."""
+"""The use cases of videos: deletion, visibility, signed URLs, streams and the poster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STREAMS = "streams"
 
 
-async def test_a_deleted_video_leaves_nothing_even_while_it_is_worked_on(stage: Stage, clip: Path) -> None:
+async def test_delete_removes_all_objects_even_during_transcoding(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)
     await stage.transcoder.handle(prepare)
@@ -38,10 +38,10 @@ async def test_a_deleted_video_leaves_nothing_even_while_it_is_worked_on(stage: 
     with pytest.raises(VideoNotFound):
         await stage.videos.get(owner, video_id)
     assert await stage.left(video_id) == []
-    assert (await stage.told(video_id))[-1] == "video.deleted"
+    assert (await stage.emitted(video_id))[-1] == "video.deleted"
 
 
-async def test_what_was_stored_just_after_the_purge_goes_with_the_second(stage: Stage, clip: Path) -> None:
+async def test_second_purge_removes_objects_stored_after_the_first(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     await stage.videos.delete(owner, video_id)
     await stage.cleanup.purge()
@@ -54,16 +54,16 @@ async def test_what_was_stored_just_after_the_purge_goes_with_the_second(stage: 
     assert await store.get(stage.pool, video_id) is None
 
 
-async def test_deleting_twice_tells_it_once(stage: Stage, clip: Path) -> None:
+async def test_repeated_delete_emits_one_event(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     await stage.videos.delete(owner, video_id)
     await stage.videos.delete_quietly(video_id)
     with pytest.raises(VideoNotFound):
         await stage.videos.delete(owner, video_id)
-    assert (await stage.told(video_id)).count("video.deleted") == 1
+    assert (await stage.emitted(video_id)).count("video.deleted") == 1
 
 
-async def test_delete_reaches_the_catalogue_before_the_answer(stage: Stage, clip: Path) -> None:
+async def test_delete_reaches_the_catalogue_before_it_succeeds(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     stage.catalogue.away = True
     for _ in range(2):
@@ -72,7 +72,7 @@ async def test_delete_reaches_the_catalogue_before_the_answer(stage: Stage, clip
     with pytest.raises(VideoNotFound):
         await stage.videos.get(owner, video_id)
     stage.catalogue.away = False
-    with pytest.raises(VideoNotFound):  # it is done
+    with pytest.raises(VideoNotFound):  # already deleted in both
         await stage.videos.delete(owner, video_id)
     assert stage.catalogue.dropped.count(video_id) == 1
     with pytest.raises(VideoNotFound):
@@ -80,18 +80,18 @@ async def test_delete_reaches_the_catalogue_before_the_answer(stage: Stage, clip
     assert stage.catalogue.dropped.count(video_id) == 1
 
 
-async def test_drop_is_for_the_owner_and_repeatable(stage: Stage, clip: Path) -> None:
+async def test_drop_is_restricted_to_the_owner_and_idempotent(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     with pytest.raises(NotTheOwner):
         await stage.videos.drop(Caller(new_id()), video_id)
     for _ in range(2):
         await stage.videos.drop(owner, video_id)
     await stage.videos.drop(owner, new_id())
-    assert (await stage.told(video_id)).count("video.deleted") == 1
-    assert video_id not in stage.catalogue.dropped, "it asked, and knows"
+    assert (await stage.emitted(video_id)).count("video.deleted") == 1
+    assert video_id not in stage.catalogue.dropped, "the media service asked for it itself"
 
 
-async def test_deleting_an_account_deletes_all_its_videos(
+async def test_account_deletion_deletes_all_its_videos(
     stage: Stage, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "DELETE_BATCH", 1)
@@ -102,13 +102,13 @@ async def test_deleting_an_account_deletes_all_its_videos(
         await stage.videos.delete_all_of(owner.user_id)
     assert await stage.videos.list_videos(owner, [first, second]) == []
     for video_id in (first, second):
-        assert (await stage.told(video_id)).count("video.deleted") == 1
+        assert (await stage.emitted(video_id)).count("video.deleted") == 1
     progress = [event for exchange, event in await stage.outbox() if exchange == "video.progress"]
     assert [event.data["state"] for event in progress if event.subject == str(first)][-1] == "deleted"
     assert await stage.state(foreign) == "processing"
 
 
-async def test_enforced_visibility_is_for_the_owner_and_the_newest_wins(stage: Stage, clip: Path) -> None:
+async def test_enforce_visibility_is_restricted_to_the_owner_and_the_newest_wins(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     stranger = Caller(new_id())
     with pytest.raises(NotTheOwner):
@@ -127,7 +127,7 @@ async def test_enforced_visibility_is_for_the_owner_and_the_newest_wins(stage: S
             await stage.videos.enforce_visibility(caller, video_id, "public", 9)
 
 
-async def test_signed_addresses_end_with_the_next_change_of_visibility(stage: Stage, clip: Path) -> None:
+async def test_signed_urls_end_with_the_next_change_of_visibility(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip, visibility="private")
     await stage.work(video_id)
     queries = []
@@ -143,11 +143,11 @@ async def test_signed_addresses_end_with_the_next_change_of_visibility(stage: St
                     await stage.videos.master_playlist(None, video_id, ended)
     assert len(set(queries)) == len(queries)
     again = (await stage.videos.get(owner, video_id)).stream_url.partition("?")[2]
-    assert again == queries[-1], "what changes nothing ends nothing"
+    assert again == queries[-1], "the last change did not change the visibility"
 
 
-async def test_visibility_written_by_the_version_before_ends_signed_addresses_too(stage: Stage, clip: Path) -> None:
-    """It knows no counter, and runs beside this one during a rollout."""
+async def test_visibility_written_by_the_previous_version_ends_signed_urls(stage: Stage, clip: Path) -> None:
+    """Which does not know the counter, and runs in parallel during a rollout."""
     owner, video_id = await stage.uploaded(clip, visibility="private")
     await stage.work(video_id)
     query = (await stage.videos.get(owner, video_id)).stream_url.partition("?")[2]
@@ -157,7 +157,7 @@ async def test_visibility_written_by_the_version_before_ends_signed_addresses_to
         await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", query)
 
 
-async def test_only_the_owner_may_touch_a_video(stage: Stage, clip: Path) -> None:
+async def test_use_cases_of_the_owner_reject_strangers(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip, visibility="unlisted")
     stranger = Caller(new_id())
     for attempt in (
@@ -185,7 +185,7 @@ async def test_only_the_owner_may_touch_a_video(stage: Stage, clip: Path) -> Non
         await stage.uploads.authorise(owner, name)
 
 
-async def test_a_visibility_that_comes_late_is_not_taken(stage: Stage, clip: Path) -> None:
+async def test_late_visibility_event_is_ignored(stage: Stage, clip: Path) -> None:
     _, video_id = await stage.uploaded(clip)
     await stage.videos.set_visibility(video_id, "private", 5)
     await stage.videos.set_visibility(video_id, "public", 4)
@@ -194,7 +194,7 @@ async def test_a_visibility_that_comes_late_is_not_taken(stage: Stage, clip: Pat
     assert video.visibility == "private"
 
 
-async def test_a_private_stream_opens_with_its_signature_only(stage: Stage, clip: Path) -> None:
+async def test_private_stream_requires_its_signature(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip, visibility="private")
     await stage.work(video_id)
     url = (await stage.videos.get(owner, video_id)).stream_url
@@ -203,7 +203,7 @@ async def test_a_private_stream_opens_with_its_signature_only(stage: Stage, clip
     assert all(query in line for line in master.splitlines() if line and not line.startswith("#"))
     with pytest.raises(VideoNotFound):
         await stage.videos.master_playlist(None, video_id, "")
-    # Whoever came by an address gets no younger one: it does end.
+    # A request with a signed URL gets no newer signature, so access expires.
     older = replace(stage.videos.links, lifetime_seconds=60).query(video_id, 0, 0)
     assert older != query
     for _, text in (
@@ -223,7 +223,7 @@ async def test_a_private_stream_opens_with_its_signature_only(stage: Stage, clip
     assert other_owner != owner
 
 
-async def test_the_gateway_can_fetch_exactly_the_object_that_was_authorised(stage: Stage, clip: Path) -> None:
+async def test_gateway_can_fetch_only_the_authorised_object(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip, visibility="private")
     await stage.work(video_id)
     query = stage.videos.links.query(video_id, 0, 0)
@@ -238,7 +238,7 @@ async def test_the_gateway_can_fetch_exactly_the_object_that_was_authorised(stag
     assert owner is not None
 
 
-async def test_a_stream_made_private_is_closed_at_once(stage: Stage, clip: Path) -> None:
+async def test_stream_that_becomes_private_is_closed_at_once(stage: Stage, clip: Path) -> None:
     _, video_id = await stage.uploaded(clip)
     await stage.work(video_id)
     await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "")
@@ -249,7 +249,7 @@ async def test_a_stream_made_private_is_closed_at_once(stage: Stage, clip: Path)
         await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "")
 
 
-async def test_the_owner_chooses_the_moment_of_the_poster(stage: Stage, clip: Path) -> None:
+async def test_choose_poster_replaces_the_poster(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     with pytest.raises(NotPlayable):
         await stage.videos.choose_poster(owner, video_id, 1)
@@ -262,6 +262,6 @@ async def test_the_owner_chooses_the_moment_of_the_poster(stage: Stage, clip: Pa
     after = (await stage.videos.get(owner, video_id)).poster_url
     assert after != before
     await stage.videos.choose_poster(owner, video_id, 7)
-    assert await stage.commands(video_id) == [], "it is there already"
+    assert await stage.commands(video_id) == [], "this poster already exists"
     posters = [key for key in await stage.objects.keys(STREAMS, f"{video_id}/") if "poster" in key]
     assert posters == [f"{video_id}/{after.rpartition('/')[2]}"]

@@ -1,4 +1,4 @@
-"""The worker's use cases: commands in any order and twice, parts that fail, and workers that die."""
+"""The worker's use cases: reordered and repeated commands, failing parts, and workers that die."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UPLOADS, STREAMS = "uploads", "streams"
 
 
 async def listed_objects(stage: Stage, video_id: UUID) -> list[str]:
-    """The keys that the playlists name at this moment."""
+    """The keys of the objects in the current playlists."""
     _, master = await stage.videos.master_playlist(None, video_id, "")
     playlists = m3u8.loads(master)
     uris = [playlist.uri for playlist in playlists.playlists] + [str(media.uri) for media in playlists.media]
@@ -48,18 +48,18 @@ async def listed_objects(stage: Stage, video_id: UUID) -> list[str]:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_commands_in_any_order_and_twice_end_in_the_same_stream(stage: Stage, clip: Path, times: int) -> None:
+async def test_commands_in_any_order_and_repeated_give_the_same_stream(stage: Stage, clip: Path, times: int) -> None:
     _, video_id = await stage.uploaded(clip)
     await stage.work(video_id, seed=times, times=times)
     assert await stage.state(video_id) == "ready"
-    assert await stage.told(video_id) == ["video.upload_started", "video.uploaded", "video.playable", "video.ready"]
+    assert await stage.emitted(video_id) == ["video.upload_started", "video.uploaded", "video.playable", "video.ready"]
     stored = set(await stage.objects.keys(STREAMS, f"{video_id}/"))
     named = set(await listed_objects(stage, video_id))
     assert named <= stored
     assert {key for key in stored if key.endswith(".m4s")} <= named
 
 
-async def test_a_playlist_never_names_what_is_not_there(stage: Stage, clip: Path) -> None:
+async def test_playlists_list_only_stored_objects(stage: Stage, clip: Path) -> None:
     _, video_id = await stage.uploaded(clip)
     lengths = []
     while commands := await stage.commands(video_id):
@@ -74,7 +74,7 @@ async def test_a_playlist_never_names_what_is_not_there(stage: Stage, clip: Path
     assert lengths[0] < lengths[-1]
 
 
-async def test_a_growing_playlist_is_an_event_list_and_a_complete_one_is_vod(stage: Stage, clip: Path) -> None:
+async def test_growing_playlist_is_event_and_complete_one_is_vod(stage: Stage, clip: Path) -> None:
     _, video_id = await stage.uploaded(clip)
     kinds = []
     while commands := await stage.commands(video_id):
@@ -89,7 +89,7 @@ async def test_a_growing_playlist_is_an_event_list_and_a_complete_one_is_vod(sta
     assert kinds[-1] == ("vod", True)
 
 
-async def test_workers_that_stop_in_a_part_cost_no_attempt(stage: Stage, clip: Path) -> None:
+async def test_graceful_stop_of_a_worker_costs_no_attempt(stage: Stage, clip: Path) -> None:
     _, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)
     await stage.transcoder.handle(prepare)
@@ -107,7 +107,7 @@ async def test_workers_that_stop_in_a_part_cost_no_attempt(stage: Stage, clip: P
 
 @dataclass(frozen=True)
 class Stalled(Transcoder):
-    """Reads every source from an address that accepts connections and never answers, so that no part ends."""
+    """Reads sources from a server that accepts connections but never responds, so that no part ends."""
 
     address: str = ""
 
@@ -116,7 +116,7 @@ class Stalled(Transcoder):
 
 
 async def stopped(stage: Stage, command: Event) -> None:
-    """Begin the part and stop in the middle, as a worker does in a rollout."""
+    """Start the part and stop gracefully in the middle, like a worker during a rollout."""
     reading = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -137,7 +137,7 @@ async def stopped(stage: Stage, command: Event) -> None:
     assert await stage.pool.fetchval(attempts, UUID(command.subject), command.data["index"]) == 0
 
 
-async def test_rollouts_and_failures_of_ffmpeg_do_not_add_up(stage: Stage, clip: Path) -> None:
+async def test_stops_kills_and_failures_of_ffmpeg_are_counted_separately(stage: Stage, clip: Path) -> None:
     _, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)
     await stage.transcoder.handle(prepare)
@@ -147,7 +147,7 @@ async def test_rollouts_and_failures_of_ffmpeg_do_not_add_up(stage: Stage, clip:
         await stopped(stage, commands[0])
         with pytest.raises(EncodeFailed):
             await limited.handle(commands[0])
-    # A worker that was killed, which cannot tell.
+    # Like a killed worker, which cannot record the end of its attempt.
     await stage.pool.execute("UPDATE parts SET attempts = attempts + 1 WHERE video_id = $1", video_id)
     for command in commands:
         await stage.transcoder.handle(command)
@@ -155,7 +155,7 @@ async def test_rollouts_and_failures_of_ffmpeg_do_not_add_up(stage: Stage, clip:
     assert await stage.state(video_id) == "ready"
 
 
-async def test_a_part_that_ends_every_worker_ends_the_video(stage: Stage, clip: Path) -> None:
+async def test_part_that_kills_every_worker_fails_the_video(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)
     await stage.transcoder.handle(prepare)
@@ -166,7 +166,7 @@ async def test_a_part_that_ends_every_worker_ends_the_video(stage: Stage, clip: 
     assert (progress.state, progress.failure_code) == ("failed", "transcode_failed")
 
 
-async def test_a_part_that_ffmpeg_fails_is_tried_again_and_then_ends_the_video(stage: Stage, clip: Path) -> None:
+async def test_part_that_ffmpeg_fails_is_retried_and_then_fails_the_video(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)
     await stage.transcoder.handle(prepare)
@@ -213,7 +213,7 @@ async def test_part_waits_for_memory_that_other_parts_use(stage: Stage, make_cli
     assert await stage.pool.fetchval(attempts, video_id, command.data["index"]) == 1
 
 
-async def test_a_source_that_cannot_be_reached_is_waited_for(stage: Stage, clip: Path) -> None:
+async def test_unreachable_source_is_retried_without_limit(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     away = s3.ObjectStore("http://127.0.0.1:1", access_key="x", secret_key="y")
     [prepare] = await stage.commands(video_id)
@@ -222,7 +222,7 @@ async def test_a_source_that_cannot_be_reached_is_waited_for(stage: Stage, clip:
     for _ in range(2 * transcode.ATTEMPTS):
         with pytest.raises(urllib3.exceptions.HTTPError) as waited:
             await replace(stage.transcoder, objects=away).handle(command)
-        assert is_outage(waited.value), "the broker brings it again for as long as it takes"
+        assert is_outage(waited.value), "the broker redelivers it for as long as it takes"
     away.close()
     await stage.transcoder.handle(command)
     await stage.work(video_id)
@@ -230,14 +230,14 @@ async def test_a_source_that_cannot_be_reached_is_waited_for(stage: Stage, clip:
     assert (await stage.videos.progress(owner, video_id)).failure_code == ""
 
 
-async def test_a_source_that_is_gone_ends_the_video(stage: Stage, clip: Path) -> None:
+async def test_missing_source_fails_the_video(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     await stage.objects.remove(UPLOADS, [str(video_id)])
     await stage.work(video_id)
     assert (await stage.videos.progress(owner, video_id)).failure_code == "unreadable"
 
 
-async def test_a_command_that_became_a_dead_letter_ends_the_video(stage: Stage, clip: Path) -> None:
+async def test_dead_lettered_command_fails_the_video(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)
     await stage.transcoder.give_up(prepare)

@@ -1,4 +1,4 @@
-"""What names an upload, and what a request does to it."""
+"""Parsing of tus requests: names, methods, metadata, lengths and concatenation."""
 
 import base64
 from uuid import UUID
@@ -15,7 +15,7 @@ ID = "01a20aee-9907-7735-a28c-5ab9bb4a7c27"
 NAME = f"{ID}+NzQ3.x_y~z-1"
 
 
-def test_an_upload_is_named_by_the_id_of_its_video_and_of_the_multipart_upload() -> None:
+def test_parse_name_returns_both_ids() -> None:
     assert parse_name(NAME) == Name(UUID(ID), "NzQ3.x_y~z-1")
 
 
@@ -42,13 +42,13 @@ def test_an_upload_is_named_by_the_id_of_its_video_and_of_the_multipart_upload()
         f"{ID}+é",
     ],
 )
-def test_nothing_else_names_an_upload(name: str) -> None:
+def test_parse_name_rejects_anything_else(name: str) -> None:
     with pytest.raises(VideoNotFound):
         parse_name(name)
 
 
 @given(st.text(alphabet=f"{ID}+/;%.ABCDEFx", max_size=60))
-def test_a_path_around_an_upload_is_none(extra: str) -> None:
+def test_read_request_rejects_text_around_a_name(extra: str) -> None:
     for path in (f"/video/upload/{NAME}{extra}", f"/video/upload/{extra}{NAME}", f"/{extra}/video/upload/{NAME}"):
         try:
             _, name = read_request(path, "HEAD", [])
@@ -78,7 +78,7 @@ def test_a_path_around_an_upload_is_none(extra: str) -> None:
         ("DELETE", [], "/video/upload/", None),
     ],
 )
-def test_the_method_is_the_one_that_tusd_will_obey(
+def test_read_request_returns_the_method_that_tusd_obeys(
     method: str, overrides: list[str], path: str, does: str | None
 ) -> None:
     if does is None:
@@ -101,7 +101,7 @@ def encoded(pairs: dict[str, str]) -> str:
         (["filename YS5tcDQ=, title 8J+OrA==,"], {"filename": "a.mp4", "title": "\N{CLAPPER BOARD}"}),
     ],
 )
-def test_metadata_is_read_as_the_protocol_says(headers: list[str], pairs: dict[str, str]) -> None:
+def test_metadata_is_parsed_as_in_the_protocol(headers: list[str], pairs: dict[str, str]) -> None:
     assert parse_metadata(headers) == pairs
 
 
@@ -123,12 +123,12 @@ def test_metadata_is_read_as_the_protocol_says(headers: list[str], pairs: dict[s
         [f"{'k' * 65} YQ=="],
     ],
 )
-def test_metadata_that_others_would_skip_or_refuse_is_refused(headers: list[str]) -> None:
+def test_metadata_that_tusd_or_the_store_would_reject_is_rejected(headers: list[str]) -> None:
     with pytest.raises(InvalidInput):
         parse_metadata(headers)
 
 
-def test_metadata_is_as_large_as_the_object_store_takes() -> None:
+def test_metadata_is_limited_to_what_the_object_store_accepts() -> None:
     most = 2048 - len("x-amz-meta-title")
     assert parse_metadata([encoded({"title": "x" * most})]) == {"title": "x" * most}
     with pytest.raises(MetadataTooLarge):
@@ -136,7 +136,7 @@ def test_metadata_is_as_large_as_the_object_store_takes() -> None:
 
 
 @given(st.text(alphabet=st.characters(codec="latin-1"), max_size=40))
-def test_any_metadata_is_read_or_refused(header: str) -> None:
+def test_any_metadata_is_parsed_or_rejected(header: str) -> None:
     try:
         pairs = parse_metadata([header])
     except DomainError:
@@ -148,7 +148,7 @@ OTHER = "01a20aee-9907-7735-a28c-5ab9bb4a7c28+y"
 LENGTH = {"Upload-Length": ["10"]}
 
 
-def test_concat_names_the_partial_uploads_in_their_order() -> None:
+def test_concat_returns_the_partial_uploads_in_order() -> None:
     assert parse_concat([]) == parse_concat([""]) == (False, ())
     assert parse_concat(["partial"]) == (True, ())
     addresses = f"/video/upload/{OTHER} http://localhost:8080/video/upload/{NAME}"
@@ -184,7 +184,7 @@ def test_concat_names_the_partial_uploads_in_their_order() -> None:
         f"final;/video/upload/{NAME} /video/upload/{NAME}",
     ],
 )
-def test_concat_that_tusd_could_read_in_another_way_is_refused(header: str) -> None:
+def test_concat_that_tusd_could_parse_differently_is_rejected(header: str) -> None:
     with pytest.raises((InvalidInput, VideoNotFound)):
         parse_concat([header])
 
@@ -200,7 +200,7 @@ def as_tusd_reads(header: str) -> list[str]:
 
 
 @given(st.lists(st.sampled_from([NAME, OTHER, "/video/upload/", " ", "/", "http://x", "+", "final;", "?", "\t", ","])))
-def test_concat_is_read_as_tusd_reads_it(pieces: list[str]) -> None:
+def test_concat_is_parsed_as_by_tusd(pieces: list[str]) -> None:
     header = "final;" + "".join(pieces)
     try:
         _, parts = parse_concat([header])
@@ -229,7 +229,7 @@ def test_concat_is_read_as_tusd_reads_it(pieces: list[str]) -> None:
         ({"Upload-Defer-Length": ["1"], "Upload-Concat": [f"final;/video/upload/{NAME}"]}, InvalidInput),
     ],
 )
-def test_creation_that_contradicts_itself_is_refused(headers: dict[str, list[str]], error: type[DomainError]) -> None:
+def test_contradictory_creation_is_rejected(headers: dict[str, list[str]], error: type[DomainError]) -> None:
     with pytest.raises(error):
         read_creation(lambda name: headers.get(name, []))
 
@@ -243,7 +243,7 @@ def test_creation_that_contradicts_itself_is_refused(headers: dict[str, list[str
         {"Upload-Concat": f"final;/video/upload/{NAME} /video/upload/{OTHER}"},
     ],
 )
-def test_creation_is_told_to_tusd_as_it_was_read(headers: dict[str, str]) -> None:
+def test_creation_headers_for_tusd_parse_to_the_same_creation(headers: dict[str, str]) -> None:
     creation = read_creation(lambda name: [headers[name]] if name in headers else [])
     assert creation.headers == headers
     assert read_creation(lambda name: [creation.headers[name]] if name in creation.headers else []) == creation

@@ -1,4 +1,4 @@
-"""The limit of an upload's size, kept by tusd and its hooks together: a tusd of the tests' own, with a small limit."""
+"""The size limit of uploads, with a real tusd that has a small limit and calls the hooks of this process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UPLOADS = "uploads"
 TUS = {"Tus-Resumable": "1.0.0"}
 BYTES = {"Content-Type": "application/offset+octet-stream"}
 MAX_BYTES = 16 << 20
-# Takes longer to send than the hook, which is called every second, to stop it.
+# Takes longer to send than it takes until a hook stops the upload; hooks are called every second.
 ENDLESS_BYTES = 4 << 30
 BLOCK = bytes(1 << 20)
 
@@ -52,7 +52,7 @@ class Sender:
 
     @property
     def headers(self) -> dict[str, str]:
-        """With the owner as the gateway names them."""
+        """With the owner's identity, as set by the gateway."""
         return {**self.owner.headers(), **TUS}
 
     async def create(self, **headers: str) -> str:
@@ -66,7 +66,7 @@ class Sender:
         return await asyncio.to_thread(self._send, path, {**self.headers, **BYTES, "Upload-Offset": "0", **headers})
 
     def _send(self, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        # httpx loses a response that comes while it is still sending.
+        # Not httpx, which loses a response that arrives while it is still sending.
         connection = http.client.HTTPConnection(self.client.base_url.host, self.client.base_url.port, timeout=60)
         with contextlib.closing(connection):
             with contextlib.suppress(ConnectionError):
@@ -82,13 +82,13 @@ class Sender:
 
 @pytest.fixture(scope="module")
 async def tusd(stage: Stage) -> AsyncIterator[httpx.AsyncClient]:
-    """tusd as the platform runs it, but for its ports and the limit, and the hooks that it calls."""
+    """tusd with the platform's options, except for the port, the limit and the URL of the hooks."""
     port, hooks_port = free_port(), free_port()
     settings = stage.uploads.settings.model_copy(update={"http_port": hooks_port, "upload_max_bytes": MAX_BYTES})
 
     @contextlib.asynccontextmanager
     async def wire(_: VideoSettings) -> AsyncIterator[State]:
-        # No hook looks at a token.
+        # Hooks use no token.
         verifier = TokenVerifier(keys=RemoteKeys("http://127.0.0.1:1"), issuer="", revocations=Redis())
         uploads = replace(stage.uploads, settings=settings)
         yield State(Checks(), stage.videos, uploads, Changes(), Seats("events", settings), verifier)
@@ -135,7 +135,7 @@ async def test_upload_of_deferred_length_is_stopped_beyond_the_limit(
     if not concat:
         assert (await stage.videos.progress(sender.owner, upload_id)).failure_code == "file_too_large"
     assert await stage.left(upload_id) == []
-    assert await stage.objects.abort_uploads(UPLOADS, str(upload_id)) == 0, "the object store keeps some parts"
+    assert await stage.objects.abort_uploads(UPLOADS, str(upload_id)) == 0, "the object store still has parts"
 
 
 async def test_chunked_body_of_deferred_length_is_cut_off_at_the_limit(sender: Sender) -> None:

@@ -1,4 +1,4 @@
-"""The use cases of uploads: what is refused, deferred lengths, partial and final uploads, and expiry."""
+"""The use cases of uploads: rejections, deferred lengths, partial and final uploads, and expiry."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 UPLOADS = "uploads"
 
 
-async def test_an_upload_whose_end_was_never_told_is_noticed(stage: Stage, clip: Path) -> None:
+async def test_sweep_finishes_an_upload_whose_hook_was_lost(stage: Stage, clip: Path) -> None:
     owner = Caller(new_id())
     video_id = await stage.uploads.begin(owner, size=clip.stat().st_size, metadata={"filename": "a.mp4"})
     await stage.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4")
@@ -42,13 +42,13 @@ async def test_an_upload_whose_end_was_never_told_is_noticed(stage: Stage, clip:
     assert await stage.state(video_id) == "processing"
 
 
-async def test_an_upload_that_nobody_goes_on_with_expires(stage: Stage) -> None:
+async def test_abandoned_upload_expires(stage: Stage) -> None:
     owner = Caller(new_id())
     video_id = await stage.uploads.begin(owner, size=1000, metadata={"filename": "a.mp4"})
     await stage.pool.execute("UPDATE videos SET updated_at = now() - interval '2 days' WHERE id = $1", video_id)
     await stage.uploads.sweep()
-    assert await stage.state(video_id) == "uploading", "those that are long silent are looked at now and then"
-    await stage.uploads.sweep(noisy_seconds=EVER_SECONDS)
+    assert await stage.state(video_id) == "uploading", "only the full sweep checks inactive uploads"
+    await stage.uploads.sweep(active_seconds=EVER_SECONDS)
     assert (await stage.videos.progress(owner, video_id)).failure_code == "upload_expired"
     with pytest.raises(UploadEnded):
         await stage.uploads.receive(await stage.upload(video_id), 500, 1000)
@@ -56,7 +56,7 @@ async def test_an_upload_that_nobody_goes_on_with_expires(stage: Stage) -> None:
         await stage.uploads.authorise(owner, await stage.named(video_id))
 
 
-async def test_a_failed_video_keeps_what_tells_that_its_upload_was_whole(stage: Stage, workdir: Path) -> None:
+async def test_failed_video_keeps_the_info_of_its_complete_upload(stage: Stage, workdir: Path) -> None:
     (workdir / "a.mp4").write_bytes(b"no video")
     owner, video_id = await stage.uploaded(workdir / "a.mp4")
     info = f"{video_id}.info"
@@ -87,7 +87,7 @@ async def test_a_failed_video_keeps_what_tells_that_its_upload_was_whole(stage: 
         ("\u2067\t\x7f", "video"),
     ],
 )
-async def test_a_file_keeps_the_letters_of_its_name(stage: Stage, filename: str, kept: str | None) -> None:
+async def test_filename_keeps_its_letters(stage: Stage, filename: str, kept: str | None) -> None:
     metadata = {"filename": filename, "title": filename}
     video_id = await stage.uploads.begin(Caller(new_id()), size=10, metadata=metadata)
     video = await store.get(stage.pool, video_id)
@@ -95,7 +95,7 @@ async def test_a_file_keeps_the_letters_of_its_name(stage: Stage, filename: str,
     assert (video.filename, video.title) == (kept or filename, kept or filename)
 
 
-async def test_uploads_are_refused_by_name(stage: Stage) -> None:
+async def test_begin_rejects_invalid_and_too_many_uploads(stage: Stage) -> None:
     owner = Caller(new_id())
     for size, metadata, error in (
         (2 << 30, {"filename": "a.mp4"}, FileTooLarge),
@@ -113,12 +113,12 @@ async def test_uploads_are_refused_by_name(stage: Stage) -> None:
     await stage.pool.execute(
         "UPDATE videos SET created_at = created_at - interval '10 seconds' WHERE owner_id = $1", owner.user_id
     )
-    await stage.uploads.begin(owner, size=10, metadata={})  # in the place of the one that got none for its bytes
+    await stage.uploads.begin(owner, size=10, metadata={})  # takes the place of the one that tusd did not create
     with pytest.raises(TooManyUploads):
         await stage.uploads.begin(owner, size=10, metadata={})
 
 
-async def test_upload_name_is_what_tusd_wrote_when_its_call_was_lost(stage: Stage) -> None:
+async def test_multipart_id_is_read_from_info_if_the_hook_was_lost(stage: Stage) -> None:
     owner = Caller(new_id())
     video_id = await stage.uploads.begin(owner, size=10, metadata={})
     with pytest.raises(VideoNotFound):
@@ -131,7 +131,7 @@ async def test_upload_name_is_what_tusd_wrote_when_its_call_was_lost(stage: Stag
     await stage.uploads.authorise(owner, Name(video_id, "the-part"))
 
 
-async def test_deferred_length_is_taken_once_and_within_the_limit(stage: Stage) -> None:
+async def test_deferred_length_is_accepted_once_and_within_the_limit(stage: Stage) -> None:
     owner = Caller(new_id())
     video_id = await stage.uploads.begin(owner, size=None, metadata={})
     name = await stage.named(video_id)
@@ -145,7 +145,7 @@ async def test_deferred_length_is_taken_once_and_within_the_limit(stage: Stage) 
     assert (await stage.upload(video_id)).size is None
     await stage.uploads.receive(await stage.upload(video_id), 200, 500)
     assert (await stage.videos.progress(owner, video_id)).bytes_total == 500
-    assert await stage.uploads.authorise(owner, name, says_size=500) is None, "tusd refuses a second time"
+    assert await stage.uploads.authorise(owner, name, says_size=500) is None, "tusd rejects a second declaration"
     with pytest.raises(InvalidInput):
         await stage.uploads.authorise(owner, name, says_size=501)
 
@@ -166,7 +166,7 @@ async def test_deferred_length_beyond_the_limit_fails_the_video(stage: Stage, ho
         await stage.uploads.authorise(owner, name)
 
 
-async def test_deferred_upload_whose_end_was_never_told_is_noticed(stage: Stage, clip: Path) -> None:
+async def test_sweep_finishes_a_deferred_upload_whose_hook_was_lost(stage: Stage, clip: Path) -> None:
     owner = Caller(new_id())
     video_id = await stage.uploads.begin(owner, size=None, metadata={"filename": "a.mp4"})
     await stage.objects.put_file(UPLOADS, str(video_id), clip, content_type="video/mp4")
@@ -175,7 +175,7 @@ async def test_deferred_upload_whose_end_was_never_told_is_noticed(stage: Stage,
     assert (await stage.state(video_id), (await stage.upload(video_id)).size) == ("processing", clip.stat().st_size)
 
 
-async def test_partial_upload_is_no_video(stage: Stage) -> None:
+async def test_partial_upload_is_not_a_video(stage: Stage) -> None:
     owner = Caller(new_id())
     part = await stage.partial(owner, b"x" * 10)
     for attempt in (
@@ -193,7 +193,7 @@ async def test_partial_upload_is_no_video(stage: Stage) -> None:
         await stage.uploads.begin_partial(owner, (5 << 30) + 1)
 
 
-async def test_partial_uploads_count_until_a_final_one_is_made_of_them(stage: Stage) -> None:
+async def test_partial_uploads_count_until_their_final_upload_is_complete(stage: Stage) -> None:
     owner = Caller(new_id())
     parts = [await stage.partial(owner, b"x" * 10) for _ in range(2)]
     with pytest.raises(TooManyUploads):
@@ -207,7 +207,7 @@ async def test_partial_uploads_count_until_a_final_one_is_made_of_them(stage: St
     await stage.uploads.begin_partial(owner, 10)
 
 
-async def test_final_upload_is_made_of_the_callers_own_partial_uploads_alone(stage: Stage) -> None:
+async def test_final_upload_accepts_only_complete_partial_uploads_of_the_caller(stage: Stage) -> None:
     owner, stranger = Caller(new_id()), Caller(new_id())
     part, theirs = await stage.partial(owner, b"x"), await stage.partial(stranger, b"x")
     ended = await stage.partial(owner, b"x")
@@ -247,7 +247,7 @@ async def test_partial_upload_is_used_once_and_ends_with_its_final(stage: Stage)
     parts = [await stage.partial(owner, b"x" * 10) for _ in range(2)]
     failed = await stage.uploads.begin(owner, size=20, metadata={}, parts=parts)
     video_id = await stage.uploads.begin(owner, size=20, metadata={}, parts=parts)
-    assert await stage.state(failed) == "deleted", "the parts are another's now"
+    assert await stage.state(failed) == "deleted", "its parts were taken over"
     await stage.uploads.finish(failed, 20)
     assert await stage.state(failed) == "deleted"
     assert not (await stage.upload(parts[0].id)).ended
@@ -259,8 +259,8 @@ async def test_partial_upload_is_used_once_and_ends_with_its_final(stage: Stage)
     assert [await stage.left(part.id) for part in parts] == [[], []]
 
 
-async def test_small_parts_make_small_files_alone(stage: Stage) -> None:
-    """tusd puts those together in memory."""
+async def test_small_parts_are_accepted_for_small_files_only(stage: Stage) -> None:
+    """tusd assembles those in memory."""
     owner = Caller(new_id())
     parts = []
     for size in (5 << 20, 40 << 20):
@@ -275,7 +275,7 @@ async def test_small_parts_make_small_files_alone(stage: Stage) -> None:
         await stage.uploads.authorise_creation(owner, Creation(None, False, tuple(parts), {}, {}))
 
 
-async def test_partial_uploads_expire_and_leave_nothing(stage: Stage) -> None:
+async def test_partial_uploads_expire_and_are_removed(stage: Stage) -> None:
     owner = Caller(new_id())
     part, living = [await stage.partial(owner, b"x") for _ in range(2)]
     await stage.pool.execute("UPDATE partials SET updated_at = now() - interval '2 days' WHERE id = $1", part.id)

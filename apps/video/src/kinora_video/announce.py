@@ -1,4 +1,4 @@
-"""What the outside hears of a video: events and progress, through the outbox, in the caller's transaction."""
+"""Events, progress and commands of a video, written to the outbox in the caller's transaction."""
 
 from datetime import UTC, datetime
 from uuid import UUID
@@ -15,7 +15,7 @@ from kinora_video.ladder import AUDIO
 SERVICE = "video"
 
 FIRST_QUEUE = "video.transcode.first"
-"""What a viewer waits for and is soon done: the probe, the first seconds, the poster."""
+"""Short work that a viewer is waiting for: the probe, the first seconds, the poster."""
 SOUND_QUEUE = "video.transcode.sound"
 BULK_QUEUE = "video.transcode.bulk"
 _QUEUES = {"first": FIRST_QUEUE, "sound": SOUND_QUEUE, "bulk": BULK_QUEUE}
@@ -45,7 +45,7 @@ class DoPart(Payload):
 
 
 class MakePoster(Payload):
-    """Command: make the poster anew, of the second that the owner chose."""
+    """Command: make a new poster, from the second that the owner chose."""
 
     type = "transcode.make_poster"
     video_id: UUID
@@ -56,13 +56,13 @@ class MakePoster(Payload):
 
 
 async def tell(connection: Connection, payload: Payload) -> None:
-    """Send one of the service's events to everyone."""
-    # The catalogue lives by these: as long as its queue is not there (a new installation), they are kept.
+    """Emit one of the service's public events."""
+    # Mandatory, because the catalogue depends on them: kept in the outbox until its queue exists (new installations).
     await outbox.emit(connection, event(SERVICE, payload), exchange=events.EXCHANGE, mandatory=True)
 
 
 async def command(connection: Connection, payload: Prepare | DoPart | MakePoster, queue: str) -> None:
-    """Put a command on a work queue. It stays in the outbox until the queue is there."""
+    """Put a command on a work queue. It stays in the outbox until the queue exists."""
     await outbox.emit(connection, event(SERVICE, payload), exchange="", routing_key=queue, mandatory=True)
 
 
@@ -72,7 +72,7 @@ async def send_parts(connection: Connection, video_id: UUID, parts: list[Part]) 
 
 
 async def snapshot(connection: Connection | Pool, video: Video) -> events.TranscodeProgressed | events.UploadProgressed:
-    """The state of upload and transcoding at this moment."""
+    """The current state of upload and transcoding."""
     whole, renditions, left = 0.0, dict[str, float](), None
     if video.state == "ready":
         whole, left = 1.0, 0.0
@@ -104,12 +104,12 @@ async def snapshot(connection: Connection | Pool, video: Video) -> events.Transc
 
 
 def _order(rendition: str) -> tuple[bool, int, str]:
-    """Smallest picture first ("240p" before "1080p"), sound last."""
+    """Smallest video first ("240p" before "1080p"), audio last."""
     return rendition == AUDIO, len(rendition), rendition
 
 
 async def progressed(connection: Connection, video_id: UUID) -> None:
-    """Tell those who watch this video how it stands. Call it last, when all changes are made."""
+    """Emit the video's progress. Call it after all changes of the transaction."""
     video = await store.get(connection, video_id)
     if video is not None:
         progress = event(SERVICE, await snapshot(connection, video))
@@ -117,14 +117,14 @@ async def progressed(connection: Connection, video_id: UUID) -> None:
 
 
 async def deleted(connection: Connection, video: Video) -> None:
-    """Tell everyone that ``video``, as it stands now, is deleted."""
+    """Emit the deletion of ``video``, which is already marked as deleted."""
     await tell(connection, events.Deleted(video_id=video.id, owner_id=video.owner_id))
     progress = event(SERVICE, await snapshot(connection, video))
     await outbox.emit(connection, progress, exchange=events.PROGRESS_EXCHANGE, routing_key=str(video.id))
 
 
 async def fail(connection: Connection, video: Video, code: str, detail: str) -> None:
-    """End a video that cannot become one; what is stored of it is removed. Nothing happens when it ended already."""
+    """Fail the video and schedule the removal of its objects. Does nothing if it already failed or was deleted."""
     if video.state in domain.GONE:
         return
     await store.set_failed(connection, video.id, code, detail)

@@ -1,4 +1,4 @@
-"""The documents of the videos, which belong to the media service."""
+"""The media service, which owns the documents of videos."""
 
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
@@ -6,13 +6,13 @@ from uuid import UUID
 from kinora.media.v1 import media_pb2 as pb
 from kinora_kit.rpc import ENFORCEMENT_SECONDS
 
-if TYPE_CHECKING:  # it exists in the stubs only
+if TYPE_CHECKING:  # defined only in the type stubs
     from kinora.media.v1.media_pb2_grpc import EnforcementAsyncStub
 
 
 class Catalogue(Protocol):
     async def drop(self, video_id: UUID) -> None:
-        """Nobody can see the document any more. Raises an outage when that could not be made so."""
+        """Delete the document of a video. Raises an outage unless it is gone."""
 
 
 class RemoteCatalogue:

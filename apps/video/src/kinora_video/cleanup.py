@@ -1,23 +1,21 @@
-"""What runs by itself: the removal of what failed, was deleted, or became a part of a whole.
+"""Removes the objects of failed and deleted videos, and of partial uploads that have ended.
 
-Due work stands in the database, so that it is done however often the process dies; several replicas share it.
+What is due is in the database, so it survives the process, and replicas share the work.
 """
 
 from dataclasses import dataclass
 from uuid import UUID
 
-from kinora_kit import logs, postgres
+from kinora_kit import postgres
 from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import domain, store
 from kinora_video.metrics import PURGED_OBJECTS
 from kinora_video.settings import VideoSettings
 
-log = logs.get(__name__)
-
 PURGE_SECONDS = 1.0
 PURGE_LEASE_SECONDS = 120
-# A worker at a part of a video that ends notices at its next piece; what it stored just then goes the second time.
+# A worker that is encoding a part of the video may store one more piece; a second purge removes it.
 PURGE_AGAIN_SECONDS = 900
 
 
@@ -32,14 +30,14 @@ class Cleanup:
             pass
 
     async def purge_one(self) -> bool:
-        """Remove the objects of one video or partial upload that is due; whether there was one."""
+        """Remove the objects of one video or partial upload that is due. Returns False if none was."""
         due = await store.claim_purge(self.pool, lease_seconds=PURGE_LEASE_SECONDS)
         if due is None:
             return await self._purge_partial()
         video_id, state, failure_code, last = due
         count = await self.objects.remove_prefix(self.settings.streams_bucket, f"{video_id}/")
-        # Of a file that was there to its last byte and failed later, .info is left while the video is known: without it
-        # tusd would tell clients to send everything again.
+        # If the upload was complete and the video failed later, keep .info as long as the video's row: without it, tusd
+        # would make clients upload the file again.
         kept = f"{video_id}.info" if state == "failed" and failure_code not in domain.NEVER_WHOLE else None
         count += await self._remove_upload(video_id, kept=kept)
         PURGED_OBJECTS.inc(count)
@@ -60,7 +58,7 @@ class Cleanup:
         return True
 
     async def _remove_upload(self, upload_id: UUID, *, kept: str | None = None) -> int:
-        """tusd keeps the file under the id, and beside it <id>.info and <id>.part."""
+        """tusd stores the file as <id>, beside <id>.info and <id>.part."""
         uploads = self.settings.uploads_bucket
         found = [key for key in await self.objects.keys(uploads, str(upload_id)) if key != kept]
         await self.objects.remove(uploads, found)

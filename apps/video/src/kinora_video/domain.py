@@ -1,9 +1,9 @@
-"""The life of a video, and who may see it.
+"""The states of a video, and who may see it.
 
     uploading -> processing -> playable -> ready
         any of these -> failed, deleted
 
-Every change that a viewer of the progress would see raises ``version``, so that what is older is known by it.
+Every change that is visible in the progress increments ``version``, so that clients can discard older states.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ TRANSCODING: frozenset[State] = frozenset({"processing", "playable"})
 STREAMING: frozenset[State] = frozenset({"playable", "ready"})
 UPLOAD_EXPIRED, FILE_TOO_LARGE = "upload_expired", "file_too_large"
 NEVER_WHOLE = frozenset({UPLOAD_EXPIRED, FILE_TOO_LARGE})
-"""The failures of a video whose bytes never were all there."""
+"""The failures of a video whose upload never completed."""
 GONE: frozenset[State] = frozenset({"failed", "deleted"})
 
 
 @dataclass(frozen=True)
 class Video:
-    """``size`` is absent as long as the client has not said it, ``source`` until probed.
+    """``size`` is None while deferred, ``source`` until probed.
 
-    ``poster`` is the key of an object below the video's prefix. ``poster_time`` is the second that the owner chose for
-    it, absent if none was. ``visibility_changes`` counts them.
+    ``poster`` is the key of an object below the video's prefix. ``poster_time``: the second that the owner chose for
+    it, if any. ``visibility_changes``: their number so far.
     """
 
     id: UUID
@@ -66,7 +66,7 @@ class Video:
             raise VideoNotFound
 
     def must_be_owned_by(self, caller: Caller | None) -> None:
-        """Raises VideoNotFound to those who may not even know of the video, NotTheOwner to the others."""
+        """Raises NotTheOwner, or VideoNotFound if the video is hidden from the caller."""
         self.must_be_visible_to(caller)
         if not self.owned_by(caller):
             raise NotTheOwner
@@ -74,10 +74,10 @@ class Video:
 
 @dataclass(frozen=True)
 class Upload:
-    """What takes bytes by tus: the file of a video, or a part of a file that is uploaded by itself (``partial``).
+    """A tus upload: the file of a video, or a partial upload (tus, concatenation).
 
-    ``ended``: nothing is left of it. ``multipart_id`` is absent until it was told to us, ``final_id`` (the video that
-    a partial upload becomes a part of) until it is used.
+    ``ended``: its bytes are deleted. ``multipart_id`` is None until a hook has reported it, ``final_id`` (the video
+    that uses a partial upload) until it is used.
     """
 
     id: UUID
@@ -100,10 +100,10 @@ class PlannedPart:
 
 @dataclass(frozen=True)
 class StoredRendition:
-    """A rendition as far as it is stored; ``segments`` are those from its beginning on, without a gap.
+    """The stored part of a rendition; ``segments`` are those from its start up to the first gap.
 
-    ``width``, ``height`` and ``frame_rate`` (a fraction, "30000/1001") are 0 for sound. ``codecs`` is absent before its
-    init segment. ``target_seconds`` is the segment length aimed at; ``complete``: there is no more to come.
+    ``width``, ``height`` and ``frame_rate`` (a fraction, "30000/1001") are 0 for audio. ``codecs`` is None until the
+    init segment is stored. ``target_seconds``: the intended duration of a segment; ``complete``: all are stored.
     """
 
     name: str
@@ -119,7 +119,7 @@ class StoredRendition:
 
 @dataclass(frozen=True)
 class StoredSegment:
-    """Seconds and bytes."""
+    """``duration`` in seconds, ``size`` in bytes."""
 
     rendition: str
     part_index: int
@@ -133,12 +133,12 @@ class StoredSegment:
 
 
 def segment_key(rendition: str, part_index: int, sequence: int) -> str:
-    """Below the video's prefix. The same work done again gives the same key, and the same frames."""
+    """Below the video's prefix. Encoding a part again gives the same keys with the same frames."""
     return f"{rendition}/{part_index:05}-{sequence:05}.m4s"
 
 
 def poster_key(at: float | None) -> str:
-    """Each moment has a key of its own; without one it is the poster that was chosen by itself."""
+    """The key of the poster at that second; None: of the poster that was chosen automatically."""
     return "poster.jpg" if at is None else f"poster-{round(1000 * at)}.jpg"
 
 
@@ -147,9 +147,9 @@ def init_key(rendition: str) -> str:
 
 
 def unbroken(parts: Sequence[PlannedPart], segments: Sequence[StoredSegment]) -> list[StoredSegment]:
-    """The segments of one rendition from its beginning up to the first gap. ``parts`` are those that make it.
+    """The segments of one rendition from its start up to the first gap. ``parts`` are the parts of that rendition.
 
-    A part that is not done ends the run, but what it has stored already belongs to it.
+    The run ends with the first part that is not done, including the segments that this part has stored so far.
     """
     by_part: dict[int, list[StoredSegment]] = {}
     for segment in sorted(segments, key=lambda segment: segment.sequence):
@@ -167,14 +167,14 @@ def unbroken(parts: Sequence[PlannedPart], segments: Sequence[StoredSegment]) ->
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the transcoding is, 0 to 1, in all and by rendition."""
+    """Progress of the transcoding, 0 to 1, in total and per rendition."""
 
     whole: float
     renditions: dict[str, float]
 
 
 def progress_of(parts: Sequence[PlannedPart], duration: float) -> Progress:
-    """Weighed by cost for the whole, by time for a rendition. It never falls, because no part's progress does."""
+    """Weighted by cost in total, and by duration per rendition. Never decreases, because no part's progress does."""
     cost = sum(planned.cost for planned in parts)
     whole = sum(planned.cost * planned.progress for planned in parts) / cost if cost else 0.0
     seconds: dict[str, float] = {}
@@ -192,7 +192,7 @@ def progress_of(parts: Sequence[PlannedPart], duration: float) -> Progress:
 
 
 def time_left(progress: float, elapsed_seconds: float) -> float | None:
-    """Seconds until all is done if it goes on as it did; None as long as too little has happened to tell."""
+    """The estimated remaining seconds at the average speed so far; None while there is too little to extrapolate."""
     if progress < 0.02 or elapsed_seconds <= 0:
         return None
     return elapsed_seconds * (1 - progress) / progress

@@ -1,7 +1,7 @@
-"""Paths below /video that the gateway sends to tusd and to the object store.
+"""Paths below /video that the gateway routes to tusd and to the object store.
 
-Declared here so that they have their place in the OpenAPI document and in ``Allow``. No handler of this module answers
-anything: a request that reaches one did not come through the gateway.
+Declared here so that the OpenAPI document and ``Allow`` include them. The handlers only raise NotFound: a request that
+reaches one did not come through the gateway.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,14 +19,14 @@ Tus = Annotated[Literal["1.0.0"], Header(alias="Tus-Resumable")]
 Length = Annotated[int | None, Header(alias="Upload-Length", ge=0)]
 Deferred = Annotated[
     Literal["1"] | None,
-    Header(alias="Upload-Defer-Length", description="Upload-Length comes later, with bytes"),
+    Header(alias="Upload-Defer-Length", description="Upload-Length follows later, in a PATCH"),
 ]
 Concat = Annotated[
     str | None,
     Header(
         alias="Upload-Concat",
         pattern=r"^(partial|final;[^ ]+( [^ ]+)*)$",
-        description="`partial`, or `final;` and the addresses of partial uploads of the caller's, between spaces",
+        description="`partial`, or `final;` and the URLs of the caller's partial uploads, separated by spaces",
     ),
 ]
 Metadata = Annotated[
@@ -42,7 +42,7 @@ CREATED: dict[int | str, dict[str, Any]] = {
         "headers": {
             "Location": {"schema": {"type": "string", "format": "uri"}},
             "Upload-Expires": {
-                "description": "When it is given up if nothing is added to it (RFC 9110 date). Not of a final upload",
+                "description": "When the upload expires unless bytes arrive (RFC 9110 date). Not for a final upload",
                 "schema": {"type": "string"},
             },
         },
@@ -51,7 +51,7 @@ CREATED: dict[int | str, dict[str, Any]] = {
 TUSD: dict[int | str, dict[str, Any]] = {
     status: {"content": {"text/plain": {"schema": {"type": "string"}}}} for status in (400, 409, 410, 412, 413, 415)
 }
-"""What tusd itself refuses is text: its code, a colon, and a sentence."""
+"""tusd's own errors are plain text: a code, a colon, and a sentence."""
 
 BYTES: dict[str, Any] = {
     "requestBody": {"content": {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
@@ -62,7 +62,7 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
     content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
     return {
         200: {"content": content},
-        206: {"description": "The bytes of Range", "content": content},
+        206: {"description": "The requested range", "content": content},
         304: {"description": "Not modified"},
     }
 
@@ -77,25 +77,25 @@ async def create_upload(
     concat: Concat = None,
     metadata: Metadata = None,
 ) -> None:
-    """Begin an upload (tus 1.0, creation). Its address is in ``Location``."""
+    """Create an upload (tus 1.0, creation). Its URL is in ``Location``."""
     raise NotFound
 
 
 @router.head(ROUTE, response_class=Response, responses=TUSD)
 async def upload_offset(upload: UploadName, caller: SignedIn, tus: Tus) -> None:
-    """How many bytes are there, in ``Upload-Offset`` (tus 1.0)."""
+    """The number of bytes received, in ``Upload-Offset`` (tus 1.0)."""
     raise NotFound
 
 
 @router.patch(ROUTE, status_code=204, responses=TUSD, openapi_extra=BYTES)
 async def send_bytes(upload: UploadName, caller: SignedIn, tus: Tus, offset: Offset, length: Length = None) -> None:
-    """Send bytes from ``Upload-Offset`` on (tus 1.0). ``Upload-Length``: once, if the creation did not say it."""
+    """Send bytes from ``Upload-Offset`` on (tus 1.0). ``Upload-Length``: once, if it was deferred."""
     raise NotFound
 
 
 @router.delete(ROUTE, status_code=204, responses=TUSD)
 async def cancel_upload(upload: UploadName, caller: SignedIn, tus: Tus) -> None:
-    """End an upload and delete its video (tus 1.0, termination)."""
+    """Delete an upload and its video (tus 1.0, termination)."""
     raise NotFound
 
 
@@ -107,7 +107,7 @@ async def initialisation(video_id: UUID, rendition: Rendition, name: Name) -> No
 
 @router.get("/{video_id:uuid}/{rendition}/{name}.m4s", response_class=Response, responses=_file("video/iso.segment"))
 async def segment(video_id: UUID, rendition: Rendition, name: Name) -> None:
-    """A media segment (CMAF) that a playlist names."""
+    """A media segment (CMAF) of a playlist."""
     raise NotFound
 
 

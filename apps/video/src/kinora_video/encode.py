@@ -1,14 +1,15 @@
-"""Encode a source in parts, so that any worker can do any part, and any part can be done again.
+"""Encode a source in parts, so that any worker can encode any part, and encode it again.
 
-All renditions of a part are made by one ffmpeg run that decodes once. Parts fit without a seam because every part
-computes the same things from the Source alone:
+One ffmpeg run encodes all renditions of a part and decodes it once. Parts join seamlessly because each one derives the
+following from the Source alone:
 
-* The output timeline: the source's first frame is shown at TIMELINE_START, in ticks of 1/90000 s, whatever the source's
-  own clock. It does not begin at zero because decode times precede the first frame (by two frames, with B-frames) and
-  an MP4 fragment cannot hold a negative time. No edit list, so one init segment is right for all parts.
-* The borders: half a frame before the nominal times, where no frame is, so that rounding cannot move a frame from one
-  part to the other. A part decodes from a key frame before its first border, and the trim filter cuts exactly.
-* The segments: a key frame at each border of a segment and nowhere else; the HLS muxer cuts at every key frame.
+* The output timeline: the source's first frame is presented at TIMELINE_START, in ticks of 1/90000 s, whatever the
+  source's own clock. It does not start at zero because decode times precede the first frame (by two frames, with
+  B-frames), and an MP4 fragment cannot have a negative time. There is no edit list, so that one init segment is valid
+  for all parts.
+* The boundaries: half a frame before the nominal times, between two frames, so that rounding cannot move a frame to the
+  other part. A part decodes from a key frame before its first boundary, and the trim filter cuts exactly.
+* The segments: a key frame at each segment boundary and nowhere else; the HLS muxer cuts at every key frame.
 """
 
 import itertools
@@ -27,37 +28,37 @@ from kinora_video.ladder import AUDIO, MAX_FRAME_RATE, Rendition
 from kinora_video.probe import SOURCE_OPTIONS, Source, SourceRejected, SourceUnreachable, access_failed
 from kinora_video.sandbox import Exit, Limits, OutputRefused, ToolFailed
 
-TIMELINE_START = 10  # seconds, as Apple's segmenter begins
+TIMELINE_START = 10  # seconds, as in Apple's segmenter
 TIMESCALE = 90_000
 AUDIO_RATE = 48_000
 AUDIO_KBPS = 128
 POSTER_WIDTH = 1280
 ENCODE_LIMITS = Limits()
 
-# A demuxer looks for the key frame by decode time, which is up to 16 frames before the time at which it is shown.
+# A demuxer searches for the key frame by decode time, which is up to 16 frames before its presentation time.
 _SEEK_MARGIN_SECONDS = 1
 _SEEK_MARGIN_FRAMES = 16
-_SLOWEST = 60  # seconds of wall clock for a second of video: four 2160p60 ladders at a time on two cores
-# Of the decoder and of each encoder. By default there are more on a machine with more cores, and each one holds frames:
-# a part of a 2160p source takes 1.8 GiB with 3, and 4.7 GiB with the defaults of 16 cores.
+_SLOWEST = 60  # seconds of wall-clock time per second of video: four 2160p60 ladders in parallel on two cores
+# For the decoder and for each encoder. By default their number grows with the cores, and each thread holds frames: a
+# part of a 2160p source takes 1.8 GiB with 3, and 4.7 GiB with the defaults of 16 cores.
 _THREADS = 3
 _POLL_SECONDS = 0.1
-_PLAYLIST_BYTES = 4 << 20  # 100 bytes for each segment of a day
+_PLAYLIST_BYTES = 4 << 20  # 100 bytes per segment, for a day of segments
 _INIT_BYTES = 64 << 10
 _DURATION = re.compile(rb"^#EXTINF:(\d{1,6}(?:\.\d+)?),", re.MULTILINE)
-_SHORTFALL_SECONDS = 2.0  # so much less than the source declares, and it is truncated
+_SHORTFALL_SECONDS = 2.0  # if more than this is missing of the declared duration, the source is truncated
 
 Kind = Literal["video", "audio", "poster"]
 Lane = Literal["first", "sound", "bulk"]
 
 
 class EncodeFailed(ToolFailed):
-    """The part was not encoded for a reason outside the source; to be tried again."""
+    """The part was not encoded, for a reason outside the source. Can be retried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of work for one worker: `renditions` from `start` to `end` seconds of the video (None: to its end)."""
+    """Work for one worker: `renditions` from `start` to `end` seconds of the video (None: to its end)."""
 
     index: int
     kind: Kind
@@ -70,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class EncodedInit:
-    """A rendition's init segment (the EXT-X-MAP), the same bytes from every part; `codecs` as RFC 6381 says."""
+    """A rendition's init segment (the EXT-X-MAP), the same bytes from every part; `codecs` as in RFC 6381."""
 
     rendition: str
     path: Path
@@ -92,14 +93,14 @@ class EncodedSegment:
 def plan(
     source: Source, ladder: Sequence[Rendition], *, part_seconds: float = 12, segment_seconds: float = 4
 ) -> tuple[Part, ...]:
-    """Cut the job: what a viewer needs first is apart and first, then all renditions by ranges in order.
+    """Split the job: first what a viewer needs first, then all renditions of each further range, in order.
 
-    What may take long has other lanes than the first, which nobody must hold: sound, whose part is always whole, and
-    all else.
+    The lane "first" is for short work only. Long work has its own lanes: audio, which is always a single part, and all
+    other video.
 
-    A source is one range, read once from its beginning, where its container cannot be trusted to find a time, or its
-    frame rate varies: there only who encodes both sides of a border knows how long the frame before it is shown, and a
-    hole between two segments stops a player.
+    A source is a single range, read once from its start, if its container has no reliable index or its frame rate
+    varies. In the latter case, the duration of the last frame before a boundary is only known if both sides are encoded
+    together, and a gap between two segments stalls a player.
     """
     names = tuple(rendition.name for rendition in ladder)
     ranges = list(_ranges(source, part_seconds, segment_seconds))
@@ -122,7 +123,7 @@ def plan(
 
 
 def _ranges(source: Source, part_seconds: float, segment_seconds: float) -> Iterator[tuple[float, float | None]]:
-    """The first segment, then parts of `part_seconds`; what is left at the end joins the last when it is short."""
+    """The first segment, then parts of `part_seconds`; a short remainder is added to the last one."""
     start, end = 0.0, segment_seconds
     divisible = source.seekable and not source.variable_frame_rate
     while divisible and source.duration - end >= segment_seconds / 2:
@@ -141,13 +142,14 @@ async def encode(
     on_progress: Callable[[float], None] = lambda seconds: None,
     limits: Limits = ENCODE_LIMITS,
 ) -> AsyncGenerator[EncodedInit | EncodedSegment, None]:
-    """Encode a video or audio part into `workdir` (empty, its own) and yield each file as soon as it is finished.
+    """Encode a video or audio part into `workdir`, an empty folder, and yield each file as soon as it is finished.
 
-    A rendition's init segment comes before its first segment. `on_progress` gets the seconds of the part that all its
-    renditions have. Close the generator (contextlib.aclosing) to stop early; ffmpeg is gone when that returns.
+    A rendition's init segment precedes its first segment. `on_progress` receives the seconds of the part that are
+    finished in all its renditions. Close the generator (contextlib.aclosing) to stop early; ffmpeg has ended when that
+    returns.
 
-    Raises SourceRejected (truncated, unreadable) for a damaged source, SourceUnreachable when it could not be read,
-    Unavailable when other runs take the memory that it needs, and EncodeFailed for all else.
+    Raises SourceRejected (truncated, unreadable) for a damaged source, SourceUnreachable if it could not be read,
+    Unavailable if other runs use the memory that it needs, and EncodeFailed otherwise.
     """
     expected = (source.duration if part.end is None else min(part.end, source.duration)) - part.start
     limits = replace(limits, wall_seconds=max(limits.wall_seconds, expected * _SLOWEST))
@@ -162,15 +164,15 @@ async def encode(
     done = min(output.seconds for output in outputs)
     _judge(end, source, missing=expected - done)
     if done == 0 and part.start == 0:
-        raise SourceRejected("unreadable", "No picture or sound in the file can be decoded.")
+        raise SourceRejected("unreadable", "The video or audio of the file cannot be decoded.")
 
 
 async def poster(
     source: Source, url: str, workdir: Path, *, at: float | None = None, limits: Limits = ENCODE_LIMITS
 ) -> Path:
-    """A JPEG of the frame `at` so many seconds, at most POSTER_WIDTH wide.
+    """A JPEG of the frame `at` that second, at most POSTER_WIDTH wide.
 
-    Without a time it is the most typical of the 50 frames after a tenth of the video. Raises as `encode` does.
+    By default the most representative of 50 frames, from a tenth of the duration on. Raises the errors of `encode`.
     """
     scale = min(Fraction(1), Fraction(POSTER_WIDTH, source.width))
     if at is None:
@@ -180,7 +182,7 @@ async def poster(
         last = max(0.0, source.duration - 2 * _half_frame(source))
         begin = source.video_start + min(at, last) - _half_frame(source)
         chosen = _input(_seek(source, at) if source.seekable else 0.0).video.filter("trim", start=f"{begin:.6f}")
-    # Scaled before the choice is made: it holds 50 pictures.
+    # Scaled first, because the thumbnail filter holds 50 frames in memory.
     chosen = chosen.filter("scale", max(2, round(source.width * scale)), max(2, round(source.height * scale)))
     if at is None:
         chosen = chosen.filter("thumbnail", 50)
@@ -195,7 +197,7 @@ async def poster(
     except OutputRefused as error:
         raise EncodeFailed(str(error)) from error
     except FileNotFoundError as error:
-        raise SourceRejected("unreadable", "No picture in the file can be decoded.") from error
+        raise SourceRejected("unreadable", "The video of the file cannot be decoded.") from error
     return path
 
 
@@ -203,11 +205,11 @@ def _finished(outputs: Sequence["_Output"]) -> list[EncodedInit | EncodedSegment
     try:
         return list(itertools.chain.from_iterable([output.finished() for output in outputs]))
     except (OutputRefused, FileNotFoundError) as error:
-        raise EncodeFailed(f"ffmpeg left something else than its playlist says: {error}") from error
+        raise EncodeFailed(f"ffmpeg's files do not match its playlist: {error}") from error
 
 
 class _Output:
-    """One rendition's files: reads the playlist that ffmpeg renames into place after each finished segment."""
+    """One rendition's files, found through the playlist, which ffmpeg replaces after each finished segment."""
 
     def __init__(self, rendition: str, workdir: Path) -> None:
         self.seconds = 0.0
@@ -216,7 +218,7 @@ class _Output:
         self._sequence = 0
 
     def finished(self) -> Iterator[EncodedInit | EncodedSegment]:
-        """What has been finished since the last call."""
+        """The files finished since the last call."""
         try:
             playlist = sandbox.read_output(self._workdir / f"{self._rendition}.m3u8", limit=_PLAYLIST_BYTES)
         except FileNotFoundError:
@@ -234,7 +236,7 @@ class _Output:
 
 
 def codecs(init: bytes) -> str:
-    """The RFC 6381 name of what an init segment describes: avc1.PPCCLL from the AVC configuration, or AAC-LC."""
+    """The RFC 6381 codec of an init segment: avc1.PPCCLL from the AVC configuration, or AAC-LC."""
     position = init.find(b"avcC")
     if position >= 0:
         return f"avc1.{init[position + 5 : position + 8].hex()}"  # after the version: profile, constraints, level
@@ -249,8 +251,8 @@ _HLS = {
     "hls_list_size": 0,
     "hls_segment_type": "fmp4",
     "hls_flags": "temp_file",
-    # frag_discont: decode times are the stream's own and not counted from the part's first packet.
-    # write_btrt: a bit rate in the init segment would differ from part to part.
+    # frag_discont: keep the stream's decode times, instead of counting from the part's first packet.
+    # write_btrt=0: a bit rate in the init segment would differ between parts.
     "hls_segment_options": "movflags=+frag_discont:use_editlist=0:write_btrt=0:avoid_negative_ts=disabled"
     f":video_track_timescale={TIMESCALE}",
     "avoid_negative_ts": "disabled",
@@ -262,7 +264,7 @@ def _command(part: Part, source: Source, ladder: Sequence[Rendition]) -> list[st
     if part.kind == "audio":
         return _compile(_audio_output(source, part))
     stream = _input(_seek(source, part.start)).video
-    # Ticks are fixed before anything is computed from them: the parts must see the same numbers.
+    # Set the time base before any computation, so that all parts compute with the same numbers.
     shift = TIMELINE_START * TIMESCALE - round(source.video_start * TIMESCALE)
     stream = stream.filter("settb", f"1/{TIMESCALE}").filter("setpts", f"PTS+({shift})")
     if source.frame_rate > MAX_FRAME_RATE:
@@ -298,10 +300,10 @@ def _video_output(stream: Any, rendition: Rendition, part: Part, source: Source)
                 "force_key_frames": f"expr:{_key_frames(part, source)}",
                 "g": 1_000_000,
                 "sc_threshold": 0,
-                # The muxer measures and joins segments by packet durations, which are only guessed from the frame rate.
+                # The muxer uses packet durations, which would otherwise only be estimated from the frame rate.
                 "bsf:v": "setts=pts=PTS:dts=DTS:duration='if(eq(NEXT_DTS,NOPTS),DURATION,NEXT_DTS-DTS)'",
-                # B-frames need decode times ahead of a frame by the distance of its successors, which has no bound
-                # where a screen recording stands still.
+                # With B-frames, decode times must precede a frame by the duration of its successors, which is unbounded
+                # in screen recordings without motion.
                 **({"bf": 0} if source.variable_frame_rate else {}),
             },
         )
@@ -309,7 +311,7 @@ def _video_output(stream: Any, rendition: Rendition, part: Part, source: Source)
 
 
 def _audio_output(source: Source, part: Part) -> Any:
-    """Sound that begins and ends with the picture: cut where it is longer, silent where it is shorter."""
+    """Audio that starts and ends with the video: cut if it is longer, padded with silence if it is shorter."""
     return (
         _input(0.0)
         .audio.filter("asetpts", f"PTS-({source.video_start})/TB")
@@ -332,7 +334,7 @@ def _names(rendition: str) -> dict[str, str]:
 
 
 def _borders(part: Part, source: Source) -> dict[str, str]:
-    """The trim filter's arguments; the first part begins and the last ends with the stream, wherever that is."""
+    """The trim filter's arguments. The first part starts, and the last one ends, with the stream itself."""
     borders = {"start": part.start if part.start > 0 else None, "end": part.end}
     return {
         name: f"{TIMELINE_START + time - _half_frame(source):.6f}" for name, time in borders.items() if time is not None
@@ -340,10 +342,10 @@ def _borders(part: Part, source: Source) -> dict[str, str]:
 
 
 def _key_frames(part: Part, source: Source) -> str:
-    """Forces a frame when it is the first of a segment; `t` counts from the part's first frame.
+    """Forces a key frame at the first frame of each segment; `t` counts from the part's first frame.
 
-    A range that is not a whole number of frames may have a frame more than its nominal length: the last segment of
-    the part takes it in, instead of a segment of one frame.
+    A range that is not a whole number of frames may have one frame more than its nominal duration. It is added to the
+    part's last segment, instead of making a segment of one frame.
     """
     last = "INF" if part.end is None else round((part.end - part.start) / part.segment_seconds) - 1
     number = f"min(floor(({{}}+{_half_frame(source):.6f})/{part.segment_seconds}),{last})"
@@ -355,7 +357,7 @@ def _half_frame(source: Source) -> float:
 
 
 def _seek(source: Source, position: float) -> float:
-    """Where to begin to read, in seconds from the container's first timestamp, so that `position` is decoded whole."""
+    """Where to start reading, in seconds from the container's first timestamp, so that `position` decodes correctly."""
     margin = max(_SEEK_MARGIN_SECONDS, _SEEK_MARGIN_FRAMES / float(source.frame_rate))
     return max(0.0, source.video_start - source.start_time + position - margin)
 
@@ -368,16 +370,16 @@ def _input(seek: float) -> Any:
 
 
 def _compile(stream: Any) -> list[str]:
-    # Warnings, because that is what ffmpeg makes of an HTTP error in the middle of a file.
+    # Including warnings, because ffmpeg reports an HTTP error in the middle of a file as one.
     argv: list[str] = stream.global_args("-hide_banner", "-v", "warning", "-nostdin", "-copyts").compile()
     return argv
 
 
 def _judge(end: Exit, source: Source, *, missing: float) -> None:
-    """Raise for what ended badly, or well but `missing` too many seconds of what the source declares."""
+    """Raise if ffmpeg failed, or if too many seconds of the declared duration are `missing`."""
     message = end.stderr.strip()
     cut = "partial file" in end.stderr or "ended prematurely" in end.stderr
-    # Even where ffmpeg made do with what it got: sound is padded with silence, and frames could be missing at the end.
+    # Even if ffmpeg succeeded: audio is padded with silence, and the last frames could be missing.
     if access_failed(end.stderr):
         raise SourceUnreachable(f"the source could not be read: {message}")
     if end.timed_out:
@@ -385,14 +387,14 @@ def _judge(end: Exit, source: Source, *, missing: float) -> None:
     if end.out_of_memory:
         raise EncodeFailed("ffmpeg used more memory than the worker has, and was stopped")
     if end.crowded_out:
-        raise Unavailable("The worker's other parts use its memory.")
+        raise Unavailable("The worker's memory is used by its other parts")
     if end.code == 0 and missing <= _SHORTFALL_SECONDS:
         return
-    # Where a picture stands still, its last frame makes up for any time, and a shortfall alone proves nothing. Matroska
-    # declares a constant rate for such sources too.
+    # In a video without motion, the last frame may last for any time, so a shortfall alone proves nothing. Matroska
+    # declares a constant rate even for such sources.
     constant = not source.variable_frame_rate and source.container != "matroska"
     if cut or (end.code == 0 and constant):
-        raise SourceRejected("truncated", "The file is incomplete: its picture or sound ends before it should.")
+        raise SourceRejected("truncated", "The file is incomplete: its video or audio ends too early.")
     if end.code > 0 and "Invalid data found" in end.stderr:
         raise SourceRejected("unreadable", "The file is damaged and cannot be decoded.")
     if end.code != 0:

@@ -1,54 +1,54 @@
-"""What can go wrong with a video, by name."""
+"""Errors of videos and uploads."""
 
 from kinora_kit.errors import Conflict, DomainError, Forbidden, NotFound, TooLarge
 
 
 class VideoNotFound(NotFound):
-    """Also for a video that the caller may not know of."""
+    """Also for a video that is hidden from the caller."""
 
     code = "video_not_found"
-    title = "There is no such video"
+    title = "Video not found"
 
 
 class NotTheOwner(Forbidden):
     code = "not_the_owner"
-    title = "Only the owner of the video may do this"
+    title = "Only the owner of the video can do this"
 
 
 class MethodNotAllowed(DomainError):
     status = 405
     code = "method_not_allowed"
-    title = "This cannot be done to an upload"
+    title = "Uploads do not support this method"
 
 
 class FileTooLarge(TooLarge):
     code = "file_too_large"
-    title = "The file is larger than allowed"
+    title = "The file is too large"
 
 
 class UploadFull(TooLarge):
     code = "upload_full"
-    title = "All bytes of the upload are there; it takes no more"
+    title = "The upload is complete and accepts no more bytes"
 
 
 class MetadataTooLarge(TooLarge):
     code = "metadata_too_large"
-    title = "The metadata of an upload may have at most 2 KiB"
+    title = "Upload-Metadata may have at most 2 KiB"
 
 
 class SizeUnknown(DomainError):
     code = "size_unknown"
-    title = "Say how large the file is (Upload-Length), or that you will say it later (Upload-Defer-Length)"
+    title = "Send the size of the file (Upload-Length), or defer it (Upload-Defer-Length: 1)"
 
 
 class PartialTooSmall(Conflict):
     code = "partial_too_small"
-    title = "The parts of a large file must have at least 5 MiB each"
+    title = "Each part of a large file must have at least 5 MiB"
 
 
 class NotConcatenable(Conflict):
     code = "not_concatenable"
-    title = "A final upload is made of partial uploads"
+    title = "A final upload can only concatenate partial uploads"
 
 
 class UnsupportedType(DomainError):
@@ -59,37 +59,37 @@ class UnsupportedType(DomainError):
 
 class TooManyUploads(Conflict):
     code = "too_many_uploads"
-    title = "Finish or delete an upload before the next one begins"
+    title = "Too many uploads in progress; finish or delete one first"
 
 
 class UploadEnded(Conflict):
     status = 410
     code = "upload_ended"
-    title = "This upload has ended; begin a new one"
+    title = "This upload has ended; create a new one"
 
 
 class NotPlayable(Conflict):
     code = "not_playable"
-    title = "There is nothing to play yet"
+    title = "The video is not playable yet"
 
 
 class ObjectNotFound(NotFound):
     code = "object_not_found"
-    title = "The stream has no such file"
+    title = "The stream does not have this file"
 
 
 class PreconditionFailed(DomainError):
     status = 412
     code = "precondition_failed"
-    title = "The file is not the one that the request is conditional on"
+    title = "The file does not match the precondition of the request"
 
 
 class RangeNotSatisfiable(DomainError):
     status = 416
     code = "range_not_satisfiable"
-    title = "The file has no byte in this range"
+    title = "The range is outside the file"
 
 
 class LinkExpired(Forbidden):
     code = "link_expired"
-    title = "The link has expired or is not genuine; ask for the video again"
+    title = "The link is invalid or has expired; fetch the video again for a new one"

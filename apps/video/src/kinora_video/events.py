@@ -1,4 +1,4 @@
-"""What the service hears of others: the visibility of a video, and deletions."""
+"""Consumers of other services' events: visibility changes and deletions."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ USERS = Queue("video.user", bindings=((auth.EXCHANGE, auth.UserDeleted.type),))
 
 @dataclass(frozen=True)
 class Reactions:
-    """Each may come twice and late: a visibility counts only if newer, deleting what is gone does nothing."""
+    """Handles repeated and late events: an older visibility is ignored, and deletion is idempotent."""
 
     videos: Videos
 

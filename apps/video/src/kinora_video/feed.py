@@ -1,8 +1,8 @@
-"""A tool's network: every socket() of it is a connection to its own source, wherever it then connects to.
+"""A tool's network: each of its sockets is a connection to its own source, whatever address it connects to.
 
-The tool has no network. The kernel stops it at socket() and tells us (seccomp user notification); the answer is one end
-of a socket pair. On the other end stands `_serve`, which reads ranges of the one address that was given, over HTTP, and
-passes on the answer. No address that the tool names is ever looked at. It does not learn the source's either.
+The tool has no network access. The kernel suspends its socket() calls and notifies this process (seccomp user
+notification), which returns one end of a socket pair. `_serve` at the other end fetches the requested range of the
+source over HTTP and forwards the response. Addresses from the tool are ignored, and it never learns that of the source.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ import struct
 from urllib.parse import urlsplit
 
 URL = "http://127.0.0.1/source"
-"""What a tool is told to read."""
+"""The URL of the source for the tool."""
 
-_CONNECTIONS = 16  # at a time; ffmpeg has one, and opens the next one when it seeks
+_CONNECTIONS = 16  # concurrently; ffmpeg has one, and opens another when it seeks
 _CHUNK_BYTES = 256 << 10
 _HEAD_BYTES = 16 << 10
 _CONNECT_SECONDS = 5
 _SILENCE_SECONDS = 30
 _RANGE = re.compile(rb"\r\nRange: bytes=(\d+-\d*)\r\n", re.IGNORECASE)
 
-# linux/seccomp.h: the sizes of its structures are in the numbers
+# linux/seccomp.h; the numbers include the sizes of the structures
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_ADDFD = 0xC0502100, 0xC0182101, 0x40182103
 _NOTIF_BYTES = 80
 _ADDFD_FLAG_SEND = 2
 
 
 class Feed:
-    """Answers the socket() calls that `listener` tells of, until it is closed."""
+    """Answers the socket() calls that `listener` reports, until it is closed."""
 
     def __init__(self, listener: int, url: str | None) -> None:
         self._listener = listener
@@ -52,7 +52,7 @@ class Feed:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         if not any(events & select.POLLIN for _, events in poll.poll(0)):
-            # Only POLLHUP, as the tool ended: receiving would block on kernels before 6.6.
+            # Only POLLHUP: the tool has ended, and receiving would block on kernels before 6.6.
             asyncio.get_running_loop().remove_reader(self._listener)
             return
         call = bytearray(_NOTIF_BYTES)
@@ -65,7 +65,7 @@ class Feed:
                 return
             ours, theirs = socket.socketpair()
             with theirs:
-                # The descriptor's number in the tool becomes what socket() returns.
+                # Duplicates the descriptor into the tool, and returns its number from socket().
                 answer = struct.pack("=QIIII", identifier, _ADDFD_FLAG_SEND, theirs.fileno(), 0, os.O_CLOEXEC)
                 try:
                     fcntl.ioctl(self._listener, _NOTIF_ADDFD, answer)
@@ -80,7 +80,7 @@ class Feed:
 
 
 async def _serve(connection: socket.socket, url: str) -> None:
-    """Answer one request for a range, and close."""
+    """Serve one request for a range, and close the connection."""
     reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_HEAD_BYTES)
     try:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -92,7 +92,7 @@ async def _serve(connection: socket.socket, url: str) -> None:
 
 
 async def _pass_on(url: str, wanted: str, writer: asyncio.StreamWriter) -> None:
-    """Ask for the range, and write what is answered, as it is. What breaks off there breaks off here."""
+    """Fetch the range and forward the response unchanged. If the source breaks off, so does this connection."""
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     try:

@@ -1,7 +1,7 @@
 """HLS playlists, as text (RFC 8216bis, protocol version 7: fragmented MP4 with EXT-X-MAP).
 
-Pure functions. A playlist lists what it is given and nothing else: the caller gives only segments that are stored, from
-the first on without a gap.
+Pure functions. A playlist lists exactly the given segments: the caller must pass stored segments only, from the first
+one on without a gap.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 Uri = Callable[[str], str]
-"""From an object's key to the address that a player may fetch; this is where addresses are signed."""
+"""Maps an object's key to its URL for players, signed if necessary."""
 
 _AUDIO_GROUP = "audio"
 
@@ -26,7 +26,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What the master playlist says of a rendition; `key` is its media playlist's."""
+    """A rendition in the master playlist; `key` is that of its media playlist."""
 
     key: str
     codecs: str
@@ -45,10 +45,10 @@ class VideoTrack(Track):
 def media_playlist(
     init_key: str, segments: Sequence[Segment], *, target_seconds: float, complete: bool, uri: Uri
 ) -> str:
-    """A rendition's playlist: an EVENT list that grows, or VOD once `complete`.
+    """A rendition's playlist: a growing EVENT playlist, or VOD once `complete`.
 
-    `target_seconds` is the segment length that was asked for: the target duration of a list that grows must not change
-    (4.4.3.1), so it is not taken from the segments unless one is longer.
+    `target_seconds` is the intended segment duration: the target duration of a growing playlist must not change
+    (4.4.3.1), so it is derived from the segments only if one of them is longer.
     """
     target = max([target_seconds, *(segment.duration for segment in segments)])
     lines = [
@@ -68,7 +68,7 @@ def media_playlist(
 
 
 def master_playlist(videos: Sequence[VideoTrack], audio: Track | None, *, uri: Uri) -> str:
-    """The list of renditions; bit rates are measured on the segments given, sound included."""
+    """The list of renditions; bit rates are measured over the given segments, including audio."""
     lines = ["#EXTM3U", "#EXT-X-VERSION:7", "#EXT-X-INDEPENDENT-SEGMENTS"]
     if audio is not None:
         lines.append(
@@ -91,7 +91,7 @@ def master_playlist(videos: Sequence[VideoTrack], audio: Track | None, *, uri: U
 
 
 def _peak_rate(track: Track) -> int:
-    """Bits per second of the densest segment."""
+    """The highest bit rate of any segment."""
     return max((math.ceil(8 * part.size / part.duration) for part in track.segments if part.duration > 0), default=0)
 
 

@@ -1,4 +1,4 @@
-"""What the gateway and tusd ask. The gateway has no route to here.
+"""Internal endpoints for the gateway (ForwardAuth, error pages) and tusd (hooks). The gateway does not route to them.
 
 tusd's hooks: https://tus.github.io/tusd/advanced-topics/hooks/
 """
@@ -70,9 +70,9 @@ class Hook(BaseModel):
 
 @router.post("/tusd/hooks")
 async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
-    """One of tusd's questions; what is refused is told to the uploader as a problem document.
+    """A hook of tusd. Errors are returned to the client as problem documents.
 
-    Whose upload it is, is asked here again: that ForwardAuth and tusd read the same path is not relied upon.
+    Checks the owner of the upload again, in case ForwardAuth and tusd parse the same path differently.
     """
     told = hook.event.upload
     if hook.type == "pre-create":
@@ -83,16 +83,16 @@ async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
         caller = _caller(hook)
     except DomainError as error:
         return {"RejectTermination": True, **_refusal(error)}
-    if upload is None:  # deleted long ago: nothing of it is to be kept
+    if upload is None:  # deleted long ago: tusd must not keep anything of it
         return {"RejectTermination": True, "StopUpload": True, **_refusal(UploadEnded())}
     if caller.user_id != upload.owner_id or upload.multipart_id not in (None, name.multipart_id):
-        # Without StopUpload, by which tusd would discard what the owner has sent.
-        log.error("a stranger acts on an upload", hook=hook.type, upload_id=str(name.id), user_id=str(caller.user_id))
+        # Without StopUpload, which would make tusd delete the bytes that the owner has sent.
+        log.error("hook for another user's upload", hook=hook.type, upload_id=str(name.id), user_id=str(caller.user_id))
         return {"RejectTermination": True, **_refusal(VideoNotFound())}
     await wired.uploads.named(upload, name)
     try:
         match hook.type:
-            # Of a final upload others hear when it is complete: its parts are put together after this call.
+            # A final upload is announced when it is complete: tusd concatenates its parts after this hook.
             case "post-create" if not upload.partial and not told.is_final:
                 await wired.uploads.begun(name.id)
             case "post-receive":
@@ -101,7 +101,7 @@ async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
                 await wired.uploads.receive(upload, told.size, told.size)
             case "post-finish":
                 await wired.uploads.finish(name.id, told.size)
-            # Before and not after: tusd waits for this answer, and tells the client when there is none.
+            # Not post-terminate: for this hook, tusd waits for the response, and returns its failure to the client.
             case "pre-terminate" if upload.partial:
                 await wired.uploads.end_partial(name.id)
             case "pre-terminate":
@@ -112,7 +112,7 @@ async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
 
 
 def _caller(hook: Hook) -> Caller:
-    """Whose request made tusd ask. Raises NotSignedIn."""
+    """The caller of the request that triggered the hook. Raises NotSignedIn."""
     headers = {name: values[0] for name, values in (hook.event.request.header or {}).items() if values}
     caller = caller_from_headers(headers)
     if caller is None:
@@ -127,7 +127,7 @@ async def _pre_create(hook: Hook, wired: Wired) -> dict[str, Any]:
         creation = read_creation(lambda name: headers.get(name, []))
         read = (creation.partial, tuple(map(str, creation.parts)), creation.size)
         if read != (told.is_partial, tuple(told.partial_uploads or ()), None if told.is_final else told.known_size):
-            log.error("tusd reads a request in another way", headers=creation.headers, user_id=str(caller.user_id))
+            log.error("tusd parsed a request differently", headers=creation.headers, user_id=str(caller.user_id))
             raise InvalidInput
         if creation.partial:
             upload_id = await wired.uploads.begin_partial(caller, creation.size)
@@ -156,10 +156,10 @@ def _refusal(error: DomainError) -> dict[str, Any]:
 
 @router.api_route("/upload_verify", methods=["GET", "HEAD", "POST", "PATCH", "DELETE"])
 async def upload_verify(request: Request, caller: SignedIn, wired: Wired, empty: bool = False) -> Response:
-    """ForwardAuth of /video/upload: only its owner may touch an upload. ``empty``: the request has no body.
+    """ForwardAuth of /video/upload: only the owner may use an upload. ``empty``: the request has no body.
 
-    What tusd would answer without asking us is refused here: bytes after the last one, metadata that cannot be stored,
-    parts of others. The headers of the answer replace the request's own (upload-owner in traefik/dynamic).
+    Rejects what tusd would process without a hook: bytes beyond the end, metadata that cannot be stored, parts of other
+    users. The response's headers replace those of the request (upload-owner in traefik/dynamic).
     """
     sent = request.headers
     overrides = sent.getlist("X-HTTP-Method-Override")
@@ -178,14 +178,14 @@ async def upload_verify(request: Request, caller: SignedIn, wired: Wired, empty:
     if method != sent.get("X-Forwarded-Method"):
         headers["X-HTTP-Method-Override"] = method
     public = urlsplit(wired.uploads.settings.public_url)
-    # What tusd makes Location of: never what the client called us.
+    # tusd derives Location from these: never from the Host that the client sent.
     headers |= {"X-Forwarded-Host": public.netloc, "X-Forwarded-Proto": public.scheme}
     return Response(status_code=200, headers=headers)
 
 
 @router.api_route("/stream_verify", methods=["GET", "HEAD"])
 async def stream_verify(request: Request, wired: Wired) -> Response:
-    """ForwardAuth of segments and pictures: the headers that open the object in the store, or a refusal."""
+    """ForwardAuth of segments and images: returns the headers that authenticate the request to the object store."""
     uri = _forwarded(request)
     match = _OBJECT.fullmatch(uri.path)
     if match is None:
@@ -198,10 +198,10 @@ async def stream_verify(request: Request, wired: Wired) -> Response:
 
 @router.get("/stream_error")
 async def stream_error(request: Request, status: int, wired: Wired) -> Response:
-    """What a client is told instead of an error of the object store.
+    """The error page that replaces an error of the object store.
 
-    The gateway asks with the headers of the client's request, and keeps the status that it decided on. The path that it
-    replaced is in X-Replaced-Path.
+    The gateway sends the headers of the client's request, with the original path in X-Replaced-Path, and keeps its own
+    status.
     """
     path = request.headers.get("X-Replaced-Path", "")
     error: DomainError

@@ -1,7 +1,7 @@
-"""The renditions of a video: which sizes, and what each may cost in bits.
+"""The bitrate ladder: the sizes and peak bit rates of a video's renditions.
 
-Rungs are named for the short side of a 16:9 picture (240p to 2160p). A picture of another shape, upright ones included,
-is fitted into the rung's 16:9 box, so a rung is about the same number of pixels' work whatever the shape.
+Rungs are named after the short side of a 16:9 picture (240p to 2160p). Other aspect ratios, portrait included, are
+fitted into the rung's 16:9 box, so the number of pixels of a rung hardly depends on the aspect ratio.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from fractions import Fraction
 from kinora_video.probe import Source
 
 AUDIO = "audio"  # the audio rendition's name
-MAX_FRAME_RATE = 60  # faster sources (slow motion at 120 or 240) are dropped to this; all others keep every frame
+MAX_FRAME_RATE = 60  # faster sources (slow motion at 120 or 240) are reduced to this; all others keep every frame
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A step of the ladder: the short side of its 16:9 box in pixels, and the peak bit rate up to 30 frames/s."""
+    """A step of the ladder: the short side of its 16:9 box in pixels, and its peak bit rate up to 30 frames/s."""
 
     side: int
     peak_kbps: int
@@ -32,13 +32,13 @@ RUNGS = (
     Rung(1440, 12000),
     Rung(2160, 24000),
 )
-# A source that nearly fills a rung gets it at the source's own size: 1276 x 718 is a 720p, not a 480p.
+# A source that nearly fills a rung gets it at its own size: 1276 x 718 counts as 720p, not as 480p.
 _NEARLY = Fraction(8, 9)
 
 
 @dataclass(frozen=True, slots=True)
 class Rendition:
-    """One video rendition: even pixels, square; capped constant quality (CRF with a VBV of two seconds)."""
+    """One video rendition: even sides, square pixels, capped constant quality (CRF with a VBV of two seconds)."""
 
     name: str
     width: int
@@ -50,7 +50,7 @@ class Rendition:
 
     @property
     def cost(self) -> float:
-        """Work of encoding one second, in pixels; for weighing progress."""
+        """The pixels per second, as the weight of its progress."""
         return self.width * self.height * float(self.frame_rate)
 
 
@@ -77,16 +77,16 @@ def ladder(
 
 
 def _fitting(source: Source, rungs: Sequence[Rung]) -> list[tuple[Rung, Fraction]]:
-    """The rungs that the source fills (nearly), with the factor that fits the source into each one's box."""
+    """The rungs that the source (nearly) fills, each with the factor that scales the source into its box."""
     short, long = sorted((source.width, source.height))
     scales = [(rung, min(Fraction(rung.side, short), Fraction(_long_side(rung), long))) for rung in rungs]
     return [(rung, scale) for rung, scale in scales if scale * _NEARLY <= 1]
 
 
 def _long_side(rung: Rung) -> int:
-    return -(-rung.side * 16 // 9)  # rounded up: 480 is 854, not 853, so that 854 x 480 is its own size
+    return -(-rung.side * 16 // 9)  # rounded up: 854 for 480, so that 854 x 480 is not scaled
 
 
 def _even(length: Fraction, limit: int) -> int:
-    """The even number nearest to `length`, at most `limit`; two is the smallest picture there is."""
+    """The even number nearest to `length`, at most `limit` and at least 2."""
     return max(2, min(2 * round(length / 2), limit - limit % 2))

@@ -1,23 +1,24 @@
-"""Becomes a tool that is taken for hostile: `launch.py name=value... -- tool argument...`, see `sandbox._command`.
+"""Contains itself and executes an untrusted tool: `launch.py name=value... -- tool argument...` (`sandbox._command`).
 
-In this order: limits, a user of its own (as root), no privilege to gain, an end with the parent, no file but the
-system's programs and its own folder (Landlock), no system call but what a tool needs (seccomp). Then it executes the
-tool. The descriptor on which its socket() calls are answered goes to the parent, through the descriptor `control`.
+In this order: resource limits, a user of its own (if root), no new privileges, a kill signal when the parent dies, file
+access to the system's programs and its own folder only (Landlock), and an allow-list of system calls (seccomp). Then it
+executes the tool. The descriptor that answers the tool's socket() calls is sent to the parent, through the descriptor
+`control`.
 
-Each run of a tool starts this anew, so it imports next to nothing; the parent compiles the filters.
+This runs for each run of a tool, so it imports as little as possible; the parent compiles the filters.
 """
 
 import ctypes
 import os
 import resource
 import sys
-from _socket import SCM_RIGHTS, SOL_SOCKET, socket  # the module socket alone imports for longer than all of this takes
+from _socket import SCM_RIGHTS, SOL_SOCKET, socket  # importing socket would take longer than everything else here
 
-# What a tool may read and execute; nothing below them is secret. What does not exist is left out.
+# What a tool may read and execute; nothing below these is secret. Missing ones are skipped.
 PROGRAMS = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 
-# Above the users that systemd gives to anything; the process id on top makes it nobody else's.
+# Above all user ids that systemd assigns; adding the process id makes it unique.
 FIRST_USER = 0x7000_0000
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -40,7 +41,7 @@ _SET_MODE_FILTER, _NEW_LISTENER = 1, 8
 
 
 def landlock_version() -> int:
-    """Of the kernel's Landlock; 0 where it has none, or does not let us use it."""
+    """The version of the kernel's Landlock; 0 if it is missing or unavailable to this process."""
     return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))))
 
 
@@ -60,7 +61,7 @@ def _limit(limits: dict[str, str]) -> None:
         value = int(limits[name])
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with open("/proc/self/oom_score_adj", "w") as score:  # rather this than the worker
+    with open("/proc/self/oom_score_adj", "w") as score:  # so that the OOM killer prefers it to the worker
         score.write("1000")
 
 
@@ -77,7 +78,7 @@ def _change_user(folder: int | None) -> None:
 
 
 def _restrict_files(version: int, folder: int | None, descriptors: dict[str, int]) -> None:
-    """Landlock: everything is forbidden that is not added here. Paths were opened while they could still be reached."""
+    """Landlock: everything not allowed here is forbidden. Paths were opened before, while they were accessible."""
     fields = (_RIGHTS[min(version, 5)], _CONNECT_AND_BIND, _SIGNAL_AND_ABSTRACT_SOCKET)
     attributes = (ctypes.c_uint64 * 3)(*fields)
     size = 8 if version < 4 else 16 if version < 6 else 24
@@ -99,18 +100,18 @@ def _restrict_files(version: int, folder: int | None, descriptors: dict[str, int
 
 
 def forbid_privileges() -> None:
-    """No program that this process executes gains any; without it, the kernel takes filters from nobody but root."""
+    """Executed programs gain no privileges (no_new_privs). Without this, only root may add seccomp filters."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 class _Program(ctypes.Structure):
-    """struct sock_fprog: the number of instructions, and where they are."""
+    """struct sock_fprog: the number of instructions, and a pointer to them."""
 
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 def add_filter(number: int, instructions: bytes, flags: int = 0) -> int:
-    """Add a seccomp filter to this process for good; ``number`` is the system call's."""
+    """Add a permanent seccomp filter to this process; ``number`` is that of the system call."""
     program = _Program(len(instructions) // 8, instructions)
     return _checked(_LIBC.syscall(number, _SET_MODE_FILTER, ctypes.c_ulong(flags), ctypes.byref(program)))
 
@@ -130,14 +131,14 @@ def main(arguments: list[str]) -> None:
         _change_user(folder)
     forbid_privileges()
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-    if os.getppid() != int(options["parent"]):  # it ended before it could be noticed
+    if os.getppid() != int(options["parent"]):  # it died before PR_SET_PDEATHSIG took effect
         sys.exit(1)
     if version:
         _restrict_files(version, folder, opened)
     seccomp = int(options["seccomp"])
     listener = add_filter(seccomp, bytes.fromhex(options["answered"]), _NEW_LISTENER)
     control.sendmsg([b"ready"], [(SOL_SOCKET, SCM_RIGHTS, listener.to_bytes(4, sys.byteorder))])
-    # Two filters, because the second one forbids to send the first one's descriptor.
+    # Two filters, because the second one forbids sending the descriptor of the first one.
     add_filter(seccomp, bytes.fromhex(options["allowed"]))
     os.execv(command[0], command)
 

@@ -1,8 +1,7 @@
-"""Signed, expiring addresses of private streams.
+"""Signed, expiring URLs of private streams.
 
-One signature covers everything below ``/video/{id}/``: a player that was given the master playlist needs no token for
-what it names. It ends when its time is up, and with the next change of the video's visibility, of which there were
-``changes`` before.
+One signature covers everything below ``/video/{id}/``, so a player that has the master playlist needs no token for its
+media. It is valid until it expires or the video's visibility changes; ``changes`` is the number of changes so far.
 """
 
 import hashlib
@@ -25,13 +24,13 @@ class Links:
     lifetime_seconds: int
 
     def query(self, video_id: UUID, changes: int, duration: float) -> str:
-        """``exp=...&sig=...``; good for the lifetime on top of the video's own length."""
-        # Rounded up to a quarter of an hour, so that a viewer who comes back finds the same addresses in the cache.
+        """``exp=...&sig=...``; valid for the lifetime plus ``duration``, that of the video."""
+        # Rounded up to 15 minutes, so that a returning viewer gets the same URLs, which may be cached.
         expires = math.ceil((time.time() + self.lifetime_seconds + duration) / 900) * 900
         return f"exp={expires}&sig={self._signature(video_id, changes, expires)}"
 
     def check(self, video_id: UUID, changes: int, query: str) -> None:
-        """Raises LinkExpired unless ``query`` is a living signature for this video."""
+        """Raises LinkExpired unless ``query`` is a valid signature for this video."""
         if not SIGNED_QUERY.fullmatch(query):
             raise LinkExpired
         given = parse_qs(query)
@@ -42,6 +41,6 @@ class Links:
             raise LinkExpired
 
     def _signature(self, video_id: UUID, changes: int, expires: int) -> str:
-        # Without a change it is what the version before the counter signs, as both run during a rollout.
+        # Without changes, the same as in the version before the counter, as both run during a rollout.
         text = f"{video_id}:{expires}:{changes}" if changes else f"{video_id}:{expires}"
         return hmac.new(self.secret.encode(), text.encode(), hashlib.sha256).hexdigest()

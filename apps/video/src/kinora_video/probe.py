@@ -1,7 +1,7 @@
-"""What a source is, found by ffprobe within limits; and the refusal of everything that is not a video.
+"""Probes a source with ffprobe, within limits, and rejects everything that is not a video.
 
-A file is a video only by what it contains: demuxers, decoders and protocols are allow-lists, so a playlist or a script
-under a video's name is not even opened (the HLS-in-AVI and concat readings of local files, PHDays 2017).
+Only the content of a file decides: demuxers, decoders and protocols are allow-listed, so a playlist or script with the
+name of a video is not even opened (reading local files by HLS in AVI, or by concat: PHDays 2017).
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Any
 from kinora_video import feed, sandbox
 from kinora_video.sandbox import Limits, ToolFailed
 
-_SEEKABLE = frozenset({"mov", "matroska"})  # containers whose index can be trusted to find a time
-# In ffmpeg's own notation, to be handed to it as they are.
+_SEEKABLE = frozenset({"mov", "matroska"})  # containers with a reliable index for seeking
+# In ffmpeg's notation, passed to it unchanged.
 _DEMUXERS = "mov,matroska,webm,mpegts,mpeg,avi,flv,ogg,asf"
 _VIDEO_CODECS = (
     "h264,hevc,av1,vp8,vp9,mpeg1video,mpeg2video,mpeg4,h263,flv1,vp6,vp6f,theora,prores,dnxhd,mjpeg,dvvideo"
@@ -25,19 +25,19 @@ _AUDIO_CODECS = (
     ",adpcm_ms,adpcm_ima_wav,adpcm_swf,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_f32le,pcm_u8,pcm_alaw"
     ",pcm_mulaw"
 )
-# May stand beside the picture and are not used: ffprobe opens every stream's decoder, and fails when it may not.
+# Not used, but allowed beside the video: ffprobe opens the decoder of every stream, and fails if it is not allowed.
 _COMPANIONS = "png,bmp,mov_text,subrip,srt,ass,ssa,webvtt,text,dvdsub,dvbsub,pgssub,cc_dec"
-# Decoders whose names differ from their codecs'.
+# Decoders whose names differ from those of their codecs.
 _DECODERS = "libdav1d,libaom-av1,flv,mp1float,mp2float,mp3float,dca,libopus,libvorbis,libspeex,amrnb,amrwb"
 
-_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})  # how an MP4 or QuickTime file begins
+_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})  # the first boxes of MP4 and QuickTime files
 
 _CLOCK = re.compile(r"(\d{1,6}):(\d\d):(\d\d(?:\.\d+)?)")
 
 _PROBE = Limits(memory_bytes=2 << 30, cpu_seconds=30, wall_seconds=60.0, file_bytes=0)
 _NETWORK_TIMEOUT_MICROSECONDS = 15_000_000
 
-# 416 is a range beyond the end of the file, which is how a file that was cut short answers.
+# Not 416, a range beyond the end, which is the response for a truncated file.
 _ACCESS_ERROR = re.compile(
     "HTTP error (?!416)|Server returned|Connection (refused|reset|timed out)|Failed to resolve"
     "|Stream ends prematurely|Input/output error|Permission denied"
@@ -45,10 +45,10 @@ _ACCESS_ERROR = re.compile(
 
 
 class SourceRejected(Exception):
-    """The source cannot become a video, however often it is tried.
+    """The source cannot be transcoded; retries are pointless.
 
     `code` is stable: empty_file, not_a_video, no_video_stream, truncated, too_long, too_large_dimensions,
-    too_many_streams, unsupported_codec, frame_rate_too_high, unreadable. `detail` is a sentence for the owner.
+    too_many_streams, unsupported_codec, frame_rate_too_high, unreadable. `detail` is a message for the owner.
     """
 
     def __init__(self, code: str, detail: str) -> None:
@@ -59,7 +59,7 @@ class SourceRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SourceLimits:
-    """What is accepted: seconds, pixels, frames per second and numbers of streams."""
+    """The limits of accepted sources: seconds, pixels, frames per second, number of streams."""
 
     duration: float = 12 * 3600.0
     side: int = 8192
@@ -73,10 +73,10 @@ ACCEPTED = SourceLimits()
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A video as it will be seen: turned as its display matrix says, with square pixels.
+    """A video as displayed: rotated by its display matrix, with square pixels.
 
-    Times are seconds. `duration` is that of the video stream; `start_time` is the container's first timestamp and
-    `video_start` the first frame's, on the same clock. `seekable`: a time can be found without reading up to it.
+    Times are in seconds. `duration` is that of the video stream; `start_time` is the first timestamp of the container
+    and `video_start` that of the first frame, on the same clock. `seekable`: seeking needs no reading up to the time.
     """
 
     container: str
@@ -108,22 +108,22 @@ SOURCE_OPTIONS = {
     "reconnect": "1",
     "reconnect_delay_max": "5",
 }
-"""ffmpeg's input options, with which it opens nothing but the source."""
+"""ffmpeg's input options, which allow it to open nothing but the source."""
 
 
 class SourceUnreachable(ToolFailed):
-    """The way to the source failed and not the source: wait for it, and hold it against nobody."""
+    """The source could not be fetched, like in an outage: retried, and not counted as a failed attempt."""
 
 
 def access_failed(stderr: str) -> bool:
-    """Whether a tool's messages (warnings too) tell of the way to the source and not of the source."""
+    """Whether a tool's messages, including warnings, report a failure to fetch the source."""
     return _ACCESS_ERROR.search(stderr) is not None
 
 
 async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
-    """Look at the source at `url`, http or https.
+    """Probe the source at `url`, http or https.
 
-    Raises SourceRejected, SourceUnreachable, or ToolFailed when it did not work this time.
+    Raises SourceRejected, SourceUnreachable, or ToolFailed, which can be retried.
     """
     answer = await _ffprobe(url)
     streams = answer.get("streams", [])
@@ -135,18 +135,17 @@ async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
     video = _first(streams, "video")
     audio = _first(streams, "audio")
     if video is None:
-        raise SourceRejected("no_video_stream", "The file has no moving picture in it.")
+        raise SourceRejected("no_video_stream", "The file has no video stream.")
     if video.get("codec_name") not in _VIDEO_CODECS.split(","):
-        raise _unsupported("picture", video.get("codec_name", "unknown"))
+        raise _unsupported("video", video.get("codec_name", "unknown"))
     if audio is not None and audio.get("codec_name") not in _AUDIO_CODECS.split(","):
-        raise _unsupported("sound", audio.get("codec_name", "unknown"))
+        raise _unsupported("audio", audio.get("codec_name", "unknown"))
 
     width, height = _display_size(video)
     if max(width, height) > limits.side or width * height > limits.pixels:
         raise SourceRejected(
             "too_large_dimensions",
-            f"The picture is {width} x {height}; at most {limits.side} on a side"
-            f" and {limits.pixels} pixels are accepted.",
+            f"The video is {width} x {height}; at most {limits.side} per side and {limits.pixels} pixels are accepted.",
         )
 
     start_time = float(answer["format"].get("start_time", 0.0))
@@ -155,15 +154,15 @@ async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
     rate = _fraction(video.get("avg_frame_rate"))
     duration = declared
     if duration is None or not rate:
-        # Recordings of a browser (WebM of a MediaRecorder) declare neither: read them through once.
+        # Recordings of browsers (WebM from MediaRecorder) declare neither: read the whole file once.
         duration, frames = await _measure(url)
         rate = Fraction(frames / duration).limit_denominator(1001) if duration > 0 else Fraction(0)
     if not rate or duration <= 0 or video.get("nb_frames") == "1":
-        raise SourceRejected("not_a_video", "The file is a still picture or has no length.")
+        raise SourceRejected("not_a_video", "The file is a still image or has no duration.")
     if duration > limits.duration:
         raise SourceRejected(
             "too_long",
-            f"The video lasts {duration / 60:.0f} minutes; at most {limits.duration / 60:.0f} are accepted.",
+            f"The video is {duration / 60:.0f} minutes long; at most {limits.duration / 60:.0f} are accepted.",
         )
     if rate > limits.frame_rate:
         raise SourceRejected(
@@ -184,8 +183,8 @@ async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
         height=height,
         pixel_format=video.get("pix_fmt", "unknown"),
         frame_rate=rate,
-        # r_frame_rate is the lowest rate on whose grid all timestamps lie; a camera that misses a frame in a
-        # hundred still counts as constant.
+        # r_frame_rate is the lowest rate that can represent all timestamps; a camera that drops one frame in a hundred
+        # still counts as constant.
         variable_frame_rate=not base_rate or abs(rate / base_rate - 1) > Fraction(1, 100),
         audio_codec=audio["codec_name"] if audio else None,
         audio_channels=int(audio.get("channels", 0)) if audio else 0,
@@ -214,41 +213,41 @@ async def _ffprobe(url: str) -> Any:
     if not (message or end.timed_out):
         raise ToolFailed(f"ffprobe ended with {end.code}: {message}")
     if refused := re.search(r"Codec \((\w+)\) not on whitelist", end.stderr):
-        raise _unsupported("picture or sound", refused[1])
+        raise _unsupported("video or audio", refused[1])
     head = await _head(url)
     if not head:
         raise SourceRejected("empty_file", "The file is empty.")
     if "moov atom not found" in end.stderr and head[4:8] in _BOXES:
         raise SourceRejected("truncated", "The file is incomplete: its index is missing.")
     if "not on whitelist" in end.stderr or "Invalid data found" in end.stderr:
-        raise SourceRejected("not_a_video", "The file is not a video in a format that is accepted.")
+        raise SourceRejected("not_a_video", "The file is not a video in a supported format.")
     raise SourceRejected("unreadable", "The file could not be read as a video.")
 
 
 async def _head(url: str) -> bytes:
-    """The first bytes of the source, as ffmpeg's raw demuxer cuts them (at most 1 KiB)."""
+    """The first bytes of the source: a packet of ffmpeg's raw demuxer (at most 1 KiB)."""
     options = {"f": "data", "format_whitelist": "data"}
     end = await _ffmpeg(url, options, ["-map", "0:0", "-c", "copy", "-frames:d", "1", "-f", "data", "pipe:1"])
     if access_failed(end.stderr):
         raise SourceUnreachable("the source could not be read")
     if end.code != 0:
-        raise ToolFailed("the source's beginning could not be read")
+        raise ToolFailed("the start of the source could not be read")
     return end.stdout
 
 
 async def _measure(url: str) -> tuple[float, int]:
-    """The length of the picture in seconds and its number of frames, by reading the whole source."""
+    """The duration of the video stream in seconds and its number of frames, by reading the whole source."""
     output = ["-map", "0:v:0", "-c", "copy", "-f", "null", "-", "-progress", "pipe:1", "-stats_period", "3600"]
     end = await _ffmpeg(url, {}, output)
     if access_failed(end.stderr):
-        raise SourceUnreachable("the source could not be read through")
+        raise SourceUnreachable("the source could not be read to its end")
     if end.timed_out:
-        raise ToolFailed("it took too long to read the source through")
+        raise ToolFailed("reading the whole source took too long")
     last = dict(line.split("=", 1) for line in end.stdout.decode().split() if "=" in line)
     microseconds, frames = last.get("out_time_us", ""), int(last.get("frame", "0"))
     if frames < 2 or not microseconds.isdigit():
         return 0.0, frames
-    return int(microseconds) / 1e6 * frames / (frames - 1), frames  # out_time ends at the last frame's beginning
+    return int(microseconds) / 1e6 * frames / (frames - 1), frames  # out_time ends with the start of the last frame
 
 
 async def _ffmpeg(url: str, options: dict[str, str], output: list[str]) -> sandbox.Exit:
@@ -258,7 +257,7 @@ async def _ffmpeg(url: str, options: dict[str, str], output: list[str]) -> sandb
 
 
 def _first(streams: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
-    """The stream that players would choose; a cover picture is not a video."""
+    """The stream that players would choose; cover art is not a video."""
     return next(
         (
             stream
@@ -270,13 +269,13 @@ def _first(streams: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
 
 
 def _unsupported(what: str, codec: str) -> SourceRejected:
-    return SourceRejected("unsupported_codec", f"The {what} is coded as {codec}, which is not accepted.")
+    return SourceRejected("unsupported_codec", f"The codec of the {what}, {codec}, is not supported.")
 
 
 def _display_size(video: dict[str, Any]) -> tuple[int, int]:
     width, height = int(video.get("width", 0)), int(video.get("height", 0))
     if width <= 0 or height <= 0:
-        raise SourceRejected("unreadable", "The picture's size cannot be found in the file.")
+        raise SourceRejected("unreadable", "The file does not declare the size of its video.")
     width = max(1, round(width * (_fraction(video.get("sample_aspect_ratio")) or 1)))
     turned = any(abs(int(data.get("rotation", 0))) % 180 == 90 for data in video.get("side_data_list", []))
     return (height, width) if turned else (width, height)
@@ -287,7 +286,7 @@ def _declared_duration(
 ) -> float | None:
     if "duration" in video:
         return float(video["duration"])
-    end = video.get("tags", {}).get("DURATION")  # Matroska's, from zero to the end of the stream
+    end = video.get("tags", {}).get("DURATION")  # Matroska: from zero to the end of the stream
     if end is not None and (parts := _CLOCK.fullmatch(end)):
         return int(parts[1]) * 3600 + int(parts[2]) * 60 + float(parts[3]) - video_start
     if "duration" in container:
@@ -296,7 +295,7 @@ def _declared_duration(
 
 
 def _fraction(text: str | None) -> Fraction:
-    """ffprobe's "30000/1001" or "64:45"; zero when it is not known."""
+    """Parses ffprobe's "30000/1001" or "64:45"; zero if unknown."""
     numerator, _, denominator = (text or "0/1").replace(":", "/").partition("/")
     if not numerator.isdigit() or not denominator.isdigit() or int(denominator) == 0:
         return Fraction(0)

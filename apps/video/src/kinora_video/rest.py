@@ -24,8 +24,8 @@ from kinora_video.wiring import Wired
 
 router = APIRouter(prefix="/video")
 
-# Not expiration: it requires Upload-Expires in every answer to bytes, and no hook of tusd can add it there. Only the
-# answer to the creation has it.
+# Not expiration: it requires Upload-Expires in every response to PATCH, where no hook of tusd can add it. Only the
+# response to the creation has it.
 TUS_EXTENSIONS = "creation,creation-with-upload,creation-defer-length,concatenation,termination"
 KEEPALIVE_SECONDS = 15.0
 OUTAGE_SECONDS = 1.0
@@ -46,7 +46,7 @@ class RenditionBody(BaseModel):
 
 
 class VideoBody(BaseModel):
-    """Seconds, pixels, bytes; addresses are absolute and absent while there is nothing behind them."""
+    """Units: seconds, pixels, bytes. URLs are absolute, and null until the video is playable."""
 
     id: UUID
     owner_id: UUID
@@ -92,9 +92,9 @@ def _body(shown: Shown) -> VideoBody:
 @router.options("/upload", status_code=204)
 @router.options("/upload/", status_code=204, include_in_schema=False)
 async def upload_options(response: Response, wired: Wired) -> None:
-    """What can be done with uploads (https://tus.io/protocols/resumable-upload#options).
+    """The supported tus extensions and size (https://tus.io/protocols/resumable-upload#options).
 
-    Answered here and not by tusd, so that it needs no token.
+    Not from tusd, whose routes require a token.
     """
     response.headers["Tus-Resumable"] = response.headers["Tus-Version"] = "1.0.0"
     response.headers["Tus-Extension"] = TUS_EXTENSIONS
@@ -103,7 +103,7 @@ async def upload_options(response: Response, wired: Wired) -> None:
 
 @router.options(ROUTE, status_code=204)
 async def one_upload_options(upload: UploadName, response: Response, wired: Wired) -> None:
-    """The same for every upload."""
+    """The same for any upload."""
     await upload_options(response, wired)
 
 
@@ -113,17 +113,17 @@ async def get_video(video_id: UUID, caller: OptionalCaller, wired: Wired) -> Vid
 
 
 class VideoChange(BaseModel):
-    """What of a video can be changed here; title and visibility are its media document's."""
+    """Title and visibility belong to the media document, and are changed there."""
 
     model_config = ConfigDict(extra="forbid")
 
     poster_time: float = Field(ge=0, allow_inf_nan=False)
-    """Seconds from the beginning."""
+    """Seconds from the start of the video."""
 
 
 @router.patch("/{video_id:uuid}", status_code=202)
 async def change_video(video_id: UUID, change: VideoChange, caller: SignedIn, wired: Wired) -> VideoBody:
-    """Accepted: the new poster is there a moment later, under an address of its own."""
+    """The new poster is available a moment later, at a new URL."""
     await wired.videos.choose_poster(caller, video_id, change.poster_time)
     return _body(await wired.videos.get(caller, video_id))
 
@@ -138,7 +138,7 @@ async def delete_video(video_id: UUID, caller: SignedIn, wired: Wired) -> None:
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        204: {"description": "The client has seen the last event"},
+        204: {"description": "The client has already received the last event"},
     },
 )
 async def follow_progress(
@@ -148,14 +148,15 @@ async def follow_progress(
     wired: Wired,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID")] = "",
 ) -> Response:
-    """Server-sent events for the owner: the present state, then each change, until it is ready, failed or deleted.
+    """Server-sent events for the owner: the current state, then each change until it is ready, failed or deleted.
 
-    They also end with the session. A client that has seen the last one (Last-Event-ID) gets 204, and stays away.
+    The stream also ends with the session. A client that has the last event (Last-Event-ID) gets 204, and stops
+    reconnecting.
     """
     caller = await wired.verifier.verify(token)
     with contextlib.ExitStack() as stack:
         stack.enter_context(wired.followers.take(request.scope, caller.user_id))
-        changed = stack.enter_context(wired.changes.of(video_id))  # before the first look, so that no change is missed
+        changed = stack.enter_context(wired.changes.of(video_id))  # before the first read, so that no change is missed
         first = await wired.videos.progress(caller, video_id)
         seen = int(last_event_id) if _EVENT_ID.fullmatch(last_event_id) else 0
         if first.state in ENDS and seen >= first.version:
@@ -194,7 +195,7 @@ async def follow_progress(
 
 
 def _playlist(video: Video, text: str) -> Response:
-    # One that grows must be fresh each time; a complete one stays, but a video may be made private or deleted.
+    # A growing playlist must not be cached. A complete one is final, but the video can become private or deleted.
     if video.visibility == "private":
         cache = "private, no-store"
     else:

@@ -1,4 +1,4 @@
-"""gRPC for the other services: thin over service.py and uploads.py."""
+"""gRPC for the other services: translates, and calls service.py and uploads.py."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ class VideosServicer(pb_grpc.VideosServicer):
 
     async def ListVideos(self, request: pb.ListVideosRequest, context: Any) -> pb.ListVideosResponse:  # noqa: N802
         if len(request.ids) > MAX_IDS:
-            raise InvalidInput(f"At most {MAX_IDS} ids can be asked for at once")
+            raise InvalidInput(f"A request may have at most {MAX_IDS} ids")
         shown = await self._videos.list_videos(optional_caller(), [parse_id(item) for item in request.ids])
         return pb.ListVideosResponse(videos=[_video(item) for item in shown])
 

@@ -1,9 +1,9 @@
-"""Run ffmpeg and ffprobe as if they were hostile, because what they read may make them so (docs/adr/0014).
+"""Runs ffmpeg and ffprobe as untrusted code, because a malicious file could take them over (docs/adr/0014).
 
-Each tool is started through `launch.py`, which leaves it no privileges, no file but the system's programs and its own
-folder, few system calls (`syscalls.py`) and limits. Its network is `feed.py`: one source, by whatever address. It has a
-minimal environment, no standard input and a process group of its own; it dies with its parent (PR_SET_PDEATHSIG) and
-with the task that awaits it.
+Each tool is started through `launch.py`, which drops all privileges, sets limits, and allows only the system's
+programs, the tool's own folder and a few system calls (`syscalls.py`). Its network is `feed.py`: a single source,
+whatever the address. It has a minimal environment, no standard input and its own process group; it is killed with its
+parent (PR_SET_PDEATHSIG) and with the task that awaits it.
 """
 
 import asyncio
@@ -33,30 +33,30 @@ _ENVIRONMENT = {
     # glibc reserves 64 MiB of address space per thread arena, which counts against memory_bytes.
     "MALLOC_ARENA_MAX": "2",
 }
-# Where tools share the worker's user, the kernel counts the threads of all its processes on the machine.
+# If tools run as the worker's user, the kernel counts the threads of all of that user's processes on the machine.
 _SHARED_USER_FACTOR = 8
 _WATCH_SECONDS = 0.1
-# Of the container's memory, for this process and its tools. The rest is for what they allocate between two checks: the
-# kernel's OOM killer ends the whole container (kubelet sets memory.oom.group), and with it every part that it encodes.
+# The share of the container's memory for this process and its tools. The rest is a margin for allocations between two
+# checks: the kernel's OOM killer would kill the whole container (kubelet sets memory.oom.group), with all its parts.
 _MEMORY_SHARE = 0.85
 _FOLDER_FILES = 20_000
 _PR_SET_DUMPABLE = 4
 
 
 class ToolFailed(Exception):
-    """A tool did not do its work for a reason outside the source (network, disk, a signal); may be tried again."""
+    """A tool failed for a reason outside the source (network, disk, a signal). Can be retried."""
 
 
 class OutputRefused(Exception):
-    """A tool wrote something that only a tool which was taken over would write."""
+    """A tool wrote something that only a compromised tool would write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run of a tool may use, in bytes and seconds.
+    """The resources of one run of a tool, in bytes and seconds.
 
-    `memory_bytes` is address space, which the kernel bounds. `resident_bytes`, `shared_bytes` and `folder_bytes` are
-    checked ten times a second: a tool may use more for as long.
+    `memory_bytes` is address space, which the kernel limits. `resident_bytes`, `shared_bytes` and `folder_bytes` are
+    checked ten times a second, so a tool can exceed them briefly.
 
     `shared_bytes` is the resident memory of this process and all its tools. None: most of the container's memory.
     """
@@ -77,10 +77,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a tool ended: its code (negative: the signal), all of stdout and the last of stderr, within the limits.
+    """The result of a tool: its exit code (negative: the signal), stdout, and the end of stderr, within the limits.
 
-    `out_of_memory`: it was killed because it used more than it may. `crowded_out`: it was the largest of several tools
-    that used too much together; alone it might end well.
+    `out_of_memory`: it was killed because it exceeded its memory limit. `crowded_out`: it was killed as the largest of
+    several tools that exceeded the limit together; alone it might succeed.
     """
 
     code: int
@@ -92,7 +92,7 @@ class Exit:
 
 
 class Process:
-    """A running tool; made by `start`."""
+    """A running tool, created by `start`."""
 
     def __init__(self, process: asyncio.subprocess.Process, limits: Limits, folder: Path | None) -> None:
         self._process = process
@@ -109,16 +109,16 @@ class Process:
         return self._process.pid
 
     async def wait(self) -> Exit:
-        """The tool's end."""
+        """Wait for the tool to end."""
         return await asyncio.shield(self._end)
 
     async def poll(self, seconds: float) -> Exit | None:
-        """The tool's end, or None when it still runs after `seconds`."""
+        """As wait, but returns None if the tool is still running after `seconds`."""
         done, _ = await asyncio.wait({self._end}, timeout=seconds)
         return self._end.result() if done else None
 
     def kill(self) -> None:
-        """Kill the whole process group; nothing happens when it is gone."""
+        """Kill the whole process group. Does nothing if it has ended."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -126,7 +126,7 @@ class Process:
     async def _run(self, limits: Limits) -> Exit:
         stdout = cast(asyncio.StreamReader, self._process.stdout)  # both are pipes, see start
         stderr = cast(asyncio.StreamReader, self._process.stderr)
-        # A timer and not asyncio.timeout: the callers are generators, and their consumer must not be cancelled.
+        # Not asyncio.timeout, which would cancel the consumers of the callers, which are generators.
         timer = asyncio.get_running_loop().call_later(limits.wall_seconds, self._time_out)
         watch = asyncio.create_task(self._watch(limits))
         _running.add(self)
@@ -159,7 +159,7 @@ class Process:
             del self._stderr[: -limits.stderr_bytes]
 
     async def _watch(self, limits: Limits) -> None:
-        """Kill the tool when it uses more than the kernel can be told to bound."""
+        """Kill the tool if it exceeds a limit that the kernel cannot enforce."""
         shared = _container_bytes() * _MEMORY_SHARE if limits.shared_bytes is None else limits.shared_bytes
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
@@ -176,7 +176,7 @@ class Process:
         self.kill()
 
     async def close(self) -> None:
-        """Kill what still runs and wait for its end; nothing is left, even when this is cancelled."""
+        """Kill the tool and wait for its end. It is killed even if this is cancelled."""
         self.kill()
         await asyncio.wait({self._end})
 
@@ -188,10 +188,10 @@ _running: set[Process] = set()
 async def start(
     argv: Sequence[str], limits: Limits, *, folder: Path | None = None, source: str | None = None
 ) -> AsyncIterator[Process]:
-    """Start a tool in `folder`, the only place where it may write; leaving the block kills it.
+    """Start a tool in `folder`, the only place where it can write; leaving the block kills it.
 
-    `source` is the address of the one thing that it may read; it finds that at `feed.URL`. Raises ToolFailed when the
-    tool could not be contained or is not installed.
+    `source` is the URL of the only resource that it can read, as `feed.URL`. Raises ToolFailed if the tool could not be
+    contained or is not installed.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -224,43 +224,43 @@ async def start(
 
 
 async def run(argv: Sequence[str], limits: Limits, *, folder: Path | None = None, source: str | None = None) -> Exit:
-    """Run a tool to its end."""
+    """Run a tool until it ends."""
     async with start(argv, limits, folder=folder, source=source) as process:
         return await process.wait()
 
 
 async def check(*, require_landlock: bool = True) -> None:
-    """Hide this process's memory and environment from tools, and see that they can be contained here.
+    """Hide this process's memory and environment from tools, and check that this machine can contain them.
 
-    Raises RuntimeError, which says what is missing.
+    Raises RuntimeError, with what is missing.
     """
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, *[ctypes.c_ulong(0)] * 4)
     if require_landlock and launch.landlock_version() == 0:
         raise RuntimeError(
-            "This kernel has no Landlock, or does not let this process use it: ffmpeg could read every file that its"
-            " user can. Enable it (CONFIG_SECURITY_LANDLOCK, lsm=landlock,...; Linux 5.14 or newer), or accept this"
-            " with KINORA_REQUIRE_LANDLOCK=false."
+            "Landlock is unavailable to this process: ffmpeg could read every file that its user can read. Enable it"
+            " (CONFIG_SECURITY_LANDLOCK, lsm=landlock,...; Linux 5.14 or newer), or accept the risk with"
+            " KINORA_REQUIRE_LANDLOCK=false."
         )
     try:
         end = await run(["true"], Limits())
     except (ToolFailed, OSError) as error:
         raise RuntimeError(
-            f"ffmpeg cannot be contained here (libseccomp2 and Linux 5.14 or newer are needed): {error}"
+            f"ffmpeg cannot be contained on this machine (requires libseccomp2 and Linux 5.14 or newer): {error}"
         ) from error
     if end.code != 0:
-        raise RuntimeError(f"No program can be run in containment: {end.stderr}")
+        raise RuntimeError(f"Contained programs do not run on this machine: {end.stderr}")
 
 
 def output_size(path: Path) -> int:
-    """The size of a file that a tool wrote. Raises OutputRefused when it is anything but a file of its own."""
+    """The size of a tool's output file. Raises OutputRefused unless it is a regular file without other links."""
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        raise OutputRefused(f"{path.name} is not a file")
+        raise OutputRefused(f"{path.name} is not a regular file")
     return status.st_size
 
 
 def read_output(path: Path, *, limit: int) -> bytes:
-    """A file that a tool wrote, whole. Raises OutputRefused when it is no file, or has more than `limit` bytes."""
+    """The content of a tool's output file. Raises OutputRefused as output_size, and above `limit` bytes."""
     if output_size(path) > limit:
         raise OutputRefused(f"{path.name} has more than {limit} bytes")
     with path.open("rb") as file:
@@ -291,7 +291,7 @@ def _command(argv: Sequence[str], limits: Limits, *, control: int, own_folder: b
 
 
 async def _receive_descriptor(control: socket.socket) -> int | None:
-    """What `launch.py` sends when the tool is contained; None when it ended before."""
+    """The descriptor that `launch.py` sends once the tool is contained; None if it ended before."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(control, readable.set)
@@ -318,10 +318,10 @@ def _container_bytes() -> int:
 
 
 def memory_limit(groups: str, mount: Path) -> int:
-    """The lowest memory limit in bytes of this process's control groups and those above them; without any, sys.maxsize.
+    """The lowest memory limit in bytes of this process's control groups and their ancestors; sys.maxsize without any.
 
-    `groups`: the content of /proc/self/cgroup. In a container without a cgroup namespace its paths are the host's, and
-    what is mounted is the container's group.
+    `groups`: the content of /proc/self/cgroup. In a container without a cgroup namespace, its paths are those of the
+    host, but the mount has only the container's group.
     """
     limits = [sys.maxsize]
     for line in groups.splitlines():
@@ -334,13 +334,13 @@ def memory_limit(groups: str, mount: Path) -> int:
             continue
         path = Path(group).relative_to("/")
         for folder in (path, *path.parents):
-            with contextlib.suppress(OSError, ValueError):  # not here, or "max"
+            with contextlib.suppress(OSError, ValueError):  # not mounted, or "max"
                 limits.append(int((root / folder / name).read_text()))
     return min(limits)
 
 
 def _folder_bytes(folder: Path | None) -> int:
-    """What the files take; a folder without an end is as good as one that is too big."""
+    """The disk usage of the files; sys.maxsize if there are too many to count."""
     if folder is None:
         return 0
     used = 0
@@ -348,6 +348,6 @@ def _folder_bytes(folder: Path | None) -> int:
         for number, file in enumerate(files):
             if number == _FOLDER_FILES:
                 return sys.maxsize
-            with contextlib.suppress(FileNotFoundError):  # a segment that was stored meanwhile
+            with contextlib.suppress(FileNotFoundError):  # a segment that was stored and removed meanwhile
                 used += file.stat(follow_symlinks=False).st_blocks * 512
     return used

@@ -1,4 +1,4 @@
-"""The use cases of videos: look, watch and delete. REST, gRPC, the gateway and events all call these."""
+"""The use cases of videos, called by REST, gRPC, ForwardAuth and events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ DELETE_BATCH = 200
 
 @dataclass(frozen=True)
 class Shown:
-    """A video as someone may see it. Addresses are absolute, and empty while there is nothing behind them."""
+    """A video with its URLs, which are absolute, and empty while the video is not playable."""
 
     video: Video
     renditions: Sequence[tuple[store.RenditionRow, int]]
@@ -40,7 +40,7 @@ class Videos:
     catalogue: Catalogue
     settings: VideoSettings
 
-    # Looking
+    # Metadata
 
     async def get(self, caller: Caller | None, video_id: UUID) -> Shown:
         video = await store.get(self.pool, video_id)
@@ -50,12 +50,12 @@ class Videos:
         return (await self._show(caller, [video]))[0]
 
     async def list_videos(self, caller: Caller | None, ids: Sequence[UUID]) -> list[Shown]:
-        """Those of ``ids`` that exist and that the caller may see."""
+        """Those of ``ids`` that exist and are visible to the caller."""
         videos = await store.list_videos(self.pool, ids)
         return await self._show(caller, [video for video in videos if video.visible_to(caller)])
 
     async def progress(self, caller: Caller, video_id: UUID) -> events.TranscodeProgressed | events.UploadProgressed:
-        """How upload and transcoding of the caller's video stand."""
+        """The progress of upload and transcoding of the caller's video."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.get(connection, video_id)
             if video is None:
@@ -81,17 +81,17 @@ class Videos:
         return f"{self.settings.public_url}/video/{video.id}/{key}{self._suffix(video)}"
 
     def _suffix(self, video: Video) -> str:
-        """What an address of a private stream carries; only those who may see the video are ever told it."""
+        """The signed query of a private stream's URLs. Return it only to those who may see the video."""
         if video.visibility != "private":
             return ""
         return "?" + self.links.query(video.id, video.visibility_changes, video.source.duration if video.source else 0)
 
-    # Watching
+    # Playback
 
     async def _watchable(self, caller: Caller | None, video_id: UUID, query: str) -> tuple[Video, str]:
-        """The video, and what the addresses in its playlists are to carry.
+        """The video, and the query for the URLs in its playlists.
 
-        Whoever came by a signed address gets no younger signature than that one, so that it does end.
+        A request with a signed URL gets playlists with the same signature, not a newer one, so that access expires.
         """
         video = await store.get(self.pool, video_id)
         if video is None or video.state == "deleted":
@@ -119,7 +119,7 @@ class Videos:
         video, suffix = await self._watchable(caller, video_id, query)
         stored = next((item for item in await self._stored(video_id) if item.name == rendition), None)
         if stored is None or not stored.segments:
-            raise VideoNotFound("The video has no such rendition, or nothing of it yet")
+            raise VideoNotFound("The rendition does not exist, or has no segments yet")
         return video, hls.media_playlist(
             domain.init_key(rendition),
             _segments(stored),
@@ -129,7 +129,7 @@ class Videos:
         )
 
     async def _stored(self, video_id: UUID) -> list[StoredRendition]:
-        # One snapshot: a part that ends in between must not count as done without its last segments.
+        # One snapshot: a part that finishes in between must not count as done without its last segments.
         async with (
             self.pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
@@ -147,23 +147,23 @@ class Videos:
         ]
 
     async def authorise_object(self, method: str, video_id: UUID, key: str, query: str) -> dict[str, str]:
-        """The headers with which the gateway may fetch one object of the stream from the object store."""
+        """The headers that authenticate the gateway's request to the object store for one object of the stream."""
         if method not in ("GET", "HEAD"):
             raise VideoNotFound
         if query and not SIGNED_QUERY.fullmatch(query):
-            raise LinkExpired  # the store reads other queries as other requests (?acl, ?tagging)
+            raise LinkExpired  # to the store, other queries are other operations (?acl, ?tagging)
         await self._watchable(None, video_id, query)
         path = f"/{self.settings.streams_bucket}/{video_id}/{key}"
         return dict(self.objects.signed_headers(method, f"{path}?{query}" if query else path))
 
     async def object_size(self, video_id: UUID, key: str) -> int:
-        """The bytes of one object of the stream."""
+        """The size in bytes of one object of the stream."""
         return await self.objects.size(self.settings.streams_bucket, f"{video_id}/{key}")
 
     async def choose_poster(self, caller: Caller, video_id: UUID, seconds: float) -> None:
-        """Have the poster made of another moment of the video.
+        """Queue the making of a new poster, from another second of the video.
 
-        Raises NotPlayable as long as there is nothing to see, InvalidInput for a moment that the video does not have.
+        Raises NotPlayable until the video is playable, InvalidInput beyond its end.
         """
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
@@ -179,12 +179,12 @@ class Videos:
             await store.set_poster_time(connection, video_id, seconds)
             await announce.command(connection, announce.MakePoster(video_id=video_id), announce.BULK_QUEUE)
 
-    # Ending
+    # Deletion and visibility
 
     async def delete(self, caller: Caller, video_id: UUID) -> None:
-        """Delete the caller's video: at once for everyone, here and in the catalogue, and soon from every store.
+        """Delete the caller's video: hidden at once, here and in the catalogue, and soon removed from every store.
 
-        Raises an outage when the catalogue could not be told, VideoNotFound when all of it is done already.
+        Raises an outage if the catalogue cannot be reached, VideoNotFound if the video is already deleted in both.
         """
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
@@ -199,7 +199,7 @@ class Videos:
             raise VideoNotFound
 
     async def drop(self, caller: Caller, video_id: UUID) -> None:
-        """As delete, because its document was deleted. Nothing happens when it is gone already."""
+        """As delete, for the media service, which deletes the document itself. Idempotent."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
             if video is not None and video.state != "deleted":
@@ -207,14 +207,14 @@ class Videos:
                 await _delete(connection, video)
 
     async def delete_quietly(self, video_id: UUID) -> None:
-        """As delete, because something else was deleted; nothing happens when it is gone already."""
+        """As delete, without a caller, after an event or a terminated upload. Idempotent."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
             if video is not None and video.state != "deleted":
                 await _delete(connection, video)
 
     async def delete_all_of(self, owner_id: UUID) -> None:
-        """Many at a time, because somebody waits for it. What is done stays done when the rest cannot be."""
+        """In batches, because a client waits for it. If it fails, the batches that are done stay deleted."""
         await store.end_partials_of_owner(self.pool, owner_id)
         while True:
             async with postgres.transaction(self.pool) as connection:
@@ -225,12 +225,12 @@ class Videos:
                 return
 
     async def set_visibility(self, video_id: UUID, visibility: Visibility, version: int) -> None:
-        """As an event says. It counts only if ``version``, the document's, is newer than what was set before."""
+        """From an event. Ignored unless ``version``, the document's, is newer than the last one."""
         async with postgres.transaction(self.pool) as connection:
             await store.set_visibility(connection, video_id, visibility, version)
 
     async def enforce_visibility(self, caller: Caller, video_id: UUID, visibility: Visibility, version: int) -> None:
-        """As set_visibility, for the owner who is waiting. Raises VideoNotFound, NotTheOwner."""
+        """As set_visibility, within the owner's request. Raises VideoNotFound, NotTheOwner."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
             if video is None:

@@ -1,4 +1,4 @@
-"""Settings of the two processes: the API, and the worker, which knows less."""
+"""Settings of the two processes, the API and the worker, which needs fewer secrets."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -24,22 +24,22 @@ class VideoSettings(StoreSettings, StreamSettings):
     grpc_host: str = "127.0.0.1"
     grpc_port: Port
     public_url: str
-    """Where clients reach the gateway, without a slash at the end; also the issuer of the access tokens."""
+    """The gateway's URL for clients, without a trailing slash; also the issuer of the access tokens."""
     tusd_url: str
     jwks_url: str
     media_grpc: str
     redis_url: SecretStr
     signing_secret: Secret
-    """Signs the addresses of private streams."""
+    """Signs the URLs of private streams."""
     upload_max_bytes: int = Field(default=10 << 30, ge=1)
     upload_ttl_seconds: int = Field(default=24 * 3600, ge=60)
-    """An upload that nothing was added to for so long is given up."""
+    """An upload expires after this time without new bytes."""
     upload_begin_seconds: int = Field(default=600, ge=1)
-    """An upload for which no place was made within so long is given up."""
+    """An upload expires after this time if tusd has not created it."""
     uploads_per_user: int = Field(default=20, ge=1)
-    """Uploads that one user may have under way at a time."""
+    """Concurrent uploads per user."""
     link_lifetime_seconds: int = Field(default=6 * 3600, ge=60)
-    """How long the address of a private stream is good for, on top of the video's own length."""
+    """How long the URLs of a private stream are valid, in addition to the duration of the video."""
 
 
 class WorkerSettings(StoreSettings):
@@ -48,7 +48,7 @@ class WorkerSettings(StoreSettings):
     part_seconds: float = Field(default=12, gt=0)
     segment_seconds: float = Field(default=4, gt=0)
     work_dir: Path | None = None
-    """Where parts are encoded; the system's temporary folder unless given."""
+    """Where parts are encoded; the system's temporary folder by default."""
     require_landlock: bool = True
-    """Whether the worker refuses to start where the kernel has no Landlock. Without it, code in a hostile file could
-    read what the worker's user can read; it could still signal nothing and reach nothing."""
+    """Whether the worker refuses to start if the kernel has no Landlock. Without it, code in a hostile file could read
+    whatever the worker's user can read, but could still not send signals or reach the network."""

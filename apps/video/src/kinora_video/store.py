@@ -1,4 +1,4 @@
-"""The only place with the SQL of videos. A transaction is opened by the use case and handed in."""
+"""All SQL of videos and uploads. Use cases open the transactions and pass in the connection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ async def get(connection: Connection | Pool, video_id: UUID) -> Video | None:
 
 
 async def lock(connection: Connection, video_id: UUID) -> Video | None:
-    """As get; no one else changes the video until the transaction ends."""
+    """As get, locked against changes until the transaction ends."""
     row = await connection.fetchrow(f"SELECT {_VIDEO} FROM videos WHERE id = $1 FOR NO KEY UPDATE", video_id)
     return None if row is None else _video(row)
 
@@ -67,11 +67,11 @@ async def list_videos(pool: Pool, ids: Sequence[UUID]) -> list[Video]:
     return [_video(row) for row in rows]
 
 
-async def count_uploading(connection: Connection, owner_id: UUID, *, but: Sequence[UUID] = ()) -> int:
-    """Uploads that the owner has under way. Others who count for the same owner wait until this transaction ends.
+async def count_uploading(connection: Connection, owner_id: UUID, *, excluding: Sequence[UUID] = ()) -> int:
+    """The number of the owner's uploads in progress. Concurrent counts for the same owner wait for this transaction.
 
-    A partial upload counts until a final one was made of it; ``but``: those that one is about to be made of. Those that
-    never got a place for their bytes, as while the object store is away, do not keep others from it.
+    A partial upload counts until its final upload is complete, except those ``excluding``: the parts of a new final
+    upload. An upload that tusd could not create, for instance during an outage of the object store, counts for 10 s.
     """
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", str(owner_id))
     return int(
@@ -81,7 +81,7 @@ async def count_uploading(connection: Connection, owner_id: UUID, *, but: Sequen
             " + (SELECT count(*) FROM partials WHERE owner_id = $1 AND purge_at IS NULL AND id <> ALL($2::uuid[])"
             "   AND (multipart_id IS NOT NULL OR created_at > now() - interval '10 seconds'))",
             owner_id,
-            but,
+            excluding,
         )
     )
 
@@ -102,7 +102,7 @@ async def list_uploads(connection: Connection | Pool, ids: Sequence[UUID]) -> li
 
 
 async def set_multipart_id(connection: Connection | Pool, upload: Upload, multipart_id: str) -> None:
-    """Once: the object store gives an upload no other."""
+    """Does nothing if it is set: it never changes."""
     await connection.execute(
         f"UPDATE {'partials' if upload.partial else 'videos'} SET multipart_id = $2"
         " WHERE id = $1 AND multipart_id IS NULL",
@@ -118,7 +118,7 @@ async def insert_partial(connection: Connection, upload: Upload) -> None:
 
 
 async def lock_finals(connection: Connection, partial_ids: Sequence[UUID]) -> list[Video]:
-    """The videos whose uploads are made of these partial ones; no one else changes them until the transaction ends."""
+    """The videos whose final uploads use these partial ones, locked until the transaction ends."""
     rows = await connection.fetch(
         f"SELECT {_VIDEO} FROM videos WHERE id IN (SELECT final_id FROM partials WHERE id = ANY($1::uuid[]))"
         " ORDER BY id FOR NO KEY UPDATE",
@@ -128,7 +128,7 @@ async def lock_finals(connection: Connection, partial_ids: Sequence[UUID]) -> li
 
 
 async def lock_partials(connection: Connection, owner_id: UUID, ids: Sequence[UUID]) -> int:
-    """How many of ``ids`` are the owner's, and not ended; no one else changes them until the transaction ends."""
+    """Lock those of ``ids`` that are the owner's and have not ended; returns their number."""
     rows = await connection.fetch(
         "SELECT id FROM partials WHERE id = ANY($1::uuid[]) AND owner_id = $2 AND purge_at IS NULL"
         " ORDER BY id FOR NO KEY UPDATE",
@@ -139,7 +139,7 @@ async def lock_partials(connection: Connection, owner_id: UUID, ids: Sequence[UU
 
 
 async def note_partial(connection: Connection | Pool, upload_id: UUID, size: int | None) -> bool:
-    """Something came for it, and maybe its size. Whether it had not ended."""
+    """Record activity, and the size once it is known. Returns False if the upload has ended."""
     status = await connection.execute(
         "UPDATE partials SET updated_at = now(), size = COALESCE(size, $2) WHERE id = $1 AND purge_at IS NULL",
         upload_id,
@@ -170,7 +170,7 @@ async def end_partials_of_owner(connection: Connection | Pool, owner_id: UUID) -
 
 
 async def end_expired_partials(pool: Pool, *, ttl_seconds: float, begin_seconds: float) -> int:
-    """Those that were given up: nothing came for so long, or their place was never made. Returns how many."""
+    """End those without activity for so long, and those that tusd never created. Returns their number."""
     status = await pool.execute(
         f"UPDATE partials SET {_ENDED} WHERE purge_at IS NULL AND updated_at < now()"
         " - make_interval(secs => CASE WHEN multipart_id IS NULL THEN $2::float8 ELSE $1::float8 END)",
@@ -181,7 +181,7 @@ async def end_expired_partials(pool: Pool, *, ttl_seconds: float, begin_seconds:
 
 
 async def set_begun(connection: Connection, video_id: UUID) -> bool:
-    """Whether it was not noted before that the place for the bytes was made."""
+    """Record that tusd has created the upload. Returns False if that was already recorded."""
     status = await connection.execute(
         "UPDATE videos SET begun = true, version = version + 1, updated_at = now() WHERE id = $1 AND NOT begun",
         video_id,
@@ -199,7 +199,7 @@ async def set_state(connection: Connection, video_id: UUID, state: State) -> Non
 
 
 async def set_received(connection: Connection, video_id: UUID, count: int, size: int | None) -> None:
-    """Bytes received so far, which never falls, and the size of the file, as soon as it is known."""
+    """Record the bytes received so far, which never decrease, and the size of the file once it is known."""
     await connection.execute(
         "UPDATE videos SET bytes_received = GREATEST(bytes_received, $2), size = COALESCE(size, $3),"
         " version = version + 1, updated_at = now() WHERE id = $1",
@@ -226,13 +226,13 @@ _DELETED = (
 
 
 async def set_deleted(connection: Connection, video_id: UUID) -> Video:
-    """What remains until the last purge is the id, so that late events and workers know it."""
+    """Only the id remains, until the last purge, so that late events and workers find the video deleted."""
     row = await connection.fetchrow(f"UPDATE videos SET {_DELETED} WHERE id = $1 RETURNING {_VIDEO}", video_id)
     return _video(row)
 
 
 async def delete_some_of(connection: Connection, owner_id: UUID, *, limit: int) -> list[Video]:
-    """As set_deleted, for so many of the owner's videos at most that are not deleted yet."""
+    """As set_deleted, for at most ``limit`` of the owner's videos."""
     rows = await connection.fetch(
         f"UPDATE videos SET {_DELETED} WHERE id IN ("
         f"  SELECT id FROM videos WHERE owner_id = $1 AND state <> 'deleted' ORDER BY id LIMIT $2 FOR NO KEY UPDATE"
@@ -244,7 +244,7 @@ async def delete_some_of(connection: Connection, owner_id: UUID, *, limit: int) 
 
 
 async def set_visibility(connection: Connection, video_id: UUID, visibility: Visibility, version: int) -> bool:
-    """Whether it was newer than what stands there."""
+    """Set it if ``version`` is newer. Returns False otherwise."""
     status = await connection.execute(
         "UPDATE videos SET visibility = $2, visibility_version = $3, updated_at = now()"
         " WHERE id = $1 AND visibility_version < $3",
@@ -274,7 +274,7 @@ async def set_plan(
     audio: str | None,
     parts: Sequence[tuple[Part, float]],
 ) -> None:
-    """``parts`` with the cost of each."""
+    """``parts``: each with its cost."""
     await connection.execute(
         "UPDATE videos SET source = $2, version = version + 1, updated_at = now() WHERE id = $1",
         video_id,
@@ -335,7 +335,7 @@ async def parts_of(connection: Connection | Pool, video_id: UUID) -> list[Planne
 
 
 async def begin_part(connection: Connection, video_id: UUID, index: int) -> PlannedPart | None:
-    """Count an attempt, unless the part is done or is not there."""
+    """Count an attempt. None if the part is done or does not exist."""
     row = await connection.fetchrow(
         f"UPDATE parts SET attempts = attempts + 1 WHERE video_id = $1 AND index = $2 AND state <> 'done'"
         f" RETURNING {_PART}",
@@ -346,12 +346,12 @@ async def begin_part(connection: Connection, video_id: UUID, index: int) -> Plan
 
 
 async def spare_attempt(pool: Pool, video_id: UUID, index: int) -> None:
-    """Take back the attempt: the part did not cause its end."""
+    """Undo the count of an attempt that the part did not end."""
     await pool.execute("UPDATE parts SET attempts = attempts - 1 WHERE video_id = $1 AND index = $2", video_id, index)
 
 
 async def fail_attempt(pool: Pool, video_id: UUID, index: int) -> int:
-    """Count the attempt as failed; returns how many failed so far."""
+    """Count the attempt as failed; returns the number of failed ones."""
     failures = await pool.fetchval(
         "UPDATE parts SET attempts = attempts - 1, failures = failures + 1 WHERE video_id = $1 AND index = $2"
         " RETURNING failures",
@@ -362,7 +362,7 @@ async def fail_attempt(pool: Pool, video_id: UUID, index: int) -> int:
 
 
 async def queue_parts(connection: Connection, video_id: UUID, window: int) -> list[Part]:
-    """The parts to be sent to the workers now, so that at most ``window`` are on their way."""
+    """Mark the next parts as queued, up to ``window`` in total; returns those to send to the workers."""
     rows = await connection.fetch(
         f"UPDATE parts SET state = 'queued' WHERE video_id = $1 AND index IN ("
         f"  SELECT index FROM parts WHERE video_id = $1 AND state = 'waiting' ORDER BY lane = 'bulk', index"
@@ -385,7 +385,7 @@ async def set_part_progress(connection: Connection, video_id: UUID, index: int, 
 
 
 async def finish_part(connection: Connection, video_id: UUID, index: int) -> bool:
-    """Whether it was not finished before."""
+    """Mark a part as done. Returns False if it already was."""
     status = await connection.execute(
         "UPDATE parts SET state = 'done', progress = 1 WHERE video_id = $1 AND index = $2 AND state <> 'done'",
         video_id,
@@ -417,7 +417,7 @@ async def add_segment(connection: Connection, video_id: UUID, segment: StoredSeg
 
 
 async def renditions_of(connection: Connection | Pool, video_ids: Sequence[UUID]) -> dict[UUID, list[RenditionRow]]:
-    """Smallest first, sound last."""
+    """Smallest first, audio last."""
     rows = await connection.fetch(
         "SELECT video_id, name, kind, width, height, frame_rate, codecs FROM renditions"
         " WHERE video_id = ANY($1::uuid[]) ORDER BY kind DESC, width * height",
@@ -438,7 +438,7 @@ async def segments_of(connection: Connection | Pool, video_id: UUID) -> list[Sto
 
 
 async def bandwidths(pool: Pool, video_ids: Sequence[UUID]) -> dict[tuple[UUID, str], int]:
-    """Average bits per second of what is stored of each rendition."""
+    """Average bits per second of the stored segments of each rendition."""
     rows = await pool.fetch(
         "SELECT video_id, rendition, sum(size) * 8 / sum(duration) AS bandwidth FROM segments"
         " WHERE video_id = ANY($1::uuid[]) GROUP BY video_id, rendition HAVING sum(duration) > 0",
@@ -448,16 +448,16 @@ async def bandwidths(pool: Pool, video_ids: Sequence[UUID]) -> dict[tuple[UUID, 
 
 
 async def quiet_uploads(
-    pool: Pool, *, after: UUID, quiet_seconds: float, noisy_seconds: float, limit: int
+    pool: Pool, *, after: UUID, quiet_seconds: float, active_seconds: float, limit: int
 ) -> list[Video]:
-    """Uploads that nothing was heard of for ``quiet_seconds``, but something for ``noisy_seconds``, by their ids."""
+    """Uploads without a report for ``quiet_seconds``, but with one within ``active_seconds``, ordered by id."""
     rows = await pool.fetch(
         f"SELECT {_VIDEO} FROM videos WHERE state = 'uploading' AND id > $1"
         " AND updated_at < now() - make_interval(secs => $2) AND updated_at > now() - make_interval(secs => $3)"
         " ORDER BY id LIMIT $4",
         after,
         quiet_seconds,
-        noisy_seconds,
+        active_seconds,
         limit,
     )
     return [_video(row) for row in rows]
@@ -466,7 +466,7 @@ async def quiet_uploads(
 async def lock_expired_upload(
     connection: Connection, video_id: UUID, *, ttl_seconds: float, begin_seconds: float
 ) -> Video | None:
-    """The upload, locked, if it was given up: nothing came for so long, or its place was never made."""
+    """The upload, locked, if it has expired: no activity for so long, or tusd never created it."""
     row = await connection.fetchrow(
         f"SELECT {_VIDEO} FROM videos WHERE id = $1 AND state = 'uploading'"
         " AND updated_at < now() - make_interval(secs => CASE WHEN begun THEN $2::float8 ELSE $3::float8 END)"
@@ -479,9 +479,9 @@ async def lock_expired_upload(
 
 
 async def claim_purge(pool: Pool, *, lease_seconds: float) -> tuple[UUID, State, str, bool] | None:
-    """A video whose objects are to be removed now: its id, state, failure code, and whether this is the last time.
+    """The next video whose objects are due for removal: its id, state, failure code, and whether it is the last purge.
 
-    The row is leased to this process for so long; if it is not done by then, it is due again, after all others.
+    The row is leased to this process for ``lease_seconds``; after that it is due again, behind all others.
     """
     row = await pool.fetchrow(
         "UPDATE videos SET purge_at = now() + make_interval(secs => $1) WHERE id = ("
@@ -493,7 +493,7 @@ async def claim_purge(pool: Pool, *, lease_seconds: float) -> tuple[UUID, State,
 
 
 async def claim_partial_purge(pool: Pool, *, lease_seconds: float) -> tuple[UUID, bool] | None:
-    """As claim_purge, for a partial upload: its id, and whether this is the last time."""
+    """As claim_purge, for a partial upload: its id, and whether it is the last purge."""
     row = await pool.fetchrow(
         "UPDATE partials SET purge_at = now() + make_interval(secs => $1) WHERE id = ("
         "  SELECT id FROM partials WHERE purge_at <= now() ORDER BY purge_at LIMIT 1 FOR UPDATE SKIP LOCKED"
@@ -504,7 +504,7 @@ async def claim_partial_purge(pool: Pool, *, lease_seconds: float) -> tuple[UUID
 
 
 async def partial_purged(pool: Pool, upload_id: UUID, *, again_in_seconds: int | None) -> None:
-    """Come again, or forget it."""
+    """Schedule another purge, or delete the row."""
     if again_in_seconds is None:
         await pool.execute("DELETE FROM partials WHERE id = $1", upload_id)
     else:
@@ -516,7 +516,7 @@ async def partial_purged(pool: Pool, upload_id: UUID, *, again_in_seconds: int |
 
 
 async def purged(connection: Connection, video_id: UUID, *, again_in_seconds: int | None) -> None:
-    """Forget what was stored, and come again: what was still being written at the time has ended by then."""
+    """Delete the rows of what was stored. Schedule another purge, for objects that were being written during it."""
     await connection.execute("DELETE FROM segments WHERE video_id = $1", video_id)
     await connection.execute("DELETE FROM parts WHERE video_id = $1", video_id)
     await connection.execute("DELETE FROM renditions WHERE video_id = $1", video_id)

@@ -1,7 +1,7 @@
-"""The system calls of a tool, as seccomp filters: an allow-list, so that what nobody thought of is refused.
+"""The system calls of a tool, as seccomp filters: an allow-list, so that anything unforeseen is denied.
 
-libseccomp knows their numbers on each architecture. What is not on the list fails with ENOSYS, as on an older kernel:
-the C library then does without.
+libseccomp knows their numbers on each architecture. All others fail with ENOSYS, as on an older kernel, for which the C
+library has fallbacks.
 """
 
 import ctypes
@@ -12,10 +12,10 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Only what concerns the process itself. Of the calls that name another process (kill, ptrace, setpriority, ...) or
-# reach outside of the file system (System V IPC, keyrings, io_uring, ...) there is none.
+# Only calls that affect the process itself: none that act on other processes (kill, ptrace, setpriority, ...) or bypass
+# the file system (System V IPC, keyrings, io_uring, ...).
 _GROUPS = {
-    # Landlock says which. No links, folders, pipes or devices are made.
+    # Landlock restricts the paths. No links, folders, pipes or devices can be created.
     "files": "access close dup dup2 dup3 faccessat faccessat2 fadvise64 fdatasync fstat fstatfs fsync ftruncate getcwd"
     " getdents64 lseek lstat newfstatat open openat pread64 preadv pwrite64 pwritev read readlink readlinkat readv"
     " rename renameat renameat2 stat statfs statx umask unlink unlinkat write writev",
@@ -25,7 +25,7 @@ _GROUPS = {
     " sched_getaffinity sched_getparam sched_getscheduler sched_yield set_robust_list set_tid_address sigaltstack"
     " sysinfo times uname",
     "time": "clock_getres clock_gettime clock_nanosleep futex gettimeofday nanosleep poll ppoll pselect6 select time",
-    # The connection to its source; nothing with an address in it, but for sendto, which a connected one refuses.
+    # The connection to its source. No call takes an address, except sendto, where a connected socket rejects it.
     "connection": "getpeername getsockname getsockopt recvfrom sendto shutdown",
 }
 ALLOWED = tuple(name for names in _GROUPS.values() for name in names.split())
@@ -40,7 +40,7 @@ _EQUAL, _MASKED_EQUAL = 4, 7
 
 
 class _Condition(ctypes.Structure):
-    """struct scmp_arg_cmp: an argument of a call, how it is compared, and with what."""
+    """struct scmp_arg_cmp: the index of an argument, the comparison, and its operands."""
 
     _fields_ = [
         ("argument", ctypes.c_uint),
@@ -50,13 +50,13 @@ class _Condition(ctypes.Structure):
     ]
 
 
-# Calls that are allowed for some arguments only.
+# Calls that are allowed only with certain arguments.
 _CONDITIONS = [
-    # Threads; a process of its own is made by none.
+    # Threads, but no processes.
     ("clone", _Condition(0, _MASKED_EQUAL, _CLONE_THREAD, _CLONE_THREAD)),
     ("prctl", _Condition(0, _EQUAL, _PR_SET_NAME)),
     ("prlimit64", _Condition(0, _EQUAL, 0)),  # of itself
-    # Not F_SETOWN, which sends signals to anybody.
+    # Not F_SETOWN, which can send signals to any process.
     *(
         ("fcntl", _Condition(1, _EQUAL, command))
         for command in (_F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC)
@@ -67,12 +67,12 @@ _CONDITIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Programs for the kernel: calls that are answered by the worker, and calls that are allowed."""
+    """BPF programs: ``answered`` notifies the worker of calls, ``allowed`` is the allow-list."""
 
     answered: bytes
     allowed: bytes
     seccomp: int
-    """The number of the system call that takes them."""
+    """The number of the system call that installs them."""
 
 
 @functools.cache
@@ -84,8 +84,8 @@ def _library() -> ctypes.CDLL:
 
 @functools.cache
 def filters() -> Filters:
-    """Raises OSError when there is no libseccomp, or it refuses a rule."""
-    # What socket() returned is connected already.
+    """Raises OSError if libseccomp is missing or rejects a rule."""
+    # The socket that socket() returned is already connected.
     connected = ("connect", ERRNO | 0, None)
     allowed = [(name, ALLOW, None) for name in ALLOWED]
     conditional = [(name, ALLOW, condition) for name, condition in _CONDITIONS]
@@ -97,12 +97,12 @@ def filters() -> Filters:
 
 
 def number(name: str) -> int:
-    """Of a system call on this architecture; negative when it has none of this name."""
+    """The number of a system call on this architecture; negative if it does not exist."""
     return int(_library().seccomp_syscall_resolve_name(name.encode()))
 
 
 def compiled(otherwise: int, rules: Sequence[tuple[str, int, _Condition | None]]) -> bytes:
-    """A filter of calls by name, with what happens to them (under a condition) and to all others."""
+    """A filter from rules: calls by name, with an action and a condition each, and an action for all others."""
     library = _library()
     context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(otherwise)))
     try:

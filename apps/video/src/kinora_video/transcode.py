@@ -1,4 +1,4 @@
-"""The worker's use cases: look at a source and plan its parts; make a part. Each may die anywhere and be done again."""
+"""The worker's use cases: probe a source and plan its parts; encode a part. All are idempotent and survive kills."""
 
 import asyncio
 import contextlib
@@ -35,10 +35,10 @@ log = logs.get(__name__)
 
 T = TypeVar("T")
 
-# A video has at most so many parts on their way, so that a long one does not stand before all that come after it.
+# The number of queued parts per video, so that a long video does not delay all later ones.
 WINDOW = 6
-# A video is given up when so many workers ended without a word while they had the same part (killed, out of memory), or
-# when ffmpeg failed the part so often. Workers that were stopped and outages count for neither.
+# A video fails after this many attempts at the same part whose workers died (killed, out of memory), or after this many
+# failures of ffmpeg. Graceful stops of workers and outages do not count.
 ATTEMPTS = 8
 ENCODE_ATTEMPTS = 3
 OUTAGE_POLL_SECONDS = 1.0
@@ -48,7 +48,7 @@ _FOLDER = "kinora-part-"
 
 
 class Gone(Ignore):
-    """The video failed or was deleted meanwhile: there is nothing to do any more."""
+    """The video has failed or was deleted in the meantime; nothing remains to be done."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Transcoder:
     limits: Limits = encode.ENCODE_LIMITS
 
     async def handle(self, event: Event) -> None:
-        """Carry out one command from a work queue."""
+        """Execute one command from a work queue."""
         try:
             if event.type == Prepare.type:
                 await self.prepare(event.read(Prepare).video_id)
@@ -71,30 +71,30 @@ class Transcoder:
             else:
                 raise Ignore(event.type)
         except SourceUnreachable:
-            # Raises what is waited for without an end when the store is away. If it is not, the tries do end.
+            # Raises an outage if the store is down, which is retried without limit. Otherwise the retries are limited.
             await self._must_exist(UUID(event.subject))
             raise
 
     async def _must_exist(self, video_id: UUID) -> None:
-        """Fail the video whose source is not there any more: no waiting brings it back."""
+        """Fail the video if its source no longer exists, as no retry can succeed."""
         try:
             await self.objects.size(self.settings.uploads_bucket, str(video_id))
         except S3Error as error:
             if error.code not in ("NoSuchKey", "NoSuchObject"):
                 raise
             async with self._changing(video_id) as (connection, video):
-                await announce.fail(connection, video, "unreadable", "The file is not there any more.")
+                await announce.fail(connection, video, "unreadable", "The uploaded file no longer exists.")
             raise Gone from error
 
     async def give_up(self, event: Event) -> None:
-        """A command failed to the end: its video does, too, unless there is something to watch without it."""
+        """Fail the video of a dead-lettered command, except for a poster."""
         if event.type in (Prepare.type, DoPart.type):
             with contextlib.suppress(Gone):
                 async with self._changing(UUID(event.subject)) as (connection, video):
-                    await _give_up(connection, video, f"{event.type} was tried too often")
+                    await _give_up(connection, video, f"{event.type} failed too often")
 
     async def make_poster(self, video_id: UUID) -> None:
-        """Make the poster anew, of the second that its owner chose."""
+        """Make a new poster, from the second that the owner chose."""
         video = await store.get(self.pool, video_id)
         if video is None or video.source is None or video.state in domain.GONE:
             raise Ignore
@@ -106,12 +106,12 @@ class Transcoder:
                 await announce.progressed(connection, video_id)
 
     async def prepare(self, video_id: UUID) -> None:
-        """Probe the source and plan its parts, or fail the video for what it is."""
+        """Probe the source and plan its parts, or fail the video if the source is rejected."""
         video = await store.get(self.pool, video_id)
         if video is None or video.state != "processing" or video.source is not None:
             raise Ignore
         try:
-            if video.size == 0:  # the object store refuses any range of an empty object
+            if video.size == 0:  # the object store rejects any range of an empty object
                 raise SourceRejected("empty_file", "The file is empty.")
             source = await probe(self._link(video))
         except SourceRejected as error:
@@ -126,7 +126,7 @@ class Transcoder:
             segment_seconds=self.settings.segment_seconds,
         )
         async with self._changing(video_id) as (connection, video):
-            if video.source is not None:  # another worker was given the same command
+            if video.source is not None:  # another worker received the same command
                 return
             audio = AUDIO if source.has_audio else None
             costs = [(part, _cost(part, source, renditions)) for part in parts]
@@ -135,14 +135,14 @@ class Transcoder:
             await announce.progressed(connection, video_id)
 
     async def do_part(self, video_id: UUID, index: int) -> None:
-        """Encode one part and store what comes of it, piece by piece."""
+        """Encode one part, and store each segment as soon as it is finished."""
         async with self._changing(video_id) as (connection, video):
             planned = await store.begin_part(connection, video_id, index)
             source = video.source
             if planned is None or source is None:
                 raise Ignore
             if planned.attempts > ATTEMPTS:
-                await _give_up(connection, video, f"part {index} ended {ATTEMPTS} workers")
+                await _give_up(connection, video, f"{ATTEMPTS} workers died during part {index}")
                 return
         started = time.perf_counter()
         try:
@@ -151,19 +151,19 @@ class Transcoder:
             else:
                 await self._encode(video, source, planned)
         except SourceRejected as error:
-            if planned.part.kind != "poster":  # a video without a poster is a video
+            if planned.part.kind != "poster":  # a video can do without a poster
                 async with self._changing(video_id) as (connection, video):
                     await announce.fail(connection, video, error.code, error.detail)
                 return
         except EncodeFailed as error:
-            if await self._note(store.fail_attempt, video_id, index) < ENCODE_ATTEMPTS:
+            if await self._record(store.fail_attempt, video_id, index) < ENCODE_ATTEMPTS:
                 raise
             if planned.part.kind != "poster":
                 async with self._changing(video_id) as (connection, video):
                     await _give_up(connection, video, str(error))
                 return
         except (Exception, asyncio.CancelledError):
-            await self._note(store.spare_attempt, video_id, index)
+            await self._record(store.spare_attempt, video_id, index)
             raise
         await self._finish(video_id, index)
         seconds = time.perf_counter() - started
@@ -171,11 +171,11 @@ class Transcoder:
         if planned.part.kind == "video":
             ENCODE_SPEED.observe(_length(planned.part, source) / seconds)
 
-    async def _note(self, note: Callable[[Pool, UUID, int], Awaitable[T]], video_id: UUID, index: int) -> T:
-        """Note how an attempt ended, also when the database is away: an attempt without a note counts as a death."""
+    async def _record(self, record: Callable[[Pool, UUID, int], Awaitable[T]], video_id: UUID, index: int) -> T:
+        """Record the result of an attempt, waiting for the database: without it, the worker counts as killed."""
         while True:
             try:
-                return await note(self.pool, video_id, index)
+                return await record(self.pool, video_id, index)
             except Exception as error:
                 if tasks.cancelled() or not is_outage(error):
                     raise
@@ -185,7 +185,7 @@ class Transcoder:
         part = planned.part
         length = max(_length(part, source), 0.001)
         done = 0.0
-        told = time.monotonic()
+        reported = time.monotonic()
 
         def on_progress(seconds: float) -> None:
             nonlocal done
@@ -198,8 +198,8 @@ class Transcoder:
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
                     await self._store(video.id, part, piece)
-                    if time.monotonic() - told >= PROGRESS_SECONDS:
-                        told = time.monotonic()
+                    if time.monotonic() - reported >= PROGRESS_SECONDS:
+                        reported = time.monotonic()
                         async with self._changing(video.id) as (connection, _):
                             await store.set_part_progress(connection, video.id, part.index, done)
                             await announce.progressed(connection, video.id)
@@ -257,13 +257,13 @@ class Transcoder:
             if present.poster_time == video.poster_time:
                 outdated = present.poster if present.poster != key else None
                 await store.set_poster(connection, video.id, key)
-            else:  # the owner chose again meanwhile: the later command makes the poster
+            else:  # the owner has chosen again: the later command makes that poster
                 outdated = key
         if outdated:
             await self.objects.remove(self.settings.streams_bucket, [f"{video.id}/{outdated}"])
 
     async def _finish(self, video_id: UUID, index: int) -> None:
-        """Mark the part done, send the next ones, and with the last one the video is ready."""
+        """Mark the part as done and queue the next ones. After the last one, the video is ready."""
         async with self._changing(video_id) as (connection, video):
             if not await store.finish_part(connection, video_id, index):
                 return
@@ -288,9 +288,9 @@ class Transcoder:
 
     @contextlib.asynccontextmanager
     async def _changing(self, video_id: UUID) -> AsyncIterator[tuple[Connection, Video]]:
-        """A transaction that holds the video. Raises Gone when it is no longer to be worked on.
+        """A transaction with the video locked. Raises Gone if it has failed or was deleted.
 
-        An object stored just before is then an orphan; the second purge removes it.
+        An object that was stored just before is then an orphan, which the second purge removes.
         """
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
@@ -304,7 +304,7 @@ class Transcoder:
             yield Path(folder)
 
     def sweep_work_dir(self) -> None:
-        """Make the place for the parts; remove there the folders of workers that were killed."""
+        """Create the folder for parts, and remove the leftovers of killed workers from it."""
         place = self.settings.work_dir or Path(tempfile.gettempdir())
         place.mkdir(parents=True, exist_ok=True)
         for folder in place.glob(f"{_FOLDER}*-*"):
@@ -324,13 +324,13 @@ def _length(part: Part, source: Source) -> float:
 
 
 def _cost(part: Part, source: Source, renditions: tuple[Rendition, ...]) -> float:
-    """Pixels to encode; sound and poster count as one part in a hundred of the smallest rendition."""
+    """The number of pixels to encode; audio and poster count as a hundredth of the smallest rendition."""
     chosen = [rendition.cost for rendition in renditions if rendition.name in part.renditions]
     return (sum(chosen) if chosen else renditions[0].cost / 100) * max(_length(part, source), 0.001)
 
 
 async def _begins(connection: Connection, video_id: UUID) -> bool:
-    """Whether picture and sound can be played from the beginning."""
+    """Whether the first segments of video and audio are stored."""
     parts = await store.parts_of(connection, video_id)
     segments = await store.segments_of(connection, video_id)
     kinds = {
@@ -344,10 +344,10 @@ async def _begins(connection: Connection, video_id: UUID) -> bool:
 
 
 async def _give_up(connection: Connection, video: Video, reason: str) -> None:
-    log.error("giving a video up", video_id=str(video.id), reason=reason)
+    log.error("transcoding failed for good", video_id=str(video.id), reason=reason)
     await announce.fail(
         connection,
         video,
         "transcode_failed",
-        "The video could not be converted. Nothing is wrong with your account; upload it again or in another format.",
+        "The video could not be converted. Upload it again, or in another format.",
     )

@@ -1,9 +1,9 @@
-"""What clients say of uploads by tus, read once and strictly.
+"""A strict parser for the tus requests of clients.
 
-The grammar of a resource is one for the gateway's routes, ForwardAuth and tusd's hooks (tests/gateway compares):
-tusd takes everything after its base path for the id and splits it at the last plus sign, so whatever else is let
-through may name another upload than the one that was authorised. Upload-Concat names uploads, too. Of the headers that
-are read here tusd sees what was read, not what was sent: ForwardAuth writes them anew, and the gateway drops the rest.
+The gateway's routes, ForwardAuth and tusd's hooks share one grammar for the path of an upload (tests/gateway compares
+them): tusd takes everything after its base path as the id and splits it at the last plus sign, so a more lenient
+grammar could authorise one upload and let tusd act on another. Upload-Concat names uploads, too. tusd receives the
+headers as parsed here: ForwardAuth rewrites them, and the gateway drops the client's.
 """
 
 import base64
@@ -21,7 +21,7 @@ from kinora_kit.errors import InvalidInput
 from kinora_video.errors import MetadataTooLarge, MethodNotAllowed, SizeUnknown, VideoNotFound
 
 COLLECTION = "/video/upload"
-# The video's id as we write it, and the id of the S3 multipart upload, which is always of unreserved characters.
+# The video's id in its canonical form, and the id of the S3 multipart upload, which has only unreserved characters.
 NAME = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\+[A-Za-z0-9._~-]{1,512}"
 _NAME = re.compile(NAME)
 _RESOURCE = re.compile(f"{COLLECTION}/(?P<name>{NAME})")
@@ -38,20 +38,19 @@ ROUTE = "/upload/{upload:upload}"
 """The path of an upload, for routes below /video."""
 UploadName = Annotated[str, Path(pattern=f"^{NAME}$")]
 
-# tusd makes a header of the object store's of each pair, which is what bounds them: S3 takes 2 KiB of user metadata,
-# its own prefix included.
+# tusd sends each pair to the object store as a header. S3 accepts 2 KiB of user metadata, including its prefixes.
 MAX_METADATA_BYTES = 2048
 _METADATA_KEY = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _METADATA_PREFIX = "x-amz-meta-"
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-# What turns the reading direction of text around it, so that "exe.mp4" can be made to end in "4pm.exe". Marks that
-# Arabic, Hebrew and Persian need, joiners and odd spaces stay.
+# Direction overrides and isolates, which can make "exe.mp4" look like "4pm.exe". Marks that Arabic, Hebrew and Persian
+# need, joiners and unusual spaces are kept.
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
 class Name:
-    """The name of an upload: the id that we gave it, and the object store's id of the multipart upload."""
+    """The last segment of an upload's path: our id, and the object store's id of the multipart upload."""
 
     id: UUID
     multipart_id: str
@@ -62,20 +61,20 @@ class Name:
 
 @dataclass(frozen=True)
 class Creation:
-    """What a request says of the upload that it creates."""
+    """The parsed headers of a creation request."""
 
     size: int | None
-    """None when it is said later, and for a final upload."""
+    """None if deferred, and for a final upload."""
     partial: bool
     parts: tuple[Name, ...]
-    """The partial uploads that a final one is made of, in their order."""
+    """The partial uploads that a final one concatenates, in order."""
     metadata: dict[str, str]
     headers: dict[str, str]
-    """The same, as it is told to tusd."""
+    """The same as headers for tusd."""
 
 
 def parse_name(text: str) -> Name:
-    """Raises VideoNotFound for anything but a whole name."""
+    """Raises VideoNotFound unless ``text`` is a complete name."""
     if not _NAME.fullmatch(text):
         raise VideoNotFound
     upload_id, _, multipart_id = text.partition("+")
@@ -90,9 +89,9 @@ def parse_path(path: str) -> Name:
 
 
 def read_request(uri: str, method: str, overrides: Sequence[str]) -> tuple[str, Name | None]:
-    """What a request does, and to which upload: None where one is created.
+    """The effective method of a request and the upload's name; None for a creation.
 
-    ``uri`` is the target as it was sent, ``overrides`` its X-HTTP-Method-Override headers, which tusd obeys on POST.
+    ``uri``: the request target, undecoded. ``overrides``: the X-HTTP-Method-Override headers, which tusd obeys on POST.
     Raises VideoNotFound, MethodNotAllowed.
     """
     path = uri.partition("?")[0]
@@ -100,7 +99,7 @@ def read_request(uri: str, method: str, overrides: Sequence[str]) -> tuple[str, 
         raise MethodNotAllowed("Send X-HTTP-Method-Override once")
     if method == "POST" and overrides and overrides[0]:
         method = overrides[0]
-        if method not in ("PATCH", "DELETE"):  # tusd's answer to POST as HEAD has a length and no body, and breaks off
+        if method not in ("PATCH", "DELETE"):  # tusd's response to POST as HEAD would declare a length but have no body
             raise MethodNotAllowed("X-HTTP-Method-Override can be PATCH or DELETE")
     creating = path in (COLLECTION, f"{COLLECTION}/")
     name = None if creating else parse_path(path)
@@ -111,17 +110,17 @@ def read_request(uri: str, method: str, overrides: Sequence[str]) -> tuple[str, 
 
 
 def read_creation(headers: Callable[[str], Sequence[str]]) -> Creation:
-    """``headers`` gives the values of a header. Raises InvalidInput, SizeUnknown, VideoNotFound, MetadataTooLarge."""
+    """``headers`` returns the values of a header. Raises InvalidInput, SizeUnknown, VideoNotFound, MetadataTooLarge."""
     metadata = parse_metadata(headers("Upload-Metadata"))
     size = parse_length(headers("Upload-Length"))
     deferred = _once("Upload-Defer-Length", headers("Upload-Defer-Length"))
     partial, parts = parse_concat(headers("Upload-Concat"))
     if deferred not in ("", "1"):
-        raise InvalidInput("Upload-Defer-Length can only be 1")
+        raise InvalidInput("Upload-Defer-Length must be 1")
     if deferred and size is not None:
-        raise InvalidInput("Send Upload-Length or Upload-Defer-Length, not both")
+        raise InvalidInput("Send either Upload-Length or Upload-Defer-Length")
     if parts and (deferred or size is not None):
-        raise InvalidInput("The length of a final upload is that of its parts; send none")
+        raise InvalidInput("Send no length for a final upload: it is that of its parts")
     if not parts and not deferred and size is None:
         raise SizeUnknown
     addresses = " ".join(f"{COLLECTION}/{part}" for part in parts)
@@ -135,33 +134,33 @@ def read_creation(headers: Callable[[str], Sequence[str]]) -> Creation:
 
 
 def parse_length(values: Sequence[str]) -> int | None:
-    """The bytes of Upload-Length; None when it is not there. Raises InvalidInput."""
+    """Upload-Length in bytes; None if it is absent. Raises InvalidInput."""
     text = _once("Upload-Length", values)
     if text and not _LENGTH.fullmatch(text):
-        raise InvalidInput("Upload-Length must be the length of the file in bytes")
+        raise InvalidInput("Upload-Length must be a number of bytes")
     return int(text) if text else None
 
 
 def parse_concat(values: Sequence[str]) -> tuple[bool, tuple[Name, ...]]:
-    """Whether the upload is partial, and what it is made of when it is final.
+    """Whether the upload is partial, and the parts of a final one.
 
-    https://tus.io/protocols/resumable-upload#upload-concat. tusd reads of each address what comes after the first
-    ``/video/upload/``, so an address is one of ours from its beginning to its end; its host does not matter.
-    Raises InvalidInput, VideoNotFound for an address that names no upload.
+    https://tus.io/protocols/resumable-upload#upload-concat. tusd takes what follows the first ``/video/upload/`` of
+    each URL, so the whole URL must have our form; any host is accepted. Raises InvalidInput, and VideoNotFound for a
+    URL that is not an upload's.
     """
     text = _once("Upload-Concat", values)
     if text in ("", "partial"):
         return text == "partial", ()
     kind, _, addresses = text.partition(";")
     if kind != "final":
-        raise InvalidInput('Upload-Concat must be "partial", or "final;" and the addresses of partial uploads')
+        raise InvalidInput('Upload-Concat must be "partial", or "final;" and the URLs of partial uploads')
     parts = []
     for address in addresses.split(" "):
         if (found := _ADDRESS.fullmatch(address)) is None:
-            raise VideoNotFound("Upload-Concat names something that is no upload")
+            raise VideoNotFound("Upload-Concat has a URL that is not an upload")
         parts.append(parse_name(found["name"]))
     if len({part.id for part in parts}) < len(parts):
-        raise InvalidInput("Upload-Concat names a partial upload twice")
+        raise InvalidInput("Upload-Concat has a partial upload twice")
     return False, tuple(parts)
 
 
@@ -174,7 +173,7 @@ def _once(name: str, values: Sequence[str]) -> str:
 def parse_metadata(headers: Sequence[str]) -> dict[str, str]:
     """The pairs of Upload-Metadata (https://tus.io/protocols/resumable-upload#upload-metadata).
 
-    Raises InvalidInput for what tusd would skip or the object store refuse, MetadataTooLarge.
+    Raises InvalidInput for pairs that tusd would skip or the object store reject, MetadataTooLarge.
     """
     text = _once("Upload-Metadata", headers)
     found: dict[str, str] = {}
@@ -182,14 +181,14 @@ def parse_metadata(headers: Sequence[str]) -> dict[str, str]:
     for element in filter(None, (element.strip(" ") for element in text.split(","))):
         key, _, encoded = element.partition(" ")
         if not _METADATA_KEY.fullmatch(key) or key.lower() in map(str.lower, found):
-            raise InvalidInput("The keys of Upload-Metadata must be different, and tokens as in the name of a header")
+            raise InvalidInput("The keys of Upload-Metadata must be unique, and valid names of headers")
         try:
             value = base64.b64decode(encoded, validate=True)
             found[key] = value.decode()
         except (binascii.Error, ValueError):
-            raise InvalidInput(f"The value of {key} in Upload-Metadata must be UTF-8, encoded as base64") from None
-        if "\0" in found[key] or "\t" in found[key]:  # tusd signs a header that holds a tab wrongly
-            raise InvalidInput(f"The value of {key} in Upload-Metadata must not hold NUL or a tab")
+            raise InvalidInput(f"The value of {key} in Upload-Metadata must be UTF-8 in base64") from None
+        if "\0" in found[key] or "\t" in found[key]:  # tusd computes a wrong signature for tabs
+            raise InvalidInput(f"The value of {key} in Upload-Metadata must not contain NUL or a tab")
         size += len(_METADATA_PREFIX) + len(key) + len(value)
     if size > MAX_METADATA_BYTES:
         raise MetadataTooLarge
@@ -197,5 +196,5 @@ def parse_metadata(headers: Sequence[str]) -> dict[str, str]:
 
 
 def displayable(text: str) -> str:
-    """``text`` as one line that can be shown beside others: without control characters and direction overrides."""
+    """``text`` as one line without control characters and direction overrides."""
     return _DIRECTIONS.sub("", _CONTROLS.sub(" ", text)).strip(" ")

@@ -1,4 +1,4 @@
-"""The use cases of uploads: begin, receive, put together, finish, expire. gRPC, ForwardAuth and tusd call these."""
+"""The use cases of uploads, called by gRPC, ForwardAuth and tusd's hooks."""
 
 import base64
 import json
@@ -36,23 +36,23 @@ from kinora_video.settings import VideoSettings
 from kinora_video.tus import COLLECTION, Creation, Name, displayable, parse_name, parse_path
 
 TITLE_LENGTH, FILENAME_LENGTH = 200, 255
-# tusd has the object store copy the parts of a final upload into one object. S3 copies at most 5 GiB at a time, and
-# takes no smaller part than 5 MiB but for the last.
+# tusd has the object store copy the parts of a final upload into one object. S3 copies at most 5 GiB per request, and
+# only the last part may be smaller than 5 MiB.
 PARTIAL_MAX_BYTES = 5 << 30
 PARTIAL_MIN_BYTES = 5 << 20
-# With a smaller one among them, tusd puts the file together in its own /tmp, which is memory. A small file can come in
-# up to eight equal parts.
+# If any part is smaller, tusd assembles the file in its own /tmp, which is memory. So a small file can have up to eight
+# equal parts.
 SMALL_FINAL_MAX_BYTES = 8 * PARTIAL_MIN_BYTES
-# Names that a client may give to bytes without saying anything about them.
+# Types that clients declare without knowing the file's format.
 _ANY_TYPE = {"", "application/octet-stream", "application/mxf", "application/x-matroska", "application/ogg"}
 
-# tusd reports every second while bytes come. So long after the last word, look whether the file is whole all the same.
+# While bytes arrive, tusd reports every second. After this time without a report, check whether the file is complete.
 QUIET_SECONDS = 5.0
-# Those that fell silent lately are looked at often, all of them now and then.
-LATELY_SECONDS = 600.0
-LATELY_EVERY_SECONDS = 5.0
+# Uploads that were active within this time are checked often, all others every few minutes.
+RECENT_SECONDS = 600.0
+RECENT_SWEEP_SECONDS = 5.0
 EVER_SECONDS = 10 * 365 * 86400.0
-ALL_EVERY_SECONDS = 300.0
+FULL_SWEEP_SECONDS = 300.0
 PAGE = 100
 
 
@@ -63,14 +63,14 @@ class Uploads:
     tusd: httpx.AsyncClient
     settings: VideoSettings
 
-    # What clients ask for
+    # Called for clients
 
     async def create(
         self, caller: Caller, *, title: str, filename: str, size: int, visibility: Visibility, trace: dict[str, str]
     ) -> tuple[UUID, str]:
-        """Begin an upload: the video's id and the tus resource that takes its bytes.
+        """Create an upload; returns the video's id and the tus URL that receives its bytes.
 
-        It is made by tusd, which asks back through its hook, so that an upload begins in one way only.
+        Sent to tusd, which calls the pre-create hook as for any client, so that there is one way to create an upload.
         """
         filename, title = displayable(filename)[:FILENAME_LENGTH] or "video", displayable(title)[:TITLE_LENGTH]
         self._check_file(filename, "", size)
@@ -92,14 +92,14 @@ class Uploads:
                 },
             )
         except httpx.HTTPError as error:
-            raise Unavailable("Uploads are not possible at the moment, try again") from error
+            raise Unavailable("Uploads are currently unavailable; try again") from error
         if answer.status_code != 201:
             raise _from_hook(answer)
         location = answer.headers["location"]
         return parse_path(urlsplit(location).path).id, location
 
     async def authorise_creation(self, caller: Caller, creation: Creation) -> None:
-        """Before tusd reads the same headers: of a final upload it looks at each part, and asks nobody whose it is.
+        """Must be called before tusd reads the request: it looks up the parts of a final upload without authorisation.
 
         Raises VideoNotFound, UploadEnded, NotConcatenable, PartialTooSmall, FileTooLarge.
         """
@@ -111,32 +111,32 @@ class Uploads:
     async def authorise(
         self, caller: Caller, name: Name, *, sends_at: str | None = None, says_size: int | None = None
     ) -> int | None:
-        """Raises VideoNotFound unless the upload is the caller's, UploadEnded when nothing is left of it, UploadFull.
+        """Raises VideoNotFound unless the upload is the caller's, UploadEnded if it was deleted, UploadFull.
 
-        ``sends_at``: the offset, as the client wrote it, of bytes that it sends. ``says_size``: the size that it says
-        now; returned if it was not known before. Raises FileTooLarge for one above the limit, InvalidInput for another
-        than before.
+        ``sends_at``: the Upload-Offset of a request with bytes, unparsed. ``says_size``: the declared length; returned
+        if the length was deferred until now. Raises FileTooLarge above the limit, InvalidInput if it differs from the
+        known length.
         """
         [upload] = await self._find(caller, [name])
         if says_size is not None:
             self._check_size(says_size, partial=upload.partial)
             if upload.size not in (None, says_size):
-                raise InvalidInput("The length of this upload is known already, and is another")
+                raise InvalidInput("This upload already has a different length")
         most = self._most(partial=upload.partial) if upload.size is None else upload.size
         if sends_at is not None and sends_at.isdecimal() and int(sends_at) >= most:
             raise UploadFull
         return says_size if upload.size is None else None
 
-    # What tusd's hooks tell
+    # Called by tusd's hooks
 
     async def begin(
         self, caller: Caller, *, size: int | None, metadata: dict[str, str], parts: Sequence[Name] = ()
     ) -> UUID:
-        """Called back by tusd before it makes an upload. Returns the id that the upload is to have.
+        """pre-create: returns the id for the new upload.
 
-        ``size``: None when the client will say it later. ``parts``: the partial uploads that it is made of. A part is
-        used once: an upload that was begun with it before and is not complete gives it up, and ends.
-        Raises FileTooLarge, UnsupportedType, TooManyUploads, InvalidInput, and as authorise_creation.
+        ``size``: None if deferred. ``parts``: the partial uploads that a final one concatenates. Each is used once: an
+        earlier, incomplete final upload of the same parts is deleted. Raises FileTooLarge, UnsupportedType,
+        TooManyUploads, InvalidInput, and the errors of authorise_creation.
         """
         if parts:
             await self._check_parts(caller, parts)
@@ -167,7 +167,7 @@ class Uploads:
         )
         async with postgres.transaction(self.pool) as connection:
             ids = [part.id for part in parts]
-            if await store.count_uploading(connection, caller.user_id, but=ids) >= self.settings.uploads_per_user:
+            if await store.count_uploading(connection, caller.user_id, excluding=ids) >= self.settings.uploads_per_user:
                 raise TooManyUploads
             for earlier in await store.lock_finals(connection, ids):
                 if earlier.state == "uploading":
@@ -179,7 +179,7 @@ class Uploads:
         return video.id
 
     async def begin_partial(self, caller: Caller, size: int | None) -> UUID:
-        """As begin, for a part of a file. Raises FileTooLarge, TooManyUploads."""
+        """As begin, for a partial upload. Raises FileTooLarge, TooManyUploads."""
         self._check_size(size, partial=True)
         upload = Upload(new_id(), caller.user_id, True, size, None, False, None)
         async with postgres.transaction(self.pool) as connection:
@@ -189,29 +189,29 @@ class Uploads:
         return upload.id
 
     def expiry(self) -> datetime:
-        """When an upload is given up that nothing is added to from now on."""
+        """When an upload expires unless more bytes arrive."""
         return datetime.now(UTC) + timedelta(seconds=self.settings.upload_ttl_seconds)
 
     async def get(self, upload_id: UUID) -> Upload | None:
-        """None when there is no such upload, or no more."""
+        """The upload, or None if it does not exist (any more)."""
         return next(iter(await store.list_uploads(self.pool, [upload_id])), None)
 
     async def named(self, upload: Upload, name: Name) -> None:
-        """Called back by tusd with the whole name of an upload."""
+        """Store the multipart id, which the first hook after the creation reports."""
         if upload.multipart_id is None:
             await store.set_multipart_id(self.pool, upload, name.multipart_id)
 
     async def begun(self, video_id: UUID) -> None:
-        """Called back by tusd when the place for the bytes is made: from now on the video is known to others."""
+        """post-create: announce the video to the other services."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
             if video is not None and video.state == "uploading":
                 await _begin(connection, video)
 
     async def receive(self, upload: Upload, offset: int, size: int | None) -> None:
-        """Note how many bytes are there, and the size, as soon as it is known.
+        """post-receive: record the number of received bytes, and the size once it is known.
 
-        Raises UploadEnded, and FileTooLarge after ending it, when the upload is to stop.
+        Raises UploadEnded or FileTooLarge if tusd must stop the upload; FileTooLarge after failing it.
         """
         if upload.partial:
             await self._receive_partial(upload, offset, size)
@@ -238,7 +238,7 @@ class Uploads:
             raise UploadEnded
 
     async def finish(self, video_id: UUID, size: int) -> None:
-        """All bytes are in the store: have them looked at. Called by the hook, or by the sweep that replaces it."""
+        """post-finish: the file is complete; queue its transcoding. The sweep calls this if the hook was lost."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
             if video is None or video.state != "uploading":
@@ -256,19 +256,19 @@ class Uploads:
         UPLOADED_BYTES.inc(size)
 
     async def end_partial(self, upload_id: UUID) -> None:
-        """Because its owner says so."""
+        """pre-terminate, for a partial upload."""
         await store.end_partial(self.pool, upload_id)
 
-    # What is done when nobody asks or tells
+    # Periodic
 
-    async def sweep(self, *, noisy_seconds: float = LATELY_SECONDS) -> None:
-        """Finish uploads whose end we were not told of, and fail those that nobody goes on with.
+    async def sweep(self, *, active_seconds: float = RECENT_SECONDS) -> None:
+        """Finish complete uploads whose hook was lost, and fail abandoned ones.
 
-        Those that were silent for longer than ``noisy_seconds`` are left out.
+        Only those with a report within the last ``active_seconds`` are checked.
         """
         after = UUID(int=0)
         while page := await store.quiet_uploads(
-            self.pool, after=after, quiet_seconds=QUIET_SECONDS, noisy_seconds=noisy_seconds, limit=PAGE
+            self.pool, after=after, quiet_seconds=QUIET_SECONDS, active_seconds=active_seconds, limit=PAGE
         ):
             for video in page:
                 size = await self._stored_size(video.id)
@@ -290,11 +290,9 @@ class Uploads:
                 begin_seconds=self.settings.upload_begin_seconds,
             )
             if expired is not None:
-                detail = "Nothing more of the file came for too long. Upload it again."
+                detail = "The upload was not continued in time. Upload the file again."
                 await announce.fail(connection, expired, domain.UPLOAD_EXPIRED, detail)
                 UPLOADS.labels("expired").inc()
-
-    # What the above share
 
     async def _check_parts(self, caller: Caller, parts: Sequence[Name]) -> None:
         uploads = await self._find(caller, parts)
@@ -306,14 +304,14 @@ class Uploads:
             raise PartialTooSmall
 
     async def _size_of_part(self, upload: Upload) -> int:
-        # Of a deferred length we may not have heard yet, or the part is not finished, which tusd refuses.
+        # A deferred length may not have been reported yet. Or the part is incomplete, which tusd rejects.
         size = await self._stored_size(upload.id) if upload.size is None else upload.size
         if size is None:
-            raise NotConcatenable("A partial upload is not finished")
+            raise NotConcatenable("A partial upload is incomplete")
         return size
 
     async def _stored_size(self, upload_id: UUID) -> int | None:
-        """Of the whole file: tusd stores the object once it is complete."""
+        """The size of the complete file; None if it is incomplete, as tusd creates the object when it completes it."""
         try:
             return await self.objects.size(self.settings.uploads_bucket, str(upload_id))
         except S3Error as error:
@@ -322,7 +320,7 @@ class Uploads:
             raise
 
     async def _find(self, caller: Caller, names: Sequence[Name]) -> list[Upload]:
-        """Raises VideoNotFound unless the caller has uploads of exactly these names, UploadEnded."""
+        """The caller's uploads with exactly these names. Raises VideoNotFound, UploadEnded."""
         found = {upload.id: upload for upload in await store.list_uploads(self.pool, [name.id for name in names])}
         for name in names:
             upload = found.get(name.id)
@@ -335,7 +333,7 @@ class Uploads:
         return [found[name.id] for name in names]
 
     async def _multipart_id(self, upload: Upload) -> str | None:
-        """As tusd told it, or, when that call was lost or is late, as tusd has written it beside the file."""
+        """From the hook, or, if that was lost or is late, from the .info object that tusd stores beside the file."""
         if upload.multipart_id is not None:
             return upload.multipart_id
         try:
@@ -354,19 +352,19 @@ class Uploads:
     def _check_size(self, size: int | None, *, partial: bool) -> None:
         most = self._most(partial=partial)
         if size is not None and size > most:
-            what = "A part of a file" if partial else "The file"
-            raise FileTooLarge(f"{what} has {size} bytes; at most {most} can be uploaded")
+            what = "partial upload" if partial else "file"
+            raise FileTooLarge(f"A {what} may have at most {most} bytes; this one has {size}")
 
     def _check_file(self, filename: str, declared_type: str, size: int | None) -> None:
         self._check_size(size, partial=False)
-        if not (declared_type.isascii() and declared_type.isprintable()):  # it becomes a header of the object store's
-            raise InvalidInput("The type of the file must be a media type, such as video/mp4")
+        if not (declared_type.isascii() and declared_type.isprintable()):  # tusd sends it to the store as a header
+            raise InvalidInput("filetype must be a media type, such as video/mp4")
         kind = (declared_type or mimetypes.guess_type(filename)[0] or "").lower()
         if kind not in _ANY_TYPE and not kind.startswith("video/"):
-            raise UnsupportedType(f"{filename} is of type {kind}; only video files can be uploaded")
+            raise UnsupportedType(f"{filename} has the type {kind}; only video files can be uploaded")
 
     async def _fits(self, connection: Connection, video: Video, offset: int, size: int | None) -> bool:
-        """Whether it is within the limit, which a size that was said late need not be. Otherwise the video fails."""
+        """Whether the file is within the limit, which a deferred length may exceed. If not, the video fails."""
         try:
             self._check_size(max(offset, size or 0), partial=False)
         except FileTooLarge as error:
@@ -376,7 +374,7 @@ class Uploads:
 
 
 async def _begin(connection: Connection, video: Video) -> None:
-    """Tell of the upload, once. The call that should have come first may have been lost, or be late."""
+    """Announce the upload, once. Every hook does, because post-create may have been lost or be late."""
     if await store.set_begun(connection, video.id):
         await announce.tell(
             connection,
@@ -393,7 +391,7 @@ async def _begin(connection: Connection, video: Video) -> None:
 
 
 class _Refused(DomainError):
-    """What our own hook answered, as it came through tusd."""
+    """An error of our own hook, as returned by tusd."""
 
 
 def _from_hook(answer: httpx.Response) -> DomainError:
@@ -402,5 +400,5 @@ def _from_hook(answer: httpx.Response) -> DomainError:
         refused = _Refused(str(problem["detail"]))
         refused.status, refused.code = int(problem["status"]), str(problem["code"])  # type: ignore[misc]
     except (ValueError, KeyError, TypeError):
-        return Unavailable("Uploads are not possible at the moment, try again")
+        return Unavailable("Uploads are currently unavailable; try again")
     return refused

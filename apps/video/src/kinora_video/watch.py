@@ -1,7 +1,6 @@
-"""Waiting for a video to change, for those who follow its progress over server-sent events.
+"""Waiting for changes of a video, for streams of its progress.
 
-One LISTEN connection per process wakes all of them; each then reads the state, so a missed notification costs nothing
-but time.
+One LISTEN connection per process wakes all streams; each then reads the state, so a lost notification only delays it.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ class Changes:
 
     @contextlib.contextmanager
     def of(self, video_id: UUID) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the video changes; whoever waits clears it."""
+        """An event that is set whenever the video changes; the waiter clears it."""
         key, changed = str(video_id), asyncio.Event()
         self._waiting[key].add(changed)
         try:

@@ -27,10 +27,10 @@ from kinora_video.rpc import register
 from kinora_video.service import Videos
 from kinora_video.settings import StoreSettings, VideoSettings, WorkerSettings
 from kinora_video.transcode import Transcoder
-from kinora_video.uploads import ALL_EVERY_SECONDS, EVER_SECONDS, LATELY_EVERY_SECONDS, Uploads
+from kinora_video.uploads import EVER_SECONDS, FULL_SWEEP_SECONDS, RECENT_SWEEP_SECONDS, Uploads
 from kinora_video.watch import Changes
 
-# What a viewer waits for never stands behind what takes long: each lane has consumers of its own.
+# Each lane has its own consumers, so that work that a viewer is waiting for does not queue behind long work.
 FIRST = consumer.Queue(announce.FIRST_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
 SOUND = consumer.Queue(announce.SOUND_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
 BULK = consumer.Queue(announce.BULK_QUEUE, prefetch=1, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
@@ -43,7 +43,7 @@ class State:
     uploads: Uploads
     changes: Changes
     followers: Seats
-    """Of progress, over server-sent events."""
+    """Streams of progress (server-sent events)."""
     verifier: TokenVerifier
 
 
@@ -62,7 +62,7 @@ class _Stores:
 
 @contextlib.asynccontextmanager
 async def _stores(settings: StoreSettings) -> AsyncIterator[_Stores]:
-    """What both processes need, the relay of the outbox included."""
+    """The clients of both processes, including the outbox relay."""
     url = reveal(settings.postgres_url)
     async with (
         postgres.connect(url, name=settings.service) as pool,
@@ -131,8 +131,8 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
                     migrate.RESTORE_SECONDS, lambda: migrate.restore(reveal(settings.postgres_url), "kinora_video")
                 ),
                 purge=lambda: tasks.every(cleanup.PURGE_SECONDS, care.purge),
-                recent_uploads=lambda: tasks.every(LATELY_EVERY_SECONDS, uploads.sweep),
-                all_uploads=lambda: tasks.every(ALL_EVERY_SECONDS, lambda: uploads.sweep(noisy_seconds=EVER_SECONDS)),
+                recent_uploads=lambda: tasks.every(RECENT_SWEEP_SECONDS, uploads.sweep),
+                all_uploads=lambda: tasks.every(FULL_SWEEP_SECONDS, lambda: uploads.sweep(active_seconds=EVER_SECONDS)),
             ),
         ):
             yield State(

@@ -1,4 +1,4 @@
-"""The transcode worker: ``python -m kinora_video.worker``. Any number may run; its port only tells of its health."""
+"""The transcode worker: ``python -m kinora_video.worker``. Any number may run. Serves health and metrics only."""
 
 from kinora_kit.app import create_app, run
 from kinora_kit.settings import load
