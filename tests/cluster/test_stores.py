@@ -17,7 +17,7 @@ from outages import Scene, assert_outage_stays_where_it_is
 SERVICES = ("auth", "media", "video", "graphql", "tusd", "video-worker")
 AWAY_SECONDS = 60
 # StatefulSets, by the name that the services report for the dependency.
-STATEFUL_SETS = {store: store for store in ("postgres", "mongo", "redis", "rabbitmq")} | {"object_store": "minio"}
+STATEFUL_SETS = {store: store for store in ("postgres", "mongo", "redis", "rabbitmq")} | {"object_store": "s3"}
 
 
 def claims(cluster: Cluster) -> dict[str, Any]:
