@@ -290,7 +290,7 @@ async def test_fields_of_an_unavailable_service_return_unavailable(
     assert (answer["data"]["media"]["owner"], codes(answer)) == (None, ["unavailable"])
 
 
-async def test_media_list_makes_one_call_per_service(ask: Ask, world: World) -> None:
+async def test_media_list_makes_few_calls(ask: Ask, world: World) -> None:
     owners = [world.add_user() for _ in range(5)]
     ids = [world.add_video(owner) for owner in owners for _ in range(8)]
     answer = await ask(
@@ -302,7 +302,7 @@ async def test_media_list_makes_one_call_per_service(ask: Ask, world: World) -> 
     assert [UUID(media["owner"]["id"]) for media in answer["data"]["mediaList"]] == [
         o for o in owners for _ in range(8)
     ]
-    assert world.calls == {"ListMedia": 1, "ListUsers": 1, "ListVideos": 1}
+    assert world.calls == {"ListMedia": 3, "ListUsers": 1, "ListVideos": 1}, "documents are large: 20 per call"
 
 
 # Rejected operations
@@ -488,3 +488,28 @@ async def test_ids_of_other_forms_are_invalid(ask: Ask, world: World, form: str)
     ids = [form.format(world.add_video(user_id))]
     answer = await ask("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": ids}, user_id)
     assert answer["errors"][0]["extensions"]["code"] == "invalid_input"
+
+
+async def test_media_list_of_largest_documents(ask: Ask, world: World) -> None:
+    """A gRPC response with all of them would exceed its limit."""
+    user_id = world.add_user()
+    ids = [world.add_video(user_id) for _ in range(100)]
+    for media_id in ids:
+        world.media[media_id].description = "😀" * 10_000
+        world.media[media_id].attributes.update({"a": [1] * 5400})
+    answer = await ask("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": ids})
+    assert answer == {"data": {"mediaList": [{"id": media_id} for media_id in ids]}}
+
+
+@pytest.mark.parametrize(
+    ("lists", "each", "accepted"), [(1, 100, True), (1, 101, False), (4, 25, True), (5, 25, False)]
+)
+async def test_lists_of_an_operation_have_100_ids(ask: Ask, *, lists: int, each: int, accepted: bool) -> None:
+    variables = {f"v{number}": [str(new_id()) for _ in range(each)] for number in range(lists)}
+    declared = " ".join(f"${name}: [ID!]!" for name in variables)
+    fields = " ".join(f"{name}: mediaList(ids: ${name}) {{ id }}" for name in variables)
+    answer = await ask(f"query ({declared}) {{ {fields} }}", variables)
+    if accepted:
+        assert answer == {"data": {name: [None] * each for name in variables}}
+    else:
+        assert {error["extensions"]["code"] for error in answer["errors"]} == {"invalid_input"}

@@ -1,5 +1,7 @@
 """The context of every resolver: clients of the other services and this operation's loaders."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,12 +11,15 @@ from strawberry.dataloader import DataLoader
 from strawberry.fastapi import BaseContext
 
 from kinora.auth.v1 import auth_pb2 as auth
+from kinora.media.v1 import media_pb2 as media
 from kinora.video.v1 import video_pb2 as video
 from kinora_graphql.auth.loaders import load_users
+from kinora_graphql.media.loaders import BATCH as MEDIA_BATCH
+from kinora_graphql.media.loaders import load_media
 from kinora_graphql.progress import ProgressHub
 from kinora_graphql.video.loaders import load_videos
 from kinora_kit import rpc
-from kinora_kit.errors import InvalidToken
+from kinora_kit.errors import InvalidInput, InvalidToken
 from kinora_kit.identity import TokenVerifier, bearer
 from kinora_kit.streams import Seat
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:  # defined only in the type stubs
     from kinora.video.v1.video_pb2_grpc import UploadsAsyncStub, VideosAsyncStub
 
 MAX_BATCH = 100
+MAX_LISTED = 100
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Loaders:
     """Each batches the ids of one event loop iteration into one call; ``None`` for missing or invisible objects."""
 
     users: DataLoader[str, auth.User | None]
+    media: DataLoader[str, media.Media | None]
     videos: DataLoader[str, video.Video | None]
 
 
@@ -69,8 +76,22 @@ class Context(BaseContext):
         """Why the request's access token was rejected."""
         self.loaders = Loaders(
             users=DataLoader(load_users(clients.users), max_batch_size=MAX_BATCH, cache=remember),
+            media=DataLoader(load_media(clients.catalogue), max_batch_size=MEDIA_BATCH, cache=remember),
             videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
         )
+        self._listed = 0
+
+    @contextlib.contextmanager
+    def listing(self, count: int) -> Iterator[None]:
+        """While a list of ``count`` ids is loaded. Limits all lists of an operation, or of a socket's concurrent
+        operations, to MAX_LISTED ids: documents are large. Raises InvalidInput."""
+        if self._listed + count > MAX_LISTED:
+            raise InvalidInput(f"At most {MAX_LISTED} ids per operation")
+        self._listed += count
+        try:
+            yield
+        finally:
+            self._listed -= count
 
 
 Info = strawberry.Info[Context, None]

@@ -19,10 +19,11 @@ class MediaQuery:
             raise
 
     @strawberry.field(
-        description="At most 100, in the order of the ids; null where missing or not visible to the caller."
+        description="In the order of the ids; null where missing or not visible to the caller. All lists of an"
+        " operation may have 100 ids."
     )
     async def media_list(self, info: Info, ids: list[strawberry.ID]) -> list[Media | None]:
         wanted = [str(parse_id(each)) for each in ids]
-        answer = await info.context.clients.catalogue.ListMedia(pb.ListMediaRequest(ids=dict.fromkeys(wanted)))
-        found = {media.id: Media.of(media) for media in answer.media}
-        return [found.get(media_id) for media_id in wanted]
+        with info.context.listing(len(wanted)):
+            found = await info.context.loaders.media.load_many(wanted)
+        return [Media.of(media) if media else None for media in found]
