@@ -138,3 +138,32 @@ def test_invalid_changes_are_rejected(changes: dict[str, Any]) -> None:
 )
 def test_valid_changes_are_accepted(changes: dict[str, Any]) -> None:
     Changes.model_validate_json(json.dumps(changes))
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("a\u202eb\u2066c", "abc"),
+        ("\x1b[31mred", "[31mred"),
+        ("a\x00\x07\u2028b", "a   b"),
+        ("a" + "\u0301" * 100, "a" + "\u0301" * 6),
+        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),
+        ("abc\u200f א", "abc\u200f א"),
+        ("👩\u200d👩", "👩\u200d👩"),
+        ("\u200b\u2060 \u3164", ""),
+    ],
+)
+def test_edited_text_is_displayable(typed: str, kept: str) -> None:
+    changes = Changes(description=typed, category=typed[:50], tags=(typed[:50], "a"))
+    assert (changes.description, changes.category) == (kept, kept[:50])
+    assert not set("\u202e\u2066\x1b\u200b") & set("".join(changes.tags))
+    if kept:
+        assert Changes(title=typed).title == kept
+    else:
+        assert changes.tags == ("a",)
+        with pytest.raises(ValidationError, match="at least one visible character"):
+            Changes(title=typed)
+
+
+def test_description_keeps_lines_and_tabs() -> None:
+    assert Changes(description=" a\r\n\tb\n\nc ").description == "a\n\tb\n\nc"

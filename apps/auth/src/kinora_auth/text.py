@@ -3,12 +3,11 @@
 import unicodedata
 from itertools import pairwise
 
+from kinora_kit.text import BLANK, MARKS_IN_A_ROW, is_visible
+
 _JOINERS = {"\u200c", "\u200d"}  # within Persian words and emoji
 _FLAG = "\U0001f3f4"  # followed by tag characters: the flag of a region
 _CANCEL_TAG = "\U000e007f"
-# Blank letters and symbols, which their Unicode category does not reveal.
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0\U0001d159")
-_MARKS_IN_A_ROW = 6  # needed by Burmese and Tibetan
 
 
 def display_name(text: str) -> str:
@@ -16,7 +15,7 @@ def display_name(text: str) -> str:
     if any(character in "\n\t" for character in text):
         raise ValueError("line breaks and tabs are not allowed")
     name = " ".join(prose(text).split())
-    if not any(_is_visible(character) for character in name):
+    if not any(map(is_visible, name)):
         raise ValueError("must show at least one visible character")
     if unicodedata.category(name[0]).startswith("M"):
         raise ValueError("must not begin with a combining mark")
@@ -32,14 +31,14 @@ def prose(text: str) -> str:
             raise ValueError("control characters are not allowed")
         if category == "Cs" or _is_noncharacter(character):
             raise ValueError("surrogates and noncharacters are not allowed")
-        if character in _BLANK or (category == "Cf" and not _belongs(before, character)) or _is_reserved(character):
+        if character in BLANK or (category == "Cf" and not _belongs(before, character)) or _is_reserved(character):
             raise ValueError("characters that are invisible or change the direction of text are not allowed")
     if any(before in _JOINERS and (after.isspace() or after in _JOINERS) for before, after in pairwise(f"{text} ")):
         raise ValueError("a joiner must stand between two characters")
     marks: list[str] = []
     for character in text:
         marks = [*marks, character] if unicodedata.category(character) in ("Mn", "Me") else []
-        if len(marks) > _MARKS_IN_A_ROW or marks[-2:] == [character, character]:
+        if len(marks) > MARKS_IN_A_ROW or marks[-2:] == [character, character]:
             raise ValueError("too many combining marks on one character")
     return text
 
@@ -69,11 +68,6 @@ def opaque(password: str) -> str:
 def password_forms(password: str) -> tuple[str, ...]:
     """The forms in which ``password`` may have been hashed: ``opaque``, or, by earlier versions, as typed."""
     return tuple(dict.fromkeys((opaque(password), password, unicodedata.normalize("NFD", password))))
-
-
-def _is_visible(character: str) -> bool:
-    # Cn: an emoji newer than this Python's Unicode.
-    return unicodedata.category(character)[0] in "LNPS" or unicodedata.category(character) == "Cn"
 
 
 def _is_noncharacter(character: str) -> bool:

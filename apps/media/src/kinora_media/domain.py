@@ -10,10 +10,13 @@ import unicodedata
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, StringConstraints
+
+from kinora_kit.text import displayable
 
 MAX_TAGS = 20
 MAX_TAG_LENGTH = 50
@@ -120,13 +123,20 @@ def edited(media: Media, changes: "Changes") -> Media:
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     """Normalised and without duplicates, in the given order."""
-    kept = dict.fromkeys(" ".join(unicodedata.normalize("NFKC", tag).casefold().split()) for tag in tags)
+    shown = (displayable(unicodedata.normalize("NFKC", tag).casefold()) for tag in tags)
+    kept = dict.fromkeys(" ".join(tag.split()) for tag in shown)
     kept.pop("", None)
     if len(kept) > MAX_TAGS:
         raise ValueError(f"at most {MAX_TAGS} tags")
     if any(len(tag) > MAX_TAG_LENGTH for tag in kept):
         raise ValueError(f"a tag has at most {MAX_TAG_LENGTH} characters")
     return tuple(kept)
+
+
+def _title(title: str) -> str:
+    if not (shown := displayable(title)):
+        raise ValueError("must show at least one visible character")
+    return shown
 
 
 def _attributes(attributes: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -154,10 +164,14 @@ def _check_json(value: JsonValue, *, depth: int) -> None:
         raise ValueError("numbers must be finite")
 
 
-Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=10_000)]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_title)]
+Description = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=10_000),
+    AfterValidator(partial(displayable, lines=True)),
+]
 Tags = Annotated[tuple[str, ...], AfterValidator(_tags)]
-Category = Annotated[str, StringConstraints(strip_whitespace=True, max_length=50)]
+Category = Annotated[str, StringConstraints(strip_whitespace=True, max_length=50), AfterValidator(displayable)]
 Attributes = Annotated[dict[str, JsonValue], AfterValidator(_attributes)]
 
 
