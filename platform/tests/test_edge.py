@@ -105,6 +105,8 @@ async def test_malformed_http_gets_400_although_more_data_follows(service: Runni
         b'{"size": NaN}',
         b'{"size": 1e999}',
         b'{"size": ' + b"9" * 5000 + b"}",
+        b"{" + b",".join(b'"%d": 1' % number for number in range(50_000)) + b"}",
+        b'{"size": [' + b"0," * 50_000 + b"0]}",
     ],
     ids=lambda body: str(body[:16]),
 )

@@ -1,7 +1,8 @@
 """JSON from clients, restricted to what all stores and encoders can represent.
 
 That is I-JSON (RFC 7493): UTF-8, finite numbers, text without lone surrogates. In addition, no NUL (PostgreSQL cannot
-store it) and a bounded depth (parsers recurse).
+store it), a bounded depth (parsers recurse), and a bounded number of values (validators make an error of each wrong
+one).
 """
 
 import json
@@ -10,6 +11,8 @@ import re
 from typing import Any, NoReturn
 
 MAX_DEPTH = 64
+MAX_VALUES = 20_000
+"""Including names. The largest legitimate text, a media document's attributes, has about 8,000."""
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -32,8 +35,11 @@ def loads(data: bytes | str) -> Any:
 
 
 def _check(value: Any) -> None:
-    level, depth = [value], 0
+    level, depth, count = [value], 0, 0
     while level:
+        count += len(level)
+        if count > MAX_VALUES:
+            raise _refused(f"JSON has at most {MAX_VALUES} values")
         if depth > MAX_DEPTH:
             raise _refused(f"JSON nests at most {MAX_DEPTH} levels deep")
         below: list[Any] = []
