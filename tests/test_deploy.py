@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 from environment import FILES, parse
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import charts
+from kinora_kit.server import ForwardedFor
 from kinora_kit.settings import PREFIX, Settings, load
 from kinora_video import wiring
 from kinora_video.settings import VideoSettings
@@ -116,6 +116,10 @@ def test_settings_accept_the_variables_of_the_pod(
     assert importlib.util.find_spec(container["command"][-1])
 
 
+class Behind(Settings):
+    service = "behind"
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "client"),
     [
@@ -127,6 +131,13 @@ def test_settings_accept_the_variables_of_the_pod(
         # Values from the client precede those added by the gateway or a load balancer.
         ("10.42.0.7", "198.51.100.1, 203.0.113.7", "203.0.113.7"),
         ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
+        # Behind a load balancer, which the gateway appends.
+        ("10.42.0.7", "203.0.113.7, 10.9.0.5", "203.0.113.7"),
+        ("10.42.0.7", "10.0.0.1, 10.9.0.5", "10.0.0.1"),
+        ("10.42.0.7", "198.51.100.1, 10.0.0.1, 10.9.0.5", "10.0.0.1"),
+        ("10.42.0.7", "10.0.0.2, 10.0.0.1, 10.9.0.5", "10.0.0.1"),
+        ("127.0.0.6", "198.51.100.1, 10.0.0.1, 10.9.0.5, 10.42.0.7", "10.0.0.1"),
+        ("10.42.0.7", "10.9.0.6", "10.9.0.6"),
     ],
 )
 async def test_forwarded_for_is_trusted_only_from_the_gateway(peer: str, forwarded: str, client: str) -> None:
@@ -136,9 +147,9 @@ async def test_forwarded_for_is_trusted_only_from_the_gateway(peer: str, forward
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["client"][0])
 
-    trusted = given(pod)["KINORA_TRUSTED_PROXIES"]
+    settings = Behind(http_port=1, trusted_proxies=given(pod)["KINORA_TRUSTED_PROXIES"], load_balancers="10.9.0.0/24")
     scope = {"type": "http", "client": (peer, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}
-    await ProxyHeadersMiddleware(app, trusted_hosts=trusted)(scope, None, None)  # type: ignore[arg-type]
+    await ForwardedFor(app, settings)(scope, None, None)  # type: ignore[arg-type]
     assert seen == [client]
 
 

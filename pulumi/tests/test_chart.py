@@ -108,6 +108,8 @@ def test_own_image_gets_common_variables() -> None:
     assert container(chart(registry="registry.example:5000/k"))["image"] == "registry.example:5000/k/kinora-one:1.2.3"
     told = variables(objects)
     assert told.pop("KINORA_TRUSTED_PROXIES").startswith("127.0.0.0/8,10.0.0.0/8,")
+    behind = chart(given, environment={"trustedAddresses": ["10.1.0.0/16", "fd00::/8"]})
+    assert variables(behind)["KINORA_LOAD_BALANCERS"] == "10.1.0.0/16,fd00::/8"
     assert told == {
         "KINORA_HTTP_HOST": "0.0.0.0",  # noqa: S104
         "KINORA_HTTP_PORT": "8000",

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -185,10 +185,12 @@ def _wait_for(url: str, what: str, *, seconds: float, status: int | None = 200) 
 
 
 @contextmanager
-def traefik(home: Path, addresses: Mapping[str, str], *, auth: str) -> Iterator[tuple[str, str]]:
+def traefik(
+    home: Path, addresses: Mapping[str, str], *, auth: str, trusted: Sequence[str] = ()
+) -> Iterator[tuple[str, str]]:
     """A Traefik with the gateway's own files and its services at ``addresses``. Yields its client and admin URLs.
 
-    ``auth``: the URL of the auth service for ForwardAuth.
+    ``auth``: the URL of the auth service for ForwardAuth. ``trusted``: load balancers, as in a cluster.
     """
     shutil.copytree(ROOT / "traefik/dynamic", home / "dynamic")
     ports = {entry: _free_port() for entry in ("web", "checks", "admin")}
@@ -211,6 +213,7 @@ def traefik(home: Path, addresses: Mapping[str, str], *, auth: str) -> Iterator[
     )
     for entry, port in ports.items():
         static["entryPoints"][entry]["address"] = f"127.0.0.1:{port}"
+    static["entryPoints"]["web"]["forwardedHeaders"] = {"trustedIPs": list(trusted)}
     static["providers"]["file"]["directory"] = str(home / "dynamic")
     (home / "traefik.yml").write_text(yaml.safe_dump(static))
 
@@ -286,6 +289,18 @@ def only_auth_up(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Ite
     addresses = {name: f"http://127.0.0.1:{_free_port()}" for name in services} | {"fallback": fallback}
     with traefik(tmp_path_factory.mktemp("only_auth_up"), addresses, auth=AUTH) as (url, _):
         yield url
+
+
+@pytest.fixture
+def balanced(tmp_path: Path) -> Iterator[str]:
+    """A gateway behind a load balancer at 127.0.0.1, with one probe as all of its services; its URL."""
+    with ProbeServer(("127.0.0.1", 0), type("ProbeOfAll", (Probe,), {"service": "all"})) as probe:
+        threading.Thread(target=probe.serve_forever, daemon=True).start()
+        services = yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]
+        addresses = dict.fromkeys(services, f"http://127.0.0.1:{probe.server_address[1]}")
+        with traefik(tmp_path, addresses, auth=addresses["auth"], trusted=["127.0.0.1/32"]) as (url, _):
+            yield url
+        probe.shutdown()
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from routes import ID, send
 from websockets import Subprotocol
 from websockets.sync.client import connect
+
+from kinora_kit.server import ForwardedFor
+from kinora_kit.settings import Settings
 
 if TYPE_CHECKING:
     from conftest import Gateway, Login
@@ -27,6 +30,27 @@ def test_forwarded_headers_of_the_client_are_replaced(gateway: Gateway) -> None:
     assert seen["x-forwarded-for"] == "127.0.0.1"
     assert "203.0.113.9" not in str(seen)
     assert "evil.example" not in str(seen)
+
+
+class Service(Settings):
+    service = "behind-the-gateway"
+
+
+@pytest.mark.parametrize("client", ["203.0.113.7", "10.0.0.1"])
+async def test_service_sees_the_client_behind_a_load_balancer(gateway: Gateway, balanced: str, client: str) -> None:
+    """Whatever the client has sent before it."""
+    said = send(gateway, "POST /auth/login", {"X-Forwarded-For": f"198.51.100.1, 10.0.0.2, {client}"}, at=balanced)
+    forwarded = said.json()["headers"]["x-forwarded-for"]
+    assert forwarded.endswith(f", {client}, 127.0.0.1")
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+
+    settings = Service(http_port=1, trusted_proxies="10.0.0.0/8,127.0.0.0/8", load_balancers="127.0.0.1/32")
+    scope = {"type": "http", "client": ("10.42.0.7", 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}
+    await ForwardedFor(app, settings)(scope, None, None)  # type: ignore[arg-type]
+    assert seen == [client]
 
 
 def test_server_sent_events_are_not_buffered(gateway: Gateway, alice: Login) -> None:

@@ -1,13 +1,16 @@
 """uvicorn for every service: drains before it stops, and bounds how long a request may take to arrive."""
 
 import asyncio
+import ipaddress
 import resource
 import signal
+from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
@@ -139,18 +142,54 @@ class _Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._loop.call_later, self._delay, stop, sig, frame)
 
 
+class ForwardedFor:
+    """Gives the client's address to the application, from an X-Forwarded-For that a trusted proxy has sent.
+
+    Each proxy appends the address that connected to it. uvicorn's middleware skips all trusted addresses: the gateway's
+    pods, which can be any private address. It would also skip a client with a private address, behind a load balancer,
+    and believe what that client has sent.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = ProxyHeadersMiddleware(app, trusted_hosts=settings.trusted_proxies)  # type: ignore[arg-type]
+        self._balancers = [ipaddress.ip_network(each) for each in settings.load_balancers.split(",") if each]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = [value for name, value in scope.get("headers", []) if name == b"x-forwarded-for"]
+        if given and scope["client"]:
+            hops = [hop.strip() for hop in b",".join(given).decode("latin-1").split(",")]
+            # In the mesh the pod's own proxy connects, and has appended the gateway's address.
+            if len(hops) > 1 and _is_in(scope["client"][0], _LOOPBACK):
+                hops.pop()
+            while len(hops) > 1 and _is_in(hops[-1], self._balancers):
+                hops.pop()
+            headers = [header for header in scope["headers"] if header[0] != b"x-forwarded-for"]
+            scope = {**scope, "headers": [*headers, (b"x-forwarded-for", hops[-1].encode("latin-1"))]}
+        await self._app(scope, receive, send)  # type: ignore[arg-type]
+
+
+_Networks: TypeAlias = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
+_LOOPBACK: _Networks = [ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128")]
+
+
+def _is_in(address: str, networks: _Networks) -> bool:
+    try:
+        return any(ipaddress.ip_address(address) in network for network in networks)
+    except ValueError:  # what a client sent, or a unix socket
+        return False
+
+
 def serve(app: ASGIApp, settings: Settings, health: Health) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     # The time of each connection is bounded, so allow many of them; the default limit is often 1024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     config = uvicorn.Config(
-        app,
+        ForwardedFor(app, settings),
         host=settings.http_host,
         port=settings.http_port,
         http=type("Protocol", (BoundedProtocol,), {"head_seconds": settings.head_timeout_seconds}),
-        proxy_headers=True,
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,
         server_header=False,
         log_config=None,
         access_log=False,

@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     http_port: Port
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     trusted_proxies: str = "127.0.0.1"
-    """Addresses (comma separated) whose X-Forwarded-For is trusted."""
+    """Addresses (comma separated) whose X-Forwarded-For is trusted: the gateway's."""
+    load_balancers: str = ""
+    """Networks (comma separated) of the load balancers in front of the gateway."""
     drain_delay_seconds: float = Field(default=0, ge=0)
     """How long to keep serving while /readyz already answers 503, so that load balancers stop sending requests."""
     drain_timeout_seconds: int = Field(default=20, ge=1)
