@@ -45,7 +45,7 @@ def describe(video: str, number: int) -> dict[str, Any]:
 @dataclass
 class Load:
     answers: Counter[str] = field(default_factory=Counter)
-    """Kind of request -> the number of correct responses."""
+    """Kind of request -> the number of correct responses; 0 for those without any."""
     failures: list[str] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
     """The ids of the uploaded videos; an upload was in progress at all times. Every other one is concatenated."""
@@ -86,6 +86,8 @@ async def load(person: Person, video: str, clip: Path) -> AsyncIterator[Load]:
         "query": lambda: person.http.post("/graphql", headers=person.headers, json=ME),
         "mutation": lambda: person.http.post("/graphql", headers=person.headers, json=describe(video, next(count))),
     }
+
+    running.answers.update(dict.fromkeys(kinds, 0))
 
     async def upload() -> None:
         for way in itertools.islice(itertools.cycle((upload_slowly, upload_in_parts)), MOST_UPLOADS):

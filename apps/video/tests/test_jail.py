@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -142,6 +143,34 @@ def test_tool_reaches_only_its_source_at_any_address(user: str, modules: Path, w
         "connect to an abstract socket",
     }
     assert listener.reached == []
+
+
+async def test_signals_to_the_worker_break_no_connection_of_a_tool(workdir: Path) -> None:
+    (source := workdir / "source").write_text("its source")
+    program = (
+        "import socket\n"
+        "for _ in range(1000):\n"
+        "    with socket.create_connection(('127.0.0.1', 80)) as it:\n"
+        "        it.sendall(b'GET / HTTP/1.1\\r\\nHost: source\\r\\n\\r\\n')\n"
+        "        assert it.recv(4) == b'HTTP'\n"
+    )
+    ended, main = threading.Event(), threading.main_thread().ident
+    assert main is not None
+
+    def send_signals() -> None:
+        while not ended.wait(0.0002):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: None)
+    sender = threading.Thread(target=send_signals)
+    sender.start()
+    try:
+        end = await sandbox.run(["python3", "-I", "-S", "-c", program], LIMITS, source=served(source))
+    finally:
+        ended.set()
+        sender.join()
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
+    assert (end.code, end.stderr) == (0, "")
 
 
 def test_worker_cannot_be_read_by_processes_of_its_user(modules: Path) -> None:

@@ -29,7 +29,6 @@ _RANGE = re.compile(rb"\r\nRange: bytes=(\d+-\d*)\r\n", re.IGNORECASE)
 # linux/seccomp.h; the numbers include the sizes of the structures
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_ADDFD = 0xC0502100, 0xC0182101, 0x40182103
 _NOTIF_BYTES = 80
-_ADDFD_FLAG_SEND = 2
 
 
 class Feed:
@@ -60,23 +59,27 @@ class Feed:
             fcntl.ioctl(self._listener, _NOTIF_RECV, call)
             (identifier,) = struct.unpack_from("=Q", call)
             if self._url is None or len(self._connections) >= _CONNECTIONS:
-                refusal = struct.pack("=Qqii", identifier, 0, -errno.EACCES, 0)
-                fcntl.ioctl(self._listener, _NOTIF_SEND, refusal)
+                self._send(identifier, 0, -errno.EACCES)
                 return
             ours, theirs = socket.socketpair()
             with theirs:
-                # Duplicates the descriptor into the tool, and returns its number from socket().
-                answer = struct.pack("=QIIII", identifier, _ADDFD_FLAG_SEND, theirs.fileno(), 0, os.O_CLOEXEC)
+                # Not with SECCOMP_ADDFD_FLAG_SEND: if a signal interrupts that ioctl, socket() returns 0, and the
+                # kernel refuses to repeat it (EINPROGRESS).
+                descriptor = bytearray(struct.pack("=QIIII", identifier, 0, theirs.fileno(), 0, os.O_CLOEXEC))
                 try:
-                    fcntl.ioctl(self._listener, _NOTIF_ADDFD, answer)
+                    self._send(identifier, fcntl.ioctl(self._listener, _NOTIF_ADDFD, descriptor), 0)
                 except OSError:
                     ours.close()
                     raise
-        except FileNotFoundError:  # the tool ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # the tool ended or interrupted its call meanwhile
             return
         connection = asyncio.create_task(_serve(ours, self._url))
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
+
+    def _send(self, identifier: int, value: int, error: int) -> None:
+        """What socket() returns: a descriptor, or a negative error number."""
+        fcntl.ioctl(self._listener, _NOTIF_SEND, struct.pack("=QqiI", identifier, value, error, 0))
 
 
 async def _serve(connection: socket.socket, url: str) -> None:
