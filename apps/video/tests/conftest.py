@@ -143,7 +143,7 @@ class Stage:
     async def named(self, upload_id: UUID) -> Name:
         """The name of an upload, with a multipart id, as reported by tusd's first hook."""
         name = Name(upload_id, f"part-of-{upload_id}")
-        await self.uploads.named(await self.upload(upload_id), name)
+        await self.uploads.record_name(await self.upload(upload_id), name)
         return name
 
     async def partial(self, owner: Caller, content: bytes) -> Name:

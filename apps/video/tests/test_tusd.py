@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,8 +72,8 @@ class Sender:
         with contextlib.closing(connection):
             with contextlib.suppress(ConnectionError):
                 connection.request("PATCH", path, headers=headers, body=self._zeros())
-            response = connection.getresponse()
-            return response.status, response.read()
+            with connection.getresponse() as response:
+                return response.status, response.read()
 
     def _zeros(self) -> Iterator[bytes]:
         while self.sent < ENDLESS_BYTES:
@@ -102,14 +103,14 @@ async def tusd(stage: Stage) -> AsyncIterator[httpx.AsyncClient]:
         f"-hooks-http=http://127.0.0.1:{hooks_port}/internal/tusd/hooks",
         cwd=ROOT,
     )
+
+    def is_up() -> bool:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    await eventually(is_up, seconds=60)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
-
-        async def is_up() -> bool:
-            with contextlib.suppress(httpx.ConnectError):
-                return (await client.options("/video/upload/")).status_code == 200
-            return False
-
-        await eventually(is_up, seconds=60)
         yield client
     process.terminate()
     await process.wait()

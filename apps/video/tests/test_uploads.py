@@ -68,7 +68,7 @@ async def test_failed_video_keeps_the_info_of_its_complete_upload(stage: Stage, 
     name = await stage.named(video_id)
     await stage.uploads.authorise(owner, name)
     with pytest.raises(UploadFull):
-        await stage.uploads.authorise(owner, name, sends_at="8")
+        await stage.uploads.authorise(owner, name, offset="8")
     await stage.videos.delete(owner, video_id)
     await stage.cleanup.purge()
     assert await stage.left(video_id) == []
@@ -109,7 +109,7 @@ async def test_begin_rejects_invalid_and_too_many_uploads(stage: Stage) -> None:
     first, _ = [await stage.uploads.begin(owner, size=10, metadata={}) for _ in range(2)]
     with pytest.raises(TooManyUploads):
         await stage.uploads.begin(owner, size=10, metadata={})
-    await stage.uploads.begun(first)
+    await stage.uploads.created(first)
     await stage.pool.execute(
         "UPDATE videos SET created_at = created_at - interval '10 seconds' WHERE owner_id = $1", owner.user_id
     )
@@ -137,17 +137,17 @@ async def test_deferred_length_is_accepted_once_and_within_the_limit(stage: Stag
     name = await stage.named(video_id)
     assert (await stage.videos.progress(owner, video_id)).bytes_total == 0
     with pytest.raises(FileTooLarge):
-        await stage.uploads.authorise(owner, name, says_size=(1 << 30) + 1)
+        await stage.uploads.authorise(owner, name, declared_size=(1 << 30) + 1)
     with pytest.raises(UploadFull):
-        await stage.uploads.authorise(owner, name, sends_at=str(1 << 30))
-    assert await stage.uploads.authorise(owner, name, says_size=500) == 500
+        await stage.uploads.authorise(owner, name, offset=str(1 << 30))
+    assert await stage.uploads.authorise(owner, name, declared_size=500) == 500
     await stage.uploads.receive(await stage.upload(video_id), 100, None)
     assert (await stage.upload(video_id)).size is None
     await stage.uploads.receive(await stage.upload(video_id), 200, 500)
     assert (await stage.videos.progress(owner, video_id)).bytes_total == 500
-    assert await stage.uploads.authorise(owner, name, says_size=500) is None, "tusd rejects a second declaration"
+    assert await stage.uploads.authorise(owner, name, declared_size=500) is None, "tusd rejects a second declaration"
     with pytest.raises(InvalidInput):
-        await stage.uploads.authorise(owner, name, says_size=501)
+        await stage.uploads.authorise(owner, name, declared_size=501)
 
 
 @pytest.mark.parametrize("hook", ["received", "finished"])

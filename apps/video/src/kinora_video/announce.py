@@ -55,7 +55,7 @@ class MakePoster(Payload):
         return str(self.video_id)
 
 
-async def tell(connection: Connection, payload: Payload) -> None:
+async def emit(connection: Connection, payload: Payload) -> None:
     """Emit one of the service's public events."""
     # Mandatory, because the catalogue depends on them: kept in the outbox until its queue exists (new installations).
     await outbox.emit(connection, event(SERVICE, payload), exchange=events.EXCHANGE, mandatory=True)
@@ -118,7 +118,7 @@ async def progressed(connection: Connection, video_id: UUID) -> None:
 
 async def deleted(connection: Connection, video: Video) -> None:
     """Emit the deletion of ``video``, which is already marked as deleted."""
-    await tell(connection, events.Deleted(video_id=video.id, owner_id=video.owner_id))
+    await emit(connection, events.Deleted(video_id=video.id, owner_id=video.owner_id))
     progress = event(SERVICE, await snapshot(connection, video))
     await outbox.emit(connection, progress, exchange=events.PROGRESS_EXCHANGE, routing_key=str(video.id))
 
@@ -128,5 +128,5 @@ async def fail(connection: Connection, video: Video, code: str, detail: str) -> 
     if video.state in domain.GONE:
         return
     await store.set_failed(connection, video.id, code, detail)
-    await tell(connection, events.Failed(video_id=video.id, owner_id=video.owner_id, code=code, detail=detail))
+    await emit(connection, events.Failed(video_id=video.id, owner_id=video.owner_id, code=code, detail=detail))
     await progressed(connection, video.id)

@@ -74,40 +74,40 @@ async def tusd_hook(hook: Hook, wired: Wired) -> dict[str, Any]:
 
     Checks the owner of the upload again, in case ForwardAuth and tusd parse the same path differently.
     """
-    told = hook.event.upload
+    info = hook.event.upload
     if hook.type == "pre-create":
         return await _pre_create(hook, wired)
     try:
-        name = parse_name(told.id)
+        name = parse_name(info.id)
         upload = await wired.uploads.get(name.id)
         caller = _caller(hook)
     except DomainError as error:
-        return {"RejectTermination": True, **_refusal(error)}
+        return {"RejectTermination": True, **_rejection(error)}
     if upload is None:  # deleted long ago: tusd must not keep anything of it
-        return {"RejectTermination": True, "StopUpload": True, **_refusal(UploadEnded())}
+        return {"RejectTermination": True, "StopUpload": True, **_rejection(UploadEnded())}
     if caller.user_id != upload.owner_id or upload.multipart_id not in (None, name.multipart_id):
         # Without StopUpload, which would make tusd delete the bytes that the owner has sent.
         log.error("hook for another user's upload", hook=hook.type, upload_id=str(name.id), user_id=str(caller.user_id))
-        return {"RejectTermination": True, **_refusal(VideoNotFound())}
-    await wired.uploads.named(upload, name)
+        return {"RejectTermination": True, **_rejection(VideoNotFound())}
+    await wired.uploads.record_name(upload, name)
     try:
         match hook.type:
             # A final upload is announced when it is complete: tusd concatenates its parts after this hook.
-            case "post-create" if not upload.partial and not told.is_final:
-                await wired.uploads.begun(name.id)
+            case "post-create" if not upload.partial and not info.is_final:
+                await wired.uploads.created(name.id)
             case "post-receive":
-                await wired.uploads.receive(upload, told.offset, told.known_size)
+                await wired.uploads.receive(upload, info.offset, info.known_size)
             case "post-finish" if upload.partial:
-                await wired.uploads.receive(upload, told.size, told.size)
+                await wired.uploads.receive(upload, info.size, info.size)
             case "post-finish":
-                await wired.uploads.finish(name.id, told.size)
+                await wired.uploads.finish(name.id, info.size)
             # Not post-terminate: for this hook, tusd waits for the response, and returns its failure to the client.
             case "pre-terminate" if upload.partial:
                 await wired.uploads.end_partial(name.id)
             case "pre-terminate":
                 await wired.videos.delete_quietly(name.id)
     except (UploadEnded, VideoNotFound, FileTooLarge) as error:
-        return {"StopUpload": True, **_refusal(error)}
+        return {"StopUpload": True, **_rejection(error)}
     return {}
 
 
@@ -121,22 +121,22 @@ def _caller(hook: Hook) -> Caller:
 
 
 async def _pre_create(hook: Hook, wired: Wired) -> dict[str, Any]:
-    told, headers = hook.event.upload, hook.event.request.header or {}
+    info, headers = hook.event.upload, hook.event.request.header or {}
     try:
         caller = _caller(hook)
         creation = read_creation(lambda name: headers.get(name, []))
         read = (creation.partial, tuple(map(str, creation.parts)), creation.size)
-        if read != (told.is_partial, tuple(told.partial_uploads or ()), None if told.is_final else told.known_size):
+        if read != (info.is_partial, tuple(info.partial_uploads or ()), None if info.is_final else info.known_size):
             log.error("tusd parsed a request differently", headers=creation.headers, user_id=str(caller.user_id))
             raise InvalidInput
         if creation.partial:
             upload_id = await wired.uploads.begin_partial(caller, creation.size)
         else:
             upload_id = await wired.uploads.begin(
-                caller, size=told.known_size, metadata=creation.metadata, parts=creation.parts
+                caller, size=info.known_size, metadata=creation.metadata, parts=creation.parts
             )
     except DomainError as error:
-        return {"RejectUpload": True, **_refusal(error)}
+        return {"RejectUpload": True, **_rejection(error)}
     answer: dict[str, Any] = {"ChangeFileInfo": {"ID": str(upload_id)}}
     if not creation.parts:
         expiry = email.utils.format_datetime(wired.uploads.expiry(), usegmt=True)
@@ -144,7 +144,7 @@ async def _pre_create(hook: Hook, wired: Wired) -> dict[str, Any]:
     return answer
 
 
-def _refusal(error: DomainError) -> dict[str, Any]:
+def _rejection(error: DomainError) -> dict[str, Any]:
     return {
         "HTTPResponse": {
             "StatusCode": error.status,
@@ -170,9 +170,9 @@ async def upload_verify(request: Request, caller: SignedIn, wired: Wired, empty:
         await wired.uploads.authorise_creation(caller, creation)
         headers = creation.headers
     else:
-        says_size = parse_length(sent.getlist("Upload-Length")) if method == "PATCH" else None
-        sends_at = sent.get("Upload-Offset") if method == "PATCH" and not empty else None
-        size = await wired.uploads.authorise(caller, name, sends_at=sends_at, says_size=says_size)
+        declared_size = parse_length(sent.getlist("Upload-Length")) if method == "PATCH" else None
+        offset = sent.get("Upload-Offset") if method == "PATCH" and not empty else None
+        size = await wired.uploads.authorise(caller, name, offset=offset, declared_size=declared_size)
         if size is not None:
             headers["Upload-Length"] = str(size)
     if method != sent.get("X-Forwarded-Method"):

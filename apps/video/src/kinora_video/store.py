@@ -138,7 +138,7 @@ async def lock_partials(connection: Connection, owner_id: UUID, ids: Sequence[UU
     return len(rows)
 
 
-async def note_partial(connection: Connection | Pool, upload_id: UUID, size: int | None) -> bool:
+async def touch_partial(connection: Connection | Pool, upload_id: UUID, size: int | None) -> bool:
     """Record activity, and the size once it is known. Returns False if the upload has ended."""
     status = await connection.execute(
         "UPDATE partials SET updated_at = now(), size = COALESCE(size, $2) WHERE id = $1 AND purge_at IS NULL",

@@ -229,7 +229,7 @@ class Transcoder:
     async def _playable(self, connection: Connection, video: Video) -> None:
         assert video.source is not None  # noqa: S101 - parts are planned from it
         await store.set_state(connection, video.id, "playable")
-        await announce.tell(
+        await announce.emit(
             connection,
             events.Playable(
                 video_id=video.id,
@@ -274,7 +274,7 @@ class Transcoder:
                     await self._playable(connection, video)
                 assert video.source is not None  # noqa: S101 - parts are planned from it
                 await store.set_state(connection, video_id, "ready")
-                await announce.tell(
+                await announce.emit(
                     connection,
                     events.Ready(
                         video_id=video_id,

@@ -109,23 +109,22 @@ class Uploads:
             self._check_size(creation.size, partial=creation.partial)
 
     async def authorise(
-        self, caller: Caller, name: Name, *, sends_at: str | None = None, says_size: int | None = None
+        self, caller: Caller, name: Name, *, offset: str | None = None, declared_size: int | None = None
     ) -> int | None:
         """Raises VideoNotFound unless the upload is the caller's, UploadEnded if it was deleted, UploadFull.
 
-        ``sends_at``: the Upload-Offset of a request with bytes, unparsed. ``says_size``: the declared length; returned
-        if the length was deferred until now. Raises FileTooLarge above the limit, InvalidInput if it differs from the
-        known length.
+        ``offset``: the unparsed Upload-Offset of a request with bytes. ``declared_size``: returned if the length was
+        deferred until now. Raises FileTooLarge above the limit, InvalidInput if it differs from the known length.
         """
         [upload] = await self._find(caller, [name])
-        if says_size is not None:
-            self._check_size(says_size, partial=upload.partial)
-            if upload.size not in (None, says_size):
+        if declared_size is not None:
+            self._check_size(declared_size, partial=upload.partial)
+            if upload.size not in (None, declared_size):
                 raise InvalidInput("This upload already has a different length")
-        most = self._most(partial=upload.partial) if upload.size is None else upload.size
-        if sends_at is not None and sends_at.isdecimal() and int(sends_at) >= most:
+        most = self._max_bytes(partial=upload.partial) if upload.size is None else upload.size
+        if offset is not None and offset.isdecimal() and int(offset) >= most:
             raise UploadFull
-        return says_size if upload.size is None else None
+        return declared_size if upload.size is None else None
 
     # Called by tusd's hooks
 
@@ -196,12 +195,12 @@ class Uploads:
         """The upload, or None if it does not exist (any more)."""
         return next(iter(await store.list_uploads(self.pool, [upload_id])), None)
 
-    async def named(self, upload: Upload, name: Name) -> None:
+    async def record_name(self, upload: Upload, name: Name) -> None:
         """Store the multipart id, which the first hook after the creation reports."""
         if upload.multipart_id is None:
             await store.set_multipart_id(self.pool, upload, name.multipart_id)
 
-    async def begun(self, video_id: UUID) -> None:
+    async def created(self, video_id: UUID) -> None:
         """post-create: announce the video to the other services."""
         async with postgres.transaction(self.pool) as connection:
             video = await store.lock(connection, video_id)
@@ -234,7 +233,7 @@ class Uploads:
         except FileTooLarge:
             await store.end_partial(self.pool, upload.id)
             raise
-        if not await store.note_partial(self.pool, upload.id, size):
+        if not await store.touch_partial(self.pool, upload.id, size):
             raise UploadEnded
 
     async def finish(self, video_id: UUID, size: int) -> None:
@@ -249,7 +248,7 @@ class Uploads:
             if not await self._fits(connection, video, size, size):
                 return
             await store.set_state(connection, video_id, "processing")
-            await announce.tell(connection, events.Uploaded(video_id=video_id, owner_id=video.owner_id, size=size))
+            await announce.emit(connection, events.Uploaded(video_id=video_id, owner_id=video.owner_id, size=size))
             await announce.command(connection, announce.Prepare(video_id=video_id), announce.FIRST_QUEUE)
             await announce.progressed(connection, video_id)
         UPLOADS.labels("finished").inc()
@@ -346,11 +345,11 @@ class Uploads:
         await store.set_multipart_id(self.pool, upload, name.multipart_id)
         return name.multipart_id
 
-    def _most(self, *, partial: bool) -> int:
+    def _max_bytes(self, *, partial: bool) -> int:
         return min(self.settings.upload_max_bytes, PARTIAL_MAX_BYTES) if partial else self.settings.upload_max_bytes
 
     def _check_size(self, size: int | None, *, partial: bool) -> None:
-        most = self._most(partial=partial)
+        most = self._max_bytes(partial=partial)
         if size is not None and size > most:
             what = "partial upload" if partial else "file"
             raise FileTooLarge(f"A {what} may have at most {most} bytes; this one has {size}")
@@ -376,7 +375,7 @@ class Uploads:
 async def _begin(connection: Connection, video: Video) -> None:
     """Announce the upload, once. Every hook does, because post-create may have been lost or be late."""
     if await store.set_begun(connection, video.id):
-        await announce.tell(
+        await announce.emit(
             connection,
             events.UploadStarted(
                 video_id=video.id,
@@ -390,15 +389,15 @@ async def _begin(connection: Connection, video: Video) -> None:
         await announce.progressed(connection, video.id)
 
 
-class _Refused(DomainError):
+class _HookError(DomainError):
     """An error of our own hook, as returned by tusd."""
 
 
 def _from_hook(answer: httpx.Response) -> DomainError:
     try:
         problem = answer.json()
-        refused = _Refused(str(problem["detail"]))
-        refused.status, refused.code = int(problem["status"]), str(problem["code"])  # type: ignore[misc]
+        error = _HookError(str(problem["detail"]))
+        error.status, error.code = int(problem["status"]), str(problem["code"])  # type: ignore[misc]
     except (ValueError, KeyError, TypeError):
         return Unavailable("Uploads are currently unavailable; try again")
-    return refused
+    return error
