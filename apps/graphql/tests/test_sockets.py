@@ -311,6 +311,27 @@ async def test_sockets_per_user_are_limited_across_addresses(
         assert await hear(await opened(0, "192.0.2.2")) == ACK
 
 
+async def test_accounts_of_one_address_can_take_half_of_the_sockets(
+    *, world: World, keys: Keys, start: Start, open_socket: Open
+) -> None:
+    async with start(streams=4) as address, contextlib.AsyncExitStack() as stack:
+
+        async def signed_in(forwarded_for: str) -> ClientConnection:
+            socket: ClientConnection = await stack.enter_async_context(
+                open_socket(address, additional_headers={"X-Forwarded-For": forwarded_for})
+            )
+            token = keys.token(world.add_user())
+            await say(socket, {"type": "connection_init", "payload": {"authorization": f"Bearer {token}"}})
+            return socket
+
+        first, second = await signed_in("192.0.2.1"), await signed_in("192.0.2.1")
+        assert (await hear(first), await hear(second)) == (ACK, ACK)
+        assert await close_code(await signed_in("192.0.2.1")) == 1013
+        assert await hear(await signed_in("192.0.2.2")) == ACK
+        await first.close()
+        assert await hear(await signed_in("192.0.2.1")) == ACK
+
+
 async def test_socket_opens_from_any_origin_by_default(address: str, open_socket: Open) -> None:
     """Authentication is by a token that only the application holds, never by a cookie."""
     for origin in ("https://app.example", "http://localhost:5173", "null", "capacitor://localhost"):

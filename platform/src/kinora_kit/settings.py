@@ -54,7 +54,7 @@ class StreamSettings(Settings):
     """Maximum number per process."""
     streams_per_user: int = Field(default=20, ge=1)
     streams_per_address: int = Field(default=50, ge=1)
-    """Applies to anonymous clients."""
+    """Applies to anonymous clients; all clients of an address together can have half of ``streams``."""
     session_check_seconds: float = Field(default=5, gt=0)
     """How soon such a connection is closed after its session has ended."""
 

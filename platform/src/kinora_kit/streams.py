@@ -1,11 +1,13 @@
 """Long-lived connections (WebSockets and server-sent events): limits and cleanup.
 
-There are limits per process and per client. A signed-in client is counted by user, an anonymous one by address.
+There are limits per process and per client. A signed-in client is counted by user, an anonymous one by address. All
+clients of an address together, signed in or not, can take half of the process's slots.
 """
 
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import NoReturn
 from uuid import UUID
 
 from starlette.responses import StreamingResponse
@@ -36,6 +38,7 @@ class Seats:
         self._kind = kind
         self._settings = settings
         self._taken: Counter[UUID | str] = Counter()
+        self._by_address: Counter[str] = Counter()
         STREAMS_OPEN.labels(kind).set_function(self._taken.total)
 
     @contextlib.contextmanager
@@ -44,12 +47,19 @@ class Seats:
         if self._taken.total() >= self._settings.streams:
             STREAMS_REFUSED.labels(self._kind, "process").inc()
             raise Unavailable("Too many open connections at the moment; try again", headers={"Retry-After": "5"})
-        seat = Seat(self, user_id or client_network(scope))
+        address = client_network(scope)
+        if 2 * self._by_address[address] >= self._settings.streams:
+            self._refuse("address")
+        seat = Seat(self, user_id or address)
         self._add(seat.client)
+        self._by_address[address] += 1
         try:
             yield seat
         finally:
             self._remove(seat.client)
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
 
     def move(self, seat: Seat, user_id: UUID) -> None:
         if seat.client != user_id:
@@ -61,9 +71,12 @@ class Seats:
         user = isinstance(client, UUID)
         limit = self._settings.streams_per_user if user else self._settings.streams_per_address
         if self._taken[client] >= limit:
-            STREAMS_REFUSED.labels(self._kind, "user" if user else "address").inc()
-            raise TooManyAtOnce("You have too many open connections; close one first")
+            self._refuse("user" if user else "address")
         self._taken[client] += 1
+
+    def _refuse(self, limit: str) -> NoReturn:
+        STREAMS_REFUSED.labels(self._kind, limit).inc()
+        raise TooManyAtOnce("You have too many open connections; close one first")
 
     def _remove(self, client: UUID | str) -> None:
         self._taken[client] -= 1

@@ -42,10 +42,6 @@ UploadName = Annotated[str, Path(pattern=f"^{NAME}$")]
 MAX_METADATA_BYTES = 2048
 _METADATA_KEY = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _METADATA_PREFIX = "x-amz-meta-"
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-# Direction overrides and isolates, which can make "exe.mp4" look like "4pm.exe". Marks that Arabic, Hebrew and Persian
-# need, joiners and unusual spaces are kept.
-_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -193,8 +189,3 @@ def parse_metadata(headers: Sequence[str]) -> dict[str, str]:
     if size > MAX_METADATA_BYTES:
         raise MetadataTooLarge
     return found
-
-
-def displayable(text: str) -> str:
-    """``text`` as one line without control characters and direction overrides."""
-    return _DIRECTIONS.sub("", _CONTROLS.sub(" ", text)).strip(" ")

@@ -19,6 +19,7 @@ from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.postgres import Connection, Pool
 from kinora_kit.s3 import ObjectStore
+from kinora_kit.text import displayable
 from kinora_video import announce, domain, store
 from kinora_video.domain import Upload, Video, Visibility
 from kinora_video.errors import (
@@ -33,7 +34,7 @@ from kinora_video.errors import (
 )
 from kinora_video.metrics import UPLOADED_BYTES, UPLOADS
 from kinora_video.settings import VideoSettings
-from kinora_video.tus import COLLECTION, Creation, Name, displayable, parse_name, parse_path
+from kinora_video.tus import COLLECTION, Creation, Name, parse_name, parse_path
 
 TITLE_LENGTH, FILENAME_LENGTH = 200, 255
 # tusd has the object store copy the parts of a final upload into one object. S3 copies at most 5 GiB per request, and
@@ -140,7 +141,7 @@ class Uploads:
         if parts:
             await self._check_parts(caller, parts)
         filename = displayable(metadata.get("filename") or metadata.get("name") or "") or "video"
-        title = displayable(metadata.get("title", "")) or filename.rpartition(".")[0] or filename
+        title = displayable(metadata.get("title", "")) or displayable(filename.rpartition(".")[0]) or filename
         self._check_file(filename, metadata.get("filetype", ""), size)
         visibility = metadata.get("visibility") or "private"
         if visibility not in domain.VISIBILITIES:
