@@ -193,6 +193,19 @@ async def test_verify_falls_back_while_redis_is_down_and_retries_redis(
         await client.delete(identity.revocation_key(UUID(payload["sid"])))
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_until_ended_can_be_cancelled_at_any_moment(verifier: TokenVerifier, turns: int) -> None:
+    """``turns`` of the event loop after its start."""
+    watching = asyncio.create_task(verifier.until_ended(signed(claims()), check_seconds=0))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    watching.cancel()
+    await asyncio.wait({watching}, timeout=5)
+    ended = watching.cancelled()
+    watching.cancel()
+    assert ended
+
+
 @pytest.mark.parametrize(("status", "ended"), [(200, False), (401, True), (503, None), (500, None)])
 async def test_ask_auth_maps_status_to_ended(status: int, ended: bool | None) -> None:
     requests: list[bytes] = []

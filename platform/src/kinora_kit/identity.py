@@ -19,7 +19,7 @@ from fastapi import Depends, Request
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from kinora_kit import http, logs
+from kinora_kit import http, logs, tasks
 from kinora_kit.errors import InvalidToken, NotSignedIn, Unavailable
 
 log = logs.get(__name__)
@@ -226,6 +226,7 @@ class TokenVerifier:
                 return
             except Exception as error:
                 log.warning("cannot determine whether the session has ended", error=repr(error))
+            tasks.raise_if_cancelled()
             await asyncio.sleep(min(check_seconds, max(expiry - time.time(), 0)))
 
     async def verify_with_expiry(self, token: str) -> tuple[Caller, float]:

@@ -18,6 +18,13 @@ def cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def raise_if_cancelled() -> None:
+    """For loops, after calls of drivers: before Python 3.12, asyncio.wait_for, with which redis-py sends, loses a
+    cancellation that coincides with its result."""
+    if cancelled():
+        raise asyncio.CancelledError
+
+
 async def forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
     """Run ``work`` again whenever it ends or fails, until cancelled."""
     while True:
@@ -28,6 +35,7 @@ async def forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
                 raise
             BACKGROUND_FAILURES.labels(name).inc()
             log.warning("background work failed, restarting it", task=name, error=repr(error))
+        raise_if_cancelled()
         await asyncio.sleep(RESTART_SECONDS)
 
 
@@ -47,4 +55,5 @@ async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     """Run ``work`` now and every ``seconds``, until it fails or is cancelled."""
     while True:
         await work()
+        raise_if_cancelled()
         await asyncio.sleep(seconds)

@@ -111,7 +111,11 @@ async def _pass_on(url: str, wanted: str, writer: asyncio.StreamWriter) -> None:
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         headers = f"Host: {parts.netloc}\r\nRange: bytes={wanted}\r\nConnection: close\r\n"
         asking.write(f"GET {target} HTTP/1.1\r\n{headers}\r\n".encode())
-        while chunk := await asyncio.wait_for(source.read(_CHUNK_BYTES), _SILENCE_SECONDS):
+        while True:
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                chunk = await source.read(_CHUNK_BYTES)
+            if not chunk:
+                return
             writer.write(chunk)
             await writer.drain()
     finally:
