@@ -13,10 +13,10 @@ PATIENCE_SECONDS = 90
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Once, a client whose server was killed left its socket to the garbage collector, which then failed whichever test
-    # was running. It is not known which client: pytest's summary shows the socket's addresses the next time, and with
-    # PYTHONTRACEMALLOC=8 (four times the CPU) the lines that opened it.
-    unclosed = "default:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    # Killed servers leave connections of earlier tests to the garbage collector, which would fail whichever test is
+    # running: report them in pytest's summary instead. With PYTHONTRACEMALLOC=8 (four times the CPU) it shows the lines
+    # that opened them.
+    unclosed = "default::pytest.PytestUnraisableExceptionWarning"
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings(unclosed))

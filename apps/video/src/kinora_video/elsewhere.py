@@ -25,8 +25,9 @@ Concat = Annotated[
     str | None,
     Header(
         alias="Upload-Concat",
-        pattern=r"^(partial|final;[^ ]+( [^ ]+)*)$",
-        description="`partial`, or `final;` and the URLs of the caller's partial uploads, separated by spaces",
+        pattern=r"^(partial|final;[^ ]+( [^ ]+)*)?$",
+        description="`partial`, or `final;` and the URLs of the caller's partial uploads, separated by spaces; empty"
+        " counts as absent",
     ),
 ]
 Metadata = Annotated[
