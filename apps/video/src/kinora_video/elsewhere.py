@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Response
+from pydantic import Field
 
 from kinora_kit.errors import NotFound
 from kinora_kit.identity import SignedIn
@@ -16,9 +17,10 @@ from kinora_video.tus import ROUTE, UploadName
 router = APIRouter(prefix="/video")
 
 Tus = Annotated[Literal["1.0.0"], Header(alias="Tus-Resumable")]
-Length = Annotated[int | None, Header(alias="Upload-Length", ge=0)]
+# Empty headers count as absent.
+Length = Annotated[Annotated[int, Field(ge=0)] | Literal[""] | None, Header(alias="Upload-Length")]
 Deferred = Annotated[
-    Literal["1"] | None,
+    Literal["1", ""] | None,
     Header(alias="Upload-Defer-Length", description="Upload-Length follows later, in a PATCH"),
 ]
 Concat = Annotated[
@@ -26,8 +28,7 @@ Concat = Annotated[
     Header(
         alias="Upload-Concat",
         pattern=r"^(partial|final;[^ ]+( [^ ]+)*)?$",
-        description="`partial`, or `final;` and the URLs of the caller's partial uploads, separated by spaces; empty"
-        " counts as absent",
+        description="`partial`, or `final;` and the URLs of the caller's partial uploads, separated by spaces",
     ),
 ]
 Metadata = Annotated[
@@ -68,7 +69,8 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-@router.post("/upload", status_code=201, response_class=Response, responses=CREATED | TUSD)
+# 404 for a URL in Upload-Concat that is not a partial upload of the caller.
+@router.post("/upload", status_code=201, response_class=Response, responses=CREATED | TUSD | {404: {}})
 async def create_upload(
     caller: SignedIn,
     tus: Tus,
