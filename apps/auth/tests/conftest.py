@@ -1,11 +1,10 @@
 """Auth in this process, on the stores of the local environment. Every test creates its own users."""
 
-import asyncio
 import contextlib
 import itertools
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -226,15 +225,3 @@ async def empty_database(settings: AuthSettings) -> AsyncIterator[SecretStr]:
     finally:
         await connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
         await connection.close()
-
-
-@pytest.fixture(scope="session")
-def eventually() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
-    """Wait until a condition holds, for a minute at most, because a busy machine is slow."""
-
-    async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(60):
-            while not await condition():
-                await asyncio.sleep(0.05)
-
-    return wait

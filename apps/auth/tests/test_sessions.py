@@ -19,13 +19,11 @@ from kinora_auth.settings import MAX_ACCESS_TOKEN_SECONDS
 from kinora_kit import postgres
 from kinora_kit.identity import revocation_key
 from kinora_kit.ids import new_id
+from kinora_kit.testing import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from conftest import Api, Device, Start
 
-    Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 PASSWORD = "correct horse battery"
 
@@ -228,8 +226,7 @@ async def test_logout_that_loses_a_deadlock_can_be_retried(api: Api) -> None:
         await connection.execute("UPDATE refresh_tokens SET late_run = 0 WHERE session_id = $1", session_id)
         logout = asyncio.create_task(device.call("POST", "/auth/logout"))
         waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND transactionid = pg_current_xact_id()::xid)"
-        while not await connection.fetchval(waiting):
-            await asyncio.sleep(0.01)
+        await eventually(lambda: connection.fetchval(waiting), seconds=60)
         await connection.execute("UPDATE sessions SET user_agent = '' WHERE id = $1", session_id)
         answer = await logout
         assert (answer.status_code, code(answer)) == (503, "unavailable")
@@ -306,9 +303,7 @@ async def test_login_rehashes_password_with_old_parameters(api: Api) -> None:
     await person.sign_in()
 
 
-async def test_logout_answers_503_without_redis_and_takes_effect_later(
-    api: Api, start: Start, eventually: Eventually
-) -> None:
+async def test_logout_answers_503_without_redis_and_takes_effect_later(api: Api, start: Start) -> None:
     device = await (await api.person()).sign_in()
     verified = (await device.verify()).headers
     headers = {name: verified[name] for name in ("x-user-id", "x-session-id")}
@@ -321,7 +316,7 @@ async def test_logout_answers_503_without_redis_and_takes_effect_later(
             sessions = "SELECT count(*) FROM sessions WHERE id = $1"
             return not await api.state.accounts.pool.fetchval(sessions, UUID(headers["x-session-id"]))
 
-        await eventually(written_down)
+        await eventually(written_down, seconds=60)
         # Auth falls back to its own revocations table.
         assert (await cut_off.verify(device.access_token)).status_code == 401
 
@@ -329,13 +324,11 @@ async def test_logout_answers_503_without_redis_and_takes_effect_later(
         return (await device.verify()).status_code == 401
 
     async with start(revocation_sync_seconds=0.1):
-        await eventually(ended)
+        await eventually(ended, seconds=60)
     assert code(await device.refresh()) == "invalid_refresh_token"
 
 
-async def test_revocations_are_restored_after_redis_lost_its_data(
-    api: Api, start: Start, eventually: Eventually
-) -> None:
+async def test_revocations_are_restored_after_redis_lost_its_data(api: Api, start: Start) -> None:
     device = await (await api.person()).sign_in()
     session_id = await device.session_id()
     await device.call("POST", "/auth/logout")
@@ -348,7 +341,7 @@ async def test_revocations_are_restored_after_redis_lost_its_data(
         return bool(await redis.exists(revocation_key(session_id)))
 
     async with start(revocation_sync_seconds=0.1):
-        await eventually(known)
+        await eventually(known, seconds=60)
     assert await redis.ttl(revocation_key(session_id)) <= lifetime
 
 

@@ -23,9 +23,10 @@ from kinora_kit import postgres
 from kinora_kit.errors import Unavailable
 from kinora_kit.ids import new_id
 from kinora_kit.settings import reveal
+from kinora_kit.testing import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from conftest import Api, Start
 
@@ -219,9 +220,7 @@ async def test_new_key_is_published_before_it_signs_and_old_tokens_stay_valid(
         assert (await device.verify()).status_code == 401
 
 
-async def test_replica_loads_key_created_by_another_replica(
-    start: Start, empty_database: SecretStr, eventually: Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
-) -> None:
+async def test_replica_loads_key_created_by_another_replica(start: Start, empty_database: SecretStr) -> None:
     url = empty_database
     async with start(postgres_url=url) as one, start(postgres_url=url, key_lead_seconds=0) as other:
         await one.person()
@@ -233,7 +232,7 @@ async def test_replica_loads_key_created_by_another_replica(
         async def known() -> bool:  # after the cooldown between lookups of unknown kids
             return (await one.verify(device.access_token)).status_code == 200
 
-        await eventually(known)
+        await eventually(known, seconds=60)
 
 
 async def test_forged_kids_do_not_cause_a_query_each(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kinora_kit.testing import served
+from kinora_kit.testing import eventually, served
 from kinora_video import launch, sandbox
 from kinora_video.encode import encode, plan
 from kinora_video.ladder import ladder
@@ -281,15 +281,9 @@ def alive(marker: str) -> bool:
     return False
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 async def test_cancelled_task_kills_its_tool() -> None:
     task = asyncio.create_task(sandbox.run(["sleep", "61.25"], LIMITS))
-    await until(lambda: alive("61.25"))
+    await eventually(lambda: alive("61.25"))
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -305,9 +299,9 @@ async def test_tool_is_killed_with_its_parent() -> None:
     )
     parent = subprocess.Popen([sys.executable, "-c", program])
     try:
-        await until(lambda: alive("62.25") and not alive(launch.__file__))
+        await eventually(lambda: alive("62.25") and not alive(launch.__file__))
     finally:
         parent.kill()
         parent.wait()
 
-    await until(lambda: not alive("62.25"))
+    await eventually(lambda: not alive("62.25"))
