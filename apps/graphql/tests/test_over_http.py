@@ -42,6 +42,7 @@ def codes(answer: httpx.Response) -> list[str]:
         (f"{RESPONSE.upper()};q=1", RESPONSE),
         ("text/html", JSON),
         (f"{RESPONSE};q=much", JSON),
+        (f"{RESPONSE};q*0;q*", RESPONSE),  # RFC 2231's continuations, malformed
     ],
 )
 async def test_media_type_follows_accept(http: httpx.AsyncClient, accept: str | None, media_type: str) -> None:

@@ -5,9 +5,9 @@ rejection is a GraphQL response: JSON with ``errors``, each with ``extensions.co
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.message import Message
 from typing import Any
 
 from starlette.requests import Request
@@ -24,6 +24,8 @@ from kinora_kit.outages import as_domain_error
 
 JSON = "application/json"
 GRAPHQL_RESPONSE = "application/graphql-response+json"
+
+_WEIGHT = re.compile(r";\s*q=([^;]*)", re.IGNORECASE)
 
 ALLOWED = {
     "GET": {OperationType.QUERY},
@@ -118,10 +120,9 @@ def _media_type(accept: str) -> str:
         name = item.partition(";")[0].strip().lower()
         if name not in weights:
             continue
-        message = Message()
-        message["content-type"] = item.strip()
+        weight = _WEIGHT.search(item)
         try:
-            weights[name] = float(str(message.get_param("q", "1")))
+            weights[name] = float(weight[1]) if weight else 1.0
         except ValueError:
             weights[name] = 0.0
     return GRAPHQL_RESPONSE if weights[GRAPHQL_RESPONSE] > 0 and weights[GRAPHQL_RESPONSE] >= weights[JSON] else JSON
