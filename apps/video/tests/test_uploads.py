@@ -95,6 +95,11 @@ async def test_filename_keeps_its_letters(stage: Stage, filename: str, kept: str
     assert (video.filename, video.title) == (kept or filename, kept or filename)
 
 
+@pytest.mark.parametrize("filename", ["data:,a.mp4", "http://a.mp4", "//[a].mp4", "a?b.png#c.mp4", "/a.mp4"])
+async def test_filename_that_looks_like_a_url_is_accepted(stage: Stage, filename: str) -> None:
+    await stage.uploads.begin(Caller(new_id()), size=10, metadata={"filename": filename})
+
+
 async def test_begin_rejects_invalid_and_too_many_uploads(stage: Stage) -> None:
     owner = Caller(new_id())
     for size, metadata, error in (

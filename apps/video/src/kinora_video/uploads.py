@@ -359,7 +359,8 @@ class Uploads:
         self._check_size(size, partial=False)
         if not (declared_type.isascii() and declared_type.isprintable()):  # tusd sends it to the store as a header
             raise InvalidInput("filetype must be a media type, such as video/mp4")
-        kind = (declared_type or mimetypes.guess_type(filename)[0] or "").lower()
+        # As a path: guess_type parses its argument as a URL, and a filename such as `//[a].mp4` is an invalid one.
+        kind = (declared_type or mimetypes.guess_type(f"./{filename}")[0] or "").lower()
         if kind not in _ANY_TYPE and not kind.startswith("video/"):
             raise UnsupportedType(f"{filename} has the type {kind}; only video files can be uploaded")
 
