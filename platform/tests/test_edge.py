@@ -170,10 +170,14 @@ HANDSHAKE = (
 async def test_refused_websocket_handshake_is_answered(
     service: Running, target: bytes, headers: bytes, status: int
 ) -> None:
+    mark = f"before-{uuid4()}"
+    await service.client.get("/nothing", headers={"X-Request-Id": mark})
     async with connected(service) as client:
         await client.send(b"GET " + target + b" HTTP/1.1\r\n" + HANDSHAKE + headers + b"\r\n")
         assert await client.status() == status
         await client.rest()  # closed
+    await service.client.get("/healthz")  # the process has done with the handshake
+    assert '"level": "error"' not in service.output.read_text().partition(mark)[2]
 
 
 async def test_trailers_are_not_merged_into_headers(service: Running) -> None:

@@ -106,6 +106,12 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             )
             self.transport.close()
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            # The handshake was answered with an HTTP response. uvicorn does not notice that, and logs an error.
+            self.handshake_complete = True
+
     def handle_ping(self) -> None:
         if self.writable.is_set():
             super().handle_ping()
