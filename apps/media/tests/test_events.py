@@ -272,18 +272,19 @@ async def test_ready_video_is_published_when_it_becomes_public(
 ) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
     assert await pending(store, media_id) == []
+    told: dict[UUID, Event] = {}
     for visibility in ("public", "unlisted", "unlisted", "public"):
         answer = await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": visibility})
         assert answer.status_code == 200
-    told = await pending(store, media_id)
-    assert [one.type for one in told] == [
+        told |= {one.id: one for one in await pending(store, media_id)}
+    assert [one.type for one in told.values()] == [
         "media.updated",
         "media.published",
         "media.updated",
         "media.updated",
         "media.published",
     ]
-    updates = [one.read(media.MediaUpdated) for one in told if one.type == "media.updated"]
+    updates = [one.read(media.MediaUpdated) for one in told.values() if one.type == "media.updated"]
     assert [one.visibility for one in updates] == ["public", "unlisted", "public"]
     versions = [one.version for one in updates]
     assert versions == sorted(set(versions))
@@ -298,7 +299,25 @@ async def test_concurrent_edits_are_all_saved(
     assert [answer.status_code for answer in answers] == [200] * 4
     document = await found(store, media_id)
     assert (document.title, document.description, document.category, document.tags) == ("New", "New", "new", ("new",))
-    assert len({one.read(media.MediaUpdated).version for one in await pending(store, media_id)}) == 4
+    saved = await store.find(media_id)
+    assert isinstance(saved, Media)
+    (updated,) = [one.read(media.MediaUpdated) for one in await pending(store, media_id)]
+    assert (updated.version, updated.title, updated.tags) == (saved.version, "New", ("new",))
+
+
+async def test_edit_supersedes_pending_events(store: Store, call: Call, on_video: Handler) -> None:
+    """While the broker is away, a document must not grow to MongoDB's limit of 16 MB."""
+    media_id, owner_id = await made(on_video, visibility=Visibility.PUBLIC)
+    for visibility in ("private", "public", "private", "public"):
+        edit = {"visibility": visibility, "title": f"$title {visibility}", "attributes": {"price": "$5", "none": None}}
+        answer = await call("PATCH", f"/media/{media_id}", owner_id, json=edit)
+        assert (answer.status_code, {**answer.json(), **edit}) == (200, answer.json())
+    saved = await store.find(media_id)
+    assert isinstance(saved, Media)
+    assert (saved.title, saved.attributes) == ("$title public", {"price": "$5", "none": None})
+    updated, published = await pending(store, media_id)
+    assert (updated.type, updated.read(media.MediaUpdated).version) == ("media.updated", saved.version)
+    assert (published.type, published.read(media.MediaPublished).title) == ("media.published", "$title public")
 
 
 class Dying(Broker):

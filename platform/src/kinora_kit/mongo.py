@@ -67,10 +67,22 @@ def pending(event: Event, *, exchange: str, mandatory: bool = False) -> Document
     """
     return {
         "id": str(event.id),
+        "type": event.type,
         "exchange": exchange,
         "mandatory": mandatory,
         "event": event.model_dump_json(exclude_none=True),
     }
+
+
+def superseding(entries: Sequence[Document]) -> Document:
+    """The outbox array with ``entries`` instead of earlier ones of their types, for the ``$set`` of a pipeline update.
+
+    For events that contain the whole state: while the broker is away, any number of changes to a document leaves one
+    entry of each type. With ``$push``, the document would reach MongoDB's limit of 16 MB.
+    """
+    types = [entry["type"] for entry in entries]
+    others = {"input": {"$ifNull": [f"${OUTBOX}", []]}, "cond": {"$not": [{"$in": ["$$this.type", types]}]}}
+    return {"$concatArrays": [{"$filter": others}, {"$literal": list(entries)}]}
 
 
 class Relay:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from kinora.events.media import EXCHANGE, MediaDeleted, MediaUpdated
 from kinora_kit.events import Event
-from kinora_kit.mongo import OUTBOX, Collection, Database, Document, DuplicateKeyError, pending
+from kinora_kit.mongo import OUTBOX, Collection, Database, Document, DuplicateKeyError, pending, superseding
 from kinora_media.domain import Media, State, Visibility
 
 SECONDS_PER_DAY = 24 * 3600
@@ -73,10 +73,10 @@ class Store:
 
     async def update(self, media: Media, *, expected_version: int, events: Sequence[Event]) -> bool:
         """False if the document no longer has the expected version."""
-        change: Document = {"$set": _document(media)}
+        change: Document = {name: {"$literal": value} for name, value in _document(media).items()}
         if events:
-            change["$push"] = {OUTBOX: {"$each": _entries(events)}}
-        result = await self.media.update_one({"_id": media.id, "version": expected_version}, change)
+            change[OUTBOX] = superseding(_entries(events))
+        result = await self.media.update_one({"_id": media.id, "version": expected_version}, [{"$set": change}])
         return result.matched_count == 1
 
     async def delete(self, media_id: UUID, *, at: datetime, event: Event) -> bool:
