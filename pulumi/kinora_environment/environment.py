@@ -127,7 +127,6 @@ def create(environment: str, config: EnvironmentConfig, needs: Mapping[str, Need
             config=config.repository,
             sizes=sizes,
             images=chosen,
-            protect=config.deletion_protection,
         ),
         cluster,
     )

@@ -112,11 +112,8 @@ def rules(resources: Sequence[Sequence[str]], verbs: Sequence[str]) -> list[dict
     return [{"api_groups": [group], "resources": names, "verbs": list(verbs)} for group, *names in resources]
 
 
-def settings(environment: str, *, protect: bool) -> Mapping[str, Mapping[str, str]]:
-    """Our additions to the ConfigMaps of the published manifest.
-
-    ``protect``: no push deletes an application; that is a second, explicit step (docs/deploys.md).
-    """
+def settings(environment: str) -> Mapping[str, Mapping[str, str]]:
+    """Our additions to the ConfigMaps of the published manifest."""
     return {
         "argocd-cm": {
             "admin.enabled": "true",
@@ -142,7 +139,9 @@ def settings(environment: str, *, protect: bool) -> Mapping[str, Mapping[str, st
             # Ends a sync that waits for ever, and retries with the newest commit. Longer than the deadline of a
             # migration (charts/service).
             "controller.sync.timeout.seconds": "900",
-            **({"applicationsetcontroller.policy": "create-update"} if protect else {}),
+            # No push deletes an application, however a folder or a generator changes: that is a second, explicit step
+            # (docs/deploys.md).
+            "applicationsetcontroller.policy": "create-update",
         },
         # Users have no permissions by default; admin has all.
         "argocd-rbac-cm": {"policy.default": ""},
@@ -163,12 +162,10 @@ class GitOpsArgs:
     config: config.Repository
     sizes: Sizes
     images: Mapping[str, str]
-    protect: bool
-    """Whether the environment has deletion protection."""
 
     @property
     def settings(self) -> Mapping[str, Mapping[str, str]]:
-        return settings(self.place.environment, protect=self.protect)
+        return settings(self.place.environment)
 
 
 class GitOps(pulumi.ComponentResource):

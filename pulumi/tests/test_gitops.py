@@ -22,9 +22,7 @@ FACTS = {"publicUrl": "https://test.example", "mesh": True, "monitoring": "singl
 EXTERNAL = {"postgres": {"host": "db.example", "port": 5432, "protocol": "TCP"}}
 
 
-def made(
-    given: config.Repository = PUBLIC, environment: str = "test", *, mesh: bool = True, protect: bool = False
-) -> tuple[Rendered, GitOps]:
+def made(given: config.Repository = PUBLIC, environment: str = "test", *, mesh: bool = True) -> tuple[Rendered, GitOps]:
     return register(
         lambda places: GitOps(
             "gitops",
@@ -41,7 +39,6 @@ def made(
                     "argocd": "registry.example.org/argocd:1",
                     "redis": "registry.example.org/redis:1",
                 },
-                protect=protect,
             ),
         ),
         environment=environment,
@@ -111,20 +108,18 @@ def test_only_api_server_clients_have_a_token(rendered: Rendered) -> None:
 
 
 def test_settings_extend_the_published_ones(rendered: Rendered) -> None:
-    for name, added in gitops.settings("test", protect=False).items():
+    for name, added in gitops.settings("test").items():
         before = published("ConfigMap", name).get("data", {})
         assert find(rendered, "ConfigMap", name)["data"] == {**before, **added}
     # Argo CD finds them by this label.
     assert find(rendered, "ConfigMap", "argocd-cm")["metadata"]["labels"]["app.kubernetes.io/part-of"] == "argocd"
 
 
-def test_deletion_protection_keeps_applications(rendered: Rendered) -> None:
-    policy = "applicationsetcontroller.policy"
-    protected = find(made(protect=True)[0], "ConfigMap", "argocd-cmd-params-cm")["data"]
-    assert protected[policy] == "create-update"
+def test_no_push_deletes_an_application(rendered: Rendered) -> None:
+    given = find(rendered, "ConfigMap", "argocd-cmd-params-cm")["data"]
+    assert given["applicationsetcontroller.policy"] == "create-update"
     # Otherwise the application sets could set it themselves.
-    assert "applicationsetcontroller.enable.policy.override" not in protected
-    assert policy not in find(rendered, "ConfigMap", "argocd-cmd-params-cm")["data"]
+    assert "applicationsetcontroller.enable.policy.override" not in given
 
 
 def test_settings_change_restarts_argocd(rendered: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
