@@ -35,5 +35,15 @@ def test_operations_have_security_and_problem_responses(made: dict[str, Any]) ->
             assert "401" in operation["responses"] or not operation["security"], where
 
 
+def test_bodies_of_edits_have_no_defaults(made: dict[str, Any]) -> None:
+    """Clients that tools generate send the defaults of absent fields, which would overwrite what is stored."""
+    for path, operations in made["paths"].items():
+        if "patch" not in operations or path.startswith("/video/upload/"):
+            continue
+        reference = operations["patch"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        schema = made["components"]["schemas"][reference.rpartition("/")[2]]
+        assert not {name for name, field in schema["properties"].items() if field.get("default") is not None}, path
+
+
 def test_document_contains_no_internal_operation(made: dict[str, Any]) -> None:
     assert all(path.split("/")[1] in PUBLIC for path in made["paths"])

@@ -175,10 +175,16 @@ Category = Annotated[str, StringConstraints(strip_whitespace=True, max_length=50
 Attributes = Annotated[dict[str, JsonValue], AfterValidator(_attributes)]
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """Generated clients send documented defaults of fields that their users leave out."""
+    for documented in schema["properties"].values():
+        del documented["default"]
+
+
 class Changes(BaseModel):
     """An owner's edit. Fields that are not set stay unchanged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_without_defaults)
 
     title: Title = ""
     description: Description = ""
