@@ -63,6 +63,8 @@ class Thing(BaseModel):
     name: str = Field(max_length=5)
     password: SecretStr = SecretStr("")
     size: int = Field(default=0, ge=0)
+    labels: tuple[str, ...] = ()
+    notes: dict[str, str] = {}
 
 
 FAILURES: dict[str, Exception] = {

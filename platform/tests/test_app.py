@@ -229,6 +229,22 @@ async def test_invalid_input_lists_fields_without_values(service: Running) -> No
         assert '["do-not-print-me"]' not in text
 
 
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain"])
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"name=ada"])
+async def test_body_that_is_no_object_gets_what_to_send(service: Running, content_type: str, body: bytes) -> None:
+    answer = await service.client.post("/things", content=body, headers={"Content-Type": content_type})
+    if (body, content_type) == (b"name=ada", "application/json"):
+        assert answer.json()["code"] == "malformed_request"
+        return
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "Send a JSON object, with Content-Type: application/json"
+
+
+async def test_messages_name_no_type_of_python(service: Running) -> None:
+    answer = await service.client.post("/things", json={"name": "ada", "labels": "a", "notes": 1})
+    assert answer.json()["detail"] == "labels: Input should be a list; notes: Input should be an object"
+
+
 async def test_oversized_body_is_rejected_by_length_and_when_chunked(service: Running) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(3):

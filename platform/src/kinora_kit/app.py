@@ -1,7 +1,7 @@
 """The app factory of every service, with its error responses and probes."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -15,13 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinora_kit import logs, tasks
 from kinora_kit.edge import METHOD, METHODS, UNROUTED, Edge, problem_response
-from kinora_kit.errors import DomainError, InvalidInput
+from kinora_kit.errors import DomainError, InvalidInput, message_of
 from kinora_kit.health import Checks, Health
 from kinora_kit.outages import as_domain_error
 from kinora_kit.server import serve
 from kinora_kit.settings import Settings
 
 log = logs.get(__name__)
+
+NO_OBJECT = "Send a JSON object, with Content-Type: application/json"
 
 
 class Wired(Protocol):
@@ -101,8 +103,16 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
     # The input is not echoed: it may be a password.
-    fields = ((".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in error.errors())
+    fields = (
+        (".".join(map(str, item["loc"][1:])), NO_OBJECT if _is_about_the_whole_body(item) else message_of(item))
+        for item in error.errors()
+    )
     return problem_response(request, InvalidInput.of(fields))
+
+
+def _is_about_the_whole_body(invalid: Mapping[str, Any]) -> bool:
+    """It is missing, no object, or has another content type, as curl sends it by default."""
+    return invalid["loc"] == ("body",) and invalid["type"] in ("missing", "model_attributes_type")
 
 
 class CatchAll:

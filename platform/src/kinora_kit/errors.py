@@ -5,12 +5,18 @@ returns it as an RFC 9457 problem document, gRPC as a status with the code in it
 ``extensions.code``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, ClassVar, Self
 
 _ERRORS = 10
 _NAME_LENGTH = 100
+_MESSAGES = {
+    "dict_type": "Input should be an object",
+    "model_attributes_type": "Input should be an object",
+    "tuple_type": "Input should be a list",
+}
+"""In place of Pydantic's messages that name types of Python, by the type of the error."""
 
 
 class DomainError(Exception):
@@ -97,7 +103,13 @@ class InvalidInput(DomainError):
     def of(cls, fields: Iterable[tuple[str, str]]) -> Self:
         """From fields and messages. Only the first ones, with names cut short: a client can make up any number."""
         errors = [{"field": name[:_NAME_LENGTH], "message": message} for name, message in islice(fields, _ERRORS)]
-        return cls("; ".join(f"{each['field']}: {each['message']}" for each in errors), errors=errors)
+        return cls("; ".join(": ".join(filter(None, each.values())) for each in errors), errors=errors)
+
+
+def message_of(invalid: Mapping[str, Any]) -> str:
+    """What one of Pydantic's errors says to clients."""
+    text: str = invalid["msg"]
+    return _MESSAGES.get(invalid["type"], text.removeprefix("Value error, "))
 
 
 class TooManyRequests(DomainError):

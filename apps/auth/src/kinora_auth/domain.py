@@ -24,7 +24,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from kinora_auth import text
 from kinora_kit import strict_json
-from kinora_kit.errors import InvalidInput, MalformedRequest
+from kinora_kit.errors import InvalidInput, MalformedRequest, message_of
 
 LIST_LIMIT = 100
 SESSION_LIMIT = 100
@@ -239,7 +239,7 @@ def command(kind: type[C], fields: Mapping[str, Any]) -> C:
         return kind.model_validate(fields)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidInput.of((".".join(map(str, item["loc"])), item["msg"]) for item in found) from None
+        raise InvalidInput.of((".".join(map(str, item["loc"])), message_of(item)) for item in found) from None
 
 
 def command_from_json(kind: type[C], body: bytes) -> C:

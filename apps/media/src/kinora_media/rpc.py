@@ -17,7 +17,7 @@ from kinora.media.v1.media_pb2_grpc import (
     add_EditingServicer_to_server,
     add_EnforcementServicer_to_server,
 )
-from kinora_kit.errors import InvalidInput
+from kinora_kit.errors import InvalidInput, message_of
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import optional_caller, signed_in
 from kinora_kit.structs import from_struct
@@ -85,7 +85,7 @@ def _changes(request: pb.UpdateMediaRequest) -> Changes:
     try:
         return Changes.model_validate(given)
     except ValidationError as error:
-        raise InvalidInput.of((str(item["loc"][0]), item["msg"]) for item in error.errors()) from None
+        raise InvalidInput.of((str(item["loc"][0]), message_of(item)) for item in error.errors()) from None
 
 
 def _message(media: Media) -> pb.Media:
