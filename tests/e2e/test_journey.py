@@ -95,6 +95,7 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
 
     shown = (await person.get(f"/video/{video}")).json()
     await assert_plays(shown["stream_url"], source)
+    assert_plays_by_upper_case_id(shown["stream_url"], video)
     poster = httpx.get(shown["poster_url"])
     assert poster.status_code == 200
     assert poster.headers["content-type"] == "image/jpeg"
@@ -179,3 +180,12 @@ async def assert_plays(stream_url: str, source: Clip) -> None:
         sound = span(urljoin(stream_url, master.media[0].uri), "a:0", frame_seconds=1024 / 48000)
         assert abs(picture[0] - sound[0]) <= source.frame_seconds
         assert abs(picture[1] - sound[1]) <= source.frame_seconds
+
+
+def assert_plays_by_upper_case_id(stream_url: str, video: str) -> None:
+    """Swift writes UUIDs in upper case. Players follow redirects, and resolve URLs against the final one."""
+    master = httpx.get(stream_url.replace(video, video.upper()), follow_redirects=True)
+    url = urljoin(str(master.url), m3u8.loads(master.text).playlists[0].uri)
+    listed = httpx.get(url.replace(video, video.upper()), follow_redirects=True)
+    segment = httpx.get(urljoin(str(listed.url), m3u8.loads(listed.text).segments[0].uri))
+    assert segment.status_code == 200

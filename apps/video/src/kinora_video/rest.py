@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from kinora_kit.identity import OptionalCaller, RequiredToken, SignedIn
@@ -32,7 +32,10 @@ OUTAGE_SECONDS = 1.0
 ENDS = GONE | {"ready"}
 _EVENT_ID = re.compile(r"[0-9]{1,18}")
 PLAYLIST_TYPE = "application/vnd.apple.mpegurl"
-PLAYLIST: dict[int | str, dict[str, Any]] = {200: {"content": {PLAYLIST_TYPE: {"schema": {"type": "string"}}}}}
+PLAYLIST: dict[int | str, dict[str, Any]] = {
+    200: {"content": {PLAYLIST_TYPE: {"schema": {"type": "string"}}}},
+    308: {"description": "The id is in upper case: the same path with it in lower case"},
+}
 
 RenditionName = Annotated[str, Path(pattern=r"^[a-z0-9]{1,16}$")]
 
@@ -203,8 +206,21 @@ def _playlist(video: Video, text: str) -> Response:
     return Response(text, media_type=PLAYLIST_TYPE, headers={"Cache-Control": cache})
 
 
+def _canonical(video_id: UUID, request: Request) -> Response | None:
+    """A redirect if the path has the id in upper case, as Swift writes UUIDs.
+
+    The URLs in playlists are relative, and those of segments lead to the object store, whose keys are in lower case.
+    """
+    _, given, name = request.url.path.rsplit("/", 2)
+    if given == str(video_id):
+        return None
+    return RedirectResponse(str(request.url.replace(scheme="", netloc="", path=f"../{video_id}/{name}")), 308)
+
+
 @router.get("/{video_id:uuid}/master.m3u8", response_class=Response, responses=PLAYLIST)
 async def master_playlist(video_id: UUID, caller: OptionalCaller, request: Request, wired: Wired) -> Response:
+    if elsewhere := _canonical(video_id, request):
+        return elsewhere
     return _playlist(*await wired.videos.master_playlist(caller, video_id, request.url.query))
 
 
@@ -212,4 +228,6 @@ async def master_playlist(video_id: UUID, caller: OptionalCaller, request: Reque
 async def media_playlist(
     video_id: UUID, rendition: RenditionName, caller: OptionalCaller, request: Request, wired: Wired
 ) -> Response:
+    if elsewhere := _canonical(video_id, request):
+        return elsewhere
     return _playlist(*await wired.videos.media_playlist(caller, video_id, rendition, request.url.query))
