@@ -45,9 +45,10 @@ REASONS = {
     "404": "Not found, or not visible to the caller",
     "409": "Conflicts with the current state",
     "410": "Ended: it accepts no more bytes",
-    "412": "The protocol version is missing or unsupported",
+    "412": "A precondition does not hold, such as If-Match; for uploads, the protocol version",
     "413": "The body is too large",
     "415": "The content type is not supported",
+    "416": "The range is outside the file",
     "422": "Invalid input",
     "429": "Too many requests: retry after Retry-After",
     "503": "A part of the platform is unavailable: retry after Retry-After",
@@ -98,7 +99,8 @@ def document() -> dict[str, Any]:
         title="Kinora",
         version="1",
         description="Except for upload and playback, everything is also available in GraphQL: POST /graphql. "
-        "A path with a percent-encoded NUL or one of / \\ ; % ? # gets 400 without a body.",
+        "A path with a percent-encoded NUL or one of / \\ ; % ? # gets 400 without a body. "
+        "Requests beyond the gateway's limits per address get 429 with Retry-After and a body in plain text.",
         servers=[{"url": "/"}],
     )
     included = routers()

@@ -7,18 +7,21 @@ import os
 import re
 from importlib import resources
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urljoin
 
 import httpx
+import m3u8
 import pytest
 import schemathesis
-from client import GATEWAY, Person, register
+from client import GATEWAY, Person, register, video_id
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from schemathesis.config import SchemathesisConfig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
+    from clips import Clip
     from schemathesis import Case, SerializationContext
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -121,3 +124,45 @@ def test_operation_responds_as_documented(case: Case[Any], caller: Person) -> No
         assert (response.status_code, response.content) == (400, b"")
         return
     case.validate_response(response, headers=caller.headers)
+
+
+def get(path: str, *, query: str = "", headers: dict[str, str] | None = None, **names: str) -> int:
+    """The status of a GET of ``path``; the response must be as documented."""
+    case = SCHEMA[path]["GET"].Case(path_parameters=names, query=parse_qs(query), headers=headers or {})
+    response = case.call()
+    case.validate_response(response)
+    return response.status_code
+
+
+async def test_playback_of_a_video_responds_as_documented(person: Person, clip: Callable[[str], Clip]) -> None:
+    """Generated requests name no video that exists."""
+    source = clip("silent").path
+    created = await person.create(source.name, source.stat().st_size, visibility="private")
+    video = video_id(created.headers["location"])
+    playlists = {"/video/{video_id}/master.m3u8": {}, "/video/{video_id}/{rendition}.m3u8": {"rendition": "240p"}}
+    for path, names in playlists.items():
+        assert get(path, headers=person.headers, video_id=video, **names) == 409
+    await person.send(created.headers["location"], source)
+    assert (await person.outcome(video))["state"] == "ready"
+    shown = (await person.get(f"/video/{video}")).json()
+    signed = shown["stream_url"].partition("?")[2]
+    wrong = re.sub("sig=.", "sig=x", signed)
+    for path, names in playlists.items():
+        assert get(path, query=signed, video_id=video, **names) == 200
+        assert get(path, query=wrong, video_id=video, **names) == 403
+    segment = m3u8.load(urljoin(shown["stream_url"], f"240p.m3u8?{signed}")).segments[0].uri
+    files = {
+        "/video/{video_id}/{name}.jpg": {"name": re.split("[/.]", shown["poster_url"])[-2]},
+        "/video/{video_id}/{rendition}/{name}.mp4": {"rendition": "240p", "name": "init"},
+        "/video/{video_id}/{rendition}/{name}.m4s": {"rendition": "240p", "name": re.split("[/.]", segment)[1]},
+    }
+    for path, names in files.items():
+        for headers, status in (
+            ({}, 200),
+            ({"Range": "bytes=0-9"}, 206),
+            ({"If-None-Match": "*"}, 304),
+            ({"If-Match": '"another"'}, 412),
+            ({"Range": "bytes=999999999-"}, 416),
+        ):
+            assert get(path, query=signed, headers=headers, video_id=video, **names) == status, path
+        assert get(path, query=wrong, video_id=video, **names) == 403

@@ -66,6 +66,7 @@ def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
         200: {"content": content},
         206: {"description": "The requested range", "content": content},
         304: {"description": "Not modified"},
+        **{status: {} for status in (403, 409, 412, 416)},
     }
 
 

@@ -35,6 +35,8 @@ PLAYLIST_TYPE = "application/vnd.apple.mpegurl"
 PLAYLIST: dict[int | str, dict[str, Any]] = {
     200: {"content": {PLAYLIST_TYPE: {"schema": {"type": "string"}}}},
     308: {"description": "The id is in upper case: the same path with it in lower case"},
+    403: {},
+    409: {},
 }
 
 RenditionName = Annotated[str, Path(pattern=r"^[a-z0-9]{1,16}$")]
