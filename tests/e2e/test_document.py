@@ -126,7 +126,7 @@ def test_operation_responds_as_documented(case: Case[Any], caller: Person) -> No
     case.validate_response(response, headers=caller.headers)
 
 
-def get(path: str, *, query: str = "", headers: dict[str, str] | None = None, **names: str) -> int:
+def get(path: str, names: dict[str, str], *, query: str = "", headers: dict[str, str] | None = None) -> int:
     """The status of a GET of ``path``; the response must be as documented."""
     case = SCHEMA[path]["GET"].Case(path_parameters=names, query=parse_qs(query), headers=headers or {})
     response = case.call()
@@ -139,22 +139,30 @@ async def test_playback_of_a_video_responds_as_documented(person: Person, clip: 
     source = clip("silent").path
     created = await person.create(source.name, source.stat().st_size, visibility="private")
     video = video_id(created.headers["location"])
-    playlists = {"/video/{video_id}/master.m3u8": {}, "/video/{video_id}/{rendition}.m3u8": {"rendition": "240p"}}
+    of_video = {"video_id": video}
+    playlists = {
+        "/video/{video_id}/master.m3u8": of_video,
+        "/video/{video_id}/{rendition}.m3u8": {**of_video, "rendition": "240p"},
+    }
     for path, names in playlists.items():
-        assert get(path, headers=person.headers, video_id=video, **names) == 409
+        assert get(path, names, headers=person.headers) == 409
     await person.send(created.headers["location"], source)
     assert (await person.outcome(video))["state"] == "ready"
     shown = (await person.get(f"/video/{video}")).json()
     signed = shown["stream_url"].partition("?")[2]
     wrong = re.sub("sig=.", "sig=x", signed)
     for path, names in playlists.items():
-        assert get(path, query=signed, video_id=video, **names) == 200
-        assert get(path, query=wrong, video_id=video, **names) == 403
+        assert get(path, names, query=signed) == 200
+        assert get(path, names, query=wrong) == 403
     segment = m3u8.load(urljoin(shown["stream_url"], f"240p.m3u8?{signed}")).segments[0].uri
     files = {
-        "/video/{video_id}/{name}.jpg": {"name": re.split("[/.]", shown["poster_url"])[-2]},
-        "/video/{video_id}/{rendition}/{name}.mp4": {"rendition": "240p", "name": "init"},
-        "/video/{video_id}/{rendition}/{name}.m4s": {"rendition": "240p", "name": re.split("[/.]", segment)[1]},
+        "/video/{video_id}/{name}.jpg": {**of_video, "name": re.split("[/.]", shown["poster_url"])[-2]},
+        "/video/{video_id}/{rendition}/{name}.mp4": {**of_video, "rendition": "240p", "name": "init"},
+        "/video/{video_id}/{rendition}/{name}.m4s": {
+            **of_video,
+            "rendition": "240p",
+            "name": re.split("[/.]", segment)[1],
+        },
     }
     for path, names in files.items():
         for headers, status in (
@@ -164,5 +172,5 @@ async def test_playback_of_a_video_responds_as_documented(person: Person, clip: 
             ({"If-Match": '"another"'}, 412),
             ({"Range": "bytes=999999999-"}, 416),
         ):
-            assert get(path, query=signed, headers=headers, video_id=video, **names) == status, path
-        assert get(path, query=wrong, video_id=video, **names) == 403
+            assert get(path, names, query=signed, headers=headers) == status, path
+        assert get(path, names, query=wrong) == 403
