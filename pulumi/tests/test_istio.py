@@ -26,6 +26,8 @@ MESHED = [stack for stack in render.stacks() if render.configuration(stack).mesh
 
 UPLOAD_HOOKS_SECONDS = 15
 """tusd's own -hooks-http-timeout."""
+FORWARD_AUTH_SECONDS = 30
+"""Fixed in Traefik (pkg/middlewares/auth/forward.go)."""
 
 
 ALLOWED: Mapping[str, list[dict[str, Any]]] = {
@@ -303,6 +305,7 @@ def test_callers_time_out_after_their_callees(rendered_policies: list[Manifest])
     """The table in istio/values.yaml."""
     transport = yaml.safe_load((ROOT / "traefik" / "traefik.yml").read_text())["serversTransport"]
     gateway = seconds(transport["forwardingTimeouts"]["responseHeaderTimeout"])
+    assert gateway < FORWARD_AUTH_SECONDS
     deadline = number(r"DEADLINE_SECONDS = ([\d.]+)", RPC)
     keys = number(r"connect\(timeout_seconds=(\d+)", (ROOT / "platform/src/kinora_kit/identity.py").read_text())
     waits: dict[str, float] = {}

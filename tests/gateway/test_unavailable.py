@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from routes import GUARDED, REQUESTS, ROUTES, UNROUTED, send
 
 if TYPE_CHECKING:
-    import httpx
-
     from conftest import Gateway, Login
 
 
@@ -51,6 +51,25 @@ def test_unrouted_path_answers_503_while_all_services_are_down(gateway: Gateway,
     """Only the service knows whether the path exists."""
     answer = send(gateway, f"GET {prefix}", at=all_down)
     assert unavailable(answer), (answer.status_code, answer.headers, answer.text)
+
+
+def test_route_answers_503_while_its_guard_hangs(hung: tuple[str, str], alice: Login) -> None:
+    """ForwardAuth itself gives up after 30 s, with a 500 and an empty body. All at once, because each takes 28 s."""
+    auth_hangs, video_hangs = hung
+    video_id = "01a21f9d-eab6-7241-8ff4-18051a2980c0"
+    requests = [
+        ("GET", f"{auth_hangs}/user/profile"),
+        ("GET", f"{auth_hangs}/media/{video_id}"),
+        ("GET", f"{video_hangs}/video/{video_id}/240p/init.mp4"),
+        ("POST", f"{video_hangs}/video/upload"),
+        ("GET", f"{video_hangs}/video/{video_id}"),
+    ]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        sent = [
+            pool.submit(httpx.request, *each, headers=alice.headers, timeout=40, trust_env=False) for each in requests
+        ]
+    for answer in (each.result() for each in sent):
+        assert unavailable(answer), (answer.request.url, answer.status_code, answer.headers, answer.text)
 
 
 def test_service_errors_pass_unchanged(gateway: Gateway, alice: Login) -> None:
