@@ -171,6 +171,11 @@ async def test_anonymous_caller_gets_not_signed_in(ask: Ask, world: World) -> No
         assert codes(await ask(document, variables)) == ["not_signed_in"]
 
 
+async def test_empty_authorization_header_counts_as_absent(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/graphql", json={"query": "{ me { email } }"}, headers={"Authorization": ""})
+    assert codes(answer.json()) == ["not_signed_in"]
+
+
 async def test_token_identifies_the_caller(ask: Ask, world: World) -> None:
     user_id = world.add_user()
     assert (await ask("{ me { user { id } } }", None, user_id))["data"]["me"]["user"]["id"] == str(user_id)

@@ -75,9 +75,12 @@ async def test_sockets_have_separate_callers(world: World, signed_in_socket: Sig
             await hear(socket)
 
 
-async def test_socket_without_token_is_anonymous(address: str, open_socket: Open) -> None:
+@pytest.mark.parametrize(
+    "init", [INIT, {**INIT, "payload": None}, {**INIT, "payload": {}}, {**INIT, "payload": {"authorization": ""}}]
+)
+async def test_socket_without_token_is_anonymous(address: str, open_socket: Open, init: dict[str, Any]) -> None:
     async with open_socket(address) as socket:
-        await say(socket, INIT, subscribe("{ me { email } }"))
+        await say(socket, init, subscribe("{ me { email } }"))
         assert await hear(socket) == ACK
         assert (await hear(socket))["payload"]["errors"][0]["extensions"]["code"] == "not_signed_in"
 

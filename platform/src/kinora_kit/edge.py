@@ -91,7 +91,7 @@ def _token(scope: Scope) -> str | None:
     """The token to pass on in calls to other services, which verify it."""
     value = _header(scope, b"authorization")
     try:
-        return bearer({"authorization": value.decode("latin-1")}) if value else None
+        return bearer({"authorization": value.decode("latin-1")})
     except InvalidToken:
         return None
 

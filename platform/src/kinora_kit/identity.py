@@ -91,12 +91,13 @@ SignedIn = Annotated[Caller, Depends(_required)]
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:
-    """The token of ``Authorization: Bearer``, ``None`` if the header is absent.
+    """The token of ``Authorization: Bearer``, ``None`` if the header is absent or empty.
 
-    Raises InvalidToken for an Authorization header of another form.
+    Clients written after Apollo's documentation send an empty one when nobody is signed in. Raises InvalidToken for an
+    Authorization header of another form.
     """
-    value = headers.get("authorization")
-    if value is None:
+    value = headers.get("authorization", "").strip()
+    if not value:
         return None
     scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():

@@ -60,6 +60,8 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_message(message)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
+        if message.get("payload") is None:  # some clients send null for an absent payload
+            message.pop("payload", None)
         try:
             await super().handle_connection_init(message)
         except Exception as error:
@@ -145,7 +147,7 @@ class Router(GraphQLRouter[Context, None]):
         """Authenticate the socket by ``{"authorization": "Bearer ..."}``; without it, it stays anonymous."""
         given = context.connection_params or {}
         value = given.get("authorization", given.get("Authorization"))
-        if value is not None:
+        if value not in (None, ""):  # as without the header, or with an empty one
             try:
                 token = bearer({"authorization": str(value)})
                 caller = await context.verifier.verify(token or "")
