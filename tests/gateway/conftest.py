@@ -6,7 +6,6 @@ Only auth is real: the gateway authenticates callers with it.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -293,18 +292,14 @@ def only_auth_up(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Ite
 
 
 @pytest.fixture
-def hung(tmp_path: Path, fallback: str) -> Iterator[tuple[str, str]]:
-    """The URLs of two gateways: no service that ForwardAuth asks answers, or all but auth; connections are accepted."""
+def hung(tmp_path: Path, fallback: str) -> Iterator[str]:
+    """A gateway whose guards ask services that accept connections but never answer; its URL."""
     services = yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]
-    with contextlib.ExitStack() as stack:
-        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        addresses = dict.fromkeys(services, url) | {"auth": AUTH, "fallback": fallback}
-        urls = []
-        for name, auth in (("all", url), ("all_but_auth", AUTH)):
-            (tmp_path / name).mkdir()
-            urls.append(stack.enter_context(traefik(tmp_path / name, addresses, auth=auth))[0])
-        yield urls[0], urls[1]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        addresses = dict.fromkeys(services, address) | {"auth": AUTH, "fallback": fallback}
+        with traefik(tmp_path, addresses, auth=address) as (url, _):
+            yield url
 
 
 @pytest.fixture

@@ -53,20 +53,13 @@ def test_unrouted_path_answers_503_while_all_services_are_down(gateway: Gateway,
     assert unavailable(answer), (answer.status_code, answer.headers, answer.text)
 
 
-def test_route_answers_503_while_its_guard_hangs(hung: tuple[str, str], alice: Login) -> None:
-    """ForwardAuth itself gives up after 30 s, with a 500 and an empty body. All at once, because each takes 28 s."""
-    auth_hangs, video_hangs = hung
-    video_id = "01a21f9d-eab6-7241-8ff4-18051a2980c0"
-    requests = [
-        ("GET", f"{auth_hangs}/user/profile"),
-        ("GET", f"{auth_hangs}/media/{video_id}"),
-        ("GET", f"{video_hangs}/video/{video_id}/240p/init.mp4"),
-        ("POST", f"{video_hangs}/video/upload"),
-        ("GET", f"{video_hangs}/video/{video_id}"),
-    ]
-    with ThreadPoolExecutor(len(requests)) as pool:
+def test_route_answers_503_while_its_guard_hangs(hung: str, alice: Login) -> None:
+    """ForwardAuth itself gives up after 30 s, with a 500 and an empty body. At the same time, as each takes 28 s."""
+    segment = "/video/01a21f9d-eab6-7241-8ff4-18051a2980c0/240p/init.mp4"
+    with ThreadPoolExecutor() as pool:
         sent = [
-            pool.submit(httpx.request, *each, headers=alice.headers, timeout=40, trust_env=False) for each in requests
+            pool.submit(httpx.get, f"{hung}{path}", headers=alice.headers, timeout=40, trust_env=False)
+            for path in ("/user/profile", "/media/feed", segment)
         ]
     for answer in (each.result() for each in sent):
         assert unavailable(answer), (answer.request.url, answer.status_code, answer.headers, answer.text)
