@@ -13,6 +13,9 @@ from kinora_auth.domain import User
 from kinora_auth.keys import SigningKey
 from kinora_kit.identity import ALGORITHM, AUDIENCE, TOKEN_TYPE
 
+CLIENT_ID = "kinora"
+"""RFC 9068 requires the claim, and other programs' validators check it; clients have no ids of their own here."""
+
 
 def new_refresh_token() -> str:
     return secrets.token_urlsafe(32)
@@ -46,6 +49,7 @@ def access_token(
         "aud": AUDIENCE,
         "sub": str(user.id),
         "sid": str(session_id),
+        "client_id": CLIENT_ID,
         "roles": list(user.roles),
         "jti": str(token_id),
         "iat": issued,
