@@ -51,7 +51,8 @@ CREATED: dict[int | str, dict[str, Any]] = {
     }
 }
 TUSD: dict[int | str, dict[str, Any]] = {
-    status: {"content": {"text/plain": {"schema": {"type": "string"}}}} for status in (400, 409, 410, 412, 413, 415)
+    status: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+    for status in (400, 403, 409, 410, 412, 413, 415)
 }
 """tusd's own errors are plain text: a code, a colon, and a sentence."""
 
