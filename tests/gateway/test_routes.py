@@ -121,7 +121,7 @@ def test_routers_match_the_table() -> None:
         assert routers[name] == {
             "rule": " || ".join(f"PathPrefix(`{prefix}`)" for prefix in prefixes),
             "priority": 2 if prefixes == ["/"] else 4,
-            "middlewares": ["unrouted"],
+            "middlewares": ["tus", "unrouted"] if service == "video" else ["unrouted"],
             "service": service,
         }
     for name, service in CHECKS.items():

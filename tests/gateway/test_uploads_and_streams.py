@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from routes import ID, UPLOADS, code, send
+from routes import ID, UPLOADS, code, send, unrouted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,6 +160,13 @@ def test_tusd_error_becomes_a_problem_document(gateway: Gateway, alice: Login, r
     assert (answer.headers["x-probe"], answer.headers["x-probe-path"]) == ("fallback", "/unavailable")
     assert answer.headers["tus-resumable"] == "1.0.0"
     assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+
+
+@pytest.mark.parametrize("request_", [f"GET {UPLOADS}", f"PUT {UPLOADS}/{ID}+part"])
+def test_refused_method_of_an_upload_has_the_version_of_tus(gateway: Gateway, request_: str) -> None:
+    answer = send(gateway, request_)
+    assert unrouted(answer)
+    assert answer.headers["tus-resumable"] == "1.0.0"
 
 
 @pytest.mark.parametrize("theirs", [400, 403, 404, 409, 412, 413, 460])
