@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from kinora_kit.testing import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINERS = ROOT / ".kinora" / "containers"
@@ -128,14 +129,6 @@ def image(request: pytest.FixtureRequest, images: Callable[[str], Image]) -> Ima
     return images(request.param)
 
 
-def free_ports(count: int) -> list[int]:
-    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in with_ports]
-    for each in with_ports:
-        each.close()
-    return ports
-
-
 def test_every_service_and_every_worker_has_an_image(
     said: str, built: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +159,7 @@ def test_missing_settings_exit_with_a_message(image: Image) -> None:
 
 
 def test_service_starts_without_stores_and_stops_on_sigterm(image: Image, services: dict[str, dict[str, Any]]) -> None:
-    http_port, grpc_port = free_ports(2)
+    http_port, grpc_port = free_port(), free_port()
     environment = {**services[image.name]["environment"], "KINORA_HTTP_PORT": str(http_port)}
     environment |= {name: str(grpc_port) for name in environment if name == "KINORA_GRPC_PORT"}
     environment |= {name: "127.0.0.1" for name in environment if name in {"KINORA_HTTP_HOST", "KINORA_GRPC_HOST"}}

@@ -27,6 +27,8 @@ import httpx
 import pytest
 import yaml
 
+from kinora_kit.testing import free_port
+
 ROOT = Path(__file__).parents[2]
 AUTH = "http://127.0.0.1:8101"
 PATIENCE_SECONDS = 60
@@ -159,13 +161,6 @@ class Gateway:
     """Its other entry point, for health and metrics."""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _answers(url: str, status: int | None) -> bool:
     try:
         found = httpx.get(url, timeout=1, trust_env=False)
@@ -193,7 +188,7 @@ def traefik(
     ``auth``: the URL of the auth service for ForwardAuth. ``trusted``: load balancers, as in a cluster.
     """
     shutil.copytree(ROOT / "traefik/dynamic", home / "dynamic")
-    ports = {entry: _free_port() for entry in ("web", "checks", "admin")}
+    ports = {entry: free_port() for entry in ("web", "checks", "admin")}
 
     services = yaml.safe_load((home / "dynamic/services.yml").read_text())
     for name, service in services["http"]["services"].items():
@@ -259,7 +254,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 @pytest.fixture(scope="session")
 def fallback() -> Iterator[str]:
     """The real fallback service; its URL."""
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "kinora_kit.fallback"],
         env={"PATH": os.environ["PATH"], "KINORA_HTTP_PORT": str(port)},
@@ -277,7 +272,7 @@ def fallback() -> Iterator[str]:
 def all_down(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Iterator[str]:
     """A gateway with only the fallback behind it; its URL."""
     services = yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]
-    addresses = {name: f"http://127.0.0.1:{_free_port()}" for name in services} | {"fallback": fallback}
+    addresses = {name: f"http://127.0.0.1:{free_port()}" for name in services} | {"fallback": fallback}
     with traefik(tmp_path_factory.mktemp("all_down"), addresses, auth=addresses["auth"]) as (url, _):
         yield url
 
@@ -286,7 +281,7 @@ def all_down(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Iterato
 def only_auth_up(tmp_path_factory: pytest.TempPathFactory, fallback: str) -> Iterator[str]:
     """Like ``all_down``, but with auth: authenticated requests get as far as the unavailable service."""
     services = yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]
-    addresses = {name: f"http://127.0.0.1:{_free_port()}" for name in services} | {"fallback": fallback}
+    addresses = {name: f"http://127.0.0.1:{free_port()}" for name in services} | {"fallback": fallback}
     with traefik(tmp_path_factory.mktemp("only_auth_up"), addresses, auth=AUTH) as (url, _):
         yield url
 

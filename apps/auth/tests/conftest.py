@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from kinora_kit import migrate, rpc
 from kinora_kit.app import create_app
 from kinora_kit.errors import Unavailable
 from kinora_kit.settings import PREFIX, reveal
+from kinora_kit.testing import free_port
 
 PASSWORD = "correct horse battery"
 # Cheap parameters: the tests cover what is hashed when, not the cost of an attack.
@@ -39,13 +39,6 @@ _numbers = itertools.count()
 
 def unique(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(6)}{next(_numbers)}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import functools
 import http.server
 import inspect
 import re
+import secrets
 import shutil
 import socket
 import threading
@@ -36,9 +37,15 @@ async def eventually(condition: Callable[[], object | Awaitable[object]], *, sec
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 below the range from which Linux takes the ports of connections (32768 and up by default).
+
+    A port that the kernel chooses would be from that range, so a connection could take it before the caller listens.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def served(path: Path) -> str:
