@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -97,6 +98,15 @@ def http() -> Iterator[httpx.Client]:
         yield client
 
 
+def unthrottled(request: Callable[[], httpx.Response]) -> httpx.Response:
+    """Repeat a request that the gateway's own rate limit refused, which no service has seen."""
+    while True:
+        answer = request()
+        if answer.status_code != 429 or "content-type" in answer.headers:
+            return answer
+        time.sleep(max(0.1, float(answer.headers["retry-after"])))
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_any_body_gets_a_documented_response(route: str, headers: dict[str, str], http: httpx.Client) -> None:
     method, path = route.split()
@@ -106,7 +116,8 @@ def test_any_body_gets_a_documented_response(route: str, headers: dict[str, str]
     @given(body=bodies(ROUTES[route]), kind=st.sampled_from(TYPES[:1] * 8 + TYPES))
     @example(body=b"", kind=TYPES[0])
     def send(body: bytes, kind: str) -> None:
-        answer = http.request(method, address, content=body, headers={**headers, "Content-Type": kind})
+        sent = headers | {"Content-Type": kind}
+        answer = unthrottled(lambda: http.request(method, address, content=body, headers=sent))
         assert answer.status_code < 500, answer.text
         if answer.status_code < 400:
             return

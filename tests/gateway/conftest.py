@@ -335,12 +335,13 @@ def sign_in() -> Callable[[], Login]:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def alice(sign_in: Callable[[], Login]) -> Login:
+    """Her token is valid for ten minutes: longer than any module takes, but not than all of them."""
     return sign_in()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def revoked(sign_in: Callable[[], Login]) -> Login:
     """A login whose session has ended; its token has not expired."""
     login = sign_in()
