@@ -15,6 +15,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -411,13 +412,19 @@ def ctr(*arguments: str | Path, check: bool = True, timeout: float = 300) -> str
     )
 
 
+CRI_VERSION = """\
+import sys, grpc
+grpc.insecure_channel(sys.argv[1]).unary_unary("/runtime.v1.RuntimeService/Version")(b"", timeout=5)
+"""
+
+
 def _containerd_answers() -> bool:
-    return (
-        subprocess.run(
-            ["ctr", f"--address={STATE}/containerd.sock", "version"], capture_output=True, check=False
-        ).returncode
-        == 0
-    )
+    """Whether its CRI service is initialised, without which the kubelet exits; containerd itself answers before.
+
+    In a process of its own, because gRPC's threads and this process's many forks do not go together.
+    """
+    asking = [sys.executable, "-c", CRI_VERSION, f"unix://{STATE}/containerd.sock"]
+    return subprocess.run(asking, capture_output=True, check=False).returncode == 0
 
 
 def _kubelet_configuration() -> None:
