@@ -147,12 +147,11 @@ class Router(GraphQLRouter[Context, None]):
         """Authenticate the socket by ``{"authorization": "Bearer ..."}``; without it, it stays anonymous."""
         given = context.connection_params or {}
         value = given.get("authorization", given.get("Authorization"))
-        if value not in (None, ""):  # as without the header, or with an empty one
-            try:
-                token = bearer({"authorization": str(value)})
-                caller = await context.verifier.verify(token or "")
-            except InvalidToken:
-                raise ConnectionRejectionError from None
-            context.seat.sign_in(caller.user_id)
-            rpc.access_token.set(token)
+        try:
+            if token := bearer({} if value is None else {"authorization": str(value)}):
+                caller = await context.verifier.verify(token)
+                context.seat.sign_in(caller.user_id)
+                rpc.access_token.set(token)
+        except InvalidToken:
+            raise ConnectionRejectionError from None
         return await super().on_ws_connect(context)
