@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from kinora_kit.errors import message_of
+
 PREFIX = "KINORA_"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -80,7 +82,7 @@ def load(settings: type[S]) -> S:
     except ValidationError as error:
         for item in error.errors():
             name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
-            message = item["msg"].removeprefix("Value error, ")
+            message = message_of(item)
             if item["type"] == "missing":
                 wrong.append(f"{name} is not set, and {settings.service} cannot start without it")
             elif item["loc"]:
