@@ -150,7 +150,7 @@ async def test_playback_of_a_video_responds_as_documented(person: Person, clip: 
     assert (await person.outcome(video))["state"] == "ready"
     shown = (await person.get(f"/video/{video}")).json()
     signed = shown["stream_url"].partition("?")[2]
-    wrong = re.sub("sig=.", "sig=x", signed)
+    wrong = re.sub("sig=(.)", lambda found: "sig=y" if found[1] == "x" else "sig=x", signed)
     for path, names in playlists.items():
         assert get(path, names, query=signed) == 200
         assert get(path, names, query=wrong) == 403
