@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import pytest
 
@@ -10,6 +11,7 @@ from kinora_kit.testing import eventually
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(tasks, "CANCEL_SECONDS", 0.1)
 
 
 @pytest.mark.parametrize("failure", [LookupError, asyncio.CancelledError, TimeoutError])
@@ -54,6 +56,19 @@ async def test_work_is_cancelled_and_awaited_at_exit() -> None:
     async with tasks.background(one=work, other=work):
         await started.wait()
     assert ended == ["ended", "ended"]
+
+
+async def test_work_whose_driver_loses_a_cancellation_ends() -> None:
+    started = asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async with tasks.background(work=work):
+        await started.wait()
 
 
 async def test_every_repeats_until_cancelled_or_failed() -> None:

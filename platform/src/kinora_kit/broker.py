@@ -51,6 +51,7 @@ class Broker:
             async with connection.channel() as channel:
                 for exchange in self._own_exchanges:
                     await channel.declare_exchange(exchange, ExchangeType.TOPIC, durable=True)
+            tasks.raise_if_cancelled()
             self._connection = connection
             self._connected.set()
             log.info("connected to the broker")

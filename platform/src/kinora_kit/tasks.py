@@ -10,6 +10,8 @@ from kinora_kit.metrics import BACKGROUND_FAILURES
 log = logs.get(__name__)
 
 RESTART_SECONDS = 1.0
+CANCEL_SECONDS = 10.0
+"""How soon work that has not ended is cancelled again: longer than cleanups take."""
 
 
 def cancelled() -> bool:
@@ -19,7 +21,7 @@ def cancelled() -> bool:
 
 
 def raise_if_cancelled() -> None:
-    """For loops, after calls of drivers: before Python 3.12, asyncio.wait_for, with which redis-py sends, loses a
+    """For loops, after calls of drivers: before Python 3.12, asyncio.wait_for, which redis-py and aio-pika use, loses a
     cancellation that coincides with its result."""
     if cancelled():
         raise asyncio.CancelledError
@@ -41,14 +43,18 @@ async def forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 @contextlib.asynccontextmanager
 async def background(**works: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Keep each of ``works`` running while the context is open; cancelled and awaited at its end."""
-    running = [asyncio.create_task(forever(name, work), name=name) for name, work in works.items()]
+    """Keep each of ``works`` running while the context is open; cancelled and awaited at its end.
+
+    A driver may lose a cancellation (see ``raise_if_cancelled``), so it is repeated until the work ends.
+    """
+    running = {asyncio.create_task(forever(name, work), name=name) for name, work in works.items()}
     try:
         yield
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        while running:
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=CANCEL_SECONDS)
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
