@@ -8,6 +8,7 @@ S ?=
 # `make plan ENV=prod`: the environments are the files pulumi/Pulumi.<name>.yaml.
 ENV ?= dev
 # Further parameters, described by `make help`; empty by default.
+AGAIN ?=
 ALL ?=
 APP ?=
 FILE ?=
@@ -19,8 +20,10 @@ SVC ?=
 TO ?=
 UNCOMMITTED ?=
 .DEFAULT_GOAL := help
-# `make test-all`: every case, in random order; SEED repeats the order of a run, which prints its seed.
-WHOLE := $(if $(ALL),--whole -p randomly $(if $(SEED),--randomly-seed=$(SEED)))
+# `make test-all`: every case, in random order; SEED repeats the order of a run, which prints its seed. AGAIN=1: only the
+# tests that failed in the last run.
+WHOLE := $(if $(ALL),--whole -p randomly $(if $(SEED),--randomly-seed=$(SEED))) \
+    $(if $(AGAIN),--last-failed --last-failed-no-failures=none)
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
 .PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools plan render diff rotate test \
     test-all test-native test-cluster pytest-cluster test-docker test-pulumi lint format types generate lock bench images clean \

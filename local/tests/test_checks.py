@@ -80,7 +80,9 @@ def test_failed_phase_stops_only_what_needs_it(project: Checkout) -> None:
     replace(project, "cluster-up", "true")
     said, results = check(project, code=1)
     del results["together"], results["docker"]
-    assert {name for name, result in results.items() if result == "failed"} == {"native", "environments"}
+    assert {name for name, result in results.items() if result == "failed"} == {
+        *("native", "environments", "environments-again")
+    }
     assert {name for name, result in results.items() if result != "failed"} == {
         *("install", "lint", "types", "sandbox", "cluster")
     }
@@ -91,6 +93,36 @@ def test_failed_phase_stops_only_what_needs_it(project: Checkout) -> None:
     assert [name for name, result in results.items() if result == "not run"] == [
         *("native", "types", "environments", "sandbox", "cluster")
     ]
+
+
+def repeated(project: Checkout, verb: str, outcome: str) -> None:
+    """A phase whose test fails, and, repeated, has that outcome."""
+    failing = "echo FAILED tests/test_x.py::test_y - because; exit 3"
+    replace(project, verb, f"echo $@ again=$(AGAIN) >>order; if [ -n '$(AGAIN)' ]; then {outcome}; else {failing}; fi")
+
+
+def test_failed_test_that_passes_alone_is_reported_as_flaky(project: Checkout) -> None:
+    repeated(project, "pytest-cluster", "true")
+    said, results = check(project)
+    assert results["cluster"].startswith("flaky")
+    assert results["cluster-again"] == "passed"
+    assert "  FLAKY tests/test_x.py::test_y\n" in said.rpartition("== ")[2]
+    assert order(project)[-2:] == ["pytest-cluster again=1", "cluster-down begins"], "after all others, in the sandbox"
+
+
+def test_test_that_fails_again_fails_the_run(project: Checkout) -> None:
+    repeated(project, "test-pulumi", "exit 1")
+    said, results = check(project, code=1)
+    assert (results["environments"], results["environments-again"]) == ("failed", "failed")
+    assert "  FAILED tests/test_x.py::test_y\n" in said.rpartition("== ")[2]
+
+
+def test_many_failed_tests_are_not_repeated(project: Checkout) -> None:
+    failing = "".join(f"echo FAILED tests/test_x.py::test_{n} - because; " for n in range(checks.MOST_REPEATED + 1))
+    replace(project, "test-pulumi", f"{failing} exit 1")
+    _, results = check(project, code=1)
+    assert results["environments"] == "failed"
+    assert "environments-again" not in results
 
 
 def test_docker_tests_run_last_even_if_the_sandbox_fails(project: Checkout) -> None:
