@@ -50,10 +50,20 @@ async def test_services_without_pods_are_answered_with_503_and_a_problem(
 
         await until(all_problems, what="every route to answer 503 with a problem document")
 
+    async def signed_in() -> bool:
+        renewed = await person.http.post("/auth/refresh", json={"refresh_token": person.tokens["refresh_token"]})
+        if renewed.status_code == 200:
+            person.tokens = renewed.json()
+        return renewed.status_code == 200
+
+    # The access token may have expired while the pods came back.
+    await until(signed_in, what="auth to renew the tokens")
     for name, ask in asked.items():
         expected = 404 if name == "an unknown path" else 201 if name == "begin an upload" else 200
 
         async def as_before(ask: Ask = ask, expected: int = expected) -> bool:
-            return (await ask()).status_code == expected
+            answer = await ask()
+            print(answer.request.url.path, answer.status_code, answer.text[:300])  # shown if it never answers
+            return answer.status_code == expected
 
         await until(as_before, what=f"{name!r} to answer {expected} again")

@@ -94,7 +94,7 @@ async def headers() -> AsyncIterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=GATEWAY, timeout=30) as client:
+    with httpx.Client(base_url=GATEWAY, timeout=60) as client:
         yield client
 
 

@@ -94,9 +94,9 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
         await until(swept, what="the killed worker's files to be removed")
 
     shown = (await person.get(f"/video/{video}")).json()
-    await assert_plays(shown["stream_url"], source)
-    assert_plays_by_upper_case_id(shown["stream_url"], video)
-    poster = httpx.get(shown["poster_url"])
+    await assert_plays(person.http, shown["stream_url"], source)
+    await assert_plays_by_upper_case_id(person.http, shown["stream_url"], video)
+    poster = await person.http.get(shown["poster_url"])
     assert poster.status_code == 200
     assert poster.headers["content-type"] == "image/jpeg"
     await assert_objects_are_served_as_our_own(person.http, shown["poster_url"])
@@ -155,9 +155,9 @@ def assert_never_falls(seen: list[dict[str, object]]) -> None:
     assert seen[-1]["progress"] == 1
 
 
-async def assert_plays(stream_url: str, source: Clip) -> None:
+async def assert_plays(http: httpx.AsyncClient, stream_url: str, source: Clip) -> None:
     """Every rendition decodes without errors and has the source's frames, and its audio is as long as its video."""
-    answer = httpx.get(stream_url)
+    answer = await http.get(stream_url)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/vnd.apple.mpegurl"
     master = m3u8.loads(answer.text)
@@ -171,7 +171,7 @@ async def assert_plays(stream_url: str, source: Clip) -> None:
         width, height = information.resolution
         assert (height > width) == source.vertical
         url = urljoin(stream_url, playlist.uri)
-        listed = m3u8.loads(httpx.get(url).text)
+        listed = m3u8.loads((await http.get(url)).text)
         assert listed.is_endlist
         assert listed.playlist_type == "vod"
         assert count_frames(url) == source.frames
@@ -182,10 +182,10 @@ async def assert_plays(stream_url: str, source: Clip) -> None:
         assert abs(picture[1] - sound[1]) <= source.frame_seconds
 
 
-def assert_plays_by_upper_case_id(stream_url: str, video: str) -> None:
+async def assert_plays_by_upper_case_id(http: httpx.AsyncClient, stream_url: str, video: str) -> None:
     """Swift writes UUIDs in upper case. Players follow redirects, and resolve URLs against the final one."""
-    master = httpx.get(stream_url.replace(video, video.upper()), follow_redirects=True)
+    master = await http.get(stream_url.replace(video, video.upper()), follow_redirects=True)
     url = urljoin(str(master.url), m3u8.loads(master.text).playlists[0].uri)
-    listed = httpx.get(url.replace(video, video.upper()), follow_redirects=True)
-    segment = httpx.get(urljoin(str(listed.url), m3u8.loads(listed.text).segments[0].uri))
+    listed = await http.get(url.replace(video, video.upper()), follow_redirects=True)
+    segment = await http.get(urljoin(str(listed.url), m3u8.loads(listed.text).segments[0].uri))
     assert segment.status_code == 200

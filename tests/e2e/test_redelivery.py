@@ -53,7 +53,7 @@ async def taken_from(queue: AbstractQueue) -> list[Event]:
 async def handled() -> Counter[str]:
     """The number of messages handled per queue so far, whatever the outcome."""
     found: Counter[str] = Counter()
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         for port in PORTS:
             for family in text_string_to_metric_families((await http.get(f"http://127.0.0.1:{port}/metrics")).text):
                 for sample in family.samples:

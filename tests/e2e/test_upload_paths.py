@@ -283,7 +283,7 @@ async def test_hooks_reject_other_users(duel: Duel, hook: str, who: str) -> None
     identity = {"X-User-Id": [duel.eve.id]} if who == "eve" else {}
     for name in (duel.target, f"{duel.target}/video/upload/{duel.own}", f"{duel.target}+{duel.own}"):
         event = {"Upload": {"ID": name, "Size": SIZE, "Offset": SIZE}, "HTTPRequest": {"Header": identity}}
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
             answer = await http.post(f"{VIDEO}/internal/tusd/hooks", json={"Type": hook, "Event": event})
         said = answer.json()
         assert said["RejectTermination"] is True
@@ -294,7 +294,7 @@ async def test_hooks_reject_other_users(duel: Duel, hook: str, who: str) -> None
 
 async def test_tusd_does_not_terminate_uploads_of_another_user(duel: Duel) -> None:
     identity = {**TUS, "X-User-Id": duel.eve.id}
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
         for name in (duel.target, f"{duel.target.partition('+')[0]}+x", f"{duel.target}/"):
             refused = await http.delete(f"{TUSD}/video/upload/{name}", headers=identity)
             assert (refused.status_code, refused.json()["code"]) == (404, "video_not_found")
@@ -305,7 +305,7 @@ async def test_tusd_does_not_concatenate_partial_uploads_of_another_user(duel: D
     """Called directly, without the gateway's check."""
     identity = {**TUS, "X-User-Id": duel.eve.id}
     names = (duel.target_partial, f"{duel.own_partial} /video/upload/{duel.target_partial}")
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
         for name in names:
             concat = {"Upload-Concat": f"final;/video/upload/{name}"}
             refused = await http.post(f"{TUSD}/video/upload/", headers={**identity, **concat})

@@ -231,7 +231,7 @@ def traefik(
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     _wait_for(f"{AUTH}/readyz", "auth (make up S='stores auth-migrate auth')", seconds=5)
     released = threading.Event()
-    gateway = Gateway("", httpx.Client(trust_env=False, timeout=15), released)
+    gateway = Gateway("", httpx.Client(trust_env=False, timeout=60), released)
     home = tmp_path_factory.mktemp("gateway")
     probes, addresses = [], {}
     for name in yaml.safe_load((ROOT / "traefik/dynamic/services.yml").read_text())["http"]["services"]:
@@ -326,7 +326,7 @@ def sign_in() -> Callable[[], Login]:
     def made() -> Login:
         name = f"gateway_{secrets.token_hex(8)}"
         password = "correct horse battery"
-        with httpx.Client(base_url=AUTH, trust_env=False, timeout=15) as auth:
+        with httpx.Client(base_url=AUTH, trust_env=False, timeout=60) as auth:
             body = {"username": name, "email": f"{name}@example.com", "password": password}
             user = auth.post("/auth/register", json=body).raise_for_status().json()
             pair = auth.post("/auth/login", json={"login": name, "password": password}).raise_for_status().json()
@@ -345,7 +345,7 @@ def alice(sign_in: Callable[[], Login]) -> Login:
 def revoked(sign_in: Callable[[], Login]) -> Login:
     """A login whose session has ended; its token has not expired."""
     login = sign_in()
-    verified = httpx.get(f"{AUTH}/user/token_verify", headers=login.headers, trust_env=False).headers
+    verified = httpx.get(f"{AUTH}/user/token_verify", headers=login.headers, trust_env=False, timeout=60).headers
     identity = {name: verified[name] for name in ("x-user-id", "x-session-id")}
-    httpx.post(f"{AUTH}/auth/logout", headers=identity, trust_env=False).raise_for_status()
+    httpx.post(f"{AUTH}/auth/logout", headers=identity, trust_env=False, timeout=60).raise_for_status()
     return login

@@ -289,14 +289,14 @@ def test_ended_session_is_rejected_at_the_next_request(gateway: Gateway, sign_in
     login = sign_in()
     seen = send(gateway, "GET /media/dashboard", login.headers).json()["headers"]
     identity = {name: seen[name] for name in ("x-user-id", "x-session-id")}
-    httpx.post("http://127.0.0.1:8101/auth/logout", headers=identity, trust_env=False).raise_for_status()
+    httpx.post("http://127.0.0.1:8101/auth/logout", headers=identity, trust_env=False, timeout=60).raise_for_status()
     assert code(send(gateway, "GET /media/dashboard", login.headers)) == "invalid_token"
 
 
 @pytest.mark.e2e
 def test_running_gateway_authenticates_callers(sign_in: Callable[[], Login], revoked: Login) -> None:
     login = sign_in()
-    with httpx.Client(base_url="http://127.0.0.1:8080", trust_env=False) as http:
+    with httpx.Client(base_url="http://127.0.0.1:8080", trust_env=False, timeout=60) as http:
         profile = http.get("/user/profile", headers={**login.headers, "X-User-Id": ID})
         assert (profile.status_code, profile.json()["id"]) == (200, login.user_id)
         assert code(http.get("/user/profile", headers={"X-User-Id": login.user_id})) == "not_signed_in"

@@ -381,7 +381,7 @@ async def address(start: Start) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session")
 async def http(address: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client:
         yield client
 
 

@@ -289,7 +289,10 @@ async def test_fields_of_an_unavailable_service_return_unavailable(
     start: Callable[..., AbstractAsyncContextManager[str]], world: World
 ) -> None:
     media_id = world.add_video(world.add_user())
-    async with start(auth_grpc="127.0.0.1:9") as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+    async with (
+        start(auth_grpc="127.0.0.1:9") as address,
+        httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client,
+    ):
         answer = (await client.post("/graphql", json={"query": MEDIA, "variables": {"id": media_id}})).json()
     assert answer["data"]["media"]["title"] == "Title"  # other fields still work
     assert (answer["data"]["media"]["owner"], codes(answer)) == (None, ["unavailable"])
@@ -358,7 +361,7 @@ async def test_invalid_or_excessive_operation_is_rejected(ask: Ask, document: st
 
 
 async def test_depth_is_limited(start: Callable[..., AbstractAsyncContextManager[str]]) -> None:
-    async with start(max_depth=3) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+    async with start(max_depth=3) as address, httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client:
         for document, refused in (
             ('{ media(id: "x") { owner { id } } }', False),
             ('{ media(id: "x") { video { renditions { name } } } }', True),
@@ -379,7 +382,10 @@ async def test_invalid_variables_are_a_client_error(ask: Ask) -> None:
 
 
 async def test_introspection_can_be_enabled(start: Callable[..., AbstractAsyncContextManager[str]]) -> None:
-    async with start(introspection=True) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+    async with (
+        start(introspection=True) as address,
+        httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client,
+    ):
         answer = (await client.post("/graphql", json={"query": "{ __schema { queryType { name } } }"})).json()
         assert answer["data"]["__schema"]["queryType"]["name"] == "Query"
         answer = (await client.post("/graphql", json={"query": "{ mee { email } }"})).json()

@@ -201,7 +201,7 @@ async def stage(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[S
         s3.connect(
             env["KINORA_S3_URL"], access_key=env["KINORA_S3_ACCESS_KEY"], secret_key=env["KINORA_S3_SECRET_KEY"]
         ) as objects,
-        httpx.AsyncClient(base_url=settings.tusd_url) as tusd,
+        httpx.AsyncClient(base_url=settings.tusd_url, timeout=60) as tusd,
     ):
         catalogue = Documents()
         yield Stage(

@@ -136,7 +136,7 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
         s3.connect(
             env["KINORA_S3_URL"], access_key=env["KINORA_S3_ACCESS_KEY"], secret_key=env["KINORA_S3_SECRET_KEY"]
         ) as objects,
-        httpx.AsyncClient() as tusd,
+        httpx.AsyncClient(timeout=60) as tusd,
     ):
         videos = Videos(pool, objects, Links(SECRET, 3600), Documents(), settings)
         uploads = Uploads(pool, objects, tusd, settings)

@@ -229,7 +229,7 @@ async def test_gateway_can_fetch_only_the_authorised_object(stage: Stage, clip: 
     query = stage.videos.links.query(video_id, 0, 0)
     headers = await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", query)
     path = f"{stage.objects.url}/{STREAMS}/{video_id}"
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         whole = await http.get(f"{path}/240p/init.mp4?{query}", headers=headers)
         part = await http.get(f"{path}/240p/init.mp4?{query}", headers={**headers, "Range": "bytes=0-9"})
         other = await http.get(f"{path}/audio/init.mp4?{query}", headers=headers)
