@@ -19,7 +19,7 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
     seen = [progress async for progress in person.follow(video)]
     assert seen[-1]["state"] == "ready", seen[-1]
     assert_never_falls(seen)
-    await assert_plays((await person.get(f"/video/{video}")).json()["stream_url"], clip(name))
+    await assert_plays(person.http, (await person.get(f"/video/{video}")).json()["stream_url"], clip(name))
     listed = await person.graphql("query ($id: ID!) { media(id: $id) { title } }", {"id": video})
     assert listed["media"]["title"]
 

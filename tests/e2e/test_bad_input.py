@@ -155,7 +155,9 @@ async def test_unusual_source_plays(name: str, person: Person, clip: Callable[[s
     assert last["state"] == "ready", last
     shown = (await person.get(f"/video/{video}")).json()
     frames = count_frames(str(path))
-    await assert_plays(shown["stream_url"], Clip(path, frames, frame_seconds=0.1, sound=True, vertical=False))
+    await assert_plays(
+        person.http, shown["stream_url"], Clip(path, frames, frame_seconds=0.1, sound=True, vertical=False)
+    )
 
 
 async def test_rotated_source_plays_upright(person: Person, clip: Callable[[str], Clip], scratch: Path) -> None:

@@ -78,7 +78,7 @@ async def test_graphql_journey_from_upload_to_playback(person: Person, clip: Cal
     shown = await person.graphql(WATCH, {"id": created["id"]})
     assert shown["me"]["user"]["username"] == shown["media"]["owner"]["username"] == person.username
     assert shown["media"]["title"] == "A short one"
-    await assert_plays(shown["media"]["video"]["streamUrl"], source)
+    await assert_plays(person.http, shown["media"]["video"]["streamUrl"], source)
 
 
 async def test_late_subscriber_gets_the_final_state(person: Person, clip: Callable[[str], Clip]) -> None:

@@ -175,7 +175,7 @@ async def test_killing_every_process_loses_nothing(seed: int, clip: Callable[[st
         for owner, video in work.videos:
             assert (await owner.outcome(video))["state"] == "ready"
             shown = (await owner.get(f"/video/{video}")).json()
-            await assert_plays(shown["stream_url"], source)
+            await assert_plays(person.http, shown["stream_url"], source)
 
             async def in_the_catalogue(owner: Person = owner, video: str = video) -> bool:
                 return bool((await owner.get(f"/media/{video}")).json().get("state") == "ready")

@@ -348,7 +348,7 @@ async def test_parallel_upload_plays(person: Person, clip: Callable[[str], Clip]
     assert head.headers["upload-offset"] == head.headers["upload-length"] == str(max(size, source.path.stat().st_size))
     video = video_id(made.headers["location"])
     assert (await person.outcome(video))["state"] == "ready"
-    await assert_plays((await person.get(f"/video/{video}")).json()["stream_url"], source)
+    await assert_plays(person.http, (await person.get(f"/video/{video}")).json()["stream_url"], source)
 
     again = await person.concatenate("a.mp4", locations)
     assert (again.status_code, again.json()["code"]) == (410, "upload_ended")
