@@ -162,7 +162,7 @@ def test_service_starts_without_stores_and_stops_on_sigterm(image: Image, servic
     http_port, grpc_port = free_port(), free_port()
     environment = {**services[image.name]["environment"], "KINORA_HTTP_PORT": str(http_port)}
     environment |= {name: str(grpc_port) for name in environment if name == "KINORA_GRPC_PORT"}
-    environment |= {name: "127.0.0.1" for name in environment if name in {"KINORA_HTTP_HOST", "KINORA_GRPC_HOST"}}
+    environment |= {name: "127.0.0.1" for name in environment if name == "KINORA_HTTP_HOST"}
     with subprocess.Popen(image.command(environment=environment), stdout=subprocess.PIPE, text=True) as process:
         try:
             answered = {path: get(http_port, path, process) for path in ("/healthz", "/readyz", "/metrics")}

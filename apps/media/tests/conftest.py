@@ -20,13 +20,13 @@ from kinora_kit.broker import Broker
 from kinora_kit.health import Checks
 from kinora_kit.identity import AUDIENCE, Caller, TokenVerifier
 from kinora_kit.ids import new_id
-from kinora_kit.mongo import Database, Relay
+from kinora_kit.mongo import Collection, Database, Relay
 from kinora_kit.testing import free_port
+from kinora_media import store
 from kinora_media.domain import Media, Visibility
 from kinora_media.rest import router
 from kinora_media.service import Catalogue
 from kinora_media.settings import MediaSettings
-from kinora_media.store import Store
 from kinora_media.wiring import State
 
 ISSUER = "http://issuer.test"
@@ -39,10 +39,18 @@ def kit(environment: Callable[[str], dict[str, str]]) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 async def database(kit: dict[str, str]) -> AsyncIterator[Database]:
+    """With its indexes."""
     name = f"media_test_{new_id().hex}"
     async with mongo.connect(kit["KINORA_MONGO_URL"], database=name, name="media-tests") as database:
+        await store.ensure_indexes(database, tombstone_days=1)
         yield database
         await database.client.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def documents(database: Database) -> Collection:
+    """The media documents as stored."""
+    return database[store.MEDIA]
 
 
 @pytest.fixture(scope="session")
@@ -54,16 +62,9 @@ async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture(scope="session")
-async def store(database: Database) -> Store:
-    store = Store(database, tombstone_days=1)
-    await store.ensure_indexes()
-    return store
-
-
-@pytest.fixture(scope="session")
-async def relay(store: Store, bus: Broker) -> Relay:
+async def relay(documents: Collection, bus: Broker) -> Relay:
     """Not running: events stay in the outbox until a test publishes them."""
-    relay = Relay([store.media], bus)
+    relay = Relay([documents], bus)
     await relay.ensure_indexes()
     return relay
 
@@ -104,8 +105,8 @@ def streams(streams_of_all: Streams) -> Iterator[Streams]:
 
 
 @pytest.fixture(scope="session")
-def catalogue(store: Store, relay: Relay, streams_of_all: Streams) -> Catalogue:
-    return Catalogue(store, relay, streams_of_all)
+def catalogue(database: Database, relay: Relay, streams_of_all: Streams) -> Catalogue:
+    return Catalogue(database, relay, streams_of_all)
 
 
 class Keys:

@@ -25,12 +25,13 @@ from kinora_kit.errors import Unavailable
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
-from kinora_kit.mongo import OUTBOX, Document, Relay
+from kinora_kit.mongo import OUTBOX, Collection, Database, Document, Relay
 from kinora_kit.testing import eventually
-from kinora_media import events
+from kinora_media import events, store
 from kinora_media.domain import Changes, Media, State, Visibility
+from kinora_media.events import Reactions
 from kinora_media.service import Catalogue
-from kinora_media.store import Store, Tombstone
+from kinora_media.store import Tombstone
 
 if TYPE_CHECKING:
     from conftest import Streams
@@ -60,27 +61,27 @@ def user_deleted(owner_id: UUID) -> Event:
     return event("auth", auth.UserDeleted(user_id=owner_id))
 
 
-async def pending(store: Store, media_id: UUID) -> list[Event]:
-    document: Document | None = await store.media.find_one({"_id": media_id})
+async def pending(documents: Collection, media_id: UUID) -> list[Event]:
+    document: Document | None = await documents.find_one({"_id": media_id})
     assert document is not None
     return [Event.model_validate_json(entry["event"]) for entry in document[OUTBOX]]
 
 
-async def found(store: Store, media_id: UUID) -> Media:
+async def found(database: Database, media_id: UUID) -> Media:
     """The document without version and updated_at, which depend on the number of writes."""
-    media = await store.find(media_id)
+    media = await store.find(database, media_id)
     assert isinstance(media, Media)
     return dataclasses.replace(media, version=0, updated_at=media.created_at)
 
 
 @pytest.fixture(scope="session")
 def on_video(catalogue: Catalogue) -> Handler:
-    return events.on_video(catalogue)
+    return Reactions(catalogue).to_video
 
 
 @pytest.fixture(scope="session")
 def on_user(catalogue: Catalogue) -> Handler:
-    return events.on_user(catalogue)
+    return Reactions(catalogue).to_user
 
 
 async def publish(bus: Broker, exchange: str, sent: Sequence[Event]) -> None:
@@ -100,8 +101,8 @@ async def consuming(bus: Broker, catalogue: Catalogue) -> AsyncIterator[None]:
     for queue in (of_video, of_user):
         await consumer.declare(channel, queue)
     async with tasks.background(
-        video=lambda: consumer.consume(bus, of_video, events.on_video(catalogue)),
-        user=lambda: consumer.consume(bus, of_user, events.on_user(catalogue)),
+        video=lambda: consumer.consume(bus, of_video, Reactions(catalogue).to_video),
+        user=lambda: consumer.consume(bus, of_user, Reactions(catalogue).to_user),
     ):
         yield
     for queue in (of_video, of_user):
@@ -110,12 +111,12 @@ async def consuming(bus: Broker, catalogue: Catalogue) -> AsyncIterator[None]:
     await channel.close()
 
 
-async def test_each_event_updates_the_document(store: Store, on_video: Handler) -> None:
+async def test_each_event_updates_the_document(database: Database, on_video: Handler) -> None:
     media_id, owner_id = new_id(), new_id()
     seen = []
     for one in life(media_id, owner_id):
         await on_video(one)
-        media = await found(store, media_id)
+        media = await found(database, media_id)
         seen.append((media.state, media.duration, media.failure_code))
     assert seen == [
         (State.DRAFT, None, ""),
@@ -126,7 +127,7 @@ async def test_each_event_updates_the_document(store: Store, on_video: Handler) 
     ]
 
 
-async def test_events_in_any_order_give_the_same_document(store: Store, on_video: Handler) -> None:
+async def test_events_in_any_order_give_the_same_document(database: Database, on_video: Handler) -> None:
     owner_id, at = new_id(), datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
     ends = []
     for order in itertools.islice(itertools.permutations(range(5)), 0, None, 7):  # every seventh of 120 is enough
@@ -134,7 +135,7 @@ async def test_events_in_any_order_give_the_same_document(store: Store, on_video
         sent = life(media_id, owner_id)
         for index in order:
             await on_video(sent[index].model_copy(update={"time": at}))
-        ends.append(dataclasses.replace(await found(store, media_id), id=owner_id))
+        ends.append(dataclasses.replace(await found(database, media_id), id=owner_id))
     assert all(end == ends[0] for end in ends)
     assert (ends[0].title, ends[0].state, ends[0].width, ends[0].created_at) == ("Title", State.READY, 1920, at)
 
@@ -142,34 +143,34 @@ async def test_events_in_any_order_give_the_same_document(store: Store, on_video
 @hypothesis_settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(list(range(6)) * 2))
 async def test_deleted_video_stays_deleted_in_any_order_of_events(
-    store: Store, on_video: Handler, order: list[int]
+    database: Database, documents: Collection, on_video: Handler, order: list[int]
 ) -> None:
     media_id, owner_id = new_id(), new_id()
     sent = [*life(media_id, owner_id), deleted(media_id, owner_id)]
     for index in order:
         await on_video(sent[index])
-    assert isinstance(await store.find(media_id), Tombstone)
-    assert [one.type for one in await pending(store, media_id)].count(media.MediaDeleted.type) == 1
+    assert isinstance(await store.find(database, media_id), Tombstone)
+    assert [one.type for one in await pending(documents, media_id)].count(media.MediaDeleted.type) == 1
 
 
-async def test_concurrent_events_are_all_applied(store: Store, on_video: Handler) -> None:
+async def test_concurrent_events_are_all_applied(database: Database, on_video: Handler) -> None:
     media_id, owner_id = new_id(), new_id()
     sent = life(media_id, owner_id) * 2
     random.shuffle(sent)
     await asyncio.gather(*(on_video(one) for one in sent))
-    document = await found(store, media_id)
+    document = await found(database, media_id)
     assert (document.title, document.state, document.width) == ("Title", State.READY, 1920)
 
 
-async def test_redelivery_writes_nothing(store: Store, on_video: Handler) -> None:
+async def test_redelivery_writes_nothing(documents: Collection, on_video: Handler) -> None:
     media_id, owner_id = new_id(), new_id()
     sent = life(media_id, owner_id)
     for one in sent:
         await on_video(one)
-    before = await store.media.find_one({"_id": media_id})
+    before = await documents.find_one({"_id": media_id})
     for one in sent:
         await on_video(one)
-    assert await store.media.find_one({"_id": media_id}) == before
+    assert await documents.find_one({"_id": media_id}) == before
 
 
 async def test_document_without_upload_started_is_not_found(call: Call, on_video: Handler) -> None:
@@ -179,20 +180,22 @@ async def test_document_without_upload_started_is_not_found(call: Call, on_video
     assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []
 
 
-async def test_consumers_receive_the_events_of_videos_and_users(bus: Broker, store: Store, consuming: None) -> None:
+async def test_consumers_receive_the_events_of_videos_and_users(
+    bus: Broker, database: Database, consuming: None
+) -> None:
     media_id, owner_id = new_id(), new_id()
     sent = life(media_id, owner_id)
     await publish(bus, video.EXCHANGE, [*reversed(sent), *sent])
 
     async def is_ready() -> bool:
-        media = await store.find(media_id)
+        media = await store.find(database, media_id)
         return isinstance(media, Media) and media.begun and media.state is State.READY
 
     await eventually(is_ready)
     await publish(bus, auth.EXCHANGE, [user_deleted(owner_id)])
 
     async def is_gone() -> bool:
-        return isinstance(await store.find(media_id), Tombstone)
+        return isinstance(await store.find(database, media_id), Tombstone)
 
     await eventually(is_gone)
 
@@ -213,7 +216,7 @@ async def test_queue_has_no_progress_events() -> None:
 
 
 async def test_user_deleted_removes_all_documents(
-    store: Store, call: Call, on_video: Handler, on_user: Handler
+    documents: Collection, call: Call, on_video: Handler, on_user: Handler
 ) -> None:
     owner_id, ids = new_id(), [new_id() for _ in range(3)]
     for media_id in ids[:2]:
@@ -223,31 +226,33 @@ async def test_user_deleted_removes_all_documents(
     await on_user(user_deleted(owner_id))
     await on_user(user_deleted(owner_id))
     for media_id in ids:
-        document = await store.media.find_one({"_id": media_id})
+        document = await documents.find_one({"_id": media_id})
         assert document is not None
         assert set(document) == {"_id", "deleted_at", OUTBOX}
-        assert [one.type for one in await pending(store, media_id)].count(media.MediaDeleted.type) == 1
-    assert await store.media.find_one({"owner_id": owner_id}) is None
+        assert [one.type for one in await pending(documents, media_id)].count(media.MediaDeleted.type) == 1
+    assert await documents.find_one({"owner_id": owner_id}) is None
     assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []
 
 
-async def test_events_after_user_deleted_are_removed(store: Store, on_video: Handler, on_user: Handler) -> None:
+async def test_events_after_user_deleted_are_removed(
+    database: Database, documents: Collection, on_video: Handler, on_user: Handler
+) -> None:
     media_id, owner_id = new_id(), new_id()
     await on_user(user_deleted(owner_id))
     for one in life(media_id, owner_id):
         await on_video(one)
-    assert isinstance(await store.find(media_id), Tombstone)
-    assert await store.media.find_one({"owner_id": owner_id}) is None
+    assert isinstance(await store.find(database, media_id), Tombstone)
+    assert await documents.find_one({"owner_id": owner_id}) is None
 
 
 async def test_user_deleted_during_other_events_removes_all_documents(
-    store: Store, on_video: Handler, on_user: Handler
+    documents: Collection, on_video: Handler, on_user: Handler
 ) -> None:
     for _ in range(10):
         owner_id, ids = new_id(), [new_id() for _ in range(3)]
         begun = [life(media_id, owner_id)[0] for media_id in ids]
         await asyncio.gather(*(on_video(one) for one in begun), on_user(user_deleted(owner_id)))
-        assert await store.media.find_one({"owner_id": owner_id}) is None
+        assert await documents.find_one({"owner_id": owner_id}) is None
 
 
 # Published events ----------------------------------------------------------------------------------------------------
@@ -260,23 +265,23 @@ async def made(on_video: Handler, *, visibility: Visibility) -> tuple[UUID, UUID
     return media_id, owner_id
 
 
-async def test_public_video_is_published_once_when_ready(store: Store, on_video: Handler) -> None:
+async def test_public_video_is_published_once_when_ready(documents: Collection, on_video: Handler) -> None:
     media_id, _ = await made(on_video, visibility=Visibility.PUBLIC)
-    (published,) = await pending(store, media_id)
+    (published,) = await pending(documents, media_id)
     assert published.type == media.MediaPublished.type
     assert published.read(media.MediaPublished).duration == 10
 
 
 async def test_ready_video_is_published_when_it_becomes_public(
-    catalogue: Catalogue, store: Store, call: Call, on_video: Handler
+    catalogue: Catalogue, documents: Collection, call: Call, on_video: Handler
 ) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
-    assert await pending(store, media_id) == []
+    assert await pending(documents, media_id) == []
     told: dict[UUID, Event] = {}
     for visibility in ("public", "unlisted", "unlisted", "public"):
         answer = await call("PATCH", f"/media/{media_id}", owner_id, json={"visibility": visibility})
         assert answer.status_code == 200
-        told |= {one.id: one for one in await pending(store, media_id)}
+        told |= {one.id: one for one in await pending(documents, media_id)}
     assert [one.type for one in told.values()] == [
         "media.updated",
         "media.published",
@@ -291,31 +296,33 @@ async def test_ready_video_is_published_when_it_becomes_public(
 
 
 async def test_concurrent_edits_are_all_saved(
-    catalogue: Catalogue, store: Store, call: Call, on_video: Handler
+    catalogue: Catalogue, database: Database, documents: Collection, call: Call, on_video: Handler
 ) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
     fields = [{"title": "New"}, {"description": "New"}, {"category": "new"}, {"tags": ["new"]}]
     answers = await asyncio.gather(*(call("PATCH", f"/media/{media_id}", owner_id, json=one) for one in fields))
     assert [answer.status_code for answer in answers] == [200] * 4
-    document = await found(store, media_id)
+    document = await found(database, media_id)
     assert (document.title, document.description, document.category, document.tags) == ("New", "New", "new", ("new",))
-    saved = await store.find(media_id)
+    saved = await store.find(database, media_id)
     assert isinstance(saved, Media)
-    (updated,) = [one.read(media.MediaUpdated) for one in await pending(store, media_id)]
+    (updated,) = [one.read(media.MediaUpdated) for one in await pending(documents, media_id)]
     assert (updated.version, updated.title, updated.tags) == (saved.version, "New", ("new",))
 
 
-async def test_edit_supersedes_pending_events(store: Store, call: Call, on_video: Handler) -> None:
+async def test_edit_supersedes_pending_events(
+    database: Database, documents: Collection, call: Call, on_video: Handler
+) -> None:
     """While the broker is away, a document must not grow to MongoDB's limit of 16 MB."""
     media_id, owner_id = await made(on_video, visibility=Visibility.PUBLIC)
     for visibility in ("private", "public", "private", "public"):
         edit = {"visibility": visibility, "title": f"$title {visibility}", "attributes": {"price": "$5", "none": None}}
         answer = await call("PATCH", f"/media/{media_id}", owner_id, json=edit)
         assert (answer.status_code, {**answer.json(), **edit}) == (200, answer.json())
-    saved = await store.find(media_id)
+    saved = await store.find(database, media_id)
     assert isinstance(saved, Media)
     assert (saved.title, saved.attributes) == ("$title public", {"price": "$5", "none": None})
-    updated, published = await pending(store, media_id)
+    updated, published = await pending(documents, media_id)
     assert (updated.type, updated.read(media.MediaUpdated).version) == ("media.updated", saved.version)
     assert (published.type, published.read(media.MediaPublished).title) == ("media.published", "$title public")
 
@@ -331,18 +338,18 @@ class Dying(Broker):
         raise Unavailable
 
 
-async def test_updated_and_deleted_are_mandatory(store: Store, call: Call, on_video: Handler) -> None:
+async def test_updated_and_deleted_are_mandatory(documents: Collection, call: Call, on_video: Handler) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PUBLIC)
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Other"})).status_code == 200
     assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 204
-    document = await store.media.find_one({"_id": media_id})
+    document = await documents.find_one({"_id": media_id})
     assert document is not None
     flags = {Event.model_validate_json(entry["event"]).type: entry["mandatory"] for entry in document[OUTBOX]}
     assert flags == {"media.published": False, "media.updated": True, "media.deleted": True}
 
 
 async def test_pending_events_are_published_again_after_a_crash_and_then_removed(
-    bus: Broker, store: Store, relay: Relay, on_video: Handler
+    bus: Broker, documents: Collection, relay: Relay, on_video: Handler
 ) -> None:
     channel = await bus.channel()
     listening = await channel.declare_queue(exclusive=True)
@@ -350,13 +357,13 @@ async def test_pending_events_are_published_again_after_a_crash_and_then_removed
     while await relay.publish_pending():
         pass
     media_id, _ = await made(on_video, visibility=Visibility.PUBLIC)
-    (told,) = await pending(store, media_id)
+    (told,) = await pending(documents, media_id)
 
     with pytest.raises(Unavailable):
-        await mongo.Relay([store.media], Dying(bus)).publish_pending()
-    assert await pending(store, media_id) == [told]
+        await mongo.Relay([documents], Dying(bus)).publish_pending()
+    assert await pending(documents, media_id) == [told]
     assert await relay.publish_pending() == 1
-    assert await pending(store, media_id) == []
+    assert await pending(documents, media_id) == []
     assert await relay.publish_pending() == 0
 
     heard = []
@@ -367,17 +374,17 @@ async def test_pending_events_are_published_again_after_a_crash_and_then_removed
 
 
 async def test_a_running_relay_publishes_at_once(
-    bus: Broker, store: Store, on_video: Handler, streams: Streams
+    bus: Broker, database: Database, documents: Collection, on_video: Handler, streams: Streams
 ) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
-    relay = Relay([store.media], bus)
+    relay = Relay([documents], bus)
     async with relay.running():
-        woken = Catalogue(store, relay, streams)
+        woken = Catalogue(database, relay, streams)
         begin = datetime.now(UTC)
         await woken.edit(Caller(owner_id), media_id, Changes(title="New"))
 
         async def is_published() -> bool:
-            return await pending(store, media_id) == []
+            return await pending(documents, media_id) == []
 
         await eventually(is_published)
         assert (datetime.now(UTC) - begin).total_seconds() < mongo.POLL_SECONDS

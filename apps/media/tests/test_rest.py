@@ -13,13 +13,13 @@ from kinora_kit.errors import Unavailable
 from kinora_kit.events import event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
-from kinora_kit.mongo import Relay
+from kinora_kit.mongo import Collection, Database
 from kinora_kit.rpc import RemoteError
-from kinora_media import events
-from kinora_media.domain import Changes, Media, edited
+from kinora_media import store
+from kinora_media.domain import Changes, Media
 from kinora_media.errors import ChangedMeanwhile
+from kinora_media.events import Reactions
 from kinora_media.service import ATTEMPTS, Catalogue
-from kinora_media.store import Store
 
 if TYPE_CHECKING:
     from conftest import Streams
@@ -33,7 +33,7 @@ def begin(catalogue: Catalogue) -> Begin:
     async def make(owner_id: UUID, *, visibility: str = "private", ready: bool = False) -> UUID:
         media_id = new_id()
         ids = {"video_id": media_id, "owner_id": owner_id}
-        handle = events.on_video(catalogue)
+        handle = Reactions(catalogue).to_video
         started = video.UploadStarted(**ids, title="Title", filename="a.mp4", size=9, visibility=visibility)
         await handle(event("video", started))
         if ready:
@@ -119,42 +119,35 @@ async def test_patch_media_rejects_an_invalid_body(call: Call, begin: Begin, bod
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
 
 
-async def test_patch_media_without_changes_writes_nothing(call: Call, begin: Begin, store: Store) -> None:
+async def test_patch_media_without_changes_writes_nothing(call: Call, begin: Begin, documents: Collection) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id)
-    before = await store.media.find_one({"_id": media_id})
+    before = await documents.find_one({"_id": media_id})
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Title"})).status_code == 200
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={})).status_code == 200
-    assert await store.media.find_one({"_id": media_id}) == before
+    assert await documents.find_one({"_id": media_id}) == before
 
 
 async def test_edit_gives_up_after_too_many_concurrent_changes(
-    store: Store, relay: Relay, begin: Begin, streams: Streams
+    catalogue: Catalogue, documents: Collection, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner_id = new_id()
     media_id = await begin(owner_id)
+    find, reads = store.find, 0
 
-    class Busy(Store):
+    async def then_changed(database: Database, media_id: UUID) -> Media | store.Tombstone | None:
         """A concurrent change after every read."""
+        nonlocal reads
+        found, reads = await find(database, media_id), reads + 1
+        change = {"$set": {"title": f"Title {reads}"}, "$inc": {"version": 1}}
+        await documents.update_one({"_id": media_id}, change)
+        return found
 
-        reads = 0
-
-        def __init__(self) -> None:
-            self.media = store.media
-
-        async def find(self, media_id: UUID) -> object:  # type: ignore[override]
-            found = await store.find(media_id)
-            assert isinstance(found, Media)
-            self.reads += 1
-            changed = edited(found, Changes(title=f"Title {self.reads}"))
-            await store.media.update_one({"_id": media_id}, {"$set": {"title": changed.title}, "$inc": {"version": 1}})
-            return found
-
-    busy = Busy()
+    monkeypatch.setattr(store, "find", then_changed)
     with pytest.raises(ChangedMeanwhile) as refused:
-        await Catalogue(busy, relay, streams).edit(Caller(owner_id), media_id, Changes(title="Mine"))
+        await catalogue.edit(Caller(owner_id), media_id, Changes(title="Mine"))
     assert (refused.value.status, refused.value.code) == (409, "changed_meanwhile")
-    assert busy.reads == ATTEMPTS
+    assert reads == ATTEMPTS
 
 
 async def test_deleted_media_is_404_and_not_listed(call: Call, begin: Begin) -> None:

@@ -16,7 +16,7 @@ from kinora_kit.identity import TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.rpc import RemoteError
 from kinora_kit.structs import from_struct, to_struct
-from kinora_media import events
+from kinora_media.events import Reactions
 from kinora_media.rpc import register
 from kinora_media.service import Catalogue
 from kinora_media.settings import MediaSettings
@@ -61,7 +61,7 @@ async def begun(catalogue: Catalogue, owner_id: UUID, visibility: str = "private
         size=9,
         visibility=visibility,
     )
-    await events.on_video(catalogue)(event("video", started))
+    await Reactions(catalogue).to_video(event("video", started))
     return str(media_id)
 
 

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from kinora_kit.ids import new_id
-from kinora_kit.mongo import OUTBOX, Relay
-from kinora_media.store import Store
+from kinora_kit.mongo import OUTBOX, Collection, Relay
 
 
 def indexes(plan: dict[str, Any]) -> list[str]:
@@ -20,6 +19,6 @@ def indexes(plan: dict[str, Any]) -> list[str]:
     ("query", "index"),
     [({"owner_id": new_id()}, "owner"), ({f"{OUTBOX}.id": {"$exists": True}}, "outbox")],
 )
-async def test_query_uses_its_index(store: Store, relay: Relay, query: dict[str, Any], index: str) -> None:
-    explained = await store.media.find(query).explain()
+async def test_query_uses_its_index(documents: Collection, relay: Relay, query: dict[str, Any], index: str) -> None:
+    explained = await documents.find(query).explain()
     assert indexes(explained["queryPlanner"]["winningPlan"]) == [index], explained

@@ -92,6 +92,12 @@ def signed_in() -> Caller:
     return caller
 
 
+def fields(request: Message, *names: str) -> dict[str, Any]:
+    """The named fields, without unset optional ones."""
+    optional = {field.name for field in request.DESCRIPTOR.fields if field.has_presence}
+    return {name: getattr(request, name) for name in names if name not in optional or request.HasField(name)}
+
+
 def _holds_nul(value: object) -> bool:
     """Whether any text of a message contains NUL, which PostgreSQL cannot store. edge.py rejects it in JSON, but
     GraphQL literals may contain it."""

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     service: ClassVar[str]
 
     http_host: str = "127.0.0.1"
+    """The address that it listens on, for HTTP and gRPC."""
     http_port: Port
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     trusted_proxies: str = "127.0.0.1"

@@ -1,8 +1,10 @@
-"""Free-form JSON objects in gRPC messages (google.protobuf.Struct), with whole numbers converted back to integers."""
+"""Well-known types of gRPC messages: free-form JSON objects (google.protobuf.Struct), and times."""
 
+from datetime import datetime
 from typing import Any
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 MAX_DEPTH = 16
 """Of objects and lists in each other. Each is two or three messages, and parsers accept 100 messages in each other."""
@@ -28,6 +30,7 @@ def _depth(value: object) -> int:
 
 
 def from_struct(struct: Struct) -> dict[str, Any]:
+    """The object, with whole numbers converted back to integers."""
     return {name: _plain(value) for name, value in struct.fields.items()}
 
 
@@ -43,3 +46,10 @@ def _plain(value: Value) -> Any:
             return int(inner)
         case _:
             return None if kind == "null_value" else inner
+
+
+def timestamp(at: datetime) -> Timestamp:
+    """``at`` must be aware of its time zone, or is UTC."""
+    message = Timestamp()
+    message.FromDatetime(at)
+    return message

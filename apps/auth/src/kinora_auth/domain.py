@@ -2,11 +2,9 @@
 
 import enum
 import ipaddress
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Self
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
@@ -17,14 +15,11 @@ from pydantic import (
     Field,
     SecretStr,
     StringConstraints,
-    ValidationError,
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 
 from kinora_auth import text
-from kinora_kit import strict_json
-from kinora_kit.errors import InvalidInput, MalformedRequest, message_of
 
 LIST_LIMIT = 100
 SESSION_LIMIT = 100
@@ -228,23 +223,3 @@ class Deletion(Command):
 
 class UserIds(Command):
     ids: Annotated[list[UUID], Field(max_length=LIST_LIMIT)]
-
-
-C = TypeVar("C", bound=Command)
-
-
-def command(kind: type[C], fields: Mapping[str, Any]) -> C:
-    """For callers without a framework that parses bodies. Raises InvalidInput."""
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidInput.of((".".join(map(str, item["loc"])), message_of(item)) for item in found) from None
-
-
-def command_from_json(kind: type[C], body: bytes) -> C:
-    """Raises MalformedRequest, InvalidInput."""
-    try:
-        return command(kind, strict_json.loads(body))
-    except json.JSONDecodeError as error:
-        raise MalformedRequest(f"The body is not valid JSON: {error.msg}") from None

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from kinora_auth import domain, oauth
 from kinora_auth.errors import InvalidRefreshToken, RefreshTokenReused
-from kinora_auth.service import Accounts, Tokens
-from kinora_auth.wiring import State
+from kinora_auth.service import Tokens
+from kinora_auth.wiring import Wired
+from kinora_kit.commands import command_from_json
 from kinora_kit.errors import NotSignedIn
 from kinora_kit.identity import SignedIn, bearer
 
@@ -63,21 +64,10 @@ class Sessions(BaseModel):
     items: list[Session]
 
 
-def _state(request: Request) -> State:
-    state: State = request.state.wired
-    return state
-
-
-def _accounts(state: Annotated[State, Depends(_state)]) -> Accounts:
-    return state.accounts
-
-
 def _client(request: Request) -> domain.Client:
     return domain.Client.of(request.client.host if request.client else "", request.headers.get("user-agent", ""))
 
 
-Wired = Annotated[State, Depends(_state)]
-Service = Annotated[Accounts, Depends(_accounts)]
 From = Annotated[domain.Client, Depends(_client)]
 
 
@@ -87,13 +77,13 @@ def _pair(tokens: Tokens, response: Response) -> Pair:
 
 
 @router.post("/auth/register", status_code=201)
-async def register(wanted: domain.Registration, accounts: Service, client: From) -> Profile:
-    return Profile.model_validate(await accounts.register(wanted, client))
+async def register(wanted: domain.Registration, wired: Wired, client: From) -> Profile:
+    return Profile.model_validate(await wired.accounts.register(wanted, client))
 
 
 @router.post("/auth/login", responses=UNAUTHORIZED)
-async def login(given: domain.SignIn, accounts: Service, client: From, response: Response) -> Pair:
-    return _pair(await accounts.login(given, client), response)
+async def login(given: domain.SignIn, wired: Wired, client: From, response: Response) -> Pair:
+    return _pair(await wired.accounts.login(given, client), response)
 
 
 @router.post(
@@ -110,15 +100,15 @@ async def login(given: domain.SignIn, accounts: Service, client: From, response:
         }
     },
 )
-async def refresh(request: Request, accounts: Service, client: From, response: Response) -> Pair | Response:
+async def refresh(request: Request, wired: Wired, client: From, response: Response) -> Pair | Response:
     """By JSON, or by form as OAuth clients do (RFC 6749, section 6), with OAuth's error responses."""
     body = await request.body()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != oauth.FORM:
-        given = domain.command_from_json(domain.Refresh, body)
-        return _pair(await accounts.refresh(given.refresh_token, client), response)
+        given = command_from_json(domain.Refresh, body)
+        return _pair(await wired.accounts.refresh(given.refresh_token, client), response)
     try:
         try:
-            return _pair(await accounts.refresh(oauth.refresh_token(body), client), response)
+            return _pair(await wired.accounts.refresh(oauth.refresh_token(body), client), response)
         except (InvalidRefreshToken, RefreshTokenReused) as error:
             raise oauth.OAuthError("invalid_grant", error.detail) from None
     except oauth.OAuthError as error:
@@ -126,29 +116,29 @@ async def refresh(request: Request, accounts: Service, client: From, response: R
 
 
 @router.post("/auth/logout", status_code=204)
-async def logout(caller: SignedIn, accounts: Service) -> None:
-    await accounts.logout(caller)
+async def logout(caller: SignedIn, wired: Wired) -> None:
+    await wired.accounts.logout(caller)
 
 
 @router.post("/auth/logout-all", status_code=204)
-async def logout_all(caller: SignedIn, accounts: Service) -> None:
-    await accounts.logout_all(caller)
+async def logout_all(caller: SignedIn, wired: Wired) -> None:
+    await wired.accounts.logout_all(caller)
 
 
 @router.get("/auth/sessions")
-async def sessions(caller: SignedIn, accounts: Service) -> Sessions:
-    living = await accounts.sessions(caller)
+async def sessions(caller: SignedIn, wired: Wired) -> Sessions:
+    living = await wired.accounts.sessions(caller)
     return Sessions(items=[Session(**asdict(each), current=each.id == caller.session_id) for each in living])
 
 
 @router.delete("/auth/sessions/{session_id:uuid}", status_code=204)
-async def end_session(session_id: UUID, caller: SignedIn, accounts: Service) -> None:
-    await accounts.end_session(caller, session_id)
+async def end_session(session_id: UUID, caller: SignedIn, wired: Wired) -> None:
+    await wired.accounts.end_session(caller, session_id)
 
 
 @router.put("/auth/password", status_code=204)
-async def change_password(change: domain.PasswordChange, caller: SignedIn, accounts: Service) -> None:
-    await accounts.change_password(caller, change)
+async def change_password(change: domain.PasswordChange, caller: SignedIn, wired: Wired) -> None:
+    await wired.accounts.change_password(caller, change)
 
 
 @router.get("/auth/.well-known/jwks.json")
@@ -159,10 +149,10 @@ async def key_set(wired: Wired, response: Response) -> dict[str, list[dict[str, 
 
 
 @router.get("/openapi.json", include_in_schema=False)
-async def openapi(accounts: Service) -> dict[str, Any]:
+async def openapi(wired: Wired) -> dict[str, Any]:
     """The routes of the whole platform, as generated by ``make generate``."""
     document: dict[str, Any] = json.loads(resources.files("kinora").joinpath("openapi.json").read_text())
-    return {**document, "servers": [{"url": accounts.settings.public_url}]}
+    return {**document, "servers": [{"url": wired.accounts.settings.public_url}]}
 
 
 @router.get("/.well-known/oauth-authorization-server")
@@ -183,25 +173,25 @@ async def token_verify(wired: Wired, request: Request, optional: Annotated[bool,
 
 
 @router.get("/user/profile")
-async def profile(caller: SignedIn, accounts: Service) -> Profile:
-    return Profile.model_validate(await accounts.user(caller.user_id))
+async def profile(caller: SignedIn, wired: Wired) -> Profile:
+    return Profile.model_validate(await wired.accounts.user(caller.user_id))
 
 
 @router.patch("/user/profile")
-async def change_profile(change: domain.ProfileChange, caller: SignedIn, accounts: Service, client: From) -> Profile:
-    return Profile.model_validate(await accounts.change_profile(caller, change, client))
+async def change_profile(change: domain.ProfileChange, caller: SignedIn, wired: Wired, client: From) -> Profile:
+    return Profile.model_validate(await wired.accounts.change_profile(caller, change, client))
 
 
 @router.delete("/user/profile", status_code=204)
-async def delete_account(deletion: domain.Deletion, caller: SignedIn, accounts: Service) -> None:
-    await accounts.delete_account(caller, deletion.current_password)
+async def delete_account(deletion: domain.Deletion, caller: SignedIn, wired: Wired) -> None:
+    await wired.accounts.delete_account(caller, deletion.current_password)
 
 
 @router.post("/user/list")
-async def list_users(wanted: domain.UserIds, accounts: Service) -> Users:
-    return Users(items=[User.model_validate(user) for user in await accounts.users(wanted.ids)])
+async def list_users(wanted: domain.UserIds, wired: Wired) -> Users:
+    return Users(items=[User.model_validate(user) for user in await wired.accounts.users(wanted.ids)])
 
 
 @router.get("/user/{user_id:uuid}")
-async def user(user_id: UUID, accounts: Service) -> User:
-    return User.model_validate(await accounts.user(user_id))
+async def user(user_id: UUID, wired: Wired) -> User:
+    return User.model_validate(await wired.accounts.user(user_id))

@@ -1,36 +1,23 @@
+"""gRPC API of accounts: platform/protos/kinora/auth/v1/auth.proto."""
 # ruff: noqa: N802 - method names come from the proto
-from collections.abc import Mapping
-from datetime import datetime
+
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from kinora.auth.v1 import auth_pb2 as pb
 from kinora.auth.v1 import auth_pb2_grpc as service
 from kinora_auth import domain
-from kinora_auth.domain import command
 from kinora_auth.service import Accounts, Tokens
+from kinora_kit.commands import command
 from kinora_kit.ids import parse_id
-from kinora_kit.rpc import signed_in
+from kinora_kit.rpc import fields, signed_in
+from kinora_kit.structs import timestamp
 
 
-def register(accounts: Accounts, server: grpc.aio.Server) -> None:
+def register(server: grpc.aio.Server, accounts: Accounts) -> None:
     service.add_UsersServicer_to_server(UsersServicer(accounts), server)
     service.add_AccountsServicer_to_server(AccountsServicer(accounts), server)
-
-
-def _fields(request: Message, *names: str) -> Mapping[str, Any]:
-    """The named fields, without unset optional ones."""
-    optional = {field.name for field in request.DESCRIPTOR.fields if field.has_presence}
-    return {name: getattr(request, name) for name in names if name not in optional or request.HasField(name)}
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
 
 
 def _user(user: domain.User) -> pb.User:
@@ -39,7 +26,7 @@ def _user(user: domain.User) -> pb.User:
         username=user.username,
         display_name=user.display_name,
         bio=user.bio,
-        created_at=_timestamp(user.created_at),
+        created_at=timestamp(user.created_at),
     )
 
 
@@ -79,8 +66,8 @@ class UsersServicer(service.UsersServicer):
                     id=str(session.id),
                     user_agent=session.user_agent,
                     address=session.address,
-                    created_at=_timestamp(session.created_at),
-                    last_used_at=_timestamp(session.last_used_at),
+                    created_at=timestamp(session.created_at),
+                    last_used_at=timestamp(session.last_used_at),
                     current=session.id == caller.session_id,
                 )
                 for session in await self._accounts.sessions(caller)
@@ -93,15 +80,15 @@ class AccountsServicer(service.AccountsServicer):
         self._accounts = accounts
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.Profile:
-        wanted = command(domain.Registration, _fields(request, "username", "email", "password", "display_name"))
+        wanted = command(domain.Registration, fields(request, "username", "email", "password", "display_name"))
         return _profile(await self._accounts.register(wanted, _client(request.client)))
 
     async def Login(self, request: pb.LoginRequest, context: Any) -> pb.Tokens:
-        given = command(domain.SignIn, _fields(request, "login", "password"))
+        given = command(domain.SignIn, fields(request, "login", "password"))
         return _tokens(await self._accounts.login(given, _client(request.client)))
 
     async def Refresh(self, request: pb.RefreshRequest, context: Any) -> pb.Tokens:
-        given = command(domain.Refresh, _fields(request, "refresh_token"))
+        given = command(domain.Refresh, fields(request, "refresh_token"))
         return _tokens(await self._accounts.refresh(given.refresh_token, _client(request.client)))
 
     async def Logout(self, request: pb.LogoutRequest, context: Any) -> pb.LogoutResponse:
@@ -119,16 +106,16 @@ class AccountsServicer(service.AccountsServicer):
     async def UpdateProfile(self, request: pb.UpdateProfileRequest, context: Any) -> pb.Profile:
         change = command(
             domain.ProfileChange,
-            _fields(request, "username", "email", "display_name", "bio", "current_password"),
+            fields(request, "username", "email", "display_name", "bio", "current_password"),
         )
         return _profile(await self._accounts.change_profile(signed_in(), change, _client(request.client)))
 
     async def ChangePassword(self, request: pb.ChangePasswordRequest, context: Any) -> pb.ChangePasswordResponse:
-        change = command(domain.PasswordChange, _fields(request, "current_password", "new_password"))
+        change = command(domain.PasswordChange, fields(request, "current_password", "new_password"))
         await self._accounts.change_password(signed_in(), change)
         return pb.ChangePasswordResponse()
 
     async def DeleteAccount(self, request: pb.DeleteAccountRequest, context: Any) -> pb.DeleteAccountResponse:
-        deletion = command(domain.Deletion, _fields(request, "current_password"))
+        deletion = command(domain.Deletion, fields(request, "current_password"))
         await self._accounts.delete_account(signed_in(), deletion.current_password)
         return pb.DeleteAccountResponse()

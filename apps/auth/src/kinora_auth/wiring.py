@@ -1,7 +1,13 @@
+"""The only place that builds clients."""
+
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from kinora.events.auth import EXCHANGE
 from kinora.media.v1 import media_pb2_grpc as media_grpc
@@ -33,73 +39,75 @@ class State:
 
 @contextlib.asynccontextmanager
 async def wire(settings: AuthSettings) -> AsyncIterator[State]:
-    async with contextlib.AsyncExitStack() as stack:
-        name = settings.service
-        pool = await stack.enter_async_context(postgres.connect(reveal(settings.postgres_url), name=name))
-        cache = await stack.enter_async_context(redis.connect(reveal(settings.redis_url), name=name))
-        events = await stack.enter_async_context(
-            broker.connect(reveal(settings.rabbitmq_url), name=name, exchanges=[EXCHANGE])
-        )
-        media = await stack.enter_async_context(rpc.connect(settings.media_grpc))
-        video = await stack.enter_async_context(rpc.connect(settings.video_grpc))
-        passwords = Passwords(threads=settings.hashing_threads, queue=settings.hashing_queue)
-        stack.callback(passwords.close)
-        ring = keys.ring(settings, pool)
-        verifier = TokenVerifier(
-            keys=ring,
-            issuer=settings.public_url,
-            revocations=cache,
-            otherwise=lambda session_id, _: store.is_revoked(pool, session_id),
-        )
-        counters = throttle.storage(cache, prefix=name)
-        accounts = Accounts(
-            settings=settings,
-            pool=pool,
-            redis=cache,
-            keys=ring,
-            passwords=passwords,
-            belongings=RemoteBelongings(media_grpc.EnforcementStub(media), video_grpc.EnforcementStub(video)),
-            throttles=Throttles(
-                guesses=Guesses.of(settings, counters),
-                registrations=Throttle(counters, name="registrations", limit=settings.registrations),
-                neighbourhood_registrations=Throttle(
-                    counters, name="neighbourhood_registrations", limit=settings.neighbourhood_registrations
-                ),
-                renames=Throttle(counters, name="renames", limit=settings.renames),
-            ),
-        )
-
-        async def upkeep() -> None:
-            await ring.rotate(older_than=timedelta(days=settings.key_rotation_days))
-            await accounts.sweep()
-
-        await stack.enter_async_context(outbox.relay(pool, events, url=reveal(settings.postgres_url)))
-        await stack.enter_async_context(
-            tasks.background(
-                auth_revocations=lambda: tasks.every(settings.revocation_sync_seconds, accounts.restore_revocations),
-                auth_upkeep=lambda: tasks.every(UPKEEP_SECONDS, upkeep),
-                schema=lambda: tasks.every(
-                    migrate.RESTORE_SECONDS, lambda: migrate.restore(reveal(settings.postgres_url), "kinora_auth")
+    url = reveal(settings.postgres_url)
+    async with (
+        postgres.connect(url, name="auth") as pool,
+        redis.connect(reveal(settings.redis_url), name="auth") as cache,
+        broker.connect(reveal(settings.rabbitmq_url), name="auth", exchanges=[EXCHANGE]) as events,
+        rpc.connect(settings.media_grpc) as media,
+        rpc.connect(settings.video_grpc) as video,
+        outbox.relay(pool, events, url=url),
+    ):
+        with contextlib.closing(Passwords(threads=settings.hashing_threads, queue=settings.hashing_queue)) as passwords:
+            ring = keys.ring(settings, pool)
+            verifier = TokenVerifier(
+                keys=ring,
+                issuer=settings.public_url,
+                revocations=cache,
+                otherwise=lambda session_id, _: store.is_revoked(pool, session_id),
+            )
+            counters = throttle.storage(cache, prefix="auth")
+            accounts = Accounts(
+                settings=settings,
+                pool=pool,
+                redis=cache,
+                keys=ring,
+                passwords=passwords,
+                belongings=RemoteBelongings(media_grpc.EnforcementStub(media), video_grpc.EnforcementStub(video)),
+                throttles=Throttles(
+                    guesses=Guesses.of(settings, counters),
+                    registrations=Throttle(counters, name="registrations", limit=settings.registrations),
+                    neighbourhood_registrations=Throttle(
+                        counters, name="neighbourhood_registrations", limit=settings.neighbourhood_registrations
+                    ),
+                    renames=Throttle(counters, name="renames", limit=settings.renames),
                 ),
             )
-        )
-        await stack.enter_async_context(
-            rpc.serve(
-                f"{settings.http_host}:{settings.grpc_port}",
-                lambda server: register(accounts, server),
-                verifier=verifier,
-            )
-        )
-        yield State(
-            accounts=accounts,
-            keys=ring,
-            verifier=verifier,
-            checks=Checks(
-                dependencies={
-                    "postgres": lambda: postgres.check(pool),
-                    "redis": cache.ping,
-                    "rabbitmq": events.check,
-                },
-                schema=lambda: migrate.check(pool, "kinora_auth"),
-            ),
-        )
+
+            async def upkeep() -> None:
+                await ring.rotate(older_than=timedelta(days=settings.key_rotation_days))
+                await accounts.sweep()
+
+            async with (
+                rpc.serve(
+                    f"{settings.http_host}:{settings.grpc_port}",
+                    lambda server: register(server, accounts),
+                    verifier=verifier,
+                ),
+                tasks.background(
+                    revocations=lambda: tasks.every(settings.revocation_sync_seconds, accounts.restore_revocations),
+                    upkeep=lambda: tasks.every(UPKEEP_SECONDS, upkeep),
+                    schema=lambda: tasks.every(migrate.RESTORE_SECONDS, lambda: migrate.restore(url, "kinora_auth")),
+                ),
+            ):
+                yield State(
+                    accounts=accounts,
+                    keys=ring,
+                    verifier=verifier,
+                    checks=Checks(
+                        dependencies={
+                            "postgres": lambda: postgres.check(pool),
+                            "redis": cache.ping,
+                            "rabbitmq": events.check,
+                        },
+                        schema=lambda: migrate.check(pool, "kinora_auth"),
+                    ),
+                )
+
+
+def _state(connection: HTTPConnection) -> State:
+    state: State = connection.state.wired
+    return state
+
+
+Wired = Annotated[State, Depends(_state)]

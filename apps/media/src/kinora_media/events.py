@@ -1,9 +1,10 @@
-"""Consumers of the events of videos and of the deletion of users."""
+"""Consumers of other services' events: the life of videos and the deletion of users."""
 
+from dataclasses import dataclass
 from functools import partial
 
 from kinora.events import auth, video
-from kinora_kit.consumer import Handler, Ignore, Queue
+from kinora_kit.consumer import Ignore, Queue
 from kinora_kit.events import Event
 from kinora_media import domain
 from kinora_media.domain import Media, Visibility
@@ -26,15 +27,21 @@ VIDEO = Queue(
 USER = Queue("media.user", [(auth.EXCHANGE, auth.UserDeleted.type)])
 
 
-def on_video(catalogue: Catalogue) -> Handler:
-    async def handle(event: Event) -> None:
+@dataclass(frozen=True)
+class Reactions:
+    """Handles repeated, late and reordered events: they change documents idempotently and commutatively."""
+
+    catalogue: Catalogue
+
+    async def to_video(self, event: Event) -> None:
         about = event.read(video.Deleted)  # video_id and owner_id, which all video events have
         if event.type == video.Deleted.type:
-            await catalogue.remove(about.video_id, about.owner_id)
+            await self.catalogue.remove(about.video_id, about.owner_id)
         else:
-            await catalogue.apply(about.video_id, about.owner_id, partial(_apply, event))
+            await self.catalogue.apply(about.video_id, about.owner_id, partial(_apply, event))
 
-    return handle
+    async def to_user(self, event: Event) -> None:
+        await self.catalogue.remove_owner(event.read(auth.UserDeleted).user_id)
 
 
 def _apply(event: Event, media: Media) -> Media:
@@ -57,10 +64,3 @@ def _apply(event: Event, media: Media) -> Media:
             return domain.failed(media, code=failure.code, detail=failure.detail)
         case _:
             raise Ignore
-
-
-def on_user(catalogue: Catalogue) -> Handler:
-    async def handle(event: Event) -> None:
-        await catalogue.remove_owner(event.read(auth.UserDeleted).user_id)
-
-    return handle

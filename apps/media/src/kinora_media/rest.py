@@ -6,23 +6,15 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from kinora_kit.errors import InvalidInput
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media.domain import Changes, Media, State, Visibility
-from kinora_media.service import Catalogue
+from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["media"])
-
-
-def _catalogue(request: Request) -> Catalogue:
-    catalogue: Catalogue = request.state.wired.catalogue
-    return catalogue
-
-
-Served = Annotated[Catalogue, Depends(_catalogue)]
 
 
 class FailureOut(BaseModel):
@@ -72,31 +64,31 @@ def _before(cursor: str) -> UUID:
 
 
 @router.get("/{media_id:uuid}")
-async def get(media_id: UUID, caller: OptionalCaller, catalogue: Served) -> MediaOut:
-    return _out(await catalogue.get(caller, media_id))
+async def get(media_id: UUID, caller: OptionalCaller, wired: Wired) -> MediaOut:
+    return _out(await wired.catalogue.get(caller, media_id))
 
 
 @router.patch("/{media_id:uuid}")
-async def edit(media_id: UUID, changes: Changes, caller: SignedIn, catalogue: Served) -> MediaOut:
-    return _out(await catalogue.edit(caller, media_id, changes))
+async def edit(media_id: UUID, changes: Changes, caller: SignedIn, wired: Wired) -> MediaOut:
+    return _out(await wired.catalogue.edit(caller, media_id, changes))
 
 
 @router.delete("/{media_id:uuid}", status_code=204)
-async def delete(media_id: UUID, caller: SignedIn, catalogue: Served) -> None:
-    await catalogue.delete(caller, media_id)
+async def delete(media_id: UUID, caller: SignedIn, wired: Wired) -> None:
+    await wired.catalogue.delete(caller, media_id)
 
 
 @router.get("/users/{user_id:uuid}")
 async def of_user(
     user_id: UUID,
     caller: OptionalCaller,
-    catalogue: Served,
+    wired: Wired,
     cursor: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_-]{22}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> MediaPage:
     before = _before(cursor) if cursor else None
     # One more than the limit, to know whether there is another page.
-    found = await catalogue.page(caller, user_id, before=before, limit=limit + 1)
+    found = await wired.catalogue.page(caller, user_id, before=before, limit=limit + 1)
     items = found[:limit]
     return MediaPage(
         items=[_out(media) for media in items],

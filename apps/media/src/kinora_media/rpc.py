@@ -1,12 +1,7 @@
 """gRPC API of the catalogue: platform/protos/kinora/media/v1/media.proto."""
 # ruff: noqa: N802 - method names come from the proto
 
-from datetime import datetime
-from typing import Any
-
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import ValidationError
 
 from kinora.media.v1 import media_pb2 as pb
 from kinora.media.v1.media_pb2_grpc import (
@@ -17,10 +12,10 @@ from kinora.media.v1.media_pb2_grpc import (
     add_EditingServicer_to_server,
     add_EnforcementServicer_to_server,
 )
-from kinora_kit.errors import InvalidInput, message_of
+from kinora_kit.commands import command
 from kinora_kit.ids import parse_id
-from kinora_kit.rpc import optional_caller, signed_in
-from kinora_kit.structs import from_struct
+from kinora_kit.rpc import fields, optional_caller, signed_in
+from kinora_kit.structs import from_struct, timestamp
 from kinora_media.domain import Changes, Media, State, Visibility
 from kinora_media.service import Catalogue
 
@@ -73,19 +68,14 @@ class EnforcementRpc(EnforcementServicer):
 
 
 def _changes(request: pb.UpdateMediaRequest) -> Changes:
-    given: dict[str, Any] = {
-        name: getattr(request, name) for name in ("title", "description", "category") if request.HasField(name)
-    }
+    given = fields(request, "title", "description", "category")
     if request.HasField("tags"):
         given["tags"] = tuple(request.tags.tags)
     if request.visibility:
         given["visibility"] = OF_NUMBER.get(request.visibility)
     if request.HasField("attributes"):
         given["attributes"] = from_struct(request.attributes)
-    try:
-        return Changes.model_validate(given)
-    except ValidationError as error:
-        raise InvalidInput.of((str(item["loc"][0]), message_of(item)) for item in error.errors()) from None
+    return command(Changes, given)
 
 
 def _message(media: Media) -> pb.Media:
@@ -101,14 +91,8 @@ def _message(media: Media) -> pb.Media:
         duration=media.duration,
         failure_code=media.failure_code,
         failure_detail=media.failure_detail,
-        created_at=_timestamp(media.created_at),
-        updated_at=_timestamp(media.updated_at),
+        created_at=timestamp(media.created_at),
+        updated_at=timestamp(media.updated_at),
     )
     message.attributes.update(media.attributes)
-    return message
-
-
-def _timestamp(at: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(at)
     return message

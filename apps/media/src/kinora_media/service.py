@@ -1,7 +1,7 @@
 """The use cases of media documents, called by REST, gRPC and event consumers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -9,11 +9,12 @@ from kinora.events.media import MediaDeleted, MediaPublished, MediaUpdated
 from kinora_kit.errors import Forbidden, InvalidInput, NotFound
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.identity import Caller
-from kinora_kit.mongo import Relay
+from kinora_kit.mongo import Database, Relay
 from kinora_kit.rpc import RemoteError
+from kinora_media import store
 from kinora_media.domain import Changes, Media, edited
 from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
-from kinora_media.store import Store, Tombstone
+from kinora_media.store import Tombstone
 from kinora_media.videos import Videos
 
 SERVICE = "media"
@@ -22,14 +23,14 @@ ATTEMPTS = 20
 """How often a write is attempted when the document is changed concurrently."""
 
 
+@dataclass(frozen=True)
 class Catalogue:
-    def __init__(self, store: Store, relay: Relay, videos: Videos) -> None:
-        self._store = store
-        self._relay = relay
-        self._videos = videos
+    database: Database
+    relay: Relay
+    videos: Videos
 
     async def get(self, caller: Caller | None, media_id: UUID) -> Media:
-        media = await self._store.find(media_id)
+        media = await store.find(self.database, media_id)
         if not isinstance(media, Media) or not media.visible_to(_user_id(caller)):
             raise MediaNotFound
         return media
@@ -38,12 +39,12 @@ class Catalogue:
         """The documents that the caller may see, in no particular order."""
         if len(ids) > MAX_BATCH:
             raise InvalidInput(f"At most {MAX_BATCH} ids per request")
-        return [media for media in await self._store.many(ids) if media.visible_to(_user_id(caller))]
+        return [media for media in await store.many(self.database, ids) if media.visible_to(_user_id(caller))]
 
     async def page(self, caller: Caller | None, owner_id: UUID, *, before: UUID | None, limit: int) -> Sequence[Media]:
         """Newest first, with ids below ``before``: all documents for the owner, ready and public ones for others."""
         others = _user_id(caller) != owner_id
-        return await self._store.page(owner_id, published=others, before=before, limit=limit)
+        return await store.page(self.database, owner_id, published=others, before=before, limit=limit)
 
     async def edit(self, caller: Caller, media_id: UUID, changes: Changes) -> Media:
         """Once this returns, video enforces the new visibility. Raises an outage if video does not confirm it."""
@@ -56,7 +57,7 @@ class Catalogue:
             raise ChangedMeanwhile
         if "visibility" in changes.model_fields_set:
             # Even if nothing changed: an earlier attempt may have failed between saving and this call.
-            await self._videos.set_visibility(after)
+            await self.videos.set_visibility(after)
         return after
 
     async def delete(self, caller: Caller, media_id: UUID) -> None:
@@ -64,25 +65,25 @@ class Catalogue:
 
         Raises an outage if video does not confirm it.
         """
-        if isinstance(await self._store.find(media_id), Tombstone):
+        if isinstance(await store.find(self.database, media_id), Tombstone):
             # An earlier attempt may have failed before the stream was closed, and 404 confirms that it is closed.
             await self._close(media_id)
             raise MediaNotFound
         media = await self._own(caller, media_id)
         await self.remove(media.id, media.owner_id)
-        await self._videos.drop(media.id)
+        await self.videos.drop(media.id)
 
     async def _close(self, media_id: UUID) -> None:
         """Close the stream of a removed document, whose tombstone has no owner; video checks ownership."""
         try:
-            await self._videos.drop(media_id)
+            await self.videos.drop(media_id)
         except RemoteError as error:
             if error.status not in (Forbidden.status, NotFound.status):  # not the caller's, or closed already
                 raise
 
     async def drop(self, caller: Caller, media_id: UUID) -> None:
         """Remove a document because its video was deleted; nothing happens if there is none."""
-        media = await self._store.find(media_id)
+        media = await store.find(self.database, media_id)
         if isinstance(media, Media):
             if media.owner_id != caller.user_id:
                 raise NotTheOwner
@@ -90,13 +91,13 @@ class Catalogue:
 
     async def drop_all(self, caller: Caller) -> None:
         """Remove all documents of the caller, whose account is deleted next. New ones may be created until then."""
-        for media_id in await self._store.ids_of(caller.user_id):
+        for media_id in await store.ids_of(self.database, caller.user_id):
             await self.remove(media_id, caller.user_id)
 
     async def apply(self, media_id: UUID, owner_id: UUID, change: Callable[[Media], Media]) -> None:
         """Apply an event of the video to its document, creating it if missing. Ignored if the document was removed."""
         for _ in range(ATTEMPTS):
-            before = await self._store.find(media_id)
+            before = await store.find(self.database, media_id)
             if isinstance(before, Tombstone):
                 return
             if before is None:
@@ -106,19 +107,19 @@ class Catalogue:
         else:
             raise ChangedMeanwhile
         # After the write, because the owner may be deleted concurrently: one of the two then sees the other's write.
-        if await self._store.owner_is_deleted(owner_id):
+        if await store.owner_is_deleted(self.database, owner_id):
             await self.remove(media_id, owner_id)
 
     async def remove(self, media_id: UUID, owner_id: UUID) -> None:
         """Idempotent."""
         deleted = event(SERVICE, MediaDeleted(media_id=media_id, owner_id=owner_id))
-        if await self._store.delete(media_id, at=now(), event=deleted):
-            self._relay.wake()
+        if await store.delete(self.database, media_id, at=now(), event=deleted):
+            self.relay.wake()
 
     async def remove_owner(self, owner_id: UUID) -> None:
         """Remove all documents of a user, including ones whose events have not arrived yet."""
-        await self._store.mark_owner_deleted(owner_id, at=now())
-        for media_id in await self._store.ids_of(owner_id):
+        await store.mark_owner_deleted(self.database, owner_id, at=now())
+        for media_id in await store.ids_of(self.database, owner_id):
             await self.remove(media_id, owner_id)
 
     async def _own(self, caller: Caller, media_id: UUID) -> Media:
@@ -134,13 +135,13 @@ class Catalogue:
         after = replace(after, version=before.version + 1, updated_at=now())
         events = _events(before, after)
         if before.version:
-            saved = await self._store.update(after, expected_version=before.version, events=events)
+            saved = await store.update(self.database, after, expected_version=before.version, events=events)
         else:
-            saved = await self._store.insert(after, events)
+            saved = await store.insert(self.database, after, events)
         if not saved:
             return None
         if events:
-            self._relay.wake()
+            self.relay.wake()
         return after
 
 

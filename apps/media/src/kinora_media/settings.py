@@ -8,7 +8,6 @@ from kinora_kit.settings import Port, Settings
 class MediaSettings(Settings):
     service: ClassVar[str] = "media"
 
-    grpc_host: str = "127.0.0.1"
     grpc_port: Port
     public_url: str
     """The platform's URL for clients, and the issuer of the access tokens."""

@@ -4,6 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from kinora.events import media
 from kinora.video.v1.video_pb2_grpc import EnforcementStub
@@ -11,11 +15,11 @@ from kinora_kit import broker, consumer, mongo, redis, rpc, tasks
 from kinora_kit.health import Checks
 from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.settings import reveal
-from kinora_media import events
+from kinora_media import events, store
+from kinora_media.events import Reactions
 from kinora_media.rpc import register
 from kinora_media.service import Catalogue
 from kinora_media.settings import MediaSettings
-from kinora_media.store import Store
 from kinora_media.videos import RemoteVideos
 
 INDEX_SECONDS = 3600
@@ -36,9 +40,9 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         ask_auth(settings.jwks_url) as has_ended,
         rpc.connect(settings.video_grpc) as video,
     ):
-        store = Store(database, tombstone_days=settings.tombstone_days)
-        relay = mongo.Relay([store.media], bus)
-        catalogue = Catalogue(store, relay, RemoteVideos(EnforcementStub(video)))
+        relay = mongo.Relay([database[store.MEDIA]], bus)
+        catalogue = Catalogue(database, relay, RemoteVideos(EnforcementStub(video)))
+        reactions = Reactions(catalogue)
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
             issuer=settings.public_url,
@@ -49,13 +53,13 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         indexed = asyncio.Event()
 
         async def ensure_indexes() -> None:
-            await store.ensure_indexes()
+            await store.ensure_indexes(database, tombstone_days=settings.tombstone_days)
             await relay.ensure_indexes()
             indexed.set()
 
         async with (
             rpc.serve(
-                f"{settings.grpc_host}:{settings.grpc_port}",
+                f"{settings.http_host}:{settings.grpc_port}",
                 lambda server: register(server, catalogue),
                 verifier=verifier,
             ),
@@ -64,8 +68,8 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                 # In the background, so that the service starts without its store; repeated, so that a store that lost
                 # its data gets its indexes again.
                 indexes=lambda: tasks.every(INDEX_SECONDS, ensure_indexes),
-                video_events=lambda: consumer.consume(bus, events.VIDEO, events.on_video(catalogue)),
-                user_events=lambda: consumer.consume(bus, events.USER, events.on_user(catalogue)),
+                video_events=lambda: consumer.consume(bus, events.VIDEO, reactions.to_video),
+                user_events=lambda: consumer.consume(bus, events.USER, reactions.to_user),
             ),
         ):
             yield State(
@@ -80,3 +84,11 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                     schema=indexed.wait,
                 ),
             )
+
+
+def _state(connection: HTTPConnection) -> State:
+    state: State = connection.state.wired
+    return state
+
+
+Wired = Annotated[State, Depends(_state)]

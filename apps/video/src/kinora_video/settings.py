@@ -21,7 +21,6 @@ class StoreSettings(Settings):
 class VideoSettings(StoreSettings, StreamSettings):
     service: ClassVar[str] = "video"
 
-    grpc_host: str = "127.0.0.1"
     grpc_port: Port
     public_url: str
     """The gateway's URL for clients, without a trailing slash; also the issuer of the access tokens."""

@@ -120,7 +120,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
         )
         async with (
             rpc.serve(
-                f"{settings.grpc_host}:{settings.grpc_port}",
+                f"{settings.http_host}:{settings.grpc_port}",
                 lambda server: register(server, videos, uploads),
                 verifier=verifier,
             ),

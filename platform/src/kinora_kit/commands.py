@@ -1,0 +1,29 @@
+"""Validated input for callers without a framework that parses bodies, such as gRPC."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from kinora_kit import strict_json
+from kinora_kit.errors import InvalidInput, MalformedRequest, message_of
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def command(kind: type[C], fields: Mapping[str, Any]) -> C:
+    """Raises InvalidInput."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidInput.of((".".join(map(str, item["loc"])), message_of(item)) for item in found) from None
+
+
+def command_from_json(kind: type[C], body: bytes) -> C:
+    """Raises MalformedRequest, InvalidInput."""
+    try:
+        return command(kind, strict_json.loads(body))
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(f"The body is not valid JSON: {error.msg}") from None
