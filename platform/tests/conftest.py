@@ -21,9 +21,9 @@ from redis.asyncio import Redis
 from kinora_kit import broker as broker_module
 from kinora_kit import migrate, mongo, postgres, redis, s3
 from kinora_kit.broker import Broker
-from kinora_kit.consumer import Queue
 from kinora_kit.mongo import Database
 from kinora_kit.postgres import Pool
+from kinora_kit.queues import Queue
 from kinora_kit.s3 import ObjectStore
 from kinora_kit.testing import eventually, free_port
 

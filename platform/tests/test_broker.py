@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,10 +9,22 @@ from aio_pika.abc import AbstractChannel
 from kinora_kit import broker as broker_module
 from kinora_kit import tasks
 from kinora_kit.broker import Broker, Unroutable
+from kinora_kit.consumer import declare
 from kinora_kit.errors import Unavailable
+from kinora_kit.queues import Queue
 from kinora_kit.testing import eventually, free_port, proxy
 
 Take = Callable[[], Awaitable[list[Any]]]
+QueueOf = Callable[..., Queue]
+
+
+async def taken(channel: AbstractChannel, queue: Queue) -> list[Any]:
+    """The messages in a queue."""
+    source = await channel.get_queue(queue.name)
+    found: list[Any] = []
+    while (message := await source.get(no_ack=True, fail=False)) is not None:
+        found.append(message)
+    return found
 
 
 async def test_publish_returns_after_confirm_of_persistent_message(broker: Broker, exchange: str, inbox: Take) -> None:
@@ -26,6 +39,53 @@ async def test_mandatory_message_without_queue_is_unroutable(broker: Broker, exc
     with pytest.raises(Unroutable, match=exchange):
         await broker.publish(b"", exchange=exchange, routing_key="nobody", message_id="1", mandatory=True)
     await broker.publish(b"", exchange=exchange, routing_key="nobody", message_id="2")
+
+
+async def test_event_is_not_published_before_each_of_its_queues_exists(
+    kit: dict[str, str], channel: AbstractChannel, exchange: str, queue_of: QueueOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on the existing connection, and although one of the queues would accept it."""
+    monkeypatch.setattr(broker_module, "MISSING_SECONDS", 0)
+    early, late = queue_of(bindings=[(exchange, "kit.happened")]), queue_of(bindings=[(exchange, "kit.happened")])
+    await declare(channel, early)
+    async with broker_module.connect(kit["RABBITMQ_URL"], name="kit test", queues=[early, late]) as broker:
+        with pytest.raises(Unroutable, match=late.name):
+            await broker.publish(b"", exchange=exchange, routing_key="kit.happened", message_id="1")
+        await broker.publish(b"", exchange=exchange, routing_key="kit.other", message_id="2")
+        await declare(channel, late)
+        await broker.publish(b"", exchange=exchange, routing_key="kit.happened", message_id="3")
+    for queue in (early, late):
+        assert [message.message_id for message in await taken(channel, queue)] == ["3"]
+
+
+async def test_publisher_adds_bindings_that_the_queue_does_not_have_yet(
+    kit: dict[str, str], channel: AbstractChannel, exchange: str, queue_of: QueueOf
+) -> None:
+    """While its consumers still run the release before: the event waits in the queue for the next one."""
+    queue = queue_of(bindings=[(exchange, "kit.old")])
+    await declare(channel, queue)
+    newer = replace(queue, bindings=[(exchange, "kit.old"), (exchange, "kit.new")])
+    async with broker_module.connect(kit["RABBITMQ_URL"], name="kit test", queues=[newer]) as broker:
+        await broker.publish(b"", exchange=exchange, routing_key="kit.new", message_id="1")
+    assert [message.message_id for message in await taken(channel, queue)] == ["1"]
+
+
+async def test_queues_are_looked_for_again_on_a_new_connection(
+    kit: dict[str, str], channel: AbstractChannel, exchange: str, queue_of: QueueOf
+) -> None:
+    """The broker may have lost its data."""
+    queue = queue_of(bindings=[(exchange, "kit.happened")])
+    await declare(channel, queue)
+    async with (
+        proxy(kit["RABBITMQ_URL"]) as link,
+        broker_module.connect(link.url, name="kit test", queues=[queue]) as broker,
+    ):
+        await broker.publish(b"", exchange=exchange, routing_key="kit.happened", message_id="1")
+        await channel.queue_delete(queue.name)
+        await link.cut()
+        await link.restore()
+        with pytest.raises(Unroutable, match=queue.name):
+            await broker.publish(b"", exchange=exchange, routing_key="kit.happened", message_id="2")
 
 
 async def test_own_exchanges_are_declared_on_connect(

@@ -12,11 +12,12 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from kinora_kit import broker as broker_module
 from kinora_kit import consumer, logs, outbox, postgres, tasks
 from kinora_kit.broker import Broker, Unroutable
-from kinora_kit.consumer import Handler, Ignore, Poison, Queue
+from kinora_kit.consumer import Handler, Ignore, Poison
 from kinora_kit.errors import DomainError, Unavailable
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.metrics import EVENTS_HANDLED
 from kinora_kit.postgres import Pool
+from kinora_kit.queues import Queue
 from kinora_kit.testing import eventually, proxy
 
 QueueOf = Callable[..., Queue]

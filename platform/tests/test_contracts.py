@@ -11,6 +11,7 @@ import grpc
 import jsonschema
 import pytest
 
+from kinora import queues
 from kinora.events import video
 from kinora_kit.events import Event, event
 
@@ -55,6 +56,23 @@ def test_event_type_is_named_after_owner_or_aggregate_and_has_one_model(generate
     types = [payload.type for owner in generate.OWNERS for payload in generate.payloads(owner)]
     assert len(types) == len(set(types))
     assert all(kind.count(".") == 1 for kind in types)
+
+
+def test_queue_is_named_after_its_consumer_and_the_owner_of_its_events(generate: ModuleType) -> None:
+    """The broker's permissions follow from the name, and a misspelt type would receive nothing."""
+    published = {
+        (importlib.import_module(f"kinora.events.{owner}").EXCHANGE, payload.type)
+        for owner in generate.OWNERS
+        for payload in generate.payloads(owner)
+    }
+    assert len({queue.name for queue in queues.ALL}) == len(queues.ALL)
+    for queue in queues.ALL:
+        consumer, _, exchange = queue.name.partition(".")
+        assert consumer != exchange
+        assert queue.bindings
+        assert {owner for owner, _ in queue.bindings} == {exchange}
+        assert published.issuperset(queue.bindings)
+        assert queue in queues.of(exchange)
 
 
 def ready() -> dict[str, Any]:

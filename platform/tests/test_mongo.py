@@ -13,9 +13,11 @@ from kinora_kit.broker import Broker
 from kinora_kit.errors import Unavailable
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.mongo import OUTBOX, Collection, Database
+from kinora_kit.queues import Queue
 from kinora_kit.testing import eventually, proxy
 
 Take = Callable[[], Awaitable[list[Any]]]
+QueueOf = Callable[..., Queue]
 
 
 class Happened(Payload):
@@ -146,50 +148,57 @@ async def test_all_events_arrive_after_broker_and_database_outage(
     assert list(dict.fromkeys(numbers)) == [0, 1, 2]
 
 
-async def test_mandatory_event_waits_for_its_queue_without_blocking_others(
+async def test_event_waits_for_its_queue_without_blocking_others(
     *,
     things: Collection,
-    broker: Broker,
+    kit: dict[str, str],
     channel: AbstractChannel,
+    queue_of: QueueOf,
     unique: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mongo, "BATCH", 2)
-    exchange = await channel.declare_exchange(unique, "topic", durable=True)
-    must = [event("kit", Happened(n=n)) for n in range(3)]
-    may = [event("kit", Happened(n=n)) for n in range(3, 6)]
-    for happened in must:  # more than a batch of them come first
-        entries = [mongo.pending(happened, exchange=unique, mandatory=True)]
+    monkeypatch.setattr(broker_module, "MISSING_SECONDS", 0)
+    expected = queue_of(bindings=[(unique, Happened.type)])
+    other = f"{unique}.other"
+    for name in (unique, other):
+        await channel.declare_exchange(name, "topic", durable=True)
+    waiting = [event("kit", Happened(n=n)) for n in range(3)]
+    others = [event("kit", Happened(n=n)) for n in range(3, 6)]
+    for happened in waiting:  # more than a batch of them come first
+        entries = [mongo.pending(happened, exchange=unique)]
         await things.insert_one({"_id": str(happened.id), OUTBOX: entries})
-    await things.insert_many([{OUTBOX: [mongo.pending(happened, exchange=unique)]} for happened in may])
-    relay = mongo.Relay([things], broker)
+    await things.insert_many([{OUTBOX: [mongo.pending(happened, exchange=other)]} for happened in others])
     attempts: list[str] = []
-    publish = broker.publish
-
-    async def counting(*args: Any, **options: Any) -> None:
-        attempts.append(options["message_id"])
-        await publish(*args, **options)
-
-    monkeypatch.setattr(broker, "publish", counting)
 
     async def left() -> set[str]:
         return {document["_id"] async for document in things.find({f"{OUTBOX}.id": {"$exists": True}})}
 
-    async with relay.running():
+    async with broker_module.connect(kit["RABBITMQ_URL"], name="kit test", queues=[expected]) as broker:
+        publish = broker.publish
 
-        async def only_the_mandatory() -> bool:
-            return await left() == {str(happened.id) for happened in must}
+        async def counting(*args: Any, **options: Any) -> None:
+            attempts.append(options["message_id"])
+            await publish(*args, **options)
 
-        await eventually(only_the_mandatory)
-        await asyncio.sleep(0.5)
-        assert sorted(attempts) == sorted(str(happened.id) for happened in must + may)  # one attempt each: no busy loop
-        queue = await channel.declare_queue(f"{unique}.late", exclusive=True)
-        await queue.bind(exchange, "#")
-        relay.wake()
-        await eventually(lambda: is_published(things))
-    seen = [(await queue.get(no_ack=True)).message_id for _ in must]
-    assert seen == [str(happened.id) for happened in must]
-    await channel.exchange_delete(unique)
+        monkeypatch.setattr(broker, "publish", counting)
+        relay = mongo.Relay([things], broker)
+        async with relay.running():
+
+            async def only_the_waiting() -> bool:
+                return await left() == {str(happened.id) for happened in waiting}
+
+            await eventually(only_the_waiting)
+            await asyncio.sleep(0.5)
+            # One attempt each: no busy loop.
+            assert sorted(attempts) == sorted(str(happened.id) for happened in waiting + others)
+            queue = await channel.declare_queue(expected.name, durable=True, arguments={"x-queue-type": "quorum"})
+            relay.wake()
+            await eventually(lambda: is_published(things))
+    seen = [(await queue.get(no_ack=True)).message_id for _ in waiting]
+    assert seen == [str(happened.id) for happened in waiting]
+    for name in (unique, other):
+        await channel.exchange_delete(name)
 
 
 async def test_relay_publishes_more_than_one_batch(

@@ -19,11 +19,13 @@ def redis_rules(identity: str, *, reads: Iterable[str] = ()) -> str:
 def rabbitmq_permissions(identity: str, *, consumes: bool, published: Iterable[str]) -> dict[str, str]:
     """Regular expressions for what a user may configure, write to and read from in its virtual host.
 
-    ``published``: the exchanges of all identities, to which every identity may bind its queues.
+    ``published``: the exchanges of all identities, to which every identity may bind its queues. It may also bind the
+    queues of others that receive its events, which are called ``<consumer>.<identity>``.
     """
     own = rf"^{identity}$|^{identity}\."
-    # Publishing to amq.default reaches any queue directly, whoever owns it.
-    write = rf"{own}|^amq\.default$" if consumes else own
+    write = rf"{own}|^[a-z0-9]+\.{identity}$"
+    if consumes:  # publishing to amq.default reaches any queue directly, whoever owns it
+        write += r"|^amq\.default$"
     exchanges = "|".join(re.escape(each) for each in sorted(published))
     return {"configure": own, "write": write, "read": rf"{own}|^({exchanges})$" if exchanges else own}
 

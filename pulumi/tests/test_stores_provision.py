@@ -519,17 +519,20 @@ def test_rabbitmq_logins_are_limited_and_retired(broker: Broker) -> None:
         assert auth.ask("exchange", "auth") == "done"
         assert auth.ask("queue", "media.stolen") == "refused"
         assert auth.ask("exchange", "media") == "refused"
-        assert media.ask("queue", "media.user") == "done"
-        assert media.ask("bind", "media.user<auth") == "done"  # another service's exchange
-        assert media.ask("publish", "media.user") == "done"  # consumers may publish to their own queues, for retries
-        assert auth.ask("publish", "media.user") == "refused"
+        assert media.ask("queue", "media.auth") == "done"
+        assert media.ask("queue", "media.video") == "done"
+        assert media.ask("bind", "media.auth<auth") == "done"  # another service's exchange
+        assert media.ask("publish", "media.auth") == "done"  # consumers may publish to their own queues, for retries
+        assert auth.ask("publish", "media.auth") == "refused"
+        assert auth.ask("bind", "media.auth<auth") == "done"  # so that it misses none of its events
+        assert auth.ask("bind", "media.video<auth") == "refused"
         wait_for(lambda: broker.applied() == 1, log=broker.reload)  # a second time: they were also loaded at start-up
 
         broker.rotate(2)
         with broker.connect("media", 2) as second:
             assert second.hear() == "connected"
             assert second.ask("queue", "media.more") == "done"
-            assert media.ask("queue", "media.user") == "done"  # on the existing connection
+            assert media.ask("queue", "media.auth") == "done"  # on the existing connection
             broker.rotate(3)
             assert media.hear() == "cut"
             assert second.ask("queue", "media.more") == "done"

@@ -291,13 +291,13 @@ async def test_delete_account_deletes_public_data_first(api: Api, others: Others
     assert others.media == others.videos == [device.access_token]
 
 
-async def test_deletion_event_is_kept_until_a_queue_accepts_it(start: Start, empty_database: SecretStr) -> None:
+async def test_events_are_kept_until_the_broker_accepts_them(start: Start, empty_database: SecretStr) -> None:
     nobody = SecretStr("amqp://127.0.0.1:1")
     async with start(postgres_url=empty_database, rabbitmq_url=nobody) as cut_off:
         device = await (await cut_off.person()).sign_in()
         await device.call("DELETE", "/user/profile", {"current_password": PASSWORD})
-        kept = await cut_off.state.accounts.pool.fetch("SELECT event ->> 'type', mandatory FROM outbox ORDER BY id")
-    assert [tuple(row) for row in kept] == [("user.registered", False), ("user.deleted", True)]
+        kept = await cut_off.state.accounts.pool.fetch("SELECT event ->> 'type' AS type FROM outbox ORDER BY id")
+    assert [row["type"] for row in kept] == ["user.registered", "user.deleted"]
 
 
 async def test_each_account_change_publishes_one_event(api: Api) -> None:

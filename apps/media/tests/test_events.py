@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from kinora import queues
 from kinora.events import auth, media, video
 from kinora_kit import consumer, mongo, tasks
 from kinora_kit.broker import Broker
@@ -27,7 +28,7 @@ from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import OUTBOX, Collection, Database, Document, Relay
 from kinora_kit.testing import eventually
-from kinora_media import events, store
+from kinora_media import store
 from kinora_media.domain import Changes, Media, State, Visibility
 from kinora_media.events import Reactions
 from kinora_media.service import Catalogue
@@ -95,17 +96,17 @@ async def publish(bus: Broker, exchange: str, sent: Sequence[Event]) -> None:
 async def consuming(bus: Broker, catalogue: Catalogue) -> AsyncIterator[None]:
     """Both consumers, on separate queues for this test."""
     mark = new_id().hex
-    of_video = dataclasses.replace(events.VIDEO, name=f"{events.VIDEO.name}.{mark}")
-    of_user = dataclasses.replace(events.USER, name=f"{events.USER.name}.{mark}")
+    of_video = dataclasses.replace(queues.MEDIA_VIDEO, name=f"{queues.MEDIA_VIDEO.name}.{mark}")
+    of_auth = dataclasses.replace(queues.MEDIA_AUTH, name=f"{queues.MEDIA_AUTH.name}.{mark}")
     channel = await bus.channel()
-    for queue in (of_video, of_user):
+    for queue in (of_video, of_auth):
         await consumer.declare(channel, queue)
     async with tasks.background(
         video=lambda: consumer.consume(bus, of_video, Reactions(catalogue).to_video),
-        user=lambda: consumer.consume(bus, of_user, Reactions(catalogue).to_user),
+        auth=lambda: consumer.consume(bus, of_auth, Reactions(catalogue).to_user),
     ):
         yield
-    for queue in (of_video, of_user):
+    for queue in (of_video, of_auth):
         for name in (queue.name, queue.dead, *(queue.retry(attempt) for attempt in range(4))):
             await channel.queue_delete(name)
     await channel.close()
@@ -198,18 +199,6 @@ async def test_consumers_receive_the_events_of_videos_and_users(
         return isinstance(await store.find(database, media_id), Tombstone)
 
     await eventually(is_gone)
-
-
-async def test_queue_has_no_progress_events() -> None:
-    types = {pattern for _, pattern in events.VIDEO.bindings}
-    assert types == {
-        "video.upload_started",
-        "video.uploaded",
-        "video.playable",
-        "video.ready",
-        "video.failed",
-        "video.deleted",
-    }
 
 
 # Users ---------------------------------------------------------------------------------------------------------------
@@ -336,16 +325,6 @@ class Dying(Broker):
     async def publish(self, *arguments: object, **more: object) -> None:
         await self._bus.publish(*arguments, **more)  # type: ignore[arg-type]
         raise Unavailable
-
-
-async def test_updated_and_deleted_are_mandatory(documents: Collection, call: Call, on_video: Handler) -> None:
-    media_id, owner_id = await made(on_video, visibility=Visibility.PUBLIC)
-    assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Other"})).status_code == 200
-    assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 204
-    document = await documents.find_one({"_id": media_id})
-    assert document is not None
-    flags = {Event.model_validate_json(entry["event"]).type: entry["mandatory"] for entry in document[OUTBOX]}
-    assert flags == {"media.published": False, "media.updated": True, "media.deleted": True}
 
 
 async def test_pending_events_are_published_again_after_a_crash_and_then_removed(

@@ -2,22 +2,26 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import aio_pika
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.connection import make_url
-from aio_pika.exceptions import AMQPError, PublishError
+from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, PublishError
 
 from kinora_kit import logs, tasks
 from kinora_kit.errors import Unavailable
 from kinora_kit.metrics import EVENTS_PUBLISHED
+from kinora_kit.queues import Queue
 
 log = logs.get(__name__)
 
 PUBLISH_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
+MISSING_SECONDS = 1.0
+"""How soon a missing queue is looked for again."""
 HEARTBEAT_SECONDS = 10  # a peer is considered dead after three missed heartbeats
 
 # What the driver raises when a connection or channel dies during a call.
@@ -25,16 +29,19 @@ LOST = (AMQPError, OSError, TimeoutError, RuntimeError, asyncio.InvalidStateErro
 
 
 class Unroutable(Exception):
-    """A mandatory message was routed to no queue."""
+    """A mandatory message was routed to no queue, or one of the queues that must receive it does not exist yet."""
 
 
 class Broker:
     """Use ``connect``. It connects in the background, so that the process can start without the broker."""
 
-    def __init__(self, url: str, *, name: str, exchanges: Sequence[str] = ()) -> None:
+    def __init__(self, url: str, *, name: str, exchanges: Sequence[str] = (), queues: Sequence[Queue] = ()) -> None:
         self._url = f"{url}{'&' if '?' in url else '?'}heartbeat={HEARTBEAT_SECONDS}"
         self._name = name
         self._own_exchanges = exchanges
+        self._queues = queues
+        self._bound: set[str] = set()
+        self._missing: dict[str, float] = {}
         self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
         self._publishing: AbstractChannel | None = None
@@ -62,6 +69,8 @@ class Broker:
             self._connection = None
             self._publishing = None
             self._exchanges = {}
+            self._bound.clear()
+            self._missing.clear()
             with contextlib.suppress(*LOST):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await connection.close()
@@ -92,6 +101,32 @@ class Broker:
                 self._exchanges[name] = exchange
             return self._exchanges[name]
 
+    async def _bind_queues(self, exchange: str, routing_key: str) -> bool:
+        """Bind the declared queues that must receive such messages; returns whether there are any.
+
+        The publisher binds them, too, so that none misses what is published while its consumers run an older release.
+        Raises Unroutable as long as one does not exist, because its consumers have never run on this broker.
+        """
+        receivers = [queue for queue in self._queues if (exchange, routing_key) in queue.bindings]
+        for queue in receivers:
+            if queue.name in self._bound:
+                continue
+            if time.monotonic() - self._missing.get(queue.name, float("-inf")) < MISSING_SECONDS:
+                raise Unroutable(f"the queue {queue.name} does not exist yet")
+            channel = await self.channel()
+            try:
+                found = await channel.get_queue(queue.name)
+                for owner, pattern in queue.bindings:
+                    await found.bind(owner, pattern)
+            except ChannelNotFoundEntity as error:
+                self._missing[queue.name] = time.monotonic()
+                raise Unroutable(f"the queue {queue.name} does not exist yet") from error
+            finally:
+                with contextlib.suppress(*LOST):
+                    await channel.close()
+            self._bound.add(queue.name)
+        return bool(receivers)
+
     async def publish(
         self,
         body: bytes,
@@ -104,8 +139,9 @@ class Broker:
     ) -> None:
         """Publish a persistent message and wait for the broker's confirm.
 
-        Raises Unroutable if ``mandatory`` and no queue accepted it, Unavailable if the broker did not confirm in time:
-        the broker may or may not have the message then, so publish it again.
+        Raises Unroutable if ``mandatory`` and no queue accepted it, or if a declared queue that must receive it does
+        not exist yet; Unavailable if the broker did not confirm in time: the broker may or may not have the message
+        then, so publish it again.
         """
         message = aio_pika.Message(
             body,
@@ -116,8 +152,9 @@ class Broker:
         )
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
+                has_receivers = await self._bind_queues(exchange, routing_key)
                 target = await self._exchange(exchange)
-                await target.publish(message, routing_key, mandatory=mandatory)
+                await target.publish(message, routing_key, mandatory=mandatory or has_receivers)
         except PublishError as error:
             raise Unroutable(f"{exchange or 'the default exchange'} has no queue for {routing_key}") from error
         except (*LOST, asyncio.CancelledError) as error:
@@ -128,8 +165,14 @@ class Broker:
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, name: str, exchanges: Sequence[str] = ()) -> AsyncIterator[Broker]:
-    """``exchanges`` belong to the service, and only it declares them, on every connection."""
-    broker = Broker(url, name=name, exchanges=exchanges)
+async def connect(
+    url: str, *, name: str, exchanges: Sequence[str] = (), queues: Sequence[Queue] = ()
+) -> AsyncIterator[Broker]:
+    """``exchanges`` belong to the service, and only it declares them, on every connection.
+
+    ``queues`` are those of other services that receive messages from them: no message is published before all queues
+    that must receive it exist.
+    """
+    broker = Broker(url, name=name, exchanges=exchanges, queues=queues)
     async with tasks.background(broker=broker._hold):
         yield broker

@@ -2,8 +2,8 @@
 
 A queue ``media.video`` comes with ``media.video.retry.<seconds>`` (messages wait there, then return) and
 ``media.video.dead`` (dead letters; an alert watches its length). A handler returns when its effect is committed, or
-raises Ignore (not for us), Poison (can never succeed), or anything else (retry later). Messages may be delivered twice,
-so handlers must be idempotent, see ``outbox.first_time``.
+raises Ignore (nothing to do), Poison (can never succeed), or anything else (retry later). Messages may be delivered
+twice, so handlers must be idempotent, see ``outbox.first_time``.
 
 Three counters ensure that a message is dead-lettered only for failures that it caused: failures of its handler
 (ATTEMPT, limited by the queue's retries), outages (WAITS, unlimited), and consumers that died while handling it (ENDED,
@@ -13,8 +13,7 @@ limited by DELIVERY_LIMIT). A graceful stop of a consumer counts as none of them
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
@@ -27,6 +26,7 @@ from kinora_kit.errors import Unavailable
 from kinora_kit.events import Event
 from kinora_kit.metrics import EVENTS_HANDLED
 from kinora_kit.outages import is_outage
+from kinora_kit.queues import Queue
 
 log = logs.get(__name__)
 
@@ -50,25 +50,8 @@ class Poison(Exception):
     """The message can never be handled: dead-letter it, for a person to inspect."""
 
 
-@dataclass(frozen=True)
-class Queue:
-    """One queue. ``bindings`` are (exchange, routing pattern); work queues have none, because senders address them."""
-
-    name: str
-    bindings: Sequence[tuple[str, str]] = ()
-    retry_seconds: Sequence[int] = (1, 5, 30, 120)
-    prefetch: int = 16
-
-    def __post_init__(self) -> None:
-        if not self.retry_seconds:
-            raise ValueError("a queue needs at least one retry delay, to wait for the end of an outage")
-
-    @property
-    def dead(self) -> str:
-        return f"{self.name}.dead"
-
-    def retry(self, attempt: int) -> str:
-        return f"{self.name}.retry.{self.retry_seconds[attempt]}"
+class UnknownEvent(Exception):
+    """This release does not know the event: retry, because the next one may be rolled out right now."""
 
 
 Handler = Callable[[Event], Awaitable[None]]

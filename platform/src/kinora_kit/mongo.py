@@ -60,16 +60,12 @@ async def check(database: Database) -> None:
     await database.command("ping")
 
 
-def pending(event: Event, *, exchange: str, mandatory: bool = False) -> Document:
-    """The entry of ``event`` for a document's outbox array: ``{"$push": {OUTBOX: pending(...)}}``.
-
-    ``mandatory`` keeps the event until a queue accepts it.
-    """
+def pending(event: Event, *, exchange: str) -> Document:
+    """The entry of ``event`` for a document's outbox array: ``{"$push": {OUTBOX: pending(...)}}``."""
     return {
         "id": str(event.id),
         "type": event.type,
         "exchange": exchange,
-        "mandatory": mandatory,
         "event": event.model_dump_json(exclude_none=True),
     }
 
@@ -104,7 +100,7 @@ class Relay:
     async def publish_pending(self, kept: set[Any] | None = None) -> int:
         """Publish all pending events; returns their number.
 
-        Ids of documents with a mandatory event that no queue accepts yet are added to ``kept``. Documents in ``kept``
+        Ids of documents with an event whose queues do not all exist yet are added to ``kept``. Documents in ``kept``
         are skipped, so that they do not block others.
         """
         kept = set() if kept is None else kept
@@ -121,10 +117,11 @@ class Relay:
                             exchange=entry["exchange"],
                             routing_key=event.type,
                             message_id=entry["id"],
-                            mandatory=entry.get("mandatory", False),
                         )
-                    except Unroutable:
-                        log.warning("no queue accepts the event yet, keeping it", event_type=event.type)
+                    except Unroutable as error:
+                        log.warning(
+                            "no queue accepts the event yet, keeping it", event_type=event.type, error=str(error)
+                        )
                         kept.add(document["_id"])
                         continue
                     await collection.update_one({"_id": document["_id"]}, {"$pull": {OUTBOX: {"id": entry["id"]}}})

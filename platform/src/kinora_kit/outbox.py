@@ -36,7 +36,8 @@ async def emit(
 ) -> None:
     """Publish ``event`` if and when the transaction of ``connection`` commits.
 
-    The routing key defaults to the event's type. ``mandatory`` keeps the event until a queue accepts it.
+    The routing key defaults to the event's type. It is kept until all declared queues for it exist (broker.connect),
+    if ``mandatory`` also until any queue accepts it.
     """
     await connection.execute(
         "INSERT INTO outbox (exchange, routing_key, mandatory, event) VALUES ($1, $2, $3, $4)",
@@ -58,7 +59,7 @@ async def first_time(connection: Connection, queue: str, event_id: UUID) -> bool
 async def publish_batch(pool: Pool, broker: Broker, kept: set[int] | None = None) -> int:
     """Publish the oldest events that no other relay has locked; returns how many were published.
 
-    Mandatory events that no queue accepts yet are added to ``kept``. Events in ``kept`` are skipped, so that they do
+    Events that their queues do not accept yet are added to ``kept``. Events in ``kept`` are skipped, so that they do
     not block others. After a crash, some events are published again.
     """
     kept = set() if kept is None else kept
@@ -82,8 +83,8 @@ async def publish_batch(pool: Pool, broker: Broker, kept: set[int] | None = None
                     message_id=str(event.id),
                     mandatory=row["mandatory"],
                 )
-            except Unroutable:
-                log.warning("no queue accepts the event yet, keeping it", event_type=event.type)
+            except Unroutable as error:
+                log.warning("an event waits for its queue", event_type=event.type, error=str(error))
                 kept.add(row["id"])
                 continue
             except Unavailable as error:

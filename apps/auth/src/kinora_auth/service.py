@@ -88,8 +88,8 @@ def _session(caller: Caller) -> str:
     return str(caller.session_id)
 
 
-async def _emit(connection: Connection, payload: Payload, *, mandatory: bool = False) -> None:
-    await outbox.emit(connection, event("auth", payload), exchange=EXCHANGE, mandatory=mandatory)
+async def _emit(connection: Connection, payload: Payload) -> None:
+    await outbox.emit(connection, event("auth", payload), exchange=EXCHANGE)
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,7 @@ class Accounts:
             ended = await self._end(connection, caller.user_id)
             if not await store.remove_user(connection, caller.user_id):
                 raise UserNotFound
-            # Mandatory: kept until a queue accepts it, otherwise the user's data elsewhere would stay for ever.
-            await _emit(connection, UserDeleted(user_id=caller.user_id), mandatory=True)
+            await _emit(connection, UserDeleted(user_id=caller.user_id))
         await self._announce(ended)
 
     # --- sessions --------------------------------------------------------------------------------------------------

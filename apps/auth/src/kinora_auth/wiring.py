@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from kinora import queues
 from kinora.events.auth import EXCHANGE
 from kinora.media.v1 import media_pb2_grpc as media_grpc
 from kinora.video.v1 import video_pb2_grpc as video_grpc
@@ -43,7 +44,9 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
     async with (
         postgres.connect(url, name="auth") as pool,
         redis.connect(reveal(settings.redis_url), name="auth") as cache,
-        broker.connect(reveal(settings.rabbitmq_url), name="auth", exchanges=[EXCHANGE]) as events,
+        broker.connect(
+            reveal(settings.rabbitmq_url), name="auth", exchanges=[EXCHANGE], queues=queues.of(EXCHANGE)
+        ) as events,
         rpc.connect(settings.media_grpc) as media,
         rpc.connect(settings.video_grpc) as video,
         outbox.relay(pool, events, url=url),

@@ -4,27 +4,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from kinora.events import auth, video
-from kinora_kit.consumer import Ignore, Queue
+from kinora_kit.consumer import UnknownEvent
 from kinora_kit.events import Event
 from kinora_media import domain
 from kinora_media.domain import Media, Visibility
 from kinora_media.service import Catalogue
-
-VIDEO = Queue(
-    "media.video",
-    [
-        (video.EXCHANGE, payload.type)
-        for payload in (
-            video.UploadStarted,
-            video.Uploaded,
-            video.Playable,
-            video.Ready,
-            video.Failed,
-            video.Deleted,
-        )
-    ],
-)
-USER = Queue("media.user", [(auth.EXCHANGE, auth.UserDeleted.type)])
 
 
 @dataclass(frozen=True)
@@ -41,6 +25,8 @@ class Reactions:
             await self.catalogue.apply(about.video_id, about.owner_id, partial(_apply, event))
 
     async def to_user(self, event: Event) -> None:
+        if event.type != auth.UserDeleted.type:
+            raise UnknownEvent(event.type)
         await self.catalogue.remove_owner(event.read(auth.UserDeleted).user_id)
 
 
@@ -63,4 +49,4 @@ def _apply(event: Event, media: Media) -> Media:
             failure = event.read(video.Failed)
             return domain.failed(media, code=failure.code, detail=failure.detail)
         case _:
-            raise Ignore
+            raise UnknownEvent(event.type)

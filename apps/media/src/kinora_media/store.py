@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from kinora.events.media import EXCHANGE, MediaDeleted, MediaUpdated
+from kinora.events.media import EXCHANGE
 from kinora_kit.events import Event
 from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, pending, superseding
 from kinora_media.domain import Media, State, Visibility
@@ -19,9 +19,6 @@ SECONDS_PER_DAY = 24 * 3600
 
 MEDIA = "media"
 DELETED_OWNERS = "deleted_owners"
-
-# Retried until a queue accepts them: if they were lost, video would serve private videos and keep deleted ones.
-_MANDATORY = frozenset({MediaDeleted.type, MediaUpdated.type})
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ async def owner_is_deleted(database: Database, owner_id: UUID) -> bool:
 
 
 def _entries(events: Sequence[Event]) -> list[Document]:
-    return [pending(event, exchange=EXCHANGE, mandatory=event.type in _MANDATORY) for event in events]
+    return [pending(event, exchange=EXCHANGE) for event in events]
 
 
 def _document(media: Media) -> Document:

@@ -9,13 +9,14 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from kinora import queues
 from kinora.events import media
 from kinora.video.v1.video_pb2_grpc import EnforcementStub
 from kinora_kit import broker, consumer, mongo, redis, rpc, tasks
 from kinora_kit.health import Checks
 from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.settings import reveal
-from kinora_media import events, store
+from kinora_media import store
 from kinora_media.events import Reactions
 from kinora_media.rpc import register
 from kinora_media.service import Catalogue
@@ -36,7 +37,12 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
     async with (
         mongo.connect(reveal(settings.mongo_url), database=settings.mongo_database, name="media") as database,
         redis.connect(reveal(settings.redis_url), name="media") as cache,
-        broker.connect(reveal(settings.rabbitmq_url), name="media", exchanges=[media.EXCHANGE]) as bus,
+        broker.connect(
+            reveal(settings.rabbitmq_url),
+            name="media",
+            exchanges=[media.EXCHANGE],
+            queues=queues.of(media.EXCHANGE),
+        ) as bus,
         ask_auth(settings.jwks_url) as has_ended,
         rpc.connect(settings.video_grpc) as video,
     ):
@@ -68,8 +74,8 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                 # In the background, so that the service starts without its store; repeated, so that a store that lost
                 # its data gets its indexes again.
                 indexes=lambda: tasks.every(INDEX_SECONDS, ensure_indexes),
-                video_events=lambda: consumer.consume(bus, events.VIDEO, reactions.to_video),
-                user_events=lambda: consumer.consume(bus, events.USER, reactions.to_user),
+                video_events=lambda: consumer.consume(bus, queues.MEDIA_VIDEO, reactions.to_video),
+                user_events=lambda: consumer.consume(bus, queues.MEDIA_AUTH, reactions.to_user),
             ),
         ):
             yield State(

@@ -57,8 +57,7 @@ class MakePoster(Payload):
 
 async def emit(connection: Connection, payload: Payload) -> None:
     """Emit one of the service's public events."""
-    # Mandatory, because the catalogue depends on them: kept in the outbox until its queue exists (new installations).
-    await outbox.emit(connection, event(SERVICE, payload), exchange=events.EXCHANGE, mandatory=True)
+    await outbox.emit(connection, event(SERVICE, payload), exchange=events.EXCHANGE)
 
 
 async def command(connection: Connection, payload: Prepare | DoPart | MakePoster, queue: str) -> None:

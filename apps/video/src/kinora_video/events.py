@@ -3,15 +3,9 @@
 from dataclasses import dataclass
 
 from kinora.events import auth, media
-from kinora_kit.consumer import Ignore, Queue
+from kinora_kit.consumer import UnknownEvent
 from kinora_kit.events import Event
 from kinora_video.service import Videos
-
-CATALOGUE = Queue(
-    "video.media",
-    bindings=((media.EXCHANGE, media.MediaUpdated.type), (media.EXCHANGE, media.MediaDeleted.type)),
-)
-USERS = Queue("video.user", bindings=((auth.EXCHANGE, auth.UserDeleted.type),))
 
 
 @dataclass(frozen=True)
@@ -27,9 +21,9 @@ class Reactions:
         elif event.type == media.MediaDeleted.type:
             await self.videos.delete_quietly(event.read(media.MediaDeleted).media_id)
         else:
-            raise Ignore(event.type)
+            raise UnknownEvent(event.type)
 
     async def to_user(self, event: Event) -> None:
         if event.type != auth.UserDeleted.type:
-            raise Ignore(event.type)
+            raise UnknownEvent(event.type)
         await self.videos.delete_all_of(event.read(auth.UserDeleted).user_id)

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from kinora import queues
 from kinora.events import video as events
 from kinora.media.v1.media_pb2_grpc import EnforcementStub
 from kinora_kit import broker, consumer, http, migrate, outbox, postgres, redis, rpc, s3, tasks
@@ -15,13 +16,14 @@ from kinora_kit.broker import Broker
 from kinora_kit.health import Checks
 from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.postgres import Pool
+from kinora_kit.queues import Queue
 from kinora_kit.s3 import ObjectStore
 from kinora_kit.settings import reveal
 from kinora_kit.streams import Seats
 from kinora_video import announce, cleanup, sandbox
 from kinora_video.catalogue import RemoteCatalogue
 from kinora_video.cleanup import Cleanup
-from kinora_video.events import CATALOGUE, USERS, Reactions
+from kinora_video.events import Reactions
 from kinora_video.links import Links
 from kinora_video.rpc import register
 from kinora_video.service import Videos
@@ -31,9 +33,9 @@ from kinora_video.uploads import EVER_SECONDS, FULL_SWEEP_SECONDS, RECENT_SWEEP_
 from kinora_video.watch import Changes
 
 # Each lane has its own consumers, so that work that a viewer is waiting for does not queue behind long work.
-FIRST = consumer.Queue(announce.FIRST_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
-SOUND = consumer.Queue(announce.SOUND_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
-BULK = consumer.Queue(announce.BULK_QUEUE, prefetch=1, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
+FIRST = Queue(announce.FIRST_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
+SOUND = Queue(announce.SOUND_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
+BULK = Queue(announce.BULK_QUEUE, prefetch=1, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ async def _stores(settings: StoreSettings) -> AsyncIterator[_Stores]:
             reveal(settings.rabbitmq_url),
             name=settings.service,
             exchanges=(events.EXCHANGE, events.PROGRESS_EXCHANGE),
+            queues=queues.of(events.EXCHANGE),
         ) as messages,
         s3.connect(
             settings.s3_url, access_key=settings.s3_access_key, secret_key=reveal(settings.s3_secret_key)
@@ -125,8 +128,8 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
                 verifier=verifier,
             ),
             tasks.background(
-                catalogue=lambda: consumer.consume(stores.broker, CATALOGUE, reactions.to_media),
-                users=lambda: consumer.consume(stores.broker, USERS, reactions.to_user),
+                catalogue=lambda: consumer.consume(stores.broker, queues.VIDEO_MEDIA, reactions.to_media),
+                users=lambda: consumer.consume(stores.broker, queues.VIDEO_AUTH, reactions.to_user),
                 schema=lambda: tasks.every(
                     migrate.RESTORE_SECONDS, lambda: migrate.restore(reveal(settings.postgres_url), "kinora_video")
                 ),
@@ -152,7 +155,7 @@ async def wire_worker(settings: WorkerSettings) -> AsyncIterator[WorkerState]:
         transcoder = Transcoder(stores.pool, stores.objects, settings)
         transcoder.sweep_work_dir()
 
-        def consuming(queue: consumer.Queue) -> Callable[[], Awaitable[None]]:
+        def consuming(queue: Queue) -> Callable[[], Awaitable[None]]:
             return lambda: consumer.consume(stores.broker, queue, transcoder.handle, given_up=transcoder.give_up)
 
         async with tasks.background(first=consuming(FIRST), sound=consuming(SOUND), bulk=consuming(BULK)):
