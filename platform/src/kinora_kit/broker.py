@@ -71,9 +71,13 @@ class Broker:
             self._exchanges = {}
             self._bound.clear()
             self._missing.clear()
-            with contextlib.suppress(*LOST):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await connection.close()
+            try:
+                with contextlib.suppress(*LOST):
+                    async with asyncio.timeout(CLOSE_SECONDS):
+                        await connection.close()
+            finally:
+                # If that was interrupted, this only marks it as closed: otherwise its destructor would close it again.
+                await connection.close()
 
     async def check(self) -> None:
         if self._connection is None or self._connection.is_closed:
