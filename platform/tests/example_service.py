@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import asyncpg
+import grpc
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, SecretStr
@@ -18,7 +19,7 @@ from starlette.routing import Route
 
 from kinora_kit import logs
 from kinora_kit.app import create_app, run
-from kinora_kit.errors import Conflict, Forbidden, TooManyRequests
+from kinora_kit.errors import Conflict, DomainError, Forbidden, TooManyRequests
 from kinora_kit.health import Checks
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_kit.settings import Settings, load
@@ -67,10 +68,19 @@ class Thing(BaseModel):
     notes: dict[str, str] = {}
 
 
+def remote(code: grpc.StatusCode) -> Exception:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "do-not-print-me")
+
+
 FAILURES: dict[str, Exception] = {
-    "domain": NameTaken("Somebody has it", suggestion="other"),
+    "domain": NameTaken("Somebody has it"),
     "forbidden": Forbidden(),
     "throttled": TooManyRequests(7),
+    "remote": DomainError(
+        "name: Taken", status=422, code="name_taken", title="Taken", errors=[{"field": "name", "message": "Taken"}]
+    ),
+    "remote-outage": remote(grpc.StatusCode.UNAVAILABLE),
+    "remote-defect": remote(grpc.StatusCode.INTERNAL),
     "http": HTTPException(418, "teapot"),
     "defect": ZeroDivisionError("do-not-print-me"),
     "database": asyncpg.CannotConnectNowError("do-not-print-me"),

@@ -128,6 +128,9 @@ async def test_traceparent_is_kept_unless_malformed(service: Running) -> None:
         ("GET", "/fail/domain", 409, "name_taken"),
         ("GET", "/fail/forbidden", 403, "forbidden"),
         ("GET", "/fail/throttled", 429, "too_many_requests"),
+        ("GET", "/fail/remote", 422, "name_taken"),
+        ("GET", "/fail/remote-outage", 503, "unavailable"),
+        ("GET", "/fail/remote-defect", 500, "internal"),
         ("GET", "/fail/http", 418, "http_error"),
         ("GET", "/fail/database", 503, "unavailable"),
         ("GET", "/fail/redis", 503, "unavailable"),
@@ -151,8 +154,10 @@ async def test_errors_are_problem_documents(
     assert "do-not-print-me" not in answer.text
 
 
-async def test_problem_document_has_headers_and_extra_members(service: Running) -> None:
-    assert (await service.client.get("/fail/domain")).json()["suggestion"] == "other"
+async def test_problem_document_has_fields_and_headers(service: Running) -> None:
+    assert (await service.client.get("/fail/remote")).json()["errors"] == [{"field": "name", "message": "Taken"}]
+    assert (await service.client.get("/fail/http")).json()["title"] == "teapot"
+    assert (await service.client.get("/fail/database")).headers["retry-after"] == "5"
     assert (await service.client.get("/fail/throttled")).headers["retry-after"] == "7"
     assert (await service.client.get("/me")).headers["www-authenticate"] == "Bearer"
 

@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, ClassVar
 
+import grpc
 import pytest
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
 from kinora_kit import broker as broker_module
-from kinora_kit import consumer, logs, outbox, postgres, tasks
+from kinora_kit import consumer, logs, outbox, postgres, rpc, tasks
 from kinora_kit.broker import Broker, Unroutable
 from kinora_kit.consumer import Handler, Ignore, Poison
 from kinora_kit.errors import DomainError, Unavailable
@@ -18,7 +19,7 @@ from kinora_kit.events import Event, Payload, event
 from kinora_kit.metrics import EVENTS_HANDLED
 from kinora_kit.postgres import Pool
 from kinora_kit.queues import Queue
-from kinora_kit.testing import eventually, proxy
+from kinora_kit.testing import eventually, free_port, proxy
 
 QueueOf = Callable[..., Queue]
 Depth = Callable[[str], Awaitable[int]]
@@ -310,6 +311,30 @@ async def test_long_outage_uses_up_no_retries(
     assert tries == 5
     assert (handled(queue, "retry"), handled(queue, "dead"), told) == (4, 0, [])
     assert await is_empty(queue, depth)
+
+
+async def test_bug_of_a_called_service_uses_up_the_retries(
+    broker: Broker, channel: AbstractChannel, queue_of: QueueOf
+) -> None:
+    async def fails(request: object, context: object) -> bytes:
+        raise ZeroDivisionError
+
+    def register(server: grpc.aio.Server) -> None:
+        ask: Any = grpc.unary_unary_rpc_method_handler(fails)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("kit.v1.Reading", {"Ask": ask}),))
+
+    address = f"127.0.0.1:{free_port()}"
+    async with rpc.serve(address, register, verifier=None), rpc.connect(address) as called:
+
+        async def handler(_: Event) -> None:
+            call: Any = called.unary_unary("/kit.v1.Reading/Ask")
+            await call(b"")
+
+        queue = queue_of(retry_seconds=(1,))
+        async with consuming(broker, queue, handler):
+            await send(broker, queue)
+            message = await dead_letter(channel, queue)
+    assert message.headers[consumer.REASON].startswith("gave up after 1 retries")
 
 
 async def test_message_is_not_dead_lettered_before_given_up_succeeds(

@@ -18,9 +18,19 @@ from structlog.contextvars import bound_contextvars, get_contextvars
 from kinora.auth.v1 import auth_pb2
 from kinora.media.v1 import media_pb2
 from kinora_kit import deadline, http, identity, logs, rpc, s3
-from kinora_kit.errors import Conflict, DomainError, InvalidInput, NotFound, NotSignedIn, Unavailable
+from kinora_kit.errors import (
+    Conflict,
+    DomainError,
+    Internal,
+    InvalidInput,
+    NotFound,
+    NotSignedIn,
+    TooManyRequests,
+    Unavailable,
+    problem,
+)
 from kinora_kit.identity import TokenVerifier
-from kinora_kit.outages import as_domain_error
+from kinora_kit.outages import as_domain_error, is_outage
 from kinora_kit.structs import to_struct
 from kinora_kit.testing import eventually, free_port
 
@@ -87,42 +97,65 @@ async def who() -> str:
     return str(caller.user_id) if caller else "nobody"
 
 
-async def test_domain_error_with_long_detail_keeps_code_and_status() -> None:
-    async def fail() -> str:
-        raise InvalidInput("é" * 100_000)
-
-    with pytest.raises(rpc.RemoteError) as caught:
-        await once(Service(fail))
-    assert (caught.value.status, caught.value.code) == (422, "invalid_input")
-    assert caught.value.detail == "é" * 500
-
-
-async def test_domain_error_keeps_code_status_and_detail() -> None:
-    class TitleTaken(Conflict):
-        code = "title_taken"
+async def failing(error: Exception) -> DomainError:
+    """What a caller gets when a service raises ``error``."""
 
     async def fail() -> str:
-        raise TitleTaken("»Über uns« is taken")
+        raise error
 
-    with pytest.raises(rpc.RemoteError) as caught:
+    with pytest.raises(DomainError) as caught:
         await once(Service(fail))
-    assert (caught.value.status, caught.value.code, caught.value.detail) == (409, "title_taken", "»Über uns« is taken")
+    return caught.value
 
 
-def of_status(status: int) -> DomainError:
-    error = DomainError()
-    error.status = status  # type: ignore[misc]
-    return error
+async def test_longest_error_fits_into_the_trailers() -> None:
+    fields = [("é" * 100, "é" * 200) for _ in range(10)]
+    error = await failing(
+        DomainError(
+            "é" * 100_000,
+            status=422,
+            code="invalid_input",
+            title="é" * 1000,
+            errors=InvalidInput.of(fields).errors,
+            retry_after_seconds=10**9,
+        )
+    )
+    assert (error.status, error.code, error.retry_after_seconds) == (422, "invalid_input", 10**9)
+    assert (error.detail, error.title) == ("é" * 500, "é" * 50)
+    assert error.errors == [{"field": "é" * 100, "message": "é" * 200}] * 2
+
+
+class TitleTaken(Conflict):
+    code = "title_taken"
+    title = "The title is taken"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TitleTaken("»Über uns« is taken"),
+        NotFound(),
+        TooManyRequests(7),
+        Unavailable(),
+        InvalidInput("Nothing to change"),
+        InvalidInput.of([("display_name", "Too long"), ("", "Send an object")]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_error_of_a_service_is_the_same_for_its_caller(error: DomainError) -> None:
+    caught = await failing(error)
+    assert problem(caught) == problem(error)
+    assert caught.headers == error.headers
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [
         (NotFound(), grpc.StatusCode.NOT_FOUND),
-        (of_status(410), grpc.StatusCode.FAILED_PRECONDITION),
-        (of_status(415), grpc.StatusCode.INVALID_ARGUMENT),
-        (of_status(418), grpc.StatusCode.FAILED_PRECONDITION),
-        (of_status(507), grpc.StatusCode.UNKNOWN),
+        (DomainError(status=410), grpc.StatusCode.FAILED_PRECONDITION),
+        (DomainError(status=415), grpc.StatusCode.INVALID_ARGUMENT),
+        (DomainError(status=418), grpc.StatusCode.FAILED_PRECONDITION),
+        (DomainError(status=507), grpc.StatusCode.UNKNOWN),
         (Unavailable(), grpc.StatusCode.UNAVAILABLE),
         (TimeoutError(), grpc.StatusCode.UNAVAILABLE),
         (ZeroDivisionError("secret detail"), grpc.StatusCode.INTERNAL),
@@ -138,14 +171,75 @@ async def test_errors_map_to_grpc_statuses(error: Exception, status: grpc.Status
     assert caught.value.code() == status
 
 
-async def test_internal_error_details_are_hidden() -> None:
+async def test_bug_of_a_service_is_internal_for_its_caller_without_details() -> None:
+    error = await failing(ZeroDivisionError("secret detail"))
+    assert problem(error) == problem(Internal())
+    assert not is_outage(error)
+
+
+async def test_bug_of_an_indirectly_called_service_is_internal() -> None:
     async def fail() -> str:
-        raise ZeroDivisionError("secret detail")
+        raise ZeroDivisionError
+
+    async with serving(Service(fail)) as address, rpc.connect(address) as channel:
+
+        async def onward() -> str:
+            return await ask(channel)
+
+        with pytest.raises(DomainError) as caught:
+            await once(Service(onward))
+    assert problem(caught.value) == problem(Internal())
+
+
+@pytest.mark.parametrize("code", grpc.StatusCode)
+def test_only_lost_calls_and_rollouts_are_outages(code: grpc.StatusCode) -> None:
+    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata())
+    assert is_outage(error) == (code.name in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNIMPLEMENTED"})
+
+
+async def test_too_large_message_is_no_outage() -> None:
+    async def much() -> str:
+        return "x" * (rpc.MAX_MESSAGE_BYTES + 1)
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await once(Service(fail))
-    assert "secret" not in str(caught.value)
-    assert caught.value.details() == "The service failed"
+        await once(Service(much))
+    assert as_domain_error(caught.value) is None
+
+
+async def test_concurrent_calls_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "MAX_CALLS", 1)
+    started, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> str:
+        started.set()
+        await may_end.wait()
+        return "done"
+
+    async with serving(Service(slow)) as address, rpc.connect(address) as channel:
+        first = asyncio.create_task(ask(channel))
+        await started.wait()
+        with pytest.raises(DomainError) as caught:
+            await ask(channel)
+        assert (caught.value.status, caught.value.code, caught.value.retry_after_seconds) == (503, "unavailable", 1)
+        may_end.set()
+        assert (await first, await ask(channel)) == ("done", "done")
+
+
+async def test_call_that_a_stopping_service_cuts_off_is_an_outage() -> None:
+    started = asyncio.Event()
+
+    async def hang() -> str:
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with rpc.connect(address := f"127.0.0.1:{free_port()}") as channel:
+        async with rpc.serve(address, Service(hang).register, verifier=None, drain_seconds=0):
+            call = asyncio.create_task(ask(channel))
+            await started.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+    assert is_outage(caught.value)
 
 
 async def test_call_has_a_default_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +274,7 @@ async def test_token_identifies_the_caller(client: Redis) -> None:
             reset = rpc.access_token.set(value)
             try:
                 return await ask(channel)
-            except rpc.RemoteError as error:
+            except DomainError as error:
                 return f"{error.status} {error.code}: {error.detail}"
             finally:
                 rpc.access_token.reset(reset)
@@ -200,7 +294,7 @@ async def test_signed_in_rejects_anonymous_caller() -> None:
         rpc.signed_in()
         raise AssertionError
 
-    with pytest.raises(rpc.RemoteError) as caught:
+    with pytest.raises(DomainError) as caught:
         await once(Service(needs_caller))
     assert (caught.value.status, caught.value.code) == (401, "not_signed_in")
 
@@ -286,7 +380,7 @@ async def test_answered_call_is_not_retried(error: type[DomainError]) -> None:
 
     service = Service(refuses)
     async with serving(service) as address, rpc.connect(address) as channel:
-        with pytest.raises(rpc.RemoteError):
+        with pytest.raises(DomainError):
             await ask(channel)
     assert service.calls == 1
 
@@ -342,11 +436,12 @@ async def test_unavailable_service_is_an_outage_until_it_is_back() -> None:
             assert await ask(channel) == "nobody"
 
 
-async def test_missing_method_is_unimplemented() -> None:
+async def test_method_of_a_newer_release_is_an_outage() -> None:
     async with serving(Service(who)) as address, rpc.connect(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ask(channel, service="kit.v1.Absent")
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert is_outage(caught.value)
 
 
 NUL = "a\0b"
@@ -368,7 +463,7 @@ async def test_message_with_nul_is_rejected_before_the_service(message: Message)
     service = Service(who, takes=type(message))
     async with serving(service) as address, rpc.connect(address) as channel:
         call: Any = channel.unary_unary("/kit.v1.Reading/Ask", request_serializer=type(message).SerializeToString)
-        with pytest.raises(rpc.RemoteError) as caught:
+        with pytest.raises(DomainError) as caught:
             await call(message)
         assert (caught.value.status, caught.value.code) == (422, "invalid_input")
         await call(type(message)())
@@ -408,7 +503,7 @@ async def assert_answered_in_time(answer: Answer) -> None:
         return await answer()
 
     async with serving(Service(late)) as address, rpc.connect(address) as channel:
-        with pytest.raises(rpc.RemoteError) as caught:
+        with pytest.raises(DomainError) as caught:
             await ask(channel, timeout=100)
     assert caught.value.code == "unavailable"
 

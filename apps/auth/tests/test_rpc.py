@@ -9,6 +9,7 @@ import pytest
 from kinora.auth.v1 import auth_pb2 as pb
 from kinora.auth.v1.auth_pb2_grpc import AccountsStub, UsersStub
 from kinora_kit import rpc
+from kinora_kit.errors import DomainError
 from kinora_kit.ids import new_id
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ async def test_account_lifecycle_over_grpc(channel: grpc.aio.Channel) -> None:
     assert (changed.user.username, changed.user.display_name) == (name, "Ada")
     await accounts.ChangePassword(pb.ChangePasswordRequest(current_password=PASSWORD, new_password="another one"))
     await accounts.DeleteAccount(pb.DeleteAccountRequest(current_password="another one"))
-    with pytest.raises(rpc.RemoteError) as refused:
+    with pytest.raises(DomainError) as refused:
         await users.GetProfile(pb.GetProfileRequest())
     assert (refused.value.status, refused.value.code) == (401, "invalid_token")
 
@@ -58,7 +59,7 @@ async def test_list_users_over_grpc_is_public_and_omits_private_fields(api: Api,
     assert [user.id for user in answer.users] == ids
     assert answer.users[0].created_at.ToDatetime().year > 2000
     for wrong in (["1"], [str(new_id())] * 101):
-        with pytest.raises(rpc.RemoteError) as refused:
+        with pytest.raises(DomainError) as refused:
             await UsersStub(channel).ListUsers(pb.ListUsersRequest(ids=wrong))
         assert (refused.value.status, refused.value.code) == (422, "invalid_input")
 
@@ -71,7 +72,7 @@ async def test_logout_over_grpc_ends_sessions(api: Api, channel: grpc.aio.Channe
     await accounts.RevokeSession(pb.RevokeSessionRequest(id=str(await there.session_id())))
     assert (await there.verify()).status_code == 401
     for wrong, code in ((str(new_id()), "session_not_found"), ("x", "invalid_input")):
-        with pytest.raises(rpc.RemoteError) as refused:
+        with pytest.raises(DomainError) as refused:
             await accounts.RevokeSession(pb.RevokeSessionRequest(id=wrong))
         assert refused.value.code == code
     await accounts.Logout(pb.LogoutRequest())
@@ -89,6 +90,6 @@ async def test_anonymous_grpc_calls_are_rejected(channel: grpc.aio.Channel) -> N
         AccountsStub(channel).Logout(pb.LogoutRequest()),
         AccountsStub(channel).DeleteAccount(pb.DeleteAccountRequest(current_password=PASSWORD)),
     ):
-        with pytest.raises(rpc.RemoteError) as refused:
+        with pytest.raises(DomainError) as refused:
             await call
         assert (refused.value.status, refused.value.code) == (401, "not_signed_in")

@@ -9,12 +9,11 @@ import httpx
 import pytest
 
 from kinora.events import video
-from kinora_kit.errors import Unavailable
+from kinora_kit.errors import DomainError, Unavailable
 from kinora_kit.events import event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database
-from kinora_kit.rpc import RemoteError
 from kinora_media import store
 from kinora_media.domain import Changes, Media
 from kinora_media.errors import ChangedMeanwhile
@@ -173,7 +172,10 @@ async def test_patch_visibility_updates_the_stream_before_responding(
     assert streams.shown[1] == (media_id, "unlisted", version + 1), "the higher version wins in any order"
 
 
-@pytest.mark.parametrize("error", [Unavailable(), grpc.RpcError()])
+NOT_CONNECTED = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+@pytest.mark.parametrize("error", [Unavailable(), NOT_CONNECTED])
 async def test_patch_visibility_is_503_until_the_stream_is_updated(
     call: Call, begin: Begin, streams: Streams, error: Exception
 ) -> None:
@@ -195,9 +197,9 @@ async def test_delete_closes_the_stream_before_responding(call: Call, begin: Beg
     assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 503
     assert (await call("GET", f"/media/{media_id}", owner_id)).status_code == 404
     assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 503, "the stream is still open"
-    streams.error = RemoteError("Only the owner may", status=403, code="not_the_owner")
+    streams.error = DomainError("Only the owner may", status=403, code="not_the_owner")
     assert (await call("DELETE", f"/media/{media_id}", stranger)).status_code == 404
-    streams.error = RemoteError("Expired", status=401, code="invalid_token")
+    streams.error = DomainError("Expired", status=401, code="invalid_token")
     assert (await call("DELETE", f"/media/{media_id}", owner_id)).status_code == 401
     assert streams.dropped == []
     streams.error = None

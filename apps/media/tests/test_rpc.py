@@ -11,10 +11,10 @@ from kinora.events import video
 from kinora.media.v1 import media_pb2 as pb
 from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub, EnforcementStub
 from kinora_kit import rpc
+from kinora_kit.errors import DomainError
 from kinora_kit.events import event
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.ids import new_id
-from kinora_kit.rpc import RemoteError
 from kinora_kit.structs import from_struct, to_struct
 from kinora_media.events import Reactions
 from kinora_media.rpc import register
@@ -72,7 +72,7 @@ async def test_get_and_list_media_return_only_visible_documents(catalogue: Catal
     for user_id, seen in ((owner_id, {private, public}), (new_id(), {public}), (None, {public})):
         stubs.sign_in(user_id)
         assert {one.id for one in (await stubs.catalogue.ListMedia(wanted)).media} == seen
-    with pytest.raises(RemoteError) as refused:
+    with pytest.raises(DomainError) as refused:
         await stubs.catalogue.GetMedia(pb.GetMediaRequest(id=private))
     assert (refused.value.status, refused.value.code) == (404, "media_not_found")
     media = await stubs.catalogue.GetMedia(pb.GetMediaRequest(id=public))
@@ -101,12 +101,12 @@ async def test_delete_media_rejects_others_and_is_not_found_when_repeated(catalo
     request = pb.DeleteMediaRequest(id=await begun(catalogue, owner_id, "public"))
     for user_id, code in ((None, "not_signed_in"), (new_id(), "not_the_owner")):
         stubs.sign_in(user_id)
-        with pytest.raises(RemoteError) as refused:
+        with pytest.raises(DomainError) as refused:
             await stubs.editing.DeleteMedia(request)
         assert refused.value.code == code
     stubs.sign_in(owner_id)
     await stubs.editing.DeleteMedia(request)
-    with pytest.raises(RemoteError) as gone:
+    with pytest.raises(DomainError) as gone:
         await stubs.editing.DeleteMedia(request)
     assert gone.value.code == "media_not_found"
 
@@ -124,7 +124,7 @@ async def test_delete_media_rejects_others_and_is_not_found_when_repeated(catalo
 )
 async def test_update_media_rejects_invalid_input(stubs: Stubs, request_: pb.UpdateMediaRequest) -> None:
     stubs.sign_in(new_id())
-    with pytest.raises(RemoteError) as refused:
+    with pytest.raises(DomainError) as refused:
         await stubs.editing.UpdateMedia(request_)
     assert (refused.value.status, refused.value.code) == (422, "invalid_input")
 
@@ -134,14 +134,14 @@ async def test_drop_media_rejects_others_and_is_idempotent(catalogue: Catalogue,
     request = pb.DropMediaRequest(id=await begun(catalogue, owner_id, "public"))
     for user_id, code in ((None, "not_signed_in"), (new_id(), "not_the_owner")):
         stubs.sign_in(user_id)
-        with pytest.raises(RemoteError) as refused:
+        with pytest.raises(DomainError) as refused:
             await stubs.enforcement.DropMedia(request)
         assert refused.value.code == code
     stubs.sign_in(owner_id)
     for _ in range(2):
         await stubs.enforcement.DropMedia(request)
     await stubs.enforcement.DropMedia(pb.DropMediaRequest(id=str(new_id())))
-    with pytest.raises(RemoteError) as gone:
+    with pytest.raises(DomainError) as gone:
         await stubs.catalogue.GetMedia(pb.GetMediaRequest(id=request.id))
     assert gone.value.code == "media_not_found"
 
@@ -162,6 +162,6 @@ async def test_drop_all_media_removes_only_the_callers_documents(catalogue: Cata
 
 async def test_list_media_rejects_more_than_100_ids(stubs: Stubs) -> None:
     stubs.sign_in(None)
-    with pytest.raises(RemoteError) as refused:
+    with pytest.raises(DomainError) as refused:
         await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[str(new_id()) for _ in range(101)]))
     assert refused.value.code == "invalid_input"

@@ -17,12 +17,14 @@ import uvicorn
 from redis.asyncio import Redis
 
 from kinora_kit.app import create_app
+from kinora_kit.errors import DomainError, problem
 from kinora_kit.health import Checks
 from kinora_kit.identity import Caller, RemoteKeys, TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.streams import Seats
 from kinora_kit.testing import eventually, free_port
 from kinora_video import internal
+from kinora_video.errors import TooManyUploads
 from kinora_video.tus import parse_path
 from kinora_video.watch import Changes
 from kinora_video.wiring import State
@@ -146,3 +148,12 @@ async def test_chunked_body_of_deferred_length_is_cut_off_at_the_limit(sender: S
     assert sender.sent < ENDLESS_BYTES
     head = await sender.client.head(path, headers=sender.headers)
     assert int(head.headers["upload-offset"]) <= MAX_BYTES
+
+
+async def test_create_raises_the_error_of_the_hook(stage: Stage, tusd: httpx.AsyncClient) -> None:
+    owner, uploads = Caller(new_id()), replace(stage.uploads, tusd=tusd)
+    for _ in range(stage.uploads.settings.uploads_per_user):
+        await stage.uploads.begin(owner, size=10, metadata={})
+    with pytest.raises(DomainError) as refused:
+        await uploads.create(owner, title="A", filename="a.mp4", size=10, visibility="private", trace={})
+    assert problem(refused.value) == problem(TooManyUploads())

@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
-from kinora_kit.errors import InvalidInput
+from kinora_kit.errors import DomainError, InvalidInput, Unavailable, problem
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_video import store
@@ -121,6 +122,27 @@ async def test_begin_rejects_invalid_and_too_many_uploads(stage: Stage) -> None:
     await stage.uploads.begin(owner, size=10, metadata={})  # takes the place of the one that tusd did not create
     with pytest.raises(TooManyUploads):
         await stage.uploads.begin(owner, size=10, metadata={})
+
+
+async def create_answered(stage: Stage, answer: httpx.Response) -> DomainError:
+    """What ``create`` raises when tusd returns ``answer``."""
+    async with httpx.AsyncClient(base_url="http://tusd.test", transport=httpx.MockTransport(lambda _: answer)) as tusd:
+        with pytest.raises(DomainError) as refused:
+            await replace(stage.uploads, tusd=tusd).create(
+                Caller(new_id()), title="A", filename="a.mp4", size=10, visibility="private", trace={}
+            )
+    return refused.value
+
+
+async def test_create_raises_the_error_of_the_hook_with_its_fields(stage: Stage) -> None:
+    invalid = InvalidInput.of([("filetype", "Not a media type")])
+    refused = await create_answered(stage, httpx.Response(422, json=problem(invalid)))
+    assert problem(refused) == problem(invalid)
+
+
+async def test_create_is_unavailable_if_tusd_fails(stage: Stage) -> None:
+    for answer in (httpx.Response(502, text="Bad Gateway"), httpx.Response(400, json={"detail": "x"})):
+        assert isinstance(await create_answered(stage, answer), Unavailable)
 
 
 async def test_multipart_id_is_read_from_info_if_the_hook_was_lost(stage: Stage) -> None:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinora_kit import logs, tasks
 from kinora_kit.edge import METHOD, METHODS, UNROUTED, Edge, problem_response
-from kinora_kit.errors import DomainError, InvalidInput, message_of
+from kinora_kit.errors import DomainError, Internal, InvalidInput, message_of
 from kinora_kit.health import Checks, Health
 from kinora_kit.outages import as_domain_error
 from kinora_kit.server import serve
@@ -65,25 +65,11 @@ class _Unrouted:
         raise HTTPException(404 if not allowed or scope[METHOD] in allowed else 405)
 
 
-class _HTTPProblem(DomainError):
-    def __init__(self, error: HTTPException) -> None:
-        self.status = error.status_code  # type: ignore[misc]
-        self.code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")  # type: ignore[misc]
-        self.title = str(error.detail)  # type: ignore[misc]
-        super().__init__(headers=dict(error.headers or {}))
-
-
-class _Defect(DomainError):
-    status = 500
-    code = "internal"
-    title = "Something went wrong on our side"
-
-
 async def _on_error(request: Request, error: Exception) -> Response:
     known = as_domain_error(error)
     if known is None:
         log.error("request failed", exc_info=error)
-        known = _Defect()
+        known = Internal()
     elif known is not error:
         log.warning("a dependency is unavailable", error=repr(error))
     return problem_response(request, known)
@@ -97,7 +83,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         # Starlette lists only the methods of the first route with this path.
         allowed = _allowed(request.app, request.url.path.removeprefix(UNROUTED))
         error.headers = {"Allow": ", ".join(allowed)}
-    return problem_response(request, _HTTPProblem(error))
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    problem = DomainError(status=error.status_code, code=code, title=str(error.detail), headers=error.headers)
+    return problem_response(request, problem)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

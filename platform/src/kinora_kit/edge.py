@@ -42,8 +42,6 @@ log = logs.get(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-RETRY_AFTER = "5"
-"""The default for 503 responses: most outages last seconds to minutes."""
 UNROUTED = "/unrouted"
 """The gateway's prefix for requests that none of its routes matched; see kinora_kit/app.py."""
 METHOD = "kinora_kit.method"
@@ -58,7 +56,7 @@ def problem_response(request: Request, error: DomainError, *, instance: str | No
     return JSONResponse(
         problem(error, instance=path, request_id=get_contextvars().get("request_id")),
         status_code=error.status,
-        headers={**({"Retry-After": RETRY_AFTER} if error.status == Unavailable.status else {}), **error.headers},
+        headers=error.headers,
         media_type="application/problem+json",
     )
 
@@ -124,7 +122,7 @@ class _Bodies:
         if self._unfinished[client] >= self._settings.unfinished_bodies_per_client:
             raise TooManyAtOnce("Too many incomplete requests from this address; complete them first")
         if self._unfinished.total() >= self._settings.unfinished_bodies:
-            raise Unavailable("Too many incomplete requests at the moment; try again", headers={"Retry-After": "1"})
+            raise Unavailable("Too many incomplete requests at the moment; try again", retry_after_seconds=1)
         self._unfinished[client] += 1
         try:
             yield
@@ -253,7 +251,7 @@ class Edge:
 
     def _begin(self) -> None:
         if self._in_flight >= self._settings.max_requests:
-            raise Unavailable("Too many requests at the moment; try again", headers={"Retry-After": "1"})
+            raise Unavailable("Too many requests at the moment; try again", retry_after_seconds=1)
         self._in_flight += 1
 
     async def _body(self, scope: Scope, receive: Receive) -> Receive:

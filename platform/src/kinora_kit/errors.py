@@ -1,13 +1,13 @@
 """The errors that use cases raise, and their wire format.
 
-A subclass is named for what happened and has a ``status`` (HTTP) and a ``code`` (stable, machine-readable). REST
-returns it as an RFC 9457 problem document, gRPC as a status with the code in its trailing metadata, GraphQL as
-``extensions.code``.
+A subclass is named for what happened and declares its ``status`` (HTTP) and ``code`` (stable, machine-readable). REST
+returns it as an RFC 9457 problem document, gRPC as a status with details (rpc.py), GraphQL as ``extensions``. A caller
+of gRPC gets a plain DomainError with the values of the service's error.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, ClassVar, Self
+from typing import Any, Self, TypedDict
 
 _ERRORS = 10
 _NAME_LENGTH = 100
@@ -19,17 +19,44 @@ _MESSAGES = {
 """In place of Pydantic's messages that name types of Python, by the type of the error."""
 
 
+class FieldError(TypedDict):
+    """What is wrong with one field of a payload."""
+
+    field: str
+    message: str
+
+
 class DomainError(Exception):
-    """An error that a caller can act on. ``detail`` is a sentence for people."""
+    """An error that a caller can act on. ``detail`` is a sentence for people.
 
-    status: ClassVar[int] = 400
-    code: ClassVar[str] = "bad_request"
-    title: ClassVar[str] = "The request failed"
+    Subclasses declare the defaults of ``status``, ``code``, ``title`` and ``retry_after_seconds`` in their bodies.
+    """
 
-    def __init__(self, detail: str | None = None, *, headers: dict[str, str] | None = None, **extra: Any) -> None:
+    status: int = 400
+    code: str = "bad_request"
+    title: str = "The request failed"
+    retry_after_seconds: int | None = None
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        title: str | None = None,
+        retry_after_seconds: int | None = None,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status = self.status if status is None else status
+        self.code = self.code if code is None else code
+        self.title = self.title if title is None else title
+        self.retry_after_seconds = self.retry_after_seconds if retry_after_seconds is None else retry_after_seconds
+        self.errors = errors
         self.detail = detail or self.title
-        self.headers = headers or {}
-        self.extra = extra
+        delay = {} if self.retry_after_seconds is None else {"Retry-After": str(self.retry_after_seconds)}
+        self.headers = {**delay, **(headers or {})}
+        """Of an HTTP response; only ``retry_after_seconds`` is also returned by gRPC."""
         super().__init__(self.detail)
 
 
@@ -93,7 +120,7 @@ class TooLarge(DomainError):
 
 
 class InvalidInput(DomainError):
-    """The shape of a payload is wrong. ``errors`` lists ``{"field": ..., "message": ...}``."""
+    """The shape of a payload is wrong. ``errors`` lists the fields, where that is known."""
 
     status = 422
     code = "invalid_input"
@@ -102,8 +129,9 @@ class InvalidInput(DomainError):
     @classmethod
     def of(cls, fields: Iterable[tuple[str, str]]) -> Self:
         """From fields and messages. Only the first ones, with names cut short: a client can make up any number."""
-        errors = [{"field": name[:_NAME_LENGTH], "message": message} for name, message in islice(fields, _ERRORS)]
-        return cls("; ".join(": ".join(filter(None, each.values())) for each in errors), errors=errors)
+        errors = [FieldError(field=name[:_NAME_LENGTH], message=message) for name, message in islice(fields, _ERRORS)]
+        detail = "; ".join(": ".join(filter(None, (each["field"], each["message"]))) for each in errors)
+        return cls(detail, errors=errors)
 
 
 def message_of(invalid: Mapping[str, Any]) -> str:
@@ -119,8 +147,7 @@ class TooManyRequests(DomainError):
 
     def __init__(self, retry_after_seconds: int) -> None:
         super().__init__(
-            f"Too many attempts, try again in {retry_after_seconds} s",
-            headers={"Retry-After": str(retry_after_seconds)},
+            f"Too many attempts, try again in {retry_after_seconds} s", retry_after_seconds=retry_after_seconds
         )
 
 
@@ -128,15 +155,22 @@ class TooManyAtOnce(DomainError):
     status = 429
     code = "too_many_at_once"
     title = "Too many at the same time"
+    retry_after_seconds = 1
 
-    def __init__(self, detail: str | None = None) -> None:
-        super().__init__(detail, headers={"Retry-After": "1"})
+
+class Internal(DomainError):
+    """A bug of ours. Whoever turns an exception into this logs it."""
+
+    status = 500
+    code = "internal"
+    title = "Something went wrong on our side"
 
 
 class Unavailable(DomainError):
     status = 503
     code = "unavailable"
     title = "A part of the platform is unavailable; try again"
+    retry_after_seconds = 5  # most outages last seconds to minutes
 
 
 def problem(error: DomainError, *, instance: str | None = None, request_id: str | None = None) -> dict[str, Any]:
@@ -147,8 +181,9 @@ def problem(error: DomainError, *, instance: str | None = None, request_id: str 
         "status": error.status,
         "code": error.code,
         "detail": error.detail,
-        **error.extra,
     }
+    if error.errors:
+        document["errors"] = error.errors
     if instance is not None:
         document["instance"] = instance
     if request_id is not None:

@@ -1,4 +1,4 @@
-"""The drivers' exceptions for an unavailable dependency, which become 503 instead of 500."""
+"""The exceptions of drivers and of gRPC for an unavailable dependency, which become 503 instead of 500."""
 
 import asyncpg
 import grpc
@@ -25,7 +25,6 @@ OUTAGES: tuple[type[Exception], ...] = (
     RedisConnectionError,
     RedisTimeoutError,
     AMQPError,
-    grpc.RpcError,
     httpx.TransportError,
     urllib3.exceptions.HTTPError,
 )
@@ -40,11 +39,25 @@ _DEFECTS: tuple[type[Exception], ...] = (
 )
 
 
+# gRPC's own errors (https://grpc.io/docs/guides/status-codes/): errors of a service have details, see rpc.py. All other
+# codes are bugs of ours: a malformed or too large message (INTERNAL, RESOURCE_EXHAUSTED), or an error that the service
+# did not handle (UNKNOWN).
+_OUTAGE_CODES = {
+    grpc.StatusCode.UNAVAILABLE,  # no connection, or it was lost
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # by the service when it stops; if this side cancels, the call raises CancelledError
+    grpc.StatusCode.UNIMPLEMENTED,  # during a rollout: the service still has an older release
+}
+
+
 def as_domain_error(error: Exception) -> DomainError | None:
     """The error to return to callers, ``None`` if it is a bug of ours."""
     if isinstance(error, DomainError):
         return error
-    outage = isinstance(error, OUTAGES) and not isinstance(error, _DEFECTS)
+    if isinstance(error, grpc.aio.AioRpcError):
+        outage = error.code() in _OUTAGE_CODES
+    else:
+        outage = isinstance(error, OUTAGES) and not isinstance(error, _DEFECTS)
     return Unavailable() if outage else None
 
 

@@ -1,7 +1,11 @@
-"""gRPC between services: a deadline on every call, identity and trace in the metadata, errors by code.
+"""gRPC between services: a deadline on every call, identity and trace in the metadata, errors with details.
 
 Identity is propagated as the caller's own access token, which the called service verifies again: a compromised service
 can impersonate the users who call it, and nobody else.
+
+Errors follow the richer error model (https://grpc.io/docs/guides/error/): a ``google.rpc.Status`` in the trailing
+metadata with an ErrorInfo, a BadRequest for the fields of invalid input, and a RetryInfo. An error without it is one of
+gRPC itself, see outages.py.
 """
 
 import asyncio
@@ -13,25 +17,34 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
 from structlog.contextvars import bound_contextvars, get_contextvars
 
 from kinora_kit import deadline, logs
-from kinora_kit.errors import DomainError, InvalidInput, NotSignedIn
+from kinora_kit.errors import DomainError, FieldError, Internal, InvalidInput, NotSignedIn, Unavailable
 from kinora_kit.identity import Caller, TokenVerifier, bearer
 from kinora_kit.metrics import RPC_CALLED, RPC_SERVED
 from kinora_kit.outages import as_domain_error
 
 log = logs.get(__name__)
 
-CODE = "kinora-code"
-STATUS = "kinora-status"
+DOMAIN = "kinora"
+"""Of the reasons in ErrorInfo, which are our codes in upper case."""
 DEADLINE_SECONDS = 5.0
 ENFORCEMENT_SECONDS = 3.0
 """Deadline of a call to an Enforcement service; shorter than that of the enclosing request."""
 MAX_MESSAGE_BYTES = 4 << 20
+MAX_CALLS = 1000
+"""Concurrent calls that a process serves."""
+# Of an error. Clients drop responses with more than 8 KB of trailers. The detail is there twice: as the status message,
+# where a byte can take three, and in the details, where proxies encode three bytes as four.
 MAX_DETAIL_BYTES = 1000
-"""Of an error. Clients drop responses with more than 8 KB of trailers, where a byte can take three."""
+MAX_TITLE_BYTES = 100
+MAX_FIELDS_BYTES = 1500
 _RETRY_POLICY = {
     "methodConfig": [
         {
@@ -62,11 +75,12 @@ _OF_STATUS = {
     415: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
 }
 
 
-def _status(error: DomainError) -> grpc.StatusCode:
+def _code(error: DomainError) -> grpc.StatusCode:
     # Below 500, an unmapped status is still a client error.
     unknown = grpc.StatusCode.FAILED_PRECONDITION if error.status < 500 else grpc.StatusCode.UNKNOWN
     return _OF_STATUS.get(error.status, unknown)
@@ -114,24 +128,60 @@ def _holds_nul(value: object) -> bool:
             return False
 
 
-def _shortened(detail: str) -> str:
-    return detail.encode()[:MAX_DETAIL_BYTES].decode(errors="ignore")
+def _shortened(text: str, size: int) -> str:
+    return text.encode()[:size].decode(errors="ignore")
 
 
-class RemoteError(DomainError):
-    """A domain error of another service, with its original code."""
+def _bad_request(errors: Sequence[FieldError]) -> BadRequest:
+    """The first fields that fit."""
+    message = BadRequest()
+    for each in errors:
+        message.field_violations.add(field=each["field"], description=each["message"])
+        if message.ByteSize() > MAX_FIELDS_BYTES:
+            message.field_violations.pop()
+            break
+    return message
 
-    def __init__(self, detail: str, *, status: int, code: str) -> None:
-        super().__init__(detail)
-        self.status = status  # type: ignore[misc]
-        self.code = code  # type: ignore[misc]
+
+def _with_details(error: DomainError) -> grpc.Status:
+    about = {"status": str(error.status), "title": _shortened(error.title, MAX_TITLE_BYTES)}
+    details: list[Message] = [ErrorInfo(reason=error.code.upper(), domain=DOMAIN, metadata=about)]
+    if error.errors:
+        details.append(_bad_request(error.errors))
+    if error.retry_after_seconds is not None:
+        details.append(RetryInfo(retry_delay=Duration(seconds=error.retry_after_seconds)))
+    status = Status(code=_code(error).value[0], message=_shortened(error.detail, MAX_DETAIL_BYTES))
+    for detail in details:
+        status.details.add().Pack(detail)
+    rich: grpc.Status = rpc_status.to_status(status)
+    return rich
+
+
+def _domain_error(error: grpc.aio.AioRpcError) -> DomainError | None:
+    """The error of the service, None for one of gRPC itself."""
+    status = rpc_status.from_call(error)
+    info, request, retry = ErrorInfo(), BadRequest(), RetryInfo()
+    for packed in status.details if status else ():
+        for message in (info, request, retry):
+            packed.Unpack(message)  # does nothing if it is of another type
+    if info.domain != DOMAIN:
+        return None
+    return DomainError(
+        status.message,
+        status=int(info.metadata["status"]),
+        code=info.reason.lower(),
+        title=info.metadata["title"],
+        retry_after_seconds=retry.retry_delay.seconds if retry.HasField("retry_delay") else None,
+        errors=[FieldError(field=each.field, message=each.description) for each in request.field_violations],
+    )
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """Verifies the token, propagates the trace, records metrics, and maps errors to statuses."""
+    """Verifies the token, propagates the trace, limits concurrency, records metrics, and maps errors to statuses."""
 
     def __init__(self, verifier: TokenVerifier | None) -> None:
         self._verifier = verifier
+        self._in_flight = 0
 
     async def intercept_service(
         self,
@@ -153,8 +203,12 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             _caller.set(None)
             access_token.set(None)
             deadline.start(context.time_remaining())
+            self._in_flight += 1
             with bound_contextvars(request_id=metadata.get("x-request-id"), rpc=method):
                 try:
+                    # Not gRPC's maximum_concurrent_rpcs: its error has the same code as that of a too large message.
+                    if self._in_flight > MAX_CALLS:
+                        raise Unavailable("Too many calls at the moment; try again", retry_after_seconds=1)
                     token = bearer(metadata)
                     if token is not None and self._verifier is not None:
                         _caller.set(await self._verifier.verify(token))
@@ -169,13 +223,12 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                     domain = as_domain_error(error)
                     if domain is None:
                         log.exception("rpc failed")
-                        status = grpc.StatusCode.INTERNAL
-                        await context.abort(status, "The service failed")
-                    else:
-                        status = _status(domain)
-                        trailers = ((CODE, domain.code), (STATUS, str(domain.status)), _NO_RETRY)
-                        await context.abort(status, _shortened(domain.detail), trailing_metadata=trailers)
+                        domain = Internal()
+                    rich = _with_details(domain)
+                    status = rich.code
+                    await context.abort(status, rich.details, trailing_metadata=(*rich.trailing_metadata, _NO_RETRY))
                 finally:
+                    self._in_flight -= 1
                     RPC_SERVED.labels(method, status.name).observe(time.perf_counter() - started)
 
         return grpc.unary_unary_rpc_method_handler(
@@ -196,7 +249,6 @@ async def serve(
     """Serve while the context is open; then let calls in flight finish."""
     server = grpc.aio.server(
         interceptors=[ServerInterceptor(verifier)],
-        maximum_concurrent_rpcs=1000,
         options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
     )
     register(server)
@@ -244,12 +296,10 @@ class ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
             raise
         except grpc.aio.AioRpcError as error:
             status = error.code()
-            trailers = {key: str(value) for key, value in error.trailing_metadata() or ()}
-            if CODE in trailers:
-                raise RemoteError(
-                    error.details() or "", status=int(trailers.get(STATUS, 400)), code=trailers[CODE]
-                ) from None
-            raise
+            domain = _domain_error(error)
+            if domain is None:
+                raise
+            raise domain from None
         finally:
             RPC_CALLED.labels(method, status.name).observe(time.perf_counter() - started)
 

@@ -46,7 +46,7 @@ class Seats:
         """A slot for the duration of the block. Raises Unavailable if the process is full, TooManyAtOnce."""
         if self._taken.total() >= self._settings.streams:
             STREAMS_REFUSED.labels(self._kind, "process").inc()
-            raise Unavailable("Too many open connections at the moment; try again", headers={"Retry-After": "5"})
+            raise Unavailable("Too many open connections at the moment; try again")
         address = client_network(scope)
         if 2 * self._by_address[address] >= self._settings.streams:
             self._refuse("address")

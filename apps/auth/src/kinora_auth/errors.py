@@ -50,6 +50,4 @@ class TooBusy(DomainError):
     status = 503
     code = "too_busy"
     title = "Too many passwords are being checked; try again"
-
-    def __init__(self) -> None:
-        super().__init__(headers={"Retry-After": "2"})
+    retry_after_seconds = 2

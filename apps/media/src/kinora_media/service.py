@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from kinora.events.media import MediaDeleted, MediaPublished, MediaUpdated
-from kinora_kit.errors import Forbidden, InvalidInput, NotFound
+from kinora_kit.errors import DomainError, Forbidden, InvalidInput, NotFound
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.identity import Caller
 from kinora_kit.mongo import Database, Relay
-from kinora_kit.rpc import RemoteError
 from kinora_media import store
 from kinora_media.domain import Changes, Media, edited
 from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
@@ -77,7 +76,7 @@ class Catalogue:
         """Close the stream of a removed document, whose tombstone has no owner; video checks ownership."""
         try:
             await self.videos.drop(media_id)
-        except RemoteError as error:
+        except DomainError as error:
             if error.status not in (Forbidden.status, NotFound.status):  # not the caller's, or closed already
                 raise
 

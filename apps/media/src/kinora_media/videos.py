@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from kinora.video.v1 import video_pb2 as pb
-from kinora_kit.rpc import ENFORCEMENT_SECONDS, RemoteError
+from kinora_kit.errors import DomainError, NotFound
+from kinora_kit.rpc import ENFORCEMENT_SECONDS
 from kinora_media.domain import Media
 
 if TYPE_CHECKING:  # defined only in the stubs
     from kinora.video.v1.video_pb2_grpc import EnforcementAsyncStub
-
-NOT_FOUND = 404
 
 
 class Videos(Protocol):
@@ -20,7 +19,7 @@ class Videos(Protocol):
         """Give the stream the document's visibility, unless video has a newer version."""
 
     async def drop(self, media_id: UUID) -> None:
-        """Close the stream. Raises RemoteError if it does not belong to the caller."""
+        """Close the stream. Raises a DomainError with status 403 if it does not belong to the caller."""
 
 
 class RemoteVideos:
@@ -31,8 +30,8 @@ class RemoteVideos:
         request = pb.SetVisibilityRequest(id=str(media.id), visibility=media.visibility.value, version=media.version)
         try:
             await self._stub.SetVisibility(request, timeout=ENFORCEMENT_SECONDS)
-        except RemoteError as error:
-            if error.status != NOT_FOUND:  # there is no stream to hide
+        except DomainError as error:
+            if error.status != NotFound.status:  # there is no stream to hide
                 raise
 
     async def drop(self, media_id: UUID) -> None:

@@ -391,15 +391,16 @@ async def _begin(connection: Connection, video: Video) -> None:
         await announce.progressed(connection, video.id)
 
 
-class _HookError(DomainError):
-    """An error of our own hook, as returned by tusd."""
-
-
 def _from_hook(answer: httpx.Response) -> DomainError:
+    """The error of our own hook, whose problem document tusd returns."""
     try:
         problem = answer.json()
-        error = _HookError(str(problem["detail"]))
-        error.status, error.code = int(problem["status"]), str(problem["code"])  # type: ignore[misc]
+        return DomainError(
+            str(problem["detail"]),
+            status=int(problem["status"]),
+            code=str(problem["code"]),
+            title=str(problem["title"]),
+            errors=problem.get("errors", ()),
+        )
     except (ValueError, KeyError, TypeError):
         return Unavailable("Uploads are currently unavailable; try again")
-    return error
