@@ -48,9 +48,7 @@ ISSUER = "http://issuer.test"
 
 
 def error(base: type[DomainError], code: str) -> DomainError:
-    refused = base("Refused")
-    refused.code = code  # type: ignore[misc]
-    return refused
+    return base("Refused", code=code)
 
 
 class Keys:
@@ -139,7 +137,7 @@ class World(
     async def Register(self, request: auth_pb2.RegisterRequest, context: Any) -> auth_pb2.Profile:
         self.clients.append(request.client)
         if "@" not in request.email:
-            raise InvalidInput("email: is none")
+            raise InvalidInput.of([("email", "is none"), ("display_name", "is missing")])
         if any(profile.user.username == request.username for profile in self.users.values()):
             raise error(Conflict, "username_taken")
         profile = self.users[str(self.add_user(request.username))]
@@ -202,6 +200,7 @@ class World(
 
     async def ListMedia(self, request: media_pb2.ListMediaRequest, context: Any) -> media_pb2.ListMediaResponse:
         self.calls["ListMedia"] += 1
+        assert len(set(request.ids)) == len(request.ids)
         found = [media for media_id in request.ids if (media := self._visible(media_id))]
         return media_pb2.ListMediaResponse(media=reversed(found))
 
@@ -209,7 +208,7 @@ class World(
         media = self._writable(request.id)
         if request.HasField("title"):
             if not request.title:
-                raise InvalidInput("title: is empty")
+                raise InvalidInput.of([("title", "is empty")])
             media.title = request.title
         if request.HasField("tags"):
             media.tags[:] = request.tags.tags
@@ -264,7 +263,9 @@ class World(
 
     async def DeleteVideo(self, request: video_pb2.DeleteVideoRequest, context: Any) -> video_pb2.DeleteVideoResponse:
         signed_in()
-        raise error(NotFound, "video_not_found")
+        if self.videos.pop(request.id, None) is None:
+            raise error(NotFound, "video_not_found")
+        return video_pb2.DeleteVideoResponse()
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from kinora.media.v1 import media_pb2
+from kinora_graphql.problems import extensions
+from kinora_kit.errors import InvalidInput, Unavailable
 from kinora_kit.identity import revocation_key
 from kinora_kit.ids import new_id
 from kinora_kit.testing import eventually
@@ -26,6 +28,7 @@ mutation ($input: RegisterInput!) {
     __typename
     ... on RegisterPayload { profile { email user { username displayName } } }
     ... on Problem { code message }
+    ... on InvalidInput { errors { field message } }
   }
 }
 """
@@ -35,6 +38,7 @@ mutation ($input: LoginInput!) {
     __typename
     ... on LoginPayload { tokens { accessToken refreshToken expiresIn userId } }
     ... on Problem { code message }
+    ... on TooManyRequests { retryAfter }
   }
 }
 """
@@ -63,11 +67,15 @@ mutation ($id: ID!, $input: UpdateMediaInput!) {
     __typename
     ... on UpdateMediaPayload { media { title tags visibility attributes } }
     ... on Problem { code message }
+    ... on InvalidInput { errors { field message } }
   }
 }
 """
 DELETE_MEDIA = """
 mutation ($id: ID!) { deleteMedia(id: $id) { __typename ... on DeleteMediaPayload { id } ... on Problem { code } } }
+"""
+DELETE_VIDEO = """
+mutation ($id: ID!) { deleteVideo(id: $id) { __typename ... on DeleteVideoPayload { id } ... on Problem { code } } }
 """
 
 
@@ -134,7 +142,11 @@ async def test_mutation_returns_expected_errors_as_problems(ask: Ask, world: Wor
         ("FileTooLarge", "file_too_large"),
         ("RefreshTokenReused", "refresh_token_reused"),
     ]
-    assert answers[1]["message"] == "email: is none"
+    assert answers[1]["message"] == "email: is none; display_name: is missing"
+    assert answers[1]["errors"] == [
+        {"field": "email", "message": "is none"},
+        {"field": "displayName", "message": "is missing"},
+    ]
 
 
 async def test_throttled_login_returns_retry_delay(ask: Ask, world: World) -> None:
@@ -145,6 +157,7 @@ async def test_throttled_login_returns_retry_delay(ask: Ask, world: World) -> No
         "__typename": "TooManyRequests",
         "code": "too_many_requests",
         "message": "Too many attempts, try again in 7 s",
+        "retryAfter": 7,
     }
 
 
@@ -165,7 +178,7 @@ async def test_anonymous_caller_gets_not_signed_in(ask: Ask, world: World) -> No
     upload = {"title": "", "filename": "", "size": 1}
     for document, variables in (
         (CREATE_UPLOAD, {"input": upload}),
-        (DELETE_MEDIA, {"id": "x"}),
+        (DELETE_MEDIA, {"id": str(new_id())}),
         ("mutation { logout { done } }", None),
     ):
         assert codes(await ask(document, variables)) == ["not_signed_in"]
@@ -295,7 +308,25 @@ async def test_fields_of_an_unavailable_service_return_unavailable(
     ):
         answer = (await client.post("/graphql", json={"query": MEDIA, "variables": {"id": media_id}})).json()
     assert answer["data"]["media"]["title"] == "Title"  # other fields still work
-    assert (answer["data"]["media"]["owner"], codes(answer)) == (None, ["unavailable"])
+    assert answer["data"]["media"]["owner"] is None
+    assert [error["extensions"] for error in answer["errors"]] == [{"code": "unavailable", "retryAfter": 5}]
+
+
+async def test_bug_of_a_service_is_internal(ask: Ask, world: World) -> None:
+    answer = await ask("{ me { email } }", None, new_id())  # for which the fake service raises KeyError
+    assert answer["data"] == {"me": None}
+    assert [(error["message"], error["extensions"]) for error in answer["errors"]] == [
+        ("Something went wrong on our side", {"code": "internal"})
+    ]
+
+
+def test_extensions_have_fields_and_retry_delay_where_known() -> None:
+    assert extensions(Unavailable(retry_after_seconds=2)) == {"code": "unavailable", "retryAfter": 2}
+    assert extensions(InvalidInput("Nothing to change")) == {"code": "invalid_input"}
+    assert extensions(InvalidInput.of([("display_name", "Too long")])) == {
+        "code": "invalid_input",
+        "errors": [{"field": "displayName", "message": "Too long"}],
+    }
 
 
 async def test_media_list_makes_few_calls(ask: Ask, world: World) -> None:
@@ -483,22 +514,49 @@ async def test_attributes_that_fit_into_no_message_are_invalid(ask: Ask, world: 
     answer = await ask(UPDATE_MEDIA, {"id": world.add_video(user_id), "input": changes}, user_id)
     assert answer["data"]["updateMedia"]["code"] == "invalid_input"
     assert answer["data"]["updateMedia"]["message"].startswith("attributes: ")
+    assert [error["field"] for error in answer["data"]["updateMedia"]["errors"]] == ["attributes"]
 
 
-async def test_media_list_accepts_ids_in_upper_case(ask: Ask, world: World) -> None:
+async def test_id_in_upper_case_is_of_the_same_video_and_loaded_once(ask: Ask, world: World) -> None:
+    media_id = world.add_video(world.add_user())
+    document = """
+    query ($id: ID!, $same: ID!, $ids: [ID!]!) {
+      media(id: $id) { id } same: media(id: $same) { id video { id } owner { id } } mediaList(ids: $ids) { id }
+    }
+    """
+    answer = await ask(document, {"id": media_id, "same": media_id.upper(), "ids": [media_id, media_id.upper()]})
+    assert (answer["data"]["media"]["id"], answer["data"]["same"]["id"]) == (media_id, media_id)
+    assert answer["data"]["same"]["video"] == {"id": media_id}
+    assert answer["data"]["mediaList"] == [{"id": media_id}, {"id": media_id}]
+    assert world.calls == {"ListMedia": 1, "ListUsers": 1, "ListVideos": 1}
+
+
+@pytest.mark.parametrize(("document", "field"), [(DELETE_MEDIA, "deleteMedia"), (DELETE_VIDEO, "deleteVideo")])
+async def test_mutation_of_id_in_upper_case_returns_the_canonical_id(
+    ask: Ask, world: World, document: str, field: str
+) -> None:
     user_id = world.add_user()
     media_id = world.add_video(user_id)
-    ids = [media_id, media_id.upper()]
-    answer = await ask("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": ids}, user_id)
-    assert answer == {"data": {"mediaList": [{"id": media_id}, {"id": media_id}]}}
+    answer = await ask(document, {"id": media_id.upper()}, user_id)
+    assert answer["data"][field]["id"] == media_id
 
 
-@pytest.mark.parametrize("form", ["{{{}}}", "urn:uuid:{}", " {}", "{}0"])
+BAD_IDS = ["{{{}}}", "urn:uuid:{}", " {}", "{}0", "#", "*.{}", "", "\u0660{}", "{}\n"]
+
+
+@pytest.mark.parametrize("form", BAD_IDS)
 async def test_ids_of_other_forms_are_invalid(ask: Ask, world: World, form: str) -> None:
     user_id = world.add_user()
-    ids = [form.format(world.add_video(user_id))]
-    answer = await ask("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": ids}, user_id)
-    assert answer["errors"][0]["extensions"]["code"] == "invalid_input"
+    video_id = form.format(world.add_video(user_id))
+    for document, variables in (
+        ("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": [video_id]}),
+        ("query ($id: ID!) { media(id: $id) { id } }", {"id": video_id}),
+    ):
+        assert codes(await ask(document, variables, user_id)) == ["invalid_input"]
+    for document in (UPDATE_MEDIA, DELETE_MEDIA, DELETE_VIDEO):
+        answer = await ask(document, {"id": video_id, "input": {}}, user_id)  # deletions declare no input
+        assert [told["__typename"] for told in answer["data"].values()] == ["InvalidInput"]
+    assert world.calls == {}
 
 
 async def test_media_list_of_largest_documents(ask: Ask, world: World) -> None:

@@ -116,6 +116,16 @@ async def test_progress_of_id_in_upper_case(bus: Broker, world: World, signed_in
     assert (await state(socket))["version"] == 50
 
 
+@pytest.mark.parametrize("pattern", ["#", "*", "x"])
+async def test_progress_of_anything_but_an_id_is_invalid(world: World, signed_in_socket: SignIn, pattern: str) -> None:
+    socket = await signed_in_socket(world.add_user())
+    await watch(socket, pattern)
+    answer = await hear(socket)
+    errors = answer["payload"] if answer["type"] == "error" else answer["payload"]["errors"]
+    assert [error["extensions"]["code"] for error in errors] == ["invalid_input"]
+    assert world.calls == {}
+
+
 @pytest.mark.parametrize("end", ["failed", "deleted"])
 async def test_progress_ends_when_failed_or_deleted(
     bus: Broker, world: World, signed_in_socket: SignIn, end: str

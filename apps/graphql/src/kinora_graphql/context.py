@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import strawberry
 from starlette.requests import HTTPConnection
@@ -48,9 +49,9 @@ class Clients:
 class Loaders:
     """Each batches the ids of one event loop iteration into one call; ``None`` for missing or invisible objects."""
 
-    users: DataLoader[str, auth.User | None]
-    media: DataLoader[str, media.Media | None]
-    videos: DataLoader[str, video.Video | None]
+    users: DataLoader[UUID, auth.User | None]
+    media: DataLoader[UUID, media.Media | None]
+    videos: DataLoader[UUID, video.Video | None]
 
 
 class Context(BaseContext):

@@ -24,7 +24,9 @@ from strawberry.schema.exceptions import CannotGetOperationTypeError
 from strawberry.types import ExecutionContext
 from strawberry.types.execution import StreamExecutionResult
 
+from kinora_graphql.problems import extensions
 from kinora_kit import logs
+from kinora_kit.errors import Internal
 from kinora_kit.metrics import SECONDS
 from kinora_kit.outages import as_domain_error
 
@@ -68,7 +70,7 @@ class RejectInvalidToken(SchemaExtension):
         context = self.execution_context
         refusal = context.context.refusal
         if refusal is not None and not _has_own_credentials(context):
-            context.pre_execution_errors = [GraphQLError(refusal.detail, extensions={"code": refusal.code})]
+            context.pre_execution_errors = [GraphQLError(refusal.detail, extensions=extensions(refusal))]
         yield
 
 
@@ -115,19 +117,20 @@ def _public(error: GraphQLError) -> GraphQLError:
         return error
     original = error.original_error
     if original is None or isinstance(original, GraphQLError | CannotGetOperationTypeError | MissingQueryError):
-        code, message = "invalid_query", _in_json_terms(error.message)
-    elif (domain := as_domain_error(original)) is not None:
-        code, message = domain.code, domain.detail
+        message, details = _in_json_terms(error.message), {"code": "invalid_query"}
     else:
-        log.error("resolver failed", path=error.path, exc_info=original)
-        code, message = "internal", "Something went wrong on our side"
+        domain = as_domain_error(original)
+        if domain is None:
+            log.error("resolver failed", path=error.path, exc_info=original)
+            domain = Internal()
+        message, details = domain.detail, extensions(domain)
     return GraphQLError(
         message,
         nodes=error.nodes,
         source=error.source,
         positions=error.positions,
         path=error.path,
-        extensions={"code": code},
+        extensions=details,
     )
 
 

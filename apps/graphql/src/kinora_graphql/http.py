@@ -18,6 +18,7 @@ from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOpe
 from strawberry.types.graphql import OperationType
 
 from kinora_graphql.context import Context
+from kinora_graphql.problems import extensions
 from kinora_kit import strict_json
 from kinora_kit.errors import DomainError, MalformedRequest
 from kinora_kit.outages import as_domain_error
@@ -110,7 +111,7 @@ def _response(
 
 
 def _refusal(error: DomainError) -> dict[str, Any]:
-    return {"errors": [{"message": error.detail, "extensions": {"code": error.code}}]}
+    return {"errors": [{"message": error.detail, "extensions": extensions(error)}]}
 
 
 def _media_type(accept: str) -> str:

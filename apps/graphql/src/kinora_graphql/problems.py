@@ -4,10 +4,10 @@ The type's name is the error code of the service that raises it: ``username_take
 """
 
 from collections.abc import Awaitable
-from typing import TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 import strawberry
-from strawberry.utils.str_converters import to_snake_case
+from strawberry.utils.str_converters import to_camel_case, to_snake_case
 
 from kinora_kit.errors import DomainError
 
@@ -23,6 +23,10 @@ E = TypeVar("E", bound="Problem")
 class Problem:
     code: str = strawberry.field(description="Stable, for machines.")
     message: str = strawberry.field(description="A human-readable sentence.")
+
+    @classmethod
+    def of(cls, error: DomainError) -> Self:
+        return cls(code=error.code, message=error.detail)
 
 
 @overload
@@ -40,17 +44,48 @@ async def outcome(call: Awaitable[T], *named: "type[Problem]") -> "T | Problem":
     except DomainError as error:
         for problem in named:
             if to_snake_case(problem.__name__) == error.code:
-                return problem(code=error.code, message=error.detail)
+                return problem.of(error)
         raise
 
 
-@strawberry.type
-class InvalidInput(Problem): ...
+@strawberry.type(description="What is wrong with one field of an input.")
+class FieldError:
+    field: str
+    message: str
 
 
 @strawberry.type
-class TooManyRequests(Problem): ...
+class InvalidInput(Problem):
+    errors: list[FieldError] = strawberry.field(description="By field; empty if it concerns no single field.")
+
+    @classmethod
+    def of(cls, error: DomainError) -> Self:
+        fields = [FieldError(**each) for each in field_errors(error)]
+        return cls(code=error.code, message=error.detail, errors=fields)
+
+
+@strawberry.type
+class TooManyRequests(Problem):
+    retry_after: int | None = strawberry.field(description="Seconds.")
+
+    @classmethod
+    def of(cls, error: DomainError) -> Self:
+        return cls(code=error.code, message=error.detail, retry_after=error.retry_after_seconds)
 
 
 @strawberry.type
 class NotTheOwner(Problem): ...
+
+
+def extensions(error: DomainError) -> dict[str, Any]:
+    """The ``extensions`` of an entry of ``errors``: its code; if known, errors by field and retryAfter in seconds."""
+    return {
+        "code": error.code,
+        **({"errors": field_errors(error)} if error.errors else {}),
+        **({} if error.retry_after_seconds is None else {"retryAfter": error.retry_after_seconds}),
+    }
+
+
+def field_errors(error: DomainError) -> list[dict[str, str]]:
+    """Each with ``field``, by its name in GraphQL, and ``message``."""
+    return [{"field": to_camel_case(each["field"]), "message": each["message"]} for each in error.errors]

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from uuid import UUID
 
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from pydantic import ValidationError
@@ -17,7 +18,7 @@ from kinora_graphql.video.types import ENDS, VideoProgress
 from kinora_kit import logs
 from kinora_kit.broker import CLOSE_SECONDS, LOST, Broker
 from kinora_kit.events import Event
-from kinora_kit.outages import as_domain_error
+from kinora_kit.outages import is_outage
 
 log = logs.get(__name__)
 
@@ -50,7 +51,7 @@ class ProgressHub:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._watchers: dict[str, set[Watcher]] = {}
+        self._watchers: dict[UUID, set[Watcher]] = {}
         self._queue: AbstractQueue | None = None
         self._binding = asyncio.Lock()  # binding and unbinding of an id must not be reordered
         self._calls: set[asyncio.Task[None]] = set()
@@ -67,7 +68,7 @@ class ProgressHub:
             )
             async with self._binding:
                 for video_id in self._watchers:
-                    await queue.bind(PROGRESS_EXCHANGE, video_id)
+                    await queue.bind(PROGRESS_EXCHANGE, str(video_id))
                 self._queue = queue
             await queue.consume(self._received, no_ack=True)
             for watchers in self._watchers.values():
@@ -80,7 +81,7 @@ class ProgressHub:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await channel.close()
 
-    async def watch(self, video_id: str, fetch: Fetch) -> AsyncGenerator[VideoProgress, None]:
+    async def watch(self, video_id: UUID, fetch: Fetch) -> AsyncGenerator[VideoProgress, None]:
         """The states of one video, each newer than the one before, until the final one.
 
         ``fetch`` returns the current state; it is called once the queue is bound, and whenever messages may have been
@@ -98,8 +99,7 @@ class ProgressHub:
                     try:
                         watcher.offer(await fetch())
                     except Exception as error:
-                        domain = as_domain_error(error)
-                        if version is None or domain is None or domain.status != 503:
+                        if version is None or not is_outage(error):
                             raise
                         await asyncio.sleep(RETRY_SECONDS)
                         watcher.mark_stale()
@@ -122,16 +122,16 @@ class ProgressHub:
         task.add_done_callback(self._calls.discard)
         await asyncio.wait([task])
 
-    async def _add(self, video_id: str, watcher: Watcher) -> None:
+    async def _add(self, video_id: UUID, watcher: Watcher) -> None:
         async with self._binding:
             watchers = self._watchers.setdefault(video_id, set())
             watchers.add(watcher)
             if len(watchers) == 1 and self._queue is not None:
                 # If the connection is lost, run binds all subscribed ids again.
                 with contextlib.suppress(*LOST):
-                    await self._queue.bind(PROGRESS_EXCHANGE, video_id)
+                    await self._queue.bind(PROGRESS_EXCHANGE, str(video_id))
 
-    async def _remove(self, video_id: str, watcher: Watcher) -> None:
+    async def _remove(self, video_id: UUID, watcher: Watcher) -> None:
         async with self._binding:
             watchers = self._watchers[video_id]
             watchers.discard(watcher)
@@ -139,7 +139,7 @@ class ProgressHub:
                 del self._watchers[video_id]
                 if self._queue is not None:
                     with contextlib.suppress(*LOST):
-                        await self._queue.unbind(PROGRESS_EXCHANGE, video_id)
+                        await self._queue.unbind(PROGRESS_EXCHANGE, str(video_id))
 
     async def _received(self, message: AbstractIncomingMessage) -> None:
         try:
@@ -149,5 +149,5 @@ class ProgressHub:
             log.warning("malformed progress message", routing_key=message.routing_key)
             return
         state = VideoProgress.of_event(progress)
-        for watcher in self._watchers.get(str(progress.video_id), ()):
+        for watcher in self._watchers.get(progress.video_id, ()):
             watcher.offer(state)

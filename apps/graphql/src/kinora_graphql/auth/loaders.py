@@ -1,5 +1,6 @@
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from kinora.auth.v1 import auth_pb2 as pb
 
@@ -7,10 +8,10 @@ if TYPE_CHECKING:
     from kinora.auth.v1.auth_pb2_grpc import UsersAsyncStub
 
 
-def load_users(users: "UsersAsyncStub") -> Callable[[list[str]], Awaitable[list[pb.User | None]]]:
-    async def load(ids: list[str]) -> list[pb.User | None]:
-        answer = await users.ListUsers(pb.ListUsersRequest(ids=dict.fromkeys(ids)))
-        found = {user.id: user for user in answer.users}
+def load_users(users: "UsersAsyncStub") -> Callable[[list[UUID]], Awaitable[list[pb.User | None]]]:
+    async def load(ids: list[UUID]) -> list[pb.User | None]:
+        answer = await users.ListUsers(pb.ListUsersRequest(ids=map(str, dict.fromkeys(ids))))
+        found = {UUID(user.id): user for user in answer.users}
         return [found.get(user_id) for user_id in ids]
 
     return load

@@ -1,5 +1,6 @@
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from kinora.media.v1 import media_pb2 as pb
 
@@ -10,10 +11,10 @@ BATCH = 20
 """A document may have 105 KB as a message, and a response at most 4 MiB (kinora_kit.rpc.MAX_MESSAGE_BYTES)."""
 
 
-def load_media(catalogue: "CatalogueAsyncStub") -> Callable[[list[str]], Awaitable[list[pb.Media | None]]]:
-    async def load(ids: list[str]) -> list[pb.Media | None]:
-        answer = await catalogue.ListMedia(pb.ListMediaRequest(ids=dict.fromkeys(ids)))
-        found = {media.id: media for media in answer.media}
+def load_media(catalogue: "CatalogueAsyncStub") -> Callable[[list[UUID]], Awaitable[list[pb.Media | None]]]:
+    async def load(ids: list[UUID]) -> list[pb.Media | None]:
+        answer = await catalogue.ListMedia(pb.ListMediaRequest(ids=map(str, dict.fromkeys(ids))))
+        found = {UUID(media.id): media for media in answer.media}
         return [found.get(media_id) for media_id in ids]
 
     return load

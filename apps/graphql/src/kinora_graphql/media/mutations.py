@@ -1,4 +1,5 @@
 from typing import Annotated
+from uuid import UUID
 
 import strawberry
 from google.protobuf.struct_pb2 import Struct
@@ -10,6 +11,7 @@ from kinora_graphql.inputs import given
 from kinora_graphql.media.types import Media, Visibility
 from kinora_graphql.problems import InvalidInput, NotTheOwner, Problem, outcome
 from kinora_kit import errors
+from kinora_kit.ids import parse_id
 from kinora_kit.structs import to_struct
 
 
@@ -54,7 +56,7 @@ DeleteMediaResult = Annotated[
 ]
 
 
-def _request(media_id: str, wanted: UpdateMediaInput) -> pb.UpdateMediaRequest:
+def _request(media_id: UUID, wanted: UpdateMediaInput) -> pb.UpdateMediaRequest:
     changes = given(wanted)
     if "tags" in changes:
         changes["tags"] = pb.TagList(tags=changes["tags"])
@@ -62,14 +64,14 @@ def _request(media_id: str, wanted: UpdateMediaInput) -> pb.UpdateMediaRequest:
         changes["visibility"] = pb.Visibility.Value(f"VISIBILITY_{changes['visibility'].name}")
     if "attributes" in changes:
         changes["attributes"] = _struct(changes["attributes"])
-    return pb.UpdateMediaRequest(id=media_id, **changes)
+    return pb.UpdateMediaRequest(id=str(media_id), **changes)
 
 
 def _struct(value: object) -> Struct:
     try:
         return to_struct(value)
     except ValueError as error:
-        raise errors.InvalidInput(f"attributes: {error}") from None
+        raise errors.InvalidInput.of([("attributes", str(error))]) from None
 
 
 @strawberry.type
@@ -77,7 +79,7 @@ class MediaMutation:
     @strawberry.mutation
     async def update_media(self, info: Info, id: strawberry.ID, input: UpdateMediaInput) -> UpdateMediaResult:  # noqa: A002
         async def call() -> UpdateMediaPayload:
-            media = await info.context.clients.editing.UpdateMedia(_request(id, input))
+            media = await info.context.clients.editing.UpdateMedia(_request(parse_id(id), input))
             return UpdateMediaPayload(media=Media.of(media))
 
         return await outcome(call(), MediaNotFound, NotTheOwner, ChangedMeanwhile, InvalidInput)
@@ -85,7 +87,8 @@ class MediaMutation:
     @strawberry.mutation(description="Delete a media document, and with it its video.")
     async def delete_media(self, info: Info, id: strawberry.ID) -> DeleteMediaResult:  # noqa: A002
         async def call() -> DeleteMediaPayload:
-            await info.context.clients.editing.DeleteMedia(pb.DeleteMediaRequest(id=id))
-            return DeleteMediaPayload(id=id)
+            media_id = str(parse_id(id))
+            await info.context.clients.editing.DeleteMedia(pb.DeleteMediaRequest(id=media_id))
+            return DeleteMediaPayload(id=strawberry.ID(media_id))
 
         return await outcome(call(), MediaNotFound, NotTheOwner, InvalidInput)

@@ -1,6 +1,7 @@
 from datetime import datetime
 from enum import StrEnum
 from typing import Self
+from uuid import UUID
 
 import strawberry
 from strawberry.scalars import JSON
@@ -43,7 +44,7 @@ class Media:
     failure: Failure | None
     created_at: datetime
     updated_at: datetime
-    owner_id: strawberry.Private[str]
+    owner_id: strawberry.Private[UUID]
 
     @strawberry.field(description="Null while the account is being deleted.")
     async def owner(self, info: Info) -> User | None:
@@ -52,7 +53,7 @@ class Media:
 
     @strawberry.field(description="Null if it does not exist or the caller may not see it.")
     async def video(self, info: Info) -> Video | None:
-        video = await info.context.loaders.videos.load(self.id)
+        video = await info.context.loaders.videos.load(UUID(self.id))
         return Video.of(video) if video else None
 
     @classmethod
@@ -70,5 +71,5 @@ class Media:
             failure=Failure.of(media.failure_code, media.failure_detail),
             created_at=moment(media.created_at),
             updated_at=moment(media.updated_at),
-            owner_id=media.owner_id,
+            owner_id=UUID(media.owner_id),
         )

@@ -7,6 +7,7 @@ from kinora_graphql.context import Info
 from kinora_graphql.media.types import Visibility
 from kinora_graphql.problems import InvalidInput, NotTheOwner, Problem, outcome
 from kinora_graphql.scalars import BigInt
+from kinora_kit.ids import parse_id
 
 
 @strawberry.type
@@ -71,7 +72,8 @@ class VideoMutation:
     @strawberry.mutation(description="Delete a video with all its renditions, and with it its media document.")
     async def delete_video(self, info: Info, id: strawberry.ID) -> DeleteVideoResult:  # noqa: A002
         async def call() -> DeleteVideoPayload:
-            await info.context.clients.uploads.DeleteVideo(pb.DeleteVideoRequest(id=id))
-            return DeleteVideoPayload(id=id)
+            video_id = str(parse_id(id))
+            await info.context.clients.uploads.DeleteVideo(pb.DeleteVideoRequest(id=video_id))
+            return DeleteVideoPayload(id=strawberry.ID(video_id))
 
         return await outcome(call(), VideoNotFound, NotTheOwner, InvalidInput)

@@ -16,10 +16,10 @@ class VideoSubscription:
     )
     async def video_progress(self, info: Info, id: strawberry.ID) -> AsyncGenerator[VideoProgress, None]:  # noqa: A002
         async def fetch() -> VideoProgress:
-            request = pb.GetProgressRequest(video_id=video_id)
+            request = pb.GetProgressRequest(video_id=str(video_id))
             return VideoProgress.of(await info.context.clients.videos.GetProgress(request))
 
-        video_id = str(parse_id(id))
+        video_id = parse_id(id)
         states = info.context.progress.watch(video_id, fetch)
         try:
             async for state in states:
