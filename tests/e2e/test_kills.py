@@ -27,9 +27,8 @@ from test_deletion import rows_of
 from test_journey import assert_plays
 
 from conftest import until
+from kinora import queues
 from kinora_kit import mongo
-from kinora_media.events import USER, VIDEO
-from kinora_video.events import CATALOGUE, USERS
 from kinora_video.wiring import BULK, FIRST, SOUND
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -37,7 +36,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 SEEDS = [int(os.environ["KINORA_SEED"])] if "KINORA_SEED" in os.environ else [11, 12, 13]
 # Without Prometheus, on which nothing depends.
 PROCESSES = sorted(PARTS.keys() - {"prometheus"})
-QUEUES = (VIDEO, USER, CATALOGUE, USERS, FIRST, SOUND, BULK)
+QUEUES = (*queues.ALL, FIRST, SOUND, BULK)
 UPLOAD_SECONDS = 1.5
 PIECES = 30
 

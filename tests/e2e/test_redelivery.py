@@ -18,16 +18,14 @@ from test_bad_input import emptied
 from test_deletion import rows_of
 
 from conftest import until
+from kinora import queues
 from kinora.events import auth, media, video
 from kinora_kit.events import Event
-from kinora_media.events import USER, VIDEO
-from kinora_video.events import CATALOGUE, USERS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 EXCHANGES = (auth.EXCHANGE, media.EXCHANGE, video.EXCHANGE)
-QUEUES = (VIDEO, USER, CATALOGUE, USERS)
-NAMES = {queue.name for queue in QUEUES}
+NAMES = {queue.name for queue in queues.ALL}
 PORTS = (8102, 8103)  # media and video, the consumers
 
 
@@ -69,7 +67,7 @@ def owner_of(event: Event) -> str:
 
 def deliveries(events: list[Event]) -> Counter[str]:
     """The number of messages per queue that publishing the events causes."""
-    return Counter(queue.name for queue in QUEUES for e in events if (owner_of(e), e.type) in queue.bindings)
+    return Counter(queue.name for queue in queues.ALL for e in events if (owner_of(e), e.type) in queue.bindings)
 
 
 async def publish(event: Event) -> None:
