@@ -23,8 +23,9 @@ from clips import make  # noqa: E402
 
 from kinora_kit.testing import served  # noqa: E402
 from kinora_video import encode  # noqa: E402
+from kinora_video.domain import Part, PartKind, Source  # noqa: E402
 from kinora_video.ladder import ladder  # noqa: E402
-from kinora_video.probe import Source, probe  # noqa: E402
+from kinora_video.probe import probe  # noqa: E402
 
 REQUESTS = 400
 UPLOAD_BYTES = 512 << 20
@@ -41,11 +42,11 @@ class Row:
     ratio: float
 
 
-def whole(source: Source, *, kind: encode.Kind, names: tuple[str, ...], end: float | None) -> encode.Part:
-    return encode.Part(0, kind, 0.0, end, names, "bulk", 4.0)
+def whole(source: Source, *, kind: PartKind, names: tuple[str, ...], end: float | None) -> Part:
+    return Part(0, kind, 0.0, end, names, "bulk", 4.0)
 
 
-async def raw_encode(source: Source, path: Path, part: encode.Part) -> float:
+async def raw_encode(source: Source, path: Path, part: Part) -> float:
     """Seconds that a single ffmpeg needs for a part, sandboxed as in the worker, on an otherwise idle machine."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()

@@ -1,10 +1,28 @@
-"""Stored segments count up to the first gap, and progress never decreases."""
+"""Stored segments count up to the first gap, and progress never decreases. The domain imports nothing above it."""
 
+import ast
+import inspect
+from types import ModuleType
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinora_video.domain import PlannedPart, StoredSegment, progress_of, time_left, unbroken
-from kinora_video.encode import Part
+from kinora_video import domain, ladder, store
+from kinora_video.domain import Part, PlannedPart, StoredSegment, progress_of, time_left, unbroken
+
+
+@pytest.mark.parametrize(
+    ("module", "below"), [(domain, {"errors"}), (ladder, {"domain"}), (store, {"domain", "ladder"})]
+)
+def test_modules_import_only_those_below_them(module: ModuleType, below: set[str]) -> None:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    assert {name.split(".")[1] for name in names if name.startswith("kinora_video.")} <= below
 
 
 def planned(index: int, *, done: bool, progress: float = 0.0, cost: float = 1.0) -> PlannedPart:

@@ -16,18 +16,18 @@ import pytest
 
 from kinora_kit.testing import served
 from kinora_video import hls
+from kinora_video.domain import Part, Source
 from kinora_video.encode import (
     AUDIO_RATE,
     TIMELINE_START,
     EncodedInit,
     EncodedSegment,
-    Part,
     encode,
     plan,
     poster,
 )
 from kinora_video.ladder import AUDIO, Rendition, ladder
-from kinora_video.probe import Source, SourceRejected, SourceUnreachable, probe
+from kinora_video.probe import SourceRejected, SourceUnreachable, probe
 from kinora_video.sandbox import ToolFailed
 
 MakeClip = Callable[..., Path]

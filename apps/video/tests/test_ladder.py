@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kinora_video.domain import Source
 from kinora_video.ladder import MAX_FRAME_RATE, ladder
-from kinora_video.probe import Source
 
 
 def source(width: int, height: int, frame_rate: Fraction = Fraction(30)) -> Source:

@@ -8,8 +8,7 @@ from kinora_kit import outbox
 from kinora_kit.events import Payload, event
 from kinora_kit.postgres import Connection, Pool
 from kinora_video import domain, store
-from kinora_video.domain import Video
-from kinora_video.encode import Part
+from kinora_video.domain import Part, Video
 from kinora_video.ladder import AUDIO
 
 SERVICE = "video"

@@ -1,4 +1,4 @@
-"""The states of a video, and who may see it.
+"""The data of videos, their uploads and parts: the states of a video, who may see it, and its progress.
 
     uploading -> processing -> playable -> ready
         any of these -> failed, deleted
@@ -9,13 +9,12 @@ Every change that is visible in the progress increments ``version``, so that cli
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fractions import Fraction
 from typing import Literal, get_args
 from uuid import UUID
 
 from kinora_kit.identity import Caller
-from kinora_video.encode import Part
 from kinora_video.errors import NotTheOwner, VideoNotFound
-from kinora_video.probe import Source
 
 State = Literal["uploading", "processing", "playable", "ready", "failed", "deleted"]
 Visibility = Literal["private", "unlisted", "public"]
@@ -27,6 +26,36 @@ UPLOAD_EXPIRED, FILE_TOO_LARGE = "upload_expired", "file_too_large"
 NEVER_WHOLE = frozenset({UPLOAD_EXPIRED, FILE_TOO_LARGE})
 """The failures of a video whose upload never completed."""
 GONE: frozenset[State] = frozenset({"failed", "deleted"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An uploaded video as displayed: rotated by its display matrix, with square pixels.
+
+    Times are in seconds. ``duration`` is that of the video stream; ``start_time`` is the first timestamp of the
+    container and ``video_start`` that of the first frame, on the same clock. ``seekable``: seeking needs no reading up
+    to the time.
+    """
+
+    container: str
+    size: int | None
+    duration: float
+    start_time: float
+    video_start: float
+    seekable: bool
+    video_codec: str
+    width: int
+    height: int
+    pixel_format: str
+    frame_rate: Fraction
+    variable_frame_rate: bool
+    audio_codec: str | None
+    audio_channels: int
+    audio_rate: int
+
+    @property
+    def has_audio(self) -> bool:
+        return self.audio_codec is not None
 
 
 @dataclass(frozen=True)
@@ -87,6 +116,23 @@ class Upload:
     multipart_id: str | None
     ended: bool
     final_id: UUID | None
+
+
+PartKind = Literal["video", "audio", "poster"]
+Lane = Literal["first", "sound", "bulk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Work for one worker: ``renditions`` from ``start`` to ``end`` seconds of the video (None: to its end)."""
+
+    index: int
+    kind: PartKind
+    start: float
+    end: float | None
+    renditions: tuple[str, ...]
+    lane: Lane
+    segment_seconds: float
 
 
 @dataclass(frozen=True)

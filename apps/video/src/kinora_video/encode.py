@@ -18,14 +18,15 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ffmpeg
 
 from kinora_kit.errors import Unavailable
 from kinora_video import feed, sandbox
+from kinora_video.domain import Lane, Part, PartKind, Source
 from kinora_video.ladder import AUDIO, MAX_FRAME_RATE, Rendition
-from kinora_video.probe import SOURCE_OPTIONS, Source, SourceRejected, SourceUnreachable, access_failed
+from kinora_video.probe import SOURCE_OPTIONS, SourceRejected, SourceUnreachable, access_failed
 from kinora_video.sandbox import Exit, Limits, OutputRefused, ToolFailed
 
 TIMELINE_START = 10  # seconds, as in Apple's segmenter
@@ -48,25 +49,9 @@ _INIT_BYTES = 64 << 10
 _DURATION = re.compile(rb"^#EXTINF:(\d{1,6}(?:\.\d+)?),", re.MULTILINE)
 _SHORTFALL_SECONDS = 2.0  # if more than this is missing of the declared duration, the source is truncated
 
-Kind = Literal["video", "audio", "poster"]
-Lane = Literal["first", "sound", "bulk"]
-
 
 class EncodeFailed(ToolFailed):
     """The part was not encoded, for a reason outside the source. Can be retried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Work for one worker: `renditions` from `start` to `end` seconds of the video (None: to its end)."""
-
-    index: int
-    kind: Kind
-    start: float
-    end: float | None
-    renditions: tuple[str, ...]
-    lane: Lane
-    segment_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +90,7 @@ def plan(
     names = tuple(rendition.name for rendition in ladder)
     ranges = list(_ranges(source, part_seconds, segment_seconds))
     first, *rest = ranges
-    wanted: list[tuple[Kind, tuple[float, float | None], tuple[str, ...], Lane]] = []
+    wanted: list[tuple[PartKind, tuple[float, float | None], tuple[str, ...], Lane]] = []
     if len(ranges) > 1:
         wanted.append(("video", first, names[:1], "first"))
     if source.has_audio:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from kinora_video.probe import Source
+from kinora_video.domain import Source
 
 AUDIO = "audio"  # the audio rendition's name
 MAX_FRAME_RATE = 60  # faster sources (slow motion at 120 or 240) are reduced to this; all others keep every frame

@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from kinora_video import feed, sandbox
+from kinora_video.domain import Source
 from kinora_video.sandbox import Limits, ToolFailed
 
 _SEEKABLE = frozenset({"mov", "matroska"})  # containers with a reliable index for seeking
@@ -69,35 +70,6 @@ class SourceLimits:
 
 
 ACCEPTED = SourceLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A video as displayed: rotated by its display matrix, with square pixels.
-
-    Times are in seconds. `duration` is that of the video stream; `start_time` is the first timestamp of the container
-    and `video_start` that of the first frame, on the same clock. `seekable`: seeking needs no reading up to the time.
-    """
-
-    container: str
-    size: int | None
-    duration: float
-    start_time: float
-    video_start: float
-    seekable: bool
-    video_codec: str
-    width: int
-    height: int
-    pixel_format: str
-    frame_rate: Fraction
-    variable_frame_rate: bool
-    audio_codec: str | None
-    audio_channels: int
-    audio_rate: int
-
-    @property
-    def has_audio(self) -> bool:
-        return self.audio_codec is not None
 
 
 SOURCE_OPTIONS = {

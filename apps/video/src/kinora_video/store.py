@@ -2,16 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import TypeAdapter
 
 from kinora_kit.postgres import Connection, Pool
-from kinora_video.domain import NEVER_WHOLE, PlannedPart, State, StoredSegment, Upload, Video, Visibility
-from kinora_video.encode import Part
+from kinora_video.domain import (
+    NEVER_WHOLE,
+    Part,
+    PlannedPart,
+    Source,
+    State,
+    StoredSegment,
+    Upload,
+    Video,
+    Visibility,
+)
 from kinora_video.ladder import Rendition
-from kinora_video.probe import Source
 
 _SOURCE = TypeAdapter(Source)
 
@@ -24,7 +32,7 @@ _VIDEO = (
 @dataclass(frozen=True)
 class RenditionRow:
     name: str
-    kind: Any
+    kind: Literal["video", "audio"]
     width: int
     height: int
     frame_rate: str

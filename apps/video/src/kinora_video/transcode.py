@@ -23,11 +23,11 @@ from kinora_kit.postgres import Connection, Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import announce, domain, encode, store
 from kinora_video.announce import DoPart, MakePoster, Prepare
-from kinora_video.domain import PlannedPart, StoredSegment, Video
-from kinora_video.encode import EncodedInit, EncodedSegment, EncodeFailed, Part
+from kinora_video.domain import Part, PlannedPart, Source, StoredSegment, Video
+from kinora_video.encode import EncodedInit, EncodedSegment, EncodeFailed
 from kinora_video.ladder import AUDIO, Rendition, ladder
 from kinora_video.metrics import ENCODE_SPEED, PARTS, PLAYABLE_SECONDS
-from kinora_video.probe import Source, SourceRejected, SourceUnreachable, probe
+from kinora_video.probe import SourceRejected, SourceUnreachable, probe
 from kinora_video.sandbox import Limits
 from kinora_video.settings import WorkerSettings
 
