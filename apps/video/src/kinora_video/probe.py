@@ -92,76 +92,118 @@ def access_failed(stderr: str) -> bool:
     return _ACCESS_ERROR.search(stderr) is not None
 
 
+_Described = dict[str, Any]
+"""A stream, or the container, as described by ffprobe."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Timing:
+    """As in Source. `declared`: the file declares its duration."""
+
+    start_time: float
+    video_start: float
+    duration: float
+    declared: bool
+    frame_rate: Fraction
+
+
 async def probe(url: str, limits: SourceLimits = ACCEPTED) -> Source:
     """Probe the source at `url`, http or https.
 
     Raises SourceRejected, SourceUnreachable, or ToolFailed, which can be retried.
     """
     answer = await _ffprobe(url)
-    streams = answer.get("streams", [])
-    container = answer["format"]["format_name"].split(",")[0]
+    container = answer["format"]
+    video, audio = _choose_streams(answer.get("streams", []), limits)
+    sides = _display_size(video)
+    _check_size(*sides, limits)
+    timing = await _timing(url, container, video)
+    _check_timing(timing, video, limits)
+    return _source(container, video, audio, sides, timing)
+
+
+def _choose_streams(streams: list[_Described], limits: SourceLimits) -> tuple[_Described, _Described | None]:
+    """The streams of video and audio that players would choose, whose codecs are accepted."""
     if len(streams) > limits.streams:
         raise SourceRejected(
             "too_many_streams", f"The file has {len(streams)} streams; at most {limits.streams} are accepted."
         )
-    video = _first(streams, "video")
-    audio = _first(streams, "audio")
+    video, audio = _first(streams, "video"), _first(streams, "audio")
     if video is None:
         raise SourceRejected("no_video_stream", "The file has no video stream.")
     if video.get("codec_name") not in _VIDEO_CODECS.split(","):
         raise _unsupported("video", video.get("codec_name", "unknown"))
     if audio is not None and audio.get("codec_name") not in _AUDIO_CODECS.split(","):
         raise _unsupported("audio", audio.get("codec_name", "unknown"))
+    return video, audio
 
-    width, height = _display_size(video)
+
+def _check_size(width: int, height: int, limits: SourceLimits) -> None:
     if max(width, height) > limits.side or width * height > limits.pixels:
         raise SourceRejected(
             "too_large_dimensions",
             f"The video is {width} x {height}; at most {limits.side} per side and {limits.pixels} pixels are accepted.",
         )
 
-    start_time = float(answer["format"].get("start_time", 0.0))
+
+async def _timing(url: str, container: _Described, video: _Described) -> _Timing:
+    """As declared by the file, or measured; zeros if it has no duration."""
+    start_time = float(container.get("start_time", 0.0))
     video_start = float(video.get("start_time", start_time))
-    declared = _declared_duration(video, answer["format"], start_time, video_start)
-    rate = _fraction(video.get("avg_frame_rate"))
-    duration = declared
-    if duration is None or not rate:
-        # Recordings of browsers (WebM from MediaRecorder) declare neither: read the whole file once.
-        duration, frames = await _measure(url)
-        rate = Fraction(frames / duration).limit_denominator(1001) if duration > 0 else Fraction(0)
-    if not rate or duration <= 0 or video.get("nb_frames") == "1":
+    declared = _declared_duration(video, container, start_time, video_start)
+    frame_rate = _fraction(video.get("avg_frame_rate"))
+    if declared is not None and frame_rate:
+        return _Timing(start_time, video_start, declared, True, frame_rate)
+    # Recordings of browsers (WebM from MediaRecorder) declare neither: read the whole file once.
+    duration, frames = await _measure(url)
+    frame_rate = Fraction(frames / duration).limit_denominator(1001) if duration > 0 else Fraction(0)
+    return _Timing(start_time, video_start, duration, declared is not None, frame_rate)
+
+
+def _check_timing(timing: _Timing, video: _Described, limits: SourceLimits) -> None:
+    if not timing.frame_rate or timing.duration <= 0 or video.get("nb_frames") == "1":
         raise SourceRejected("not_a_video", "The file is a still image or has no duration.")
-    if duration > limits.duration:
+    if timing.duration > limits.duration:
         raise SourceRejected(
             "too_long",
-            f"The video is {duration / 60:.0f} minutes long; at most {limits.duration / 60:.0f} are accepted.",
+            f"The video is {timing.duration / 60:.0f} minutes long; at most {limits.duration / 60:.0f} are accepted.",
         )
-    if rate > limits.frame_rate:
+    if timing.frame_rate > limits.frame_rate:
         raise SourceRejected(
             "frame_rate_too_high",
-            f"The video has {float(rate):.0f} frames per second; at most {limits.frame_rate} are accepted.",
+            f"The video has {float(timing.frame_rate):.0f} frames per second;"
+            f" at most {limits.frame_rate} are accepted.",
         )
-    base_rate = _fraction(video.get("r_frame_rate"))
-    size = answer["format"].get("size")
+
+
+def _source(
+    container: _Described, video: _Described, audio: _Described | None, sides: tuple[int, int], timing: _Timing
+) -> Source:
+    name, size = container["format_name"].split(",")[0], container.get("size")
     return Source(
-        container=container,
+        container=name,
         size=int(size) if size is not None else None,
-        duration=duration,
-        start_time=start_time,
-        video_start=video_start,
-        seekable=container in _SEEKABLE and declared is not None,
+        duration=timing.duration,
+        start_time=timing.start_time,
+        video_start=timing.video_start,
+        seekable=name in _SEEKABLE and timing.declared,
         video_codec=video["codec_name"],
-        width=width,
-        height=height,
+        width=sides[0],
+        height=sides[1],
         pixel_format=video.get("pix_fmt", "unknown"),
-        frame_rate=rate,
-        # r_frame_rate is the lowest rate that can represent all timestamps; a camera that drops one frame in a hundred
-        # still counts as constant.
-        variable_frame_rate=not base_rate or abs(rate / base_rate - 1) > Fraction(1, 100),
+        frame_rate=timing.frame_rate,
+        variable_frame_rate=_frame_rate_varies(video, timing.frame_rate),
         audio_codec=audio["codec_name"] if audio else None,
         audio_channels=int(audio.get("channels", 0)) if audio else 0,
         audio_rate=int(audio.get("sample_rate", 0)) if audio else 0,
     )
+
+
+def _frame_rate_varies(video: _Described, frame_rate: Fraction) -> bool:
+    # r_frame_rate is the lowest rate that can represent all timestamps; a camera that drops one frame in a hundred
+    # still counts as constant.
+    lowest = _fraction(video.get("r_frame_rate"))
+    return not lowest or abs(frame_rate / lowest - 1) > Fraction(1, 100)
 
 
 _ENTRIES = (
@@ -228,7 +270,7 @@ async def _ffmpeg(url: str, options: dict[str, str], output: list[str]) -> sandb
     return await sandbox.run(argv, _PROBE, source=url)
 
 
-def _first(streams: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
+def _first(streams: list[_Described], kind: str) -> _Described | None:
     """The stream that players would choose; cover art is not a video."""
     return next(
         (
@@ -244,7 +286,7 @@ def _unsupported(what: str, codec: str) -> SourceRejected:
     return SourceRejected("unsupported_codec", f"The codec of the {what}, {codec}, is not supported.")
 
 
-def _display_size(video: dict[str, Any]) -> tuple[int, int]:
+def _display_size(video: _Described) -> tuple[int, int]:
     width, height = int(video.get("width", 0)), int(video.get("height", 0))
     if width <= 0 or height <= 0:
         raise SourceRejected("unreadable", "The file does not declare the size of its video.")
@@ -253,9 +295,7 @@ def _display_size(video: dict[str, Any]) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def _declared_duration(
-    video: dict[str, Any], container: dict[str, Any], start_time: float, video_start: float
-) -> float | None:
+def _declared_duration(video: _Described, container: _Described, start_time: float, video_start: float) -> float | None:
     if "duration" in video:
         return float(video["duration"])
     end = video.get("tags", {}).get("DURATION")  # Matroska: from zero to the end of the stream
