@@ -31,11 +31,12 @@ from kinora_video import store
 from kinora_video.cleanup import Cleanup
 from kinora_video.domain import Upload
 from kinora_video.links import Links
-from kinora_video.service import Videos
 from kinora_video.settings import VideoSettings, WorkerSettings
 from kinora_video.transcode import Transcoder
 from kinora_video.tus import Name
 from kinora_video.uploads import Uploads
+from kinora_video.videos import Videos
+from kinora_video.watching import Watching
 
 MakeClip = Callable[..., Path]
 UPLOADS, STREAMS = "uploads", "streams"
@@ -90,6 +91,7 @@ class Documents:
 class Stage:
     pool: Pool
     objects: ObjectStore
+    watching: Watching
     videos: Videos
     uploads: Uploads
     catalogue: Documents
@@ -207,7 +209,8 @@ async def stage(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[S
         yield Stage(
             pool,
             objects,
-            Videos(pool, objects, Links(SECRET, 3600), catalogue, settings),
+            Watching(pool, objects, Links(SECRET, 3600), settings),
+            Videos(pool, catalogue),
             Uploads(pool, objects, tusd, settings),
             catalogue,
             Transcoder(pool, objects, WorkerSettings(**stores, part_seconds=2, segment_seconds=1)),

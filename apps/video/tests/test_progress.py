@@ -28,11 +28,12 @@ from kinora_kit.postgres import Pool
 from kinora_kit.streams import Seats
 from kinora_kit.testing import eventually, free_port
 from kinora_video import announce, rest, store
+from kinora_video.changes import Changes
 from kinora_video.links import Links
-from kinora_video.service import Videos
 from kinora_video.settings import VideoSettings
 from kinora_video.uploads import Uploads
-from kinora_video.watch import Changes
+from kinora_video.videos import Videos
+from kinora_video.watching import Watching
 from kinora_video.wiring import State
 
 ISSUER = "http://gateway"
@@ -138,7 +139,8 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
         ) as objects,
         httpx.AsyncClient(timeout=60) as tusd,
     ):
-        videos = Videos(pool, objects, Links(SECRET, 3600), Documents(), settings)
+        watching = Watching(pool, objects, Links(SECRET, 3600), settings)
+        videos = Videos(pool, Documents())
         uploads = Uploads(pool, objects, tusd, settings)
 
         @contextlib.asynccontextmanager
@@ -148,6 +150,7 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
             async with changes.listening(url):
                 yield State(
                     checks=Checks(),
+                    watching=watching,
                     videos=videos,
                     uploads=uploads,
                     changes=changes,

@@ -36,12 +36,12 @@ UPLOADS, STREAMS = "uploads", "streams"
 
 async def listed_objects(stage: Stage, video_id: UUID) -> list[str]:
     """The keys of the objects in the current playlists."""
-    _, master = await stage.videos.master_playlist(None, video_id, "")
+    _, master = await stage.watching.master_playlist(None, video_id, "")
     playlists = m3u8.loads(master)
     uris = [playlist.uri for playlist in playlists.playlists] + [str(media.uri) for media in playlists.media]
     keys = []
     for uri in uris:
-        _, text = await stage.videos.media_playlist(None, video_id, uri.removesuffix(".m3u8"), "")
+        _, text = await stage.watching.media_playlist(None, video_id, uri.removesuffix(".m3u8"), "")
         listed = m3u8.loads(text)
         keys += [segment.uri for segment in listed.segments] + [listed.segment_map[0].uri]
     return [f"{video_id}/{key}" for key in keys]
@@ -82,7 +82,7 @@ async def test_growing_playlist_is_event_and_complete_one_is_vod(stage: Stage, c
             with contextlib.suppress(Ignore):
                 await stage.transcoder.handle(command)
             with contextlib.suppress(NotPlayable):
-                _, text = await stage.videos.media_playlist(None, video_id, "240p", "")
+                _, text = await stage.watching.media_playlist(None, video_id, "240p", "")
                 listed = m3u8.loads(text)
                 kinds.append((listed.playlist_type, listed.is_endlist))
     assert kinds[0] == ("event", False)
@@ -162,7 +162,7 @@ async def test_part_that_kills_every_worker_fails_the_video(stage: Stage, clip: 
     [command, *_] = await stage.commands(video_id)
     await stage.pool.execute("UPDATE parts SET attempts = $2 WHERE video_id = $1", video_id, transcode.ATTEMPTS)
     await stage.transcoder.handle(command)
-    progress = await stage.videos.progress(owner, video_id)
+    progress = await stage.watching.progress(owner, video_id)
     assert (progress.state, progress.failure_code) == ("failed", "transcode_failed")
 
 
@@ -176,7 +176,7 @@ async def test_part_that_ffmpeg_fails_is_retried_and_then_fails_the_video(stage:
         with pytest.raises(EncodeFailed):
             await limited.handle(command)
     await limited.handle(command)
-    assert (await stage.videos.progress(owner, video_id)).failure_code == "transcode_failed"
+    assert (await stage.watching.progress(owner, video_id)).failure_code == "transcode_failed"
 
 
 async def test_part_that_needs_more_memory_than_the_worker_has_fails_the_video(stage: Stage, clip: Path) -> None:
@@ -189,7 +189,7 @@ async def test_part_that_needs_more_memory_than_the_worker_has_fails_the_video(s
         with pytest.raises(EncodeFailed, match="memory"):
             await limited.handle(command)
     await limited.handle(command)
-    assert (await stage.videos.progress(owner, video_id)).failure_code == "transcode_failed"
+    assert (await stage.watching.progress(owner, video_id)).failure_code == "transcode_failed"
 
 
 async def test_part_waits_for_memory_that_other_parts_use(stage: Stage, make_clip: Callable[..., Path]) -> None:
@@ -208,7 +208,7 @@ async def test_part_waits_for_memory_that_other_parts_use(stage: Stage, make_cli
                 await crowded.handle(command)
             assert is_outage(waited.value), "the broker redelivers it for as long as it takes"
     await stage.transcoder.handle(command)
-    assert (await stage.videos.progress(owner, video_id)).failure_code == ""
+    assert (await stage.watching.progress(owner, video_id)).failure_code == ""
     attempts = "SELECT attempts FROM parts WHERE video_id = $1 AND index = $2"
     assert await stage.pool.fetchval(attempts, video_id, command.data["index"]) == 1
 
@@ -227,18 +227,18 @@ async def test_unreachable_source_is_retried_without_limit(stage: Stage, clip: P
     await stage.transcoder.handle(command)
     await stage.work(video_id)
     assert await stage.state(video_id) == "processing", "the other commands were taken by hand"
-    assert (await stage.videos.progress(owner, video_id)).failure_code == ""
+    assert (await stage.watching.progress(owner, video_id)).failure_code == ""
 
 
 async def test_missing_source_fails_the_video(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     await stage.objects.remove(UPLOADS, [str(video_id)])
     await stage.work(video_id)
-    assert (await stage.videos.progress(owner, video_id)).failure_code == "unreadable"
+    assert (await stage.watching.progress(owner, video_id)).failure_code == "unreadable"
 
 
 async def test_dead_lettered_command_fails_the_video(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     [prepare] = await stage.commands(video_id)
     await stage.transcoder.give_up(prepare)
-    assert (await stage.videos.progress(owner, video_id)).failure_code == "transcode_failed"
+    assert (await stage.watching.progress(owner, video_id)).failure_code == "transcode_failed"

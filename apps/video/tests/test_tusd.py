@@ -24,9 +24,9 @@ from kinora_kit.ids import new_id
 from kinora_kit.streams import Seats
 from kinora_kit.testing import eventually, free_port
 from kinora_video import internal
+from kinora_video.changes import Changes
 from kinora_video.errors import TooManyUploads
 from kinora_video.tus import parse_path
-from kinora_video.watch import Changes
 from kinora_video.wiring import State
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ async def tusd(stage: Stage) -> AsyncIterator[httpx.AsyncClient]:
         # Hooks use no token.
         verifier = TokenVerifier(keys=RemoteKeys("http://127.0.0.1:1"), issuer="", revocations=Redis())
         uploads = replace(stage.uploads, settings=settings)
-        yield State(Checks(), stage.videos, uploads, Changes(), Seats("events", settings), verifier)
+        followers = Seats("events", settings)
+        yield State(Checks(), stage.watching, stage.videos, uploads, Changes(), followers, verifier)
 
     app = create_app(settings, wire, [internal.router])
     server = uvicorn.Server(uvicorn.Config(app, port=hooks_port, log_config=None))
@@ -136,7 +137,7 @@ async def test_upload_of_deferred_length_is_stopped_beyond_the_limit(
     assert MAX_BYTES < sender.sent < ENDLESS_BYTES
     assert (await stage.upload(upload_id)).ended
     if not concat:
-        assert (await stage.videos.progress(sender.owner, upload_id)).failure_code == "file_too_large"
+        assert (await stage.watching.progress(sender.owner, upload_id)).failure_code == "file_too_large"
     assert await stage.left(upload_id) == []
     assert await stage.objects.abort_uploads(UPLOADS, str(upload_id)) == 0, "the object store still has parts"
 

@@ -50,7 +50,7 @@ async def test_abandoned_upload_expires(stage: Stage) -> None:
     await stage.uploads.sweep()
     assert await stage.state(video_id) == "uploading", "only the full sweep checks inactive uploads"
     await stage.uploads.sweep(active_seconds=EVER_SECONDS)
-    assert (await stage.videos.progress(owner, video_id)).failure_code == "upload_expired"
+    assert (await stage.watching.progress(owner, video_id)).failure_code == "upload_expired"
     with pytest.raises(UploadEnded):
         await stage.uploads.receive(await stage.upload(video_id), 500, 1000)
     with pytest.raises(UploadEnded):
@@ -162,7 +162,7 @@ async def test_deferred_length_is_accepted_once_and_within_the_limit(stage: Stag
     owner = Caller(new_id())
     video_id = await stage.uploads.begin(owner, size=None, metadata={})
     name = await stage.named(video_id)
-    assert (await stage.videos.progress(owner, video_id)).bytes_total == 0
+    assert (await stage.watching.progress(owner, video_id)).bytes_total == 0
     with pytest.raises(FileTooLarge):
         await stage.uploads.authorise(owner, name, declared_size=(1 << 30) + 1)
     with pytest.raises(UploadFull):
@@ -171,7 +171,7 @@ async def test_deferred_length_is_accepted_once_and_within_the_limit(stage: Stag
     await stage.uploads.receive(await stage.upload(video_id), 100, None)
     assert (await stage.upload(video_id)).size is None
     await stage.uploads.receive(await stage.upload(video_id), 200, 500)
-    assert (await stage.videos.progress(owner, video_id)).bytes_total == 500
+    assert (await stage.watching.progress(owner, video_id)).bytes_total == 500
     assert await stage.uploads.authorise(owner, name, declared_size=500) is None, "tusd rejects a second declaration"
     with pytest.raises(InvalidInput):
         await stage.uploads.authorise(owner, name, declared_size=501)
@@ -187,7 +187,7 @@ async def test_deferred_length_beyond_the_limit_fails_the_video(stage: Stage, ho
             await stage.uploads.receive(await stage.upload(video_id), (1 << 30) + 1, None)
     else:
         await stage.uploads.finish(video_id, (1 << 30) + 1)
-    assert (await stage.videos.progress(owner, video_id)).failure_code == "file_too_large"
+    assert (await stage.watching.progress(owner, video_id)).failure_code == "file_too_large"
     assert await stage.commands(video_id) == []
     with pytest.raises(UploadEnded):
         await stage.uploads.authorise(owner, name)
@@ -206,15 +206,15 @@ async def test_partial_upload_is_not_a_video(stage: Stage) -> None:
     owner = Caller(new_id())
     part = await stage.partial(owner, b"x" * 10)
     for attempt in (
-        stage.videos.get(owner, part.id),
-        stage.videos.progress(owner, part.id),
+        stage.watching.get(owner, part.id),
+        stage.watching.progress(owner, part.id),
         stage.videos.delete(owner, part.id),
         stage.videos.enforce_visibility(owner, part.id, "public", 1),
     ):
         with pytest.raises(VideoNotFound):
             await attempt
     await stage.uploads.finish(part.id, 10)
-    assert await stage.videos.list_videos(owner, [part.id]) == []
+    assert await stage.watching.list_videos(owner, [part.id]) == []
     assert [event for _, event in await stage.outbox() if str(part.id) in event.model_dump_json()] == []
     with pytest.raises(FileTooLarge):
         await stage.uploads.begin_partial(owner, (5 << 30) + 1)

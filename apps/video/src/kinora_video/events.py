@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from kinora.events import auth, media
 from kinora_kit.consumer import UnknownEvent
 from kinora_kit.events import Event
-from kinora_video.service import Videos
+from kinora_video.videos import Videos
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ async def stream_verify(request: Request, wired: Wired) -> Response:
     match = _OBJECT.fullmatch(uri.path)
     if match is None:
         raise VideoNotFound
-    headers = await wired.videos.authorise_object(
+    headers = await wired.watching.authorise_object(
         request.headers.get("X-Forwarded-Method", "GET"), UUID(match[1]), match[2], uri.query
     )
     return Response(status_code=200, headers=headers)
@@ -206,7 +206,7 @@ async def stream_error(request: Request, status: int, wired: Wired) -> Response:
     path = request.headers.get("X-Replaced-Path", "")
     error: DomainError
     if status == 416 and (match := _OBJECT.fullmatch(path)):
-        size = await wired.videos.object_size(UUID(match[1]), match[2])
+        size = await wired.watching.object_size(UUID(match[1]), match[2])
         error = RangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
     else:
         error = _STORE_ERRORS.get(status, Unavailable)()

@@ -18,8 +18,8 @@ from kinora_kit.outages import OUTAGES
 from kinora_kit.streams import EventStream
 from kinora_video.domain import GONE, Video
 from kinora_video.errors import VideoNotFound
-from kinora_video.service import Shown
 from kinora_video.tus import ROUTE, UploadName
+from kinora_video.watching import Shown
 from kinora_video.wiring import Wired
 
 router = APIRouter(prefix="/video")
@@ -103,7 +103,7 @@ async def upload_options(response: Response, wired: Wired) -> None:
     """
     response.headers["Tus-Resumable"] = response.headers["Tus-Version"] = "1.0.0"
     response.headers["Tus-Extension"] = TUS_EXTENSIONS
-    response.headers["Tus-Max-Size"] = str(wired.videos.settings.upload_max_bytes)
+    response.headers["Tus-Max-Size"] = str(wired.uploads.settings.upload_max_bytes)
 
 
 @router.options(ROUTE, status_code=204)
@@ -114,7 +114,7 @@ async def one_upload_options(upload: UploadName, response: Response, wired: Wire
 
 @router.get("/{video_id:uuid}")
 async def get_video(video_id: UUID, caller: OptionalCaller, wired: Wired) -> VideoBody:
-    return _body(await wired.videos.get(caller, video_id))
+    return _body(await wired.watching.get(caller, video_id))
 
 
 class VideoChange(BaseModel):
@@ -130,7 +130,7 @@ class VideoChange(BaseModel):
 async def change_video(video_id: UUID, change: VideoChange, caller: SignedIn, wired: Wired) -> VideoBody:
     """The new poster is available a moment later, at a new URL."""
     await wired.videos.choose_poster(caller, video_id, change.poster_time)
-    return _body(await wired.videos.get(caller, video_id))
+    return _body(await wired.watching.get(caller, video_id))
 
 
 @router.delete("/{video_id:uuid}", status_code=204)
@@ -162,12 +162,12 @@ async def follow_progress(
     with contextlib.ExitStack() as stack:
         stack.enter_context(wired.followers.take(request.scope, caller.user_id))
         changed = stack.enter_context(wired.changes.of(video_id))  # before the first read, so that no change is missed
-        first = await wired.videos.progress(caller, video_id)
+        first = await wired.watching.progress(caller, video_id)
         seen = int(last_event_id) if _EVENT_ID.fullmatch(last_event_id) else 0
         if first.state in ENDS and seen >= first.version:
             return Response(status_code=204)
         session = asyncio.create_task(
-            wired.verifier.until_ended(token, check_seconds=wired.videos.settings.session_check_seconds)
+            wired.verifier.until_ended(token, check_seconds=wired.watching.settings.session_check_seconds)
         )
         stack.callback(session.cancel)
         session.add_done_callback(lambda _: changed.set())
@@ -189,7 +189,7 @@ async def follow_progress(
                 yield ": still here\n\n"
             changed.clear()
             try:
-                progress = await wired.videos.progress(caller, video_id)
+                progress = await wired.watching.progress(caller, video_id)
             except VideoNotFound:
                 progress = progress.model_copy(update={"state": "deleted", "version": sent + 1})
             except OUTAGES:
@@ -223,7 +223,7 @@ def _canonical(video_id: UUID, request: Request) -> Response | None:
 async def master_playlist(video_id: UUID, caller: OptionalCaller, request: Request, wired: Wired) -> Response:
     if elsewhere := _canonical(video_id, request):
         return elsewhere
-    return _playlist(*await wired.videos.master_playlist(caller, video_id, request.url.query))
+    return _playlist(*await wired.watching.master_playlist(caller, video_id, request.url.query))
 
 
 @router.get("/{video_id:uuid}/{rendition}.m3u8", response_class=Response, responses=PLAYLIST)
@@ -232,4 +232,4 @@ async def media_playlist(
 ) -> Response:
     if elsewhere := _canonical(video_id, request):
         return elsewhere
-    return _playlist(*await wired.videos.media_playlist(caller, video_id, rendition, request.url.query))
+    return _playlist(*await wired.watching.media_playlist(caller, video_id, rendition, request.url.query))

@@ -1,4 +1,4 @@
-"""gRPC for the other services: translates, and calls service.py and uploads.py."""
+"""gRPC for the other services: translates, and calls the use cases."""
 
 from typing import Any
 
@@ -12,8 +12,9 @@ from kinora_kit.errors import InvalidInput
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import optional_caller, signed_in
 from kinora_video.domain import VISIBILITIES, Visibility
-from kinora_video.service import Shown, Videos
 from kinora_video.uploads import Uploads
+from kinora_video.videos import Videos
+from kinora_video.watching import Shown, Watching
 
 MAX_IDS = 100
 
@@ -64,20 +65,20 @@ def _progress(progress: TranscodeProgressed | UploadProgressed) -> pb.Progress:
 
 
 class VideosServicer(pb_grpc.VideosServicer):
-    def __init__(self, videos: Videos) -> None:
-        self._videos = videos
+    def __init__(self, watching: Watching) -> None:
+        self._watching = watching
 
     async def GetVideo(self, request: pb.GetVideoRequest, context: Any) -> pb.Video:  # noqa: N802
-        return _video(await self._videos.get(optional_caller(), parse_id(request.id)))
+        return _video(await self._watching.get(optional_caller(), parse_id(request.id)))
 
     async def ListVideos(self, request: pb.ListVideosRequest, context: Any) -> pb.ListVideosResponse:  # noqa: N802
         if len(request.ids) > MAX_IDS:
             raise InvalidInput(f"A request may have at most {MAX_IDS} ids")
-        shown = await self._videos.list_videos(optional_caller(), [parse_id(item) for item in request.ids])
+        shown = await self._watching.list_videos(optional_caller(), [parse_id(item) for item in request.ids])
         return pb.ListVideosResponse(videos=[_video(item) for item in shown])
 
     async def GetProgress(self, request: pb.GetProgressRequest, context: Any) -> pb.Progress:  # noqa: N802
-        return _progress(await self._videos.progress(signed_in(), parse_id(request.video_id)))
+        return _progress(await self._watching.progress(signed_in(), parse_id(request.video_id)))
 
 
 class UploadsServicer(pb_grpc.UploadsServicer):
@@ -123,7 +124,7 @@ class EnforcementServicer(pb_grpc.EnforcementServicer):
         return pb.DropAllVideosResponse()
 
 
-def register(server: grpc.aio.Server, videos: Videos, uploads: Uploads) -> None:
-    pb_grpc.add_EnforcementServicer_to_server(EnforcementServicer(videos), server)
-    pb_grpc.add_VideosServicer_to_server(VideosServicer(videos), server)
+def register(server: grpc.aio.Server, watching: Watching, videos: Videos, uploads: Uploads) -> None:
+    pb_grpc.add_VideosServicer_to_server(VideosServicer(watching), server)
     pb_grpc.add_UploadsServicer_to_server(UploadsServicer(videos, uploads), server)
+    pb_grpc.add_EnforcementServicer_to_server(EnforcementServicer(videos), server)

@@ -20,17 +20,18 @@ from kinora_kit.queues import Queue
 from kinora_kit.s3 import ObjectStore
 from kinora_kit.settings import reveal
 from kinora_kit.streams import Seats
-from kinora_video import announce, cleanup, sandbox
+from kinora_video import announce, sandbox
 from kinora_video.catalogue import RemoteCatalogue
-from kinora_video.cleanup import Cleanup
+from kinora_video.changes import Changes
+from kinora_video.cleanup import PURGE_SECONDS, Cleanup
 from kinora_video.events import Reactions
 from kinora_video.links import Links
 from kinora_video.rpc import register
-from kinora_video.service import Videos
 from kinora_video.settings import StoreSettings, VideoSettings, WorkerSettings
 from kinora_video.transcode import Transcoder
 from kinora_video.uploads import EVER_SECONDS, FULL_SWEEP_SECONDS, RECENT_SWEEP_SECONDS, Uploads
-from kinora_video.watch import Changes
+from kinora_video.videos import Videos
+from kinora_video.watching import Watching
 
 # Each lane has its own consumers, so that work that a viewer is waiting for does not queue behind long work.
 FIRST = Queue(announce.FIRST_QUEUE, prefetch=2, retry_seconds=(1, 5, 30, 120, 600, 600, 600))
@@ -41,6 +42,7 @@ BULK = Queue(announce.BULK_QUEUE, prefetch=1, retry_seconds=(1, 5, 30, 120, 600,
 @dataclass(frozen=True)
 class State:
     checks: Checks
+    watching: Watching
     videos: Videos
     uploads: Uploads
     changes: Changes
@@ -105,16 +107,12 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
         http.connect(settings.tusd_url, timeout_seconds=10) as tusd,
         changes.listening(reveal(settings.postgres_url)),
     ):
-        videos = Videos(
-            pool=stores.pool,
-            objects=stores.objects,
-            links=Links(reveal(settings.signing_secret), settings.link_lifetime_seconds),
-            catalogue=RemoteCatalogue(EnforcementStub(media)),
-            settings=settings,
-        )
+        links = Links(reveal(settings.signing_secret), settings.link_lifetime_seconds)
+        watching = Watching(stores.pool, stores.objects, links, settings)
+        videos = Videos(stores.pool, RemoteCatalogue(EnforcementStub(media)))
         uploads = Uploads(stores.pool, stores.objects, tusd, settings)
         reactions = Reactions(videos)
-        care = Cleanup(stores.pool, stores.objects, settings)
+        cleanup = Cleanup(stores.pool, stores.objects, settings)
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
             issuer=settings.public_url,
@@ -124,7 +122,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
         async with (
             rpc.serve(
                 f"{settings.http_host}:{settings.grpc_port}",
-                lambda server: register(server, videos, uploads),
+                lambda server: register(server, watching, videos, uploads),
                 verifier=verifier,
             ),
             tasks.background(
@@ -133,13 +131,14 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
                 schema=lambda: tasks.every(
                     migrate.RESTORE_SECONDS, lambda: migrate.restore(reveal(settings.postgres_url), "kinora_video")
                 ),
-                purge=lambda: tasks.every(cleanup.PURGE_SECONDS, care.purge),
+                purge=lambda: tasks.every(PURGE_SECONDS, cleanup.purge),
                 recent_uploads=lambda: tasks.every(RECENT_SWEEP_SECONDS, uploads.sweep),
                 all_uploads=lambda: tasks.every(FULL_SWEEP_SECONDS, lambda: uploads.sweep(active_seconds=EVER_SECONDS)),
             ),
         ):
             yield State(
                 checks=Checks({**stores.checks.dependencies, "redis": revocations.ping}, schema=stores.checks.schema),
+                watching=watching,
                 videos=videos,
                 uploads=uploads,
                 changes=changes,

@@ -1,19 +1,17 @@
-"""The use cases of videos: deletion, visibility, signed URLs, streams and the poster."""
+"""The use cases that change videos: deletion, visibility and the poster."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from kinora_kit.consumer import Ignore
 from kinora_kit.errors import InvalidInput, Unavailable
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
-from kinora_video import service, store
-from kinora_video.errors import LinkExpired, NotPlayable, NotTheOwner, UploadEnded, VideoNotFound
+from kinora_video import store, videos
+from kinora_video.errors import NotPlayable, NotTheOwner, UploadEnded, VideoNotFound
 from kinora_video.tus import Name
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ async def test_delete_removes_all_objects_even_during_transcoding(stage: Stage, 
         with pytest.raises(Ignore):
             await stage.transcoder.handle(command)
     with pytest.raises(VideoNotFound):
-        await stage.videos.get(owner, video_id)
+        await stage.watching.get(owner, video_id)
     assert await stage.left(video_id) == []
     assert (await stage.emitted(video_id))[-1] == "video.deleted"
 
@@ -70,7 +68,7 @@ async def test_delete_reaches_the_catalogue_before_it_succeeds(stage: Stage, cli
         with pytest.raises(Unavailable):
             await stage.videos.delete(owner, video_id)
     with pytest.raises(VideoNotFound):
-        await stage.videos.get(owner, video_id)
+        await stage.watching.get(owner, video_id)
     stage.catalogue.away = False
     with pytest.raises(VideoNotFound):  # already deleted in both
         await stage.videos.delete(owner, video_id)
@@ -94,13 +92,13 @@ async def test_drop_is_restricted_to_the_owner_and_idempotent(stage: Stage, clip
 async def test_account_deletion_deletes_all_its_videos(
     stage: Stage, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "DELETE_BATCH", 1)
+    monkeypatch.setattr(videos, "DELETE_BATCH", 1)
     owner, first = await stage.uploaded(clip)
     second = await stage.uploads.begin(owner, size=10, metadata={"filename": "b.mp4"})
     _, foreign = await stage.uploaded(clip)
     for _ in range(2):
         await stage.videos.delete_all_of(owner.user_id)
-    assert await stage.videos.list_videos(owner, [first, second]) == []
+    assert await stage.watching.list_videos(owner, [first, second]) == []
     for video_id in (first, second):
         assert (await stage.emitted(video_id)).count("video.deleted") == 1
     progress = [event for exchange, event in await stage.outbox() if exchange == "video.progress"]
@@ -120,41 +118,11 @@ async def test_enforce_visibility_is_restricted_to_the_owner_and_the_newest_wins
         ("unlisted", 8, "unlisted"),
     ):
         await stage.videos.enforce_visibility(owner, video_id, visibility, version)  # type: ignore[arg-type]
-        assert (await stage.videos.get(owner, video_id)).video.visibility == stands
+        assert (await stage.watching.get(owner, video_id)).video.visibility == stands
     await stage.videos.drop(owner, video_id)
     for caller in (owner, stranger):
         with pytest.raises(VideoNotFound):
             await stage.videos.enforce_visibility(caller, video_id, "public", 9)
-
-
-async def test_signed_urls_end_with_the_next_change_of_visibility(stage: Stage, clip: Path) -> None:
-    owner, video_id = await stage.uploaded(clip, visibility="private")
-    await stage.work(video_id)
-    queries = []
-    for version, visibility in enumerate(("private", "public", "private", "unlisted", "private"), start=1):
-        await stage.videos.enforce_visibility(owner, video_id, visibility, version)  # type: ignore[arg-type]
-        if visibility == "private":
-            queries.append((await stage.videos.get(owner, video_id)).stream_url.partition("?")[2])
-            await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", queries[-1])
-            for ended in queries[:-1]:
-                with pytest.raises(LinkExpired):
-                    await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", ended)
-                with pytest.raises(LinkExpired):
-                    await stage.videos.master_playlist(None, video_id, ended)
-    assert len(set(queries)) == len(queries)
-    again = (await stage.videos.get(owner, video_id)).stream_url.partition("?")[2]
-    assert again == queries[-1], "the last change did not change the visibility"
-
-
-async def test_visibility_written_by_the_previous_version_ends_signed_urls(stage: Stage, clip: Path) -> None:
-    """Which does not know the counter, and runs in parallel during a rollout."""
-    owner, video_id = await stage.uploaded(clip, visibility="private")
-    await stage.work(video_id)
-    query = (await stage.videos.get(owner, video_id)).stream_url.partition("?")[2]
-    for visibility in ("public", "private"):
-        await stage.pool.execute("UPDATE videos SET visibility = $2 WHERE id = $1", video_id, visibility)
-    with pytest.raises(LinkExpired):
-        await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", query)
 
 
 async def test_use_cases_of_the_owner_reject_strangers(stage: Stage, clip: Path) -> None:
@@ -163,17 +131,17 @@ async def test_use_cases_of_the_owner_reject_strangers(stage: Stage, clip: Path)
     for attempt in (
         stage.videos.delete(stranger, video_id),
         stage.videos.choose_poster(stranger, video_id, 0),
-        stage.videos.progress(stranger, video_id),
+        stage.watching.progress(stranger, video_id),
     ):
         with pytest.raises(NotTheOwner):
             await attempt
     await stage.videos.set_visibility(video_id, "private", 1)
     name = await stage.named(video_id)
     for hidden in (
-        stage.videos.get(stranger, video_id),
-        stage.videos.get(None, video_id),
+        stage.watching.get(stranger, video_id),
+        stage.watching.get(None, video_id),
         stage.videos.delete(stranger, video_id),
-        stage.videos.progress(stranger, video_id),
+        stage.watching.progress(stranger, video_id),
         stage.uploads.authorise(stranger, name),
         stage.uploads.authorise(owner, Name(video_id, "another")),
     ):
@@ -194,72 +162,17 @@ async def test_late_visibility_event_is_ignored(stage: Stage, clip: Path) -> Non
     assert video.visibility == "private"
 
 
-async def test_private_stream_requires_its_signature(stage: Stage, clip: Path) -> None:
-    owner, video_id = await stage.uploaded(clip, visibility="private")
-    await stage.work(video_id)
-    url = (await stage.videos.get(owner, video_id)).stream_url
-    query = url.partition("?")[2]
-    _, master = await stage.videos.master_playlist(None, video_id, query)
-    assert all(query in line for line in master.splitlines() if line and not line.startswith("#"))
-    with pytest.raises(VideoNotFound):
-        await stage.videos.master_playlist(None, video_id, "")
-    # A request with a signed URL gets no newer signature, so access expires.
-    older = replace(stage.videos.links, lifetime_seconds=60).query(video_id, 0, 0)
-    assert older != query
-    for _, text in (
-        await stage.videos.master_playlist(None, video_id, older),
-        await stage.videos.media_playlist(None, video_id, "240p", older),
-    ):
-        assert older in text
-        assert query not in text
-    other_owner, other = await stage.uploaded(clip, visibility="private")
-    foreign = stage.videos.links.query(other, 0, 0)
-    for wrong in ("exp=99999999999&sig=abc", query.replace("sig=", "sig=0"), foreign, "exp=x&sig=y", query + "&acl"):
-        with pytest.raises(LinkExpired):
-            await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", wrong)
-    expired = replace(stage.videos.links, lifetime_seconds=-10_000).query(video_id, 0, 0)
-    with pytest.raises(LinkExpired):
-        await stage.videos.master_playlist(None, video_id, expired)
-    assert other_owner != owner
-
-
-async def test_gateway_can_fetch_only_the_authorised_object(stage: Stage, clip: Path) -> None:
-    owner, video_id = await stage.uploaded(clip, visibility="private")
-    await stage.work(video_id)
-    query = stage.videos.links.query(video_id, 0, 0)
-    headers = await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", query)
-    path = f"{stage.objects.url}/{STREAMS}/{video_id}"
-    async with httpx.AsyncClient(timeout=60) as http:
-        whole = await http.get(f"{path}/240p/init.mp4?{query}", headers=headers)
-        part = await http.get(f"{path}/240p/init.mp4?{query}", headers={**headers, "Range": "bytes=0-9"})
-        other = await http.get(f"{path}/audio/init.mp4?{query}", headers=headers)
-    assert (whole.status_code, part.status_code, other.status_code) == (200, 206, 403)
-    assert whole.content[4:8] == b"ftyp"
-    assert owner is not None
-
-
-async def test_stream_that_becomes_private_is_closed_at_once(stage: Stage, clip: Path) -> None:
-    _, video_id = await stage.uploaded(clip)
-    await stage.work(video_id)
-    await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "")
-    with pytest.raises(LinkExpired):
-        await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "acl")
-    await stage.videos.set_visibility(video_id, "private", 1)
-    with pytest.raises(VideoNotFound):
-        await stage.videos.authorise_object("GET", video_id, "240p/init.mp4", "")
-
-
 async def test_choose_poster_replaces_the_poster(stage: Stage, clip: Path) -> None:
     owner, video_id = await stage.uploaded(clip)
     with pytest.raises(NotPlayable):
         await stage.videos.choose_poster(owner, video_id, 1)
     await stage.work(video_id)
-    before = (await stage.videos.get(owner, video_id)).poster_url
+    before = (await stage.watching.get(owner, video_id)).poster_url
     with pytest.raises(InvalidInput):
         await stage.videos.choose_poster(owner, video_id, 100)
     await stage.videos.choose_poster(owner, video_id, 7)
     await stage.work(video_id)
-    after = (await stage.videos.get(owner, video_id)).poster_url
+    after = (await stage.watching.get(owner, video_id)).poster_url
     assert after != before
     await stage.videos.choose_poster(owner, video_id, 7)
     assert await stage.commands(video_id) == [], "this poster already exists"

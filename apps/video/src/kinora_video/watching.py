@@ -1,4 +1,4 @@
-"""The use cases of videos, called by REST, gRPC, ForwardAuth and events."""
+"""What viewers do: read videos, follow their progress, and play them. Called by REST, gRPC and ForwardAuth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,14 @@ from uuid import UUID
 
 from kinora.events import video as events
 from kinora_kit import postgres
-from kinora_kit.errors import InvalidInput
 from kinora_kit.identity import Caller
-from kinora_kit.postgres import Connection, Pool
+from kinora_kit.postgres import Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_video import announce, domain, hls, store
-from kinora_video.catalogue import Catalogue
-from kinora_video.domain import PlannedPart, StoredRendition, StoredSegment, Video, Visibility
+from kinora_video.domain import PlannedPart, StoredRendition, StoredSegment, Video
 from kinora_video.errors import LinkExpired, NotPlayable, VideoNotFound
 from kinora_video.links import SIGNED_QUERY, Links
 from kinora_video.settings import VideoSettings
-
-DELETE_BATCH = 200
 
 
 @dataclass(frozen=True)
@@ -33,11 +29,10 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Videos:
+class Watching:
     pool: Pool
     objects: ObjectStore
     links: Links
-    catalogue: Catalogue
     settings: VideoSettings
 
     # Metadata
@@ -47,12 +42,12 @@ class Videos:
         if video is None:
             raise VideoNotFound
         video.must_be_visible_to(caller)
-        return (await self._show(caller, [video]))[0]
+        return (await self._show([video]))[0]
 
     async def list_videos(self, caller: Caller | None, ids: Sequence[UUID]) -> list[Shown]:
         """Those of ``ids`` that exist and are visible to the caller."""
         videos = await store.list_videos(self.pool, ids)
-        return await self._show(caller, [video for video in videos if video.visible_to(caller)])
+        return await self._show([video for video in videos if video.visible_to(caller)])
 
     async def progress(self, caller: Caller, video_id: UUID) -> events.TranscodeProgressed | events.UploadProgressed:
         """The progress of upload and transcoding of the caller's video."""
@@ -63,7 +58,7 @@ class Videos:
             video.must_be_owned_by(caller)
             return await announce.snapshot(connection, video)
 
-    async def _show(self, caller: Caller | None, videos: Sequence[Video]) -> list[Shown]:
+    async def _show(self, videos: Sequence[Video]) -> list[Shown]:
         ids = [video.id for video in videos]
         renditions = await store.renditions_of(self.pool, ids)
         bandwidths = await store.bandwidths(self.pool, ids)
@@ -159,88 +154,6 @@ class Videos:
     async def object_size(self, video_id: UUID, key: str) -> int:
         """The size in bytes of one object of the stream."""
         return await self.objects.size(self.settings.streams_bucket, f"{video_id}/{key}")
-
-    async def choose_poster(self, caller: Caller, video_id: UUID, seconds: float) -> None:
-        """Queue the making of a new poster, from another second of the video.
-
-        Raises NotPlayable until the video is playable, InvalidInput beyond its end.
-        """
-        async with postgres.transaction(self.pool) as connection:
-            video = await store.lock(connection, video_id)
-            if video is None:
-                raise VideoNotFound
-            video.must_be_owned_by(caller)
-            if video.state not in domain.STREAMING or video.source is None:
-                raise NotPlayable
-            if seconds > video.source.duration:
-                raise InvalidInput(f"The video ends after {video.source.duration:.3f} s")
-            if video.poster == domain.poster_key(seconds):
-                return
-            await store.set_poster_time(connection, video_id, seconds)
-            await announce.command(connection, announce.MakePoster(video_id=video_id), announce.BULK_QUEUE)
-
-    # Deletion and visibility
-
-    async def delete(self, caller: Caller, video_id: UUID) -> None:
-        """Delete the caller's video: hidden at once, here and in the catalogue, and soon removed from every store.
-
-        Raises an outage if the catalogue cannot be reached, VideoNotFound if the video is already deleted in both.
-        """
-        async with postgres.transaction(self.pool) as connection:
-            video = await store.lock(connection, video_id)
-            if video is None:
-                raise VideoNotFound
-            again = video.state == "deleted" and video.owned_by(caller)
-            if not again:
-                video.must_be_owned_by(caller)
-                await _delete(connection, video)
-        await self.catalogue.drop(video_id)
-        if again:
-            raise VideoNotFound
-
-    async def drop(self, caller: Caller, video_id: UUID) -> None:
-        """As delete, for the media service, which deletes the document itself. Idempotent."""
-        async with postgres.transaction(self.pool) as connection:
-            video = await store.lock(connection, video_id)
-            if video is not None and video.state != "deleted":
-                video.must_be_owned_by(caller)
-                await _delete(connection, video)
-
-    async def delete_quietly(self, video_id: UUID) -> None:
-        """As delete, without a caller, after an event or a terminated upload. Idempotent."""
-        async with postgres.transaction(self.pool) as connection:
-            video = await store.lock(connection, video_id)
-            if video is not None and video.state != "deleted":
-                await _delete(connection, video)
-
-    async def delete_all_of(self, owner_id: UUID) -> None:
-        """In batches, because a client waits for it. If it fails, the batches that are done stay deleted."""
-        await store.end_partials_of_owner(self.pool, owner_id)
-        while True:
-            async with postgres.transaction(self.pool) as connection:
-                deleted = await store.delete_some_of(connection, owner_id, limit=DELETE_BATCH)
-                for video in deleted:
-                    await announce.deleted(connection, video)
-            if len(deleted) < DELETE_BATCH:
-                return
-
-    async def set_visibility(self, video_id: UUID, visibility: Visibility, version: int) -> None:
-        """From an event. Ignored unless ``version``, the document's, is newer than the last one."""
-        async with postgres.transaction(self.pool) as connection:
-            await store.set_visibility(connection, video_id, visibility, version)
-
-    async def enforce_visibility(self, caller: Caller, video_id: UUID, visibility: Visibility, version: int) -> None:
-        """As set_visibility, within the owner's request. Raises VideoNotFound, NotTheOwner."""
-        async with postgres.transaction(self.pool) as connection:
-            video = await store.lock(connection, video_id)
-            if video is None:
-                raise VideoNotFound
-            video.must_be_owned_by(caller)
-            await store.set_visibility(connection, video_id, visibility, version)
-
-
-async def _delete(connection: Connection, video: Video) -> None:
-    await announce.deleted(connection, await store.set_deleted(connection, video.id))
 
 
 def _stored(
