@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Literal, get_args
 from uuid import UUID
 
+from kinora_kit.errors import InvalidInput
 from kinora_kit.identity import Caller
 from kinora_video.errors import NotTheOwner, VideoNotFound
 
@@ -26,6 +27,13 @@ UPLOAD_EXPIRED, FILE_TOO_LARGE = "upload_expired", "file_too_large"
 NEVER_WHOLE = frozenset({UPLOAD_EXPIRED, FILE_TOO_LARGE})
 """The failures of a video whose upload never completed."""
 GONE: frozenset[State] = frozenset({"failed", "deleted"})
+
+
+def parse_visibility(text: str) -> Visibility:
+    """Raises InvalidInput."""
+    if text not in VISIBILITIES:
+        raise InvalidInput(f"visibility must be one of {', '.join(VISIBILITIES)}")
+    return text  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,12 @@ from kinora_kit import logs
 from kinora_kit.errors import InvalidInput
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import optional_caller, signed_in
-from kinora_video.domain import VISIBILITIES, Visibility
+from kinora_video.domain import parse_visibility
 from kinora_video.uploads import Uploads
 from kinora_video.videos import Videos
 from kinora_video.watching import Shown, Watching
 
 MAX_IDS = 100
-
-
-def _visibility(text: str) -> Visibility:
-    if text not in VISIBILITIES:
-        raise InvalidInput(f"visibility must be one of {', '.join(VISIBILITIES)}")
-    return text  # type: ignore[return-value]
 
 
 def _video(shown: Shown) -> pb.Video:
@@ -95,7 +89,7 @@ class UploadsServicer(pb_grpc.UploadsServicer):
             title=request.title,
             filename=request.filename,
             size=request.size,
-            visibility=_visibility(request.visibility or "private"),
+            visibility=parse_visibility(request.visibility or "private"),
             trace={"traceparent": trace} if trace else {},
         )
         return pb.CreateUploadResponse(video_id=str(video_id), upload_url=url)
@@ -111,7 +105,7 @@ class EnforcementServicer(pb_grpc.EnforcementServicer):
 
     async def SetVisibility(self, request: pb.SetVisibilityRequest, context: Any) -> pb.SetVisibilityResponse:  # noqa: N802
         await self._videos.enforce_visibility(
-            signed_in(), parse_id(request.id), _visibility(request.visibility), request.version
+            signed_in(), parse_id(request.id), parse_visibility(request.visibility), request.version
         )
         return pb.SetVisibilityResponse()
 

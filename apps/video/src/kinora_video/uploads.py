@@ -143,16 +143,14 @@ class Uploads:
         filename = displayable(metadata.get("filename") or metadata.get("name") or "") or "video"
         title = displayable(metadata.get("title", "")) or displayable(filename.rpartition(".")[0]) or filename
         self._check_file(filename, metadata.get("filetype", ""), size)
-        visibility = metadata.get("visibility") or "private"
-        if visibility not in domain.VISIBILITIES:
-            raise InvalidInput(f"visibility must be one of {', '.join(domain.VISIBILITIES)}")
+        visibility = domain.parse_visibility(metadata.get("visibility") or "private")
         video = Video(
             id=new_id(),
             owner_id=caller.user_id,
             title=title[:TITLE_LENGTH],
             filename=filename[:FILENAME_LENGTH],
             size=size,
-            visibility=visibility,  # type: ignore[arg-type]
+            visibility=visibility,
             visibility_changes=0,
             state="uploading",
             bytes_received=0,
