@@ -450,7 +450,7 @@ NUL = "a\0b"
 @pytest.mark.parametrize(
     "message",
     [
-        media_pb2.GetMediaRequest(id=NUL),
+        media_pb2.DropMediaRequest(id=NUL),
         auth_pb2.RegisterRequest(username="a", client=auth_pb2.Client(user_agent=NUL)),
         auth_pb2.ListUsersRequest(ids=["a", NUL]),
         media_pb2.UpdateMediaRequest(id="a", tags=media_pb2.TagList(tags=[NUL])),

@@ -61,9 +61,9 @@ async def test_services_without_pods_are_answered_with_503_and_a_problem(
     for name, ask in asked.items():
         expected = 404 if name == "an unknown path" else 201 if name == "begin an upload" else 200
 
-        async def as_before(ask: Ask = ask, expected: int = expected) -> bool:
+        async def as_before(name: str = name, ask: Ask = ask, expected: int = expected) -> bool:
             answer = await ask()
-            print(answer.request.url.path, answer.status_code, answer.text[:300])  # shown if it never answers
+            print(name, answer.status_code, answer.text[:300])  # shown if it never answers
             return answer.status_code == expected
 
         await until(as_before, what=f"{name!r} to answer {expected} again")

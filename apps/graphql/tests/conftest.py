@@ -192,12 +192,6 @@ class World(
     def _owned(owned: media_pb2.Media | video_pb2.Video, caller: Any) -> bool:
         return caller is not None and owned.owner_id == str(caller.user_id)
 
-    async def GetMedia(self, request: media_pb2.GetMediaRequest, context: Any) -> media_pb2.Media:
-        media = self._visible(request.id)
-        if media is None:
-            raise error(NotFound, "media_not_found")
-        return media
-
     async def ListMedia(self, request: media_pb2.ListMediaRequest, context: Any) -> media_pb2.ListMediaResponse:
         self.calls["ListMedia"] += 1
         assert len(set(request.ids)) == len(request.ids)
@@ -233,9 +227,6 @@ class World(
         return media
 
     # video
-
-    async def GetVideo(self, request: video_pb2.GetVideoRequest, context: Any) -> video_pb2.Video:
-        return self.videos[request.id]
 
     async def ListVideos(self, request: video_pb2.ListVideosRequest, context: Any) -> video_pb2.ListVideosResponse:
         self.calls["ListVideos"] += 1

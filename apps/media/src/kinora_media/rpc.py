@@ -34,9 +34,6 @@ class CatalogueRpc(CatalogueServicer):
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
 
-    async def GetMedia(self, request: pb.GetMediaRequest, context: object) -> pb.Media:
-        return _message(await self._catalogue.get(optional_caller(), parse_id(request.id)))
-
     async def ListMedia(self, request: pb.ListMediaRequest, context: object) -> pb.ListMediaResponse:
         found = await self._catalogue.many(optional_caller(), [parse_id(text) for text in request.ids])
         return pb.ListMediaResponse(media=[_message(media) for media in found])

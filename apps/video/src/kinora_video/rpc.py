@@ -1,4 +1,5 @@
-"""gRPC for the other services: translates, and calls the use cases."""
+"""gRPC API of videos: platform/protos/kinora/video/v1/video.proto."""
+# ruff: noqa: N802 - method names come from the proto
 
 from typing import Any
 
@@ -11,6 +12,7 @@ from kinora_kit import logs
 from kinora_kit.errors import InvalidInput
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import optional_caller, signed_in
+from kinora_kit.structs import timestamp
 from kinora_video.domain import parse_visibility
 from kinora_video.uploads import Uploads
 from kinora_video.videos import Videos
@@ -36,8 +38,8 @@ def _video(shown: Shown) -> pb.Video:
         poster_url=shown.poster_url,
         failure_code=video.failure_code,
         failure_detail=video.failure_detail,
+        created_at=timestamp(video.created_at),
     )
-    message.created_at.FromDatetime(video.created_at)
     if source is not None:
         message.duration, message.width, message.height = source.duration, source.width, source.height
     return message
@@ -62,16 +64,13 @@ class VideosServicer(pb_grpc.VideosServicer):
     def __init__(self, watching: Watching) -> None:
         self._watching = watching
 
-    async def GetVideo(self, request: pb.GetVideoRequest, context: Any) -> pb.Video:  # noqa: N802
-        return _video(await self._watching.get(optional_caller(), parse_id(request.id)))
-
-    async def ListVideos(self, request: pb.ListVideosRequest, context: Any) -> pb.ListVideosResponse:  # noqa: N802
+    async def ListVideos(self, request: pb.ListVideosRequest, context: Any) -> pb.ListVideosResponse:
         if len(request.ids) > MAX_IDS:
             raise InvalidInput(f"A request may have at most {MAX_IDS} ids")
         shown = await self._watching.list_videos(optional_caller(), [parse_id(item) for item in request.ids])
         return pb.ListVideosResponse(videos=[_video(item) for item in shown])
 
-    async def GetProgress(self, request: pb.GetProgressRequest, context: Any) -> pb.Progress:  # noqa: N802
+    async def GetProgress(self, request: pb.GetProgressRequest, context: Any) -> pb.Progress:
         return _progress(await self._watching.progress(signed_in(), parse_id(request.video_id)))
 
 
@@ -80,7 +79,7 @@ class UploadsServicer(pb_grpc.UploadsServicer):
         self._videos = videos
         self._uploads = uploads
 
-    async def CreateUpload(self, request: pb.CreateUploadRequest, context: Any) -> pb.CreateUploadResponse:  # noqa: N802
+    async def CreateUpload(self, request: pb.CreateUploadRequest, context: Any) -> pb.CreateUploadResponse:
         if request.size < 0:
             raise InvalidInput("size must not be negative")
         trace = logs.traceparent.get()
@@ -94,7 +93,7 @@ class UploadsServicer(pb_grpc.UploadsServicer):
         )
         return pb.CreateUploadResponse(video_id=str(video_id), upload_url=url)
 
-    async def DeleteVideo(self, request: pb.DeleteVideoRequest, context: Any) -> pb.DeleteVideoResponse:  # noqa: N802
+    async def DeleteVideo(self, request: pb.DeleteVideoRequest, context: Any) -> pb.DeleteVideoResponse:
         await self._videos.delete(signed_in(), parse_id(request.id))
         return pb.DeleteVideoResponse()
 
@@ -103,17 +102,17 @@ class EnforcementServicer(pb_grpc.EnforcementServicer):
     def __init__(self, videos: Videos) -> None:
         self._videos = videos
 
-    async def SetVisibility(self, request: pb.SetVisibilityRequest, context: Any) -> pb.SetVisibilityResponse:  # noqa: N802
+    async def SetVisibility(self, request: pb.SetVisibilityRequest, context: Any) -> pb.SetVisibilityResponse:
         await self._videos.enforce_visibility(
             signed_in(), parse_id(request.id), parse_visibility(request.visibility), request.version
         )
         return pb.SetVisibilityResponse()
 
-    async def DropVideo(self, request: pb.DropVideoRequest, context: Any) -> pb.DropVideoResponse:  # noqa: N802
+    async def DropVideo(self, request: pb.DropVideoRequest, context: Any) -> pb.DropVideoResponse:
         await self._videos.drop(signed_in(), parse_id(request.id))
         return pb.DropVideoResponse()
 
-    async def DropAllVideos(self, request: pb.DropAllVideosRequest, context: Any) -> pb.DropAllVideosResponse:  # noqa: N802
+    async def DropAllVideos(self, request: pb.DropAllVideosRequest, context: Any) -> pb.DropAllVideosResponse:
         await self._videos.delete_all_of(signed_in().user_id)
         return pb.DropAllVideosResponse()
 

@@ -135,25 +135,6 @@ class Media(_message.Message):
 Global___Media: _TypeAlias = Media  # noqa: Y015
 
 @_typing.final
-class GetMediaRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    def __init__(
-        self,
-        *,
-        id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetMediaRequest: _TypeAlias = GetMediaRequest  # noqa: Y015
-
-@_typing.final
 class ListMediaRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

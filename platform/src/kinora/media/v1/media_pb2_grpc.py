@@ -35,11 +35,6 @@ class CatalogueStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.GetMedia = channel.unary_unary(
-                '/kinora.media.v1.Catalogue/GetMedia',
-                request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.GetMediaRequest.SerializeToString,
-                response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.Media.FromString,
-                _registered_method=True)
         self.ListMedia = channel.unary_unary(
                 '/kinora.media.v1.Catalogue/ListMedia',
                 request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaRequest.SerializeToString,
@@ -51,13 +46,6 @@ class CatalogueServicer:
     """Reading the catalogue.
     """
 
-    def GetMedia(self, request, context):
-        """One document, if the caller may see it.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def ListMedia(self, request, context):
         """Documents that do not exist or that the caller may not see are omitted. At most 100 ids.
         """
@@ -68,11 +56,6 @@ class CatalogueServicer:
 
 def add_CatalogueServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'GetMedia': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetMedia,
-                    request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.GetMediaRequest.FromString,
-                    response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.Media.SerializeToString,
-            ),
             'ListMedia': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMedia,
                     request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaRequest.FromString,
@@ -89,33 +72,6 @@ def add_CatalogueServicer_to_server(servicer, server):
 class Catalogue:
     """Reading the catalogue.
     """
-
-    @staticmethod
-    def GetMedia(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/kinora.media.v1.Catalogue/GetMedia',
-            kinora_dot_media_dot_v1_dot_media__pb2.GetMediaRequest.SerializeToString,
-            kinora_dot_media_dot_v1_dot_media__pb2.Media.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def ListMedia(request,

@@ -33,8 +33,6 @@ class CatalogueStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogueAsyncStub: ...
-    GetMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.GetMediaRequest, _media_pb2.Media]
-    """One document, if the caller may see it."""
     ListMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListMediaRequest, _media_pb2.ListMediaResponse]
     """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
 
@@ -43,21 +41,11 @@ class CatalogueAsyncStub(CatalogueStub):
     """Reading the catalogue."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    GetMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.GetMediaRequest, _media_pb2.Media]  # type: ignore[assignment]
-    """One document, if the caller may see it."""
     ListMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.ListMediaRequest, _media_pb2.ListMediaResponse]  # type: ignore[assignment]
     """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
 
 class CatalogueServicer(metaclass=_abc_1.ABCMeta):
     """Reading the catalogue."""
-
-    @_abc_1.abstractmethod
-    def GetMedia(
-        self,
-        request: _media_pb2.GetMediaRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_media_pb2.Media, _abc.Awaitable[_media_pb2.Media]]:
-        """One document, if the caller may see it."""
 
     @_abc_1.abstractmethod
     def ListMedia(

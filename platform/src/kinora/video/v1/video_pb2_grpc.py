@@ -35,11 +35,6 @@ class VideosStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.GetVideo = channel.unary_unary(
-                '/kinora.video.v1.Videos/GetVideo',
-                request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.GetVideoRequest.SerializeToString,
-                response_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.Video.FromString,
-                _registered_method=True)
         self.ListVideos = channel.unary_unary(
                 '/kinora.video.v1.Videos/ListVideos',
                 request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.ListVideosRequest.SerializeToString,
@@ -55,12 +50,6 @@ class VideosStub:
 class VideosServicer:
     """Reading videos, as their visibility allows.
     """
-
-    def GetVideo(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
 
     def ListVideos(self, request, context):
         """Videos that do not exist or that the caller may not see are omitted. At most 100 ids.
@@ -79,11 +68,6 @@ class VideosServicer:
 
 def add_VideosServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'GetVideo': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetVideo,
-                    request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.GetVideoRequest.FromString,
-                    response_serializer=kinora_dot_video_dot_v1_dot_video__pb2.Video.SerializeToString,
-            ),
             'ListVideos': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVideos,
                     request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.ListVideosRequest.FromString,
@@ -105,33 +89,6 @@ def add_VideosServicer_to_server(servicer, server):
 class Videos:
     """Reading videos, as their visibility allows.
     """
-
-    @staticmethod
-    def GetVideo(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/kinora.video.v1.Videos/GetVideo',
-            kinora_dot_video_dot_v1_dot_video__pb2.GetVideoRequest.SerializeToString,
-            kinora_dot_video_dot_v1_dot_video__pb2.Video.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def ListVideos(request,

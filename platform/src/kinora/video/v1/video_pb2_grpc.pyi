@@ -33,7 +33,6 @@ class VideosStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> VideosAsyncStub: ...
-    GetVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.GetVideoRequest, _video_pb2.Video]
     ListVideos: _grpc.UnaryUnaryMultiCallable[_video_pb2.ListVideosRequest, _video_pb2.ListVideosResponse]
     """Videos that do not exist or that the caller may not see are omitted. At most 100 ids."""
     GetProgress: _grpc.UnaryUnaryMultiCallable[_video_pb2.GetProgressRequest, _video_pb2.Progress]
@@ -44,7 +43,6 @@ class VideosAsyncStub(VideosStub):
     """Reading videos, as their visibility allows."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    GetVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.GetVideoRequest, _video_pb2.Video]  # type: ignore[assignment]
     ListVideos: _aio.UnaryUnaryMultiCallable[_video_pb2.ListVideosRequest, _video_pb2.ListVideosResponse]  # type: ignore[assignment]
     """Videos that do not exist or that the caller may not see are omitted. At most 100 ids."""
     GetProgress: _aio.UnaryUnaryMultiCallable[_video_pb2.GetProgressRequest, _video_pb2.Progress]  # type: ignore[assignment]
@@ -52,13 +50,6 @@ class VideosAsyncStub(VideosStub):
 
 class VideosServicer(metaclass=_abc_1.ABCMeta):
     """Reading videos, as their visibility allows."""
-
-    @_abc_1.abstractmethod
-    def GetVideo(
-        self,
-        request: _video_pb2.GetVideoRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_video_pb2.Video, _abc.Awaitable[_video_pb2.Video]]: ...
 
     @_abc_1.abstractmethod
     def ListVideos(
