@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,3 +114,68 @@ async def test_graphql_rejections_have_a_code(person: Person) -> None:
     refused = (await person.graphql(CREATE, {"input": wanted}))["createUpload"]
     assert refused["__typename"] == "FileTooLarge"
     assert refused["code"] == "file_too_large"
+
+
+REVOKE = """
+    mutation ($id: ID!) {
+      revokeSession(id: $id) { __typename ... on RevokeSessionPayload { id } ... on Problem { code } }
+    }
+"""
+CHANGE_PASSWORD = "mutation ($input: ChangePasswordInput!) { changePassword(input: $input) { __typename } }"
+DELETE_ACCOUNT = "mutation ($input: DeleteAccountInput!) { deleteAccount(input: $input) { __typename } }"
+LOGIN = """
+    mutation ($input: LoginInput!) {
+      login(input: $input) { __typename ... on LoginPayload { tokens { accessToken refreshToken } } }
+    }
+"""
+
+
+async def sign_in(person: Person) -> Person:
+    """The same user on another device."""
+    answer = await person.graphql(LOGIN, {"input": {"login": person.username, "password": person.password}})
+    tokens = answer["login"]["tokens"]
+    return replace(person, tokens={"access_token": tokens["accessToken"], "refresh_token": tokens["refreshToken"]})
+
+
+async def is_signed_in(person: Person) -> bool:
+    return (await person.get("/user/token_verify")).status_code == 200
+
+
+async def test_sessions_end_by_revocation_new_password_and_logout_of_all(person: Person, stranger: Person) -> None:
+    phone = await sign_in(person)
+    sessions = (await phone.graphql("{ sessions { id current address createdAt lastUsedAt } }"))["sessions"]
+    assert [session["current"] for session in sessions] == [True, False]
+    others = sessions[1]["id"]
+    refused = (await stranger.graphql(REVOKE, {"id": others}))["revokeSession"]
+    assert refused == {"__typename": "SessionNotFound", "code": "session_not_found"}
+    assert (await phone.graphql(REVOKE, {"id": others.upper()}))["revokeSession"]["id"] == others
+    assert (await is_signed_in(person), await is_signed_in(phone)) == (False, True)
+
+    tablet = await sign_in(phone)
+    wanted = {"currentPassword": "wrong password", "newPassword": "another good password"}
+    assert (await tablet.graphql(CHANGE_PASSWORD, {"input": wanted}))["changePassword"]["__typename"] == "WrongPassword"
+    wanted["currentPassword"] = person.password
+    answer = await tablet.graphql(CHANGE_PASSWORD, {"input": wanted})
+    assert answer["changePassword"]["__typename"] == "ChangePasswordPayload"
+    person.password = tablet.password = wanted["newPassword"]  # person: for the deletion after the test
+    assert (await is_signed_in(phone), await is_signed_in(tablet)) == (False, True)
+
+    watch = await sign_in(tablet)
+    assert (await watch.graphql("mutation { logoutAll { done } }"))["logoutAll"]["done"]
+    assert (await is_signed_in(watch), await is_signed_in(tablet)) == (False, False)
+    person.tokens = (await sign_in(person)).tokens  # likewise
+
+
+async def test_users_are_found_by_id_until_their_account_is_deleted(person: Person, stranger: Person) -> None:
+    query = "query ($id: ID!, $ids: [ID!]!) { user(id: $id) { username } users(ids: $ids) { username } }"
+    ids = {"id": person.id.upper(), "ids": [stranger.id, person.id]}
+    found = await stranger.graphql(query, ids)
+    assert found["user"]["username"] == person.username
+    assert [user["username"] for user in found["users"]] == [stranger.username, person.username]
+
+    wrong = await person.graphql(DELETE_ACCOUNT, {"input": {"currentPassword": "wrong password"}})
+    assert wrong["deleteAccount"]["__typename"] == "WrongPassword"
+    deleted = await person.graphql(DELETE_ACCOUNT, {"input": {"currentPassword": person.password}})
+    assert deleted["deleteAccount"]["__typename"] == "DeleteAccountPayload"
+    assert not await is_signed_in(person)
+    assert await stranger.graphql(query, ids) == {"user": None, "users": [{"username": stranger.username}, None]}

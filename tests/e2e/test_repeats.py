@@ -170,8 +170,20 @@ MUTATIONS = {
     ),
     "deleteMedia": Mutation(lambda it: f'(id: "{it.media_id}") {{ __typename }}', second="MediaNotFound"),
     "deleteVideo": Mutation(lambda it: f'(id: "{it.video_id}") {{ __typename }}', second="VideoNotFound"),
-    # The gateway already rejects the ended session.
+    "revokeSession": Mutation(lambda it: f'(id: "{it.session_id}") {{ __typename }}', second="SessionNotFound"),
+    "changePassword": Mutation(
+        lambda it: (
+            f"""(input: {{currentPassword: "{it.person.password}", newPassword: "{NEW_PASSWORD}"}})
+            {{ ... on ChangePasswordPayload {{ done }} }}"""
+        )
+    ),
+    # The session has ended.
     "logout": Mutation(lambda _: "{ done }", second="invalid_token"),
+    "logoutAll": Mutation(lambda _: "{ done }", second="invalid_token"),
+    "deleteAccount": Mutation(
+        lambda _: f'(input: {{currentPassword: "{NEW_PASSWORD}"}}) {{ ... on DeleteAccountPayload {{ done }} }}',
+        second="invalid_token",
+    ),
 }
 
 
@@ -180,6 +192,8 @@ async def test_mutations_are_idempotent(asked: Asked) -> None:
     assert set(MUTATIONS) == set(SCHEMA.mutation_type.fields)
     person = asked.person
     for name, mutation in MUTATIONS.items():
+        if name in ("logoutAll", "deleteAccount"):  # the session has just ended
+            person.tokens = (await person.http.post("/auth/login", json=asked.login)).json()
         query = {"query": f"mutation {{ {name}{mutation.call(asked)} }}"}
         first, second = [await person.http.post("/graphql", json=query, headers=person.headers) for _ in range(2)]
         assert first.json().get("data", {}).get(name), (name, first.text)
@@ -189,6 +203,8 @@ async def test_mutations_are_idempotent(asked: Asked) -> None:
         else:
             assert "errors" not in second.json(), (name, second.text)
             assert (first.text != second.text) == mutation.creates, name
+        if name == "changePassword":
+            person.password = NEW_PASSWORD
 
 
 async def test_upload_bytes_are_idempotent(person: Person) -> None:

@@ -7,6 +7,7 @@ from kinora_graphql.auth.types import Profile, Tokens
 from kinora_graphql.context import Info
 from kinora_graphql.inputs import given
 from kinora_graphql.problems import InvalidInput, Problem, TooManyRequests, outcome
+from kinora_kit.ids import parse_id
 
 
 @strawberry.type
@@ -31,6 +32,10 @@ class RefreshTokenReused(Problem): ...
 
 @strawberry.type
 class WrongPassword(Problem): ...
+
+
+@strawberry.type(description="It does not exist, has ended, or is another user's.")
+class SessionNotFound(Problem): ...
 
 
 @strawberry.input
@@ -87,6 +92,52 @@ class LogoutPayload:
     done: bool
 
 
+@strawberry.type
+class LogoutAllPayload:
+    done: bool
+
+
+@strawberry.type
+class RevokeSessionPayload:
+    id: strawberry.ID
+
+
+RevokeSessionResult = Annotated[
+    RevokeSessionPayload | SessionNotFound | InvalidInput, strawberry.union("RevokeSessionResult")
+]
+
+
+@strawberry.input
+class ChangePasswordInput:
+    current_password: str
+    new_password: str
+
+
+@strawberry.type
+class ChangePasswordPayload:
+    done: bool
+
+
+ChangePasswordResult = Annotated[
+    ChangePasswordPayload | WrongPassword | InvalidInput | TooManyRequests, strawberry.union("ChangePasswordResult")
+]
+
+
+@strawberry.input
+class DeleteAccountInput:
+    current_password: str
+
+
+@strawberry.type
+class DeleteAccountPayload:
+    done: bool
+
+
+DeleteAccountResult = Annotated[
+    DeleteAccountPayload | WrongPassword | InvalidInput | TooManyRequests, strawberry.union("DeleteAccountResult")
+]
+
+
 @strawberry.input(description="Fields to change; absent and null fields keep their values.")
 class UpdateProfileInput:
     username: str | None = strawberry.UNSET
@@ -139,6 +190,36 @@ class AuthMutation:
     async def logout(self, info: Info) -> LogoutPayload:
         await info.context.clients.accounts.Logout(pb.LogoutRequest())
         return LogoutPayload(done=True)
+
+    @strawberry.mutation(description="End all sessions of the caller, this one included.")
+    async def logout_all(self, info: Info) -> LogoutAllPayload:
+        await info.context.clients.accounts.LogoutAll(pb.LogoutAllRequest())
+        return LogoutAllPayload(done=True)
+
+    @strawberry.mutation(description="End one session of the caller, effective immediately and everywhere.")
+    async def revoke_session(self, info: Info, id: strawberry.ID) -> RevokeSessionResult:  # noqa: A002
+        async def call() -> RevokeSessionPayload:
+            session_id = str(parse_id(id))
+            await info.context.clients.accounts.RevokeSession(pb.RevokeSessionRequest(id=session_id))
+            return RevokeSessionPayload(id=strawberry.ID(session_id))
+
+        return await outcome(call(), SessionNotFound, InvalidInput)
+
+    @strawberry.mutation(description="Change the password, which ends all other sessions.")
+    async def change_password(self, info: Info, input: ChangePasswordInput) -> ChangePasswordResult:  # noqa: A002
+        async def call() -> ChangePasswordPayload:
+            await info.context.clients.accounts.ChangePassword(pb.ChangePasswordRequest(**given(input)))
+            return ChangePasswordPayload(done=True)
+
+        return await outcome(call(), WrongPassword, InvalidInput, TooManyRequests)
+
+    @strawberry.mutation(description="Delete the caller's account and all its data.")
+    async def delete_account(self, info: Info, input: DeleteAccountInput) -> DeleteAccountResult:  # noqa: A002
+        async def call() -> DeleteAccountPayload:
+            await info.context.clients.accounts.DeleteAccount(pb.DeleteAccountRequest(**given(input)))
+            return DeleteAccountPayload(done=True)
+
+        return await outcome(call(), WrongPassword, InvalidInput, TooManyRequests)
 
     @strawberry.mutation
     async def update_profile(self, info: Info, input: UpdateProfileInput) -> UpdateProfileResult:  # noqa: A002

@@ -52,3 +52,24 @@ class Tokens:
             expires_in=tokens.expires_in,
             user_id=strawberry.ID(tokens.user_id),
         )
+
+
+@strawberry.type(description="A sign-in on one device.")
+class Session:
+    id: strawberry.ID
+    user_agent: str = strawberry.field(description="As the device sent it, empty if it sent none.")
+    address: str = strawberry.field(description="From which it was last used.")
+    created_at: datetime
+    last_used_at: datetime
+    current: bool = strawberry.field(description="Whether this request belongs to it.")
+
+    @classmethod
+    def of(cls, session: pb.Session) -> Self:
+        return cls(
+            id=strawberry.ID(session.id),
+            user_agent=session.user_agent,
+            address=session.address,
+            created_at=moment(session.created_at),
+            last_used_at=moment(session.last_used_at),
+            current=session.current,
+        )
