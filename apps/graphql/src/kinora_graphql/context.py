@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import strawberry
@@ -15,34 +14,19 @@ from kinora.auth.v1 import auth_pb2 as auth
 from kinora.media.v1 import media_pb2 as media
 from kinora.video.v1 import video_pb2 as video
 from kinora_graphql.auth.loaders import load_users
+from kinora_graphql.clients import Clients
 from kinora_graphql.media.loaders import BATCH as MEDIA_BATCH
 from kinora_graphql.media.loaders import load_media
 from kinora_graphql.progress import ProgressHub
 from kinora_graphql.video.loaders import load_videos
+from kinora_graphql.wiring import Wired
 from kinora_kit import rpc
 from kinora_kit.errors import InvalidInput, InvalidToken
 from kinora_kit.identity import TokenVerifier, bearer
 from kinora_kit.streams import Seat
 
-if TYPE_CHECKING:  # defined only in the type stubs
-    from kinora.auth.v1.auth_pb2_grpc import AccountsAsyncStub, UsersAsyncStub
-    from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub
-    from kinora.video.v1.video_pb2_grpc import UploadsAsyncStub, VideosAsyncStub
-
 MAX_BATCH = 100
 MAX_LISTED = 100
-
-
-@dataclass(frozen=True)
-class Clients:
-    """The gRPC services. Calls carry the caller's own token, so that the services authorise them."""
-
-    users: "UsersAsyncStub"
-    accounts: "AccountsAsyncStub"
-    catalogue: "CatalogueAsyncStub"
-    editing: "EditingAsyncStub"
-    videos: "VideosAsyncStub"
-    uploads: "UploadsAsyncStub"
 
 
 @dataclass(frozen=True)
@@ -98,13 +82,12 @@ class Context(BaseContext):
 Info = strawberry.Info[Context, None]
 
 
-async def get_context(connection: HTTPConnection) -> Context:
+async def get_context(connection: HTTPConnection, wired: Wired) -> Context:
     """The context of one request, or of all operations of one WebSocket.
 
     An invalid token is not an error yet: client libraries send the expired one along with the mutation that refreshes
     it; see extensions.py. A WebSocket authenticates later, with connection_init; see sockets.py.
     """
-    wired = connection.state.wired
     is_request = connection.scope["type"] == "http"
     refusal = None
     try:

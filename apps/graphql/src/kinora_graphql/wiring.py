@@ -3,11 +3,15 @@
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from kinora.auth.v1.auth_pb2_grpc import AccountsStub, UsersStub
 from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub
 from kinora.video.v1.video_pb2_grpc import UploadsStub, VideosStub
-from kinora_graphql.context import Clients
+from kinora_graphql.clients import Clients
 from kinora_graphql.progress import ProgressHub
 from kinora_graphql.settings import GraphqlSettings
 from kinora_kit import broker, redis, rpc, tasks
@@ -55,3 +59,11 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                 # Not the gRPC services, which report their own health.
                 checks=Checks({"redis": cache.ping, "rabbitmq": bus.check}),
             )
+
+
+def _state(connection: HTTPConnection) -> State:
+    state: State = connection.state.wired
+    return state
+
+
+Wired = Annotated[State, Depends(_state)]

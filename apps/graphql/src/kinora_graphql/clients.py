@@ -1,0 +1,21 @@
+"""The gRPC clients of the other services."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # defined only in the type stubs
+    from kinora.auth.v1.auth_pb2_grpc import AccountsAsyncStub, UsersAsyncStub
+    from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub
+    from kinora.video.v1.video_pb2_grpc import UploadsAsyncStub, VideosAsyncStub
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Calls carry the caller's own token, so that the services authorise them."""
+
+    users: "UsersAsyncStub"
+    accounts: "AccountsAsyncStub"
+    catalogue: "CatalogueAsyncStub"
+    editing: "EditingAsyncStub"
+    videos: "VideosAsyncStub"
+    uploads: "UploadsAsyncStub"
