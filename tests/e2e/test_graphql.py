@@ -39,6 +39,14 @@ WATCH = """
 """
 
 
+LISTS = """
+    query ($id: ID!) {
+      feed(first: 1) { nodes { id } }
+      channel(id: $id) { media { nodes { id } } }
+    }
+"""
+
+
 def live(token: str) -> Client:
     transport = WebsocketsTransport(
         f"{GATEWAY.replace('http', 'ws')}/graphql",
@@ -48,7 +56,9 @@ def live(token: str) -> Client:
     return Client(transport=transport)
 
 
-async def test_graphql_journey_from_upload_to_playback(person: Person, clip: Callable[[str], Clip]) -> None:
+async def test_graphql_journey_from_upload_to_playback(
+    person: Person, stranger: Person, clip: Callable[[str], Clip]
+) -> None:
     source = clip("short")
     size = source.path.stat().st_size
     wanted = {"title": "A short one", "filename": "short.mp4", "size": size, "visibility": "PUBLIC"}
@@ -79,6 +89,9 @@ async def test_graphql_journey_from_upload_to_playback(person: Person, clip: Cal
     shown = await person.graphql(WATCH, {"id": created["id"]})
     assert shown["me"]["user"]["username"] == shown["media"]["owner"]["username"] == person.username
     assert shown["media"]["title"] == "A short one"
+    listed = await stranger.graphql(LISTS, {"id": person.id})
+    assert listed["feed"]["nodes"][0]["id"] == created["id"]
+    assert listed["channel"]["media"]["nodes"] == [{"id": created["id"]}]
     await assert_plays(person.http, shown["media"]["video"]["streamUrl"], source)
 
 

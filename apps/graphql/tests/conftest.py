@@ -198,6 +198,21 @@ class World(
         found = [media for media_id in request.ids if (media := self._visible(media_id))]
         return media_pb2.ListMediaResponse(media=reversed(found))
 
+    def _page(self, found: list[media_pb2.Media], after: str, limit: int) -> media_pb2.MediaPage:
+        """Newest first; the cursors are ids."""
+        newest = sorted(found, key=lambda media: media.id, reverse=True)
+        rest = [media for media in newest if not after or media.id < after]
+        entries = [media_pb2.MediaEntry(media=media, cursor=media.id) for media in rest[:limit]]
+        return media_pb2.MediaPage(entries=entries, has_more=len(rest) > limit)
+
+    async def ListFeed(self, request: media_pb2.ListFeedRequest, context: Any) -> media_pb2.MediaPage:
+        self.calls["ListFeed"] += 1
+        return self._page(list(self.media.values()), request.after, request.limit)
+
+    async def ListUserMedia(self, request: media_pb2.ListUserMediaRequest, context: Any) -> media_pb2.MediaPage:
+        owned = [media for media in self.media.values() if media.owner_id == request.user_id]
+        return self._page([media for media in owned if self._visible(media.id)], request.after, request.limit)
+
     async def UpdateMedia(self, request: media_pb2.UpdateMediaRequest, context: Any) -> media_pb2.Media:
         media = self._writable(request.id)
         if request.HasField("title"):

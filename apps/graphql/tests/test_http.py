@@ -331,7 +331,7 @@ def test_extensions_have_fields_and_retry_delay_where_known() -> None:
 
 async def test_media_list_makes_few_calls(ask: Ask, world: World) -> None:
     owners = [world.add_user() for _ in range(5)]
-    ids = [world.add_video(owner) for owner in owners for _ in range(8)]
+    ids = [world.add_video(owner) for owner in owners for _ in range(11)]
     answer = await ask(
         "query ($ids: [ID!]!) { mediaList(ids: $ids) { id owner { id } video { id } } }", {"ids": [*ids, str(new_id())]}
     )
@@ -339,9 +339,9 @@ async def test_media_list_makes_few_calls(ask: Ask, world: World) -> None:
     assert [media["id"] for media in answer["data"]["mediaList"]] == ids
     assert [media["video"]["id"] for media in answer["data"]["mediaList"]] == ids
     assert [UUID(media["owner"]["id"]) for media in answer["data"]["mediaList"]] == [
-        o for o in owners for _ in range(8)
+        o for o in owners for _ in range(11)
     ]
-    assert world.calls == {"ListMedia": 3, "ListUsers": 1, "ListVideos": 1}, "documents are large: 20 per call"
+    assert world.calls == {"ListMedia": 2, "ListUsers": 1, "ListVideos": 1}, "documents are large: 50 per call"
 
 
 # Rejected operations
@@ -582,3 +582,56 @@ async def test_lists_of_an_operation_have_100_ids(ask: Ask, *, lists: int, each:
         assert answer == {"data": {name: [None] * each for name in variables}}
     else:
         assert {error["extensions"]["code"] for error in answer["errors"]} == {"invalid_input"}
+
+
+FEED = """
+query ($first: Int, $after: String) {
+  feed(first: $first, after: $after) {
+    edges { cursor node { id owner { username } video { state } } }
+    pageInfo { hasNextPage endCursor startCursor hasPreviousPage }
+  }
+}
+"""
+CHANNEL = "query ($id: ID!, $first: Int) { channel(id: $id) { user { id } media(first: $first) { nodes { id } } } }"
+
+
+async def test_feed_of_fifty_makes_one_call_per_service(ask: Ask, world: World) -> None:
+    owners = [world.add_user() for _ in range(50)]
+    made = [world.add_video(owner) for owner in owners]
+    world.calls.clear()
+    feed = (await ask(FEED, {"first": 50}))["data"]["feed"]
+    assert [edge["node"]["id"] for edge in feed["edges"]] == made[::-1]
+    assert all(edge["node"]["owner"] and edge["node"]["video"] for edge in feed["edges"])
+    assert world.calls == {"ListFeed": 1, "ListUsers": 1, "ListVideos": 1}
+    assert feed["pageInfo"]["startCursor"] == feed["edges"][0]["cursor"]
+    assert feed["pageInfo"]["endCursor"] == feed["edges"][-1]["cursor"]
+
+
+async def test_pages_continue_after_the_last_edge(ask: Ask, world: World) -> None:
+    made = [world.add_video(world.add_user()) for _ in range(5)]
+    seen: list[str] = []
+    after = None
+    while len(seen) < 5:
+        feed = (await ask(FEED, {"first": 2, "after": after}))["data"]["feed"]
+        seen += [edge["node"]["id"] for edge in feed["edges"]]
+        after = feed["pageInfo"]["endCursor"]
+        assert feed["pageInfo"]["hasPreviousPage"] is False
+    assert seen[:5] == made[::-1]
+
+
+@pytest.mark.parametrize("first", [0, -1, 51])
+async def test_page_size_is_limited(ask: Ask, first: int) -> None:
+    (error,) = (await ask(FEED, {"first": first}))["errors"]
+    assert error["extensions"] == {
+        "code": "invalid_input",
+        "errors": [{"field": "first", "message": "must be 1 to 50"}],
+    }
+
+
+async def test_channel_has_its_own_videos_only(ask: Ask, world: World) -> None:
+    owner = world.add_user()
+    made = [world.add_video(owner) for _ in range(2)]
+    world.add_video(world.add_user())
+    channel = (await ask(CHANNEL, {"id": str(owner).upper()}))["data"]["channel"]
+    assert channel == {"user": {"id": str(owner)}, "media": {"nodes": [{"id": media_id} for media_id in made[::-1]]}}
+    assert (await ask(CHANNEL, {"id": str(new_id())}))["data"] == {"channel": None}

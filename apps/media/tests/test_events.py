@@ -69,10 +69,11 @@ async def pending(documents: Collection, media_id: UUID) -> list[Event]:
 
 
 async def found(database: Database, media_id: UUID) -> Media:
-    """The document without version and updated_at, which depend on the number of writes."""
+    """The document without version and times of writes, which depend on their number."""
     media = await store.find(database, media_id)
     assert isinstance(media, Media)
-    return dataclasses.replace(media, version=0, updated_at=media.created_at)
+    published_at = media.created_at if media.published_at else None
+    return dataclasses.replace(media, version=0, updated_at=media.created_at, published_at=published_at)
 
 
 @pytest.fixture(scope="session")
@@ -280,8 +281,11 @@ async def test_ready_video_is_published_when_it_becomes_public(
     ]
     updates = [one.read(media.MediaUpdated) for one in told.values() if one.type == "media.updated"]
     assert [one.visibility for one in updates] == ["public", "unlisted", "public"]
+    publications = [one.read(media.MediaPublished) for one in told.values() if one.type == "media.published"]
     versions = [one.version for one in updates]
     assert versions == sorted(set(versions))
+    assert [one.version for one in publications] == [versions[0], versions[2]]
+    assert publications[0].published_at == publications[1].published_at is not None
 
 
 async def test_concurrent_edits_are_all_saved(

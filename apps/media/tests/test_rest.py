@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from kinora_kit.events import event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database
-from kinora_media import store
+from kinora_media import cursors, store
 from kinora_media.domain import Changes, Media
 from kinora_media.errors import ChangedMeanwhile
 from kinora_media.events import Reactions
@@ -57,6 +58,7 @@ async def test_get_media_returns_the_whole_document_to_its_owner(call: Call, beg
         "description": "",
         "tags": [],
         "category": "",
+        "language": "",
         "visibility": "private",
         "state": "ready",
         "attributes": {},
@@ -64,6 +66,7 @@ async def test_get_media_returns_the_whole_document_to_its_owner(call: Call, beg
         "width": 1920,
         "height": 1080,
         "failure": None,
+        "published_at": None,
     }
 
 
@@ -224,6 +227,71 @@ async def test_pages_are_newest_first_without_gaps_or_duplicates(call: Call, beg
             break
     assert seen == made[::-1]
     assert sizes == [3, 3, 1]
+
+
+async def walk(call: Call, path: str, **params: str) -> list[str]:
+    """The ids of all pages."""
+    ids: list[str] = []
+    while True:
+        page = (await call("GET", path, params=params)).json()
+        ids += [item["id"] for item in page["items"]]
+        if page["next_cursor"] is None:
+            return ids
+        params["cursor"] = page["next_cursor"]
+
+
+async def test_feed_has_published_videos_of_all_last_published_first(call: Call, begin: Begin) -> None:
+    owner_id, other = new_id(), new_id()
+    first = await begin(owner_id, visibility="public", ready=True)
+    await begin(owner_id, visibility="unlisted", ready=True)
+    await begin(owner_id, visibility="public")
+    late = await begin(owner_id, ready=True)
+    second = await begin(other, visibility="public", ready=True)
+    for visibility in ("public", "private", "public"):  # its place is that of the first time
+        assert (await call("PATCH", f"/media/{late}", owner_id, json={"visibility": visibility})).status_code == 200
+        listed = await walk(call, "/media/feed", limit="100")
+        expected = [late, second, first] if visibility == "public" else [second, first]
+        assert listed[: len(expected)] == [str(media_id) for media_id in expected]
+    assert (await call("DELETE", f"/media/{second}", other)).status_code == 204
+    assert (await walk(call, "/media/feed", limit="100"))[:2] == [str(late), str(first)]
+
+
+async def test_feed_has_each_of_those_published_at_once(call: Call, begin: Begin, documents: Collection) -> None:
+    owner_id, at = new_id(), datetime(2001, 2, 3, tzinfo=UTC)
+    ids = [await begin(owner_id, visibility="public", ready=True) for _ in range(5)]
+    await documents.update_many({"owner_id": owner_id}, {"$set": {"published_at": at, store.FEED_AT: at}})
+    after = cursors.of_feed(Media(ids[0], owner_id, at, at, published_at=at + timedelta(milliseconds=1)))
+    assert await walk(call, "/media/feed", cursor=after, limit="2") == [str(media_id) for media_id in reversed(ids)]
+
+
+async def test_feed_does_not_show_what_is_published_later(call: Call, begin: Begin, documents: Collection) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id, visibility="public", ready=True)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    await documents.update_one({"_id": media_id}, {"$set": {"published_at": later, store.FEED_AT: later}})
+    assert str(media_id) not in await walk(call, "/media/feed", limit="100")
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        cursors.of_user(Media(new_id(), new_id(), datetime.now(UTC), datetime.now(UTC))),
+        "f" * 46,
+        "f",
+        "f" + "é" * 44,
+        "$ne",
+    ],
+    ids=["of another list", "long", "short", "not ASCII", "an operator"],
+)
+async def test_feed_rejects_cursors_that_it_did_not_return(call: Call, cursor: str) -> None:
+    answer = await call("GET", "/media/feed", params={"cursor": cursor})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
+
+async def test_feed_is_complete_after_the_latest_possible_cursor(call: Call, begin: Begin) -> None:
+    media_id = await begin(new_id(), visibility="public", ready=True)
+    page = (await call("GET", "/media/feed", params={"cursor": "f" * 45})).json()
+    assert page["items"][0]["id"] == str(media_id)
 
 
 async def test_others_list_only_public_and_ready_documents(call: Call, begin: Begin) -> None:

@@ -1,11 +1,13 @@
 """Queries and the indexes that they use, as far as the stand-in for MongoDB explains them (local/mongo/README.md)."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import OUTBOX, Collection, Relay
+from kinora_media.store import FEED_AT
 
 
 def indexes(plan: dict[str, Any]) -> list[str]:
@@ -17,7 +19,11 @@ def indexes(plan: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("query", "index"),
-    [({"owner_id": new_id()}, "owner"), ({f"{OUTBOX}.id": {"$exists": True}}, "outbox")],
+    [
+        ({"owner_id": new_id()}, "owner"),
+        ({FEED_AT: {"$lte": datetime.now(UTC)}}, "feed"),
+        ({f"{OUTBOX}.id": {"$exists": True}}, "outbox"),
+    ],
 )
 async def test_query_uses_its_index(documents: Collection, relay: Relay, query: dict[str, Any], index: str) -> None:
     explained = await documents.find(query).explain()

@@ -37,7 +37,7 @@ DOMAIN = "kinora"
 DEADLINE_SECONDS = 5.0
 ENFORCEMENT_SECONDS = 3.0
 """Deadline of a call to an Enforcement service; shorter than that of the enclosing request."""
-MAX_MESSAGE_BYTES = 4 << 20
+MAX_MESSAGE_BYTES = 8 << 20
 MAX_CALLS = 1000
 """Concurrent calls that a process serves."""
 # Of an error. Clients drop responses with more than 8 KB of trailers. The detail is there twice: as the status message,

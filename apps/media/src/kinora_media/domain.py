@@ -7,6 +7,7 @@ a ``Media`` are therefore idempotent and commutative.
 import json
 import math
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -63,6 +64,7 @@ class Media:
     description: str = ""
     tags: tuple[str, ...] = ()
     category: str = ""
+    language: str = ""
     visibility: Visibility = Visibility.PRIVATE
     attributes: dict[str, Any] = field(default_factory=dict)
     state: State = State.DRAFT
@@ -72,6 +74,8 @@ class Media:
     height: int | None = None
     failure_code: str = ""
     failure_detail: str = ""
+    published_at: datetime | None = None
+    """When it was ready and public for the first time."""
 
     @property
     def published(self) -> bool:
@@ -79,6 +83,22 @@ class Media:
 
     def visible_to(self, user_id: UUID | None) -> bool:
         return self.begun and (self.visibility is not Visibility.PRIVATE or self.owner_id == user_id)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Of a document in the feed, which is ordered by both, descending."""
+
+    published_at: datetime
+    id: UUID
+
+
+@dataclass(frozen=True)
+class Page:
+    """``more``: whether there are documents after the last one."""
+
+    items: Sequence[Media]
+    more: bool
 
 
 def begun(media: Media, *, title: str, visibility: Visibility, at: datetime) -> Media:
@@ -172,6 +192,8 @@ Description = Annotated[
 ]
 Tags = Annotated[tuple[str, ...], AfterValidator(_tags)]
 Category = Annotated[str, StringConstraints(strip_whitespace=True, max_length=50), AfterValidator(displayable)]
+Language = Annotated[str, StringConstraints(pattern=r"^([A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3})?$")]
+"""A language tag: language, script and region (https://www.rfc-editor.org/rfc/rfc5646#section-2.1). Empty: unknown."""
 Attributes = Annotated[dict[str, JsonValue], AfterValidator(_attributes)]
 
 
@@ -190,5 +212,6 @@ class Changes(BaseModel):
     description: Description = ""
     tags: Tags = ()
     category: Category = ""
+    language: Language = ""
     visibility: Visibility = Visibility.PRIVATE
     attributes: Attributes = {}

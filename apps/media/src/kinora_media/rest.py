@@ -1,7 +1,6 @@
-"""REST API of the catalogue; /media/feed, likes and comments are not implemented yet."""
+"""REST API of the catalogue."""
 
-import base64
-import binascii
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -9,12 +8,16 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from kinora_kit.errors import InvalidInput
 from kinora_kit.identity import OptionalCaller, SignedIn
-from kinora_media.domain import Changes, Media, State, Visibility
+from kinora_media import cursors
+from kinora_media.domain import Changes, Media, Page, State, Visibility
 from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["media"])
+
+FeedCursor = Annotated[str | None, Query(pattern=cursors.FEED)]
+UserCursor = Annotated[str | None, Query(pattern=cursors.USER)]
+Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 class FailureOut(BaseModel):
@@ -29,6 +32,7 @@ class MediaOut(BaseModel):
     description: str
     tags: tuple[str, ...]
     category: str
+    language: str
     visibility: Visibility
     state: State
     attributes: dict[str, Any]
@@ -38,6 +42,7 @@ class MediaOut(BaseModel):
     failure: FailureOut | None
     created_at: datetime
     updated_at: datetime
+    published_at: datetime | None
 
 
 class MediaPage(BaseModel):
@@ -52,15 +57,17 @@ def _out(media: Media) -> MediaOut:
     )
 
 
-def _cursor(media_id: UUID) -> str:
-    return base64.urlsafe_b64encode(media_id.bytes).decode().rstrip("=")
+def _page(page: Page, cursor: Callable[[Media], str]) -> MediaPage:
+    return MediaPage(
+        items=[_out(media) for media in page.items], next_cursor=cursor(page.items[-1]) if page.more else None
+    )
 
 
-def _before(cursor: str) -> UUID:
-    try:
-        return UUID(bytes=base64.urlsafe_b64decode(f"{cursor}=="))
-    except (ValueError, binascii.Error):
-        raise InvalidInput("The cursor is invalid; use next_cursor of the previous page") from None
+@router.get("/feed")
+async def feed(wired: Wired, cursor: FeedCursor = None, limit: Limit = 20) -> MediaPage:
+    """The ready and public videos of all users, last published first."""
+    after = cursors.in_feed(cursor) if cursor else None
+    return _page(await wired.catalogue.feed(after=after, limit=limit), cursors.of_feed)
 
 
 @router.get("/{media_id:uuid}")
@@ -80,17 +87,8 @@ async def delete(media_id: UUID, caller: SignedIn, wired: Wired) -> None:
 
 @router.get("/users/{user_id:uuid}")
 async def of_user(
-    user_id: UUID,
-    caller: OptionalCaller,
-    wired: Wired,
-    cursor: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_-]{22}$")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    user_id: UUID, caller: OptionalCaller, wired: Wired, cursor: UserCursor = None, limit: Limit = 20
 ) -> MediaPage:
-    before = _before(cursor) if cursor else None
-    # One more than the limit, to know whether there is another page.
-    found = await wired.catalogue.page(caller, user_id, before=before, limit=limit + 1)
-    items = found[:limit]
-    return MediaPage(
-        items=[_out(media) for media in items],
-        next_cursor=_cursor(items[-1].id) if len(found) > limit else None,
-    )
+    """A user's videos, newest first: all for that user, ready and public ones for others."""
+    after = cursors.in_user(cursor) if cursor else None
+    return _page(await wired.catalogue.of_user(caller, user_id, after=after, limit=limit), cursors.of_user)

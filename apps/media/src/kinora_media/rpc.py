@@ -1,6 +1,8 @@
 """gRPC API of the catalogue: platform/protos/kinora/media/v1/media.proto."""
 # ruff: noqa: N802 - method names come from the proto
 
+from collections.abc import Callable
+
 import grpc
 
 from kinora.media.v1 import media_pb2 as pb
@@ -13,11 +15,16 @@ from kinora.media.v1.media_pb2_grpc import (
     add_EnforcementServicer_to_server,
 )
 from kinora_kit.commands import command
+from kinora_kit.errors import InvalidInput
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import fields, optional_caller, signed_in
 from kinora_kit.structs import from_struct, timestamp
-from kinora_media.domain import Changes, Media, State, Visibility
+from kinora_media import cursors
+from kinora_media.domain import Changes, Media, Page, State, Visibility
 from kinora_media.service import Catalogue
+
+MAX_PAGE = 50
+"""A document may have 105 KB as a message, and a response at most rpc.MAX_MESSAGE_BYTES."""
 
 STATES = {state: pb.State.Value(f"STATE_{state.name}") for state in State}
 VISIBILITIES = {visibility: pb.Visibility.Value(f"VISIBILITY_{visibility.name}") for visibility in Visibility}
@@ -37,6 +44,17 @@ class CatalogueRpc(CatalogueServicer):
     async def ListMedia(self, request: pb.ListMediaRequest, context: object) -> pb.ListMediaResponse:
         found = await self._catalogue.many(optional_caller(), [parse_id(text) for text in request.ids])
         return pb.ListMediaResponse(media=[_message(media) for media in found])
+
+    async def ListFeed(self, request: pb.ListFeedRequest, context: object) -> pb.MediaPage:
+        after = cursors.in_feed(request.after) if request.after else None
+        page = await self._catalogue.feed(after=after, limit=_limit(request.limit))
+        return _page(page, cursors.of_feed)
+
+    async def ListUserMedia(self, request: pb.ListUserMediaRequest, context: object) -> pb.MediaPage:
+        after = cursors.in_user(request.after) if request.after else None
+        user_id, limit = parse_id(request.user_id), _limit(request.limit)
+        page = await self._catalogue.of_user(optional_caller(), user_id, after=after, limit=limit)
+        return _page(page, cursors.of_user)
 
 
 class EditingRpc(EditingServicer):
@@ -64,8 +82,19 @@ class EnforcementRpc(EnforcementServicer):
         return pb.DropAllMediaResponse()
 
 
+def _limit(given: int) -> int:
+    if not 1 <= given <= MAX_PAGE:
+        raise InvalidInput(f"A page has 1 to {MAX_PAGE} items")
+    return given
+
+
+def _page(page: Page, cursor: Callable[[Media], str]) -> pb.MediaPage:
+    entries = [pb.MediaEntry(media=_message(media), cursor=cursor(media)) for media in page.items]
+    return pb.MediaPage(entries=entries, has_more=page.more)
+
+
 def _changes(request: pb.UpdateMediaRequest) -> Changes:
-    given = fields(request, "title", "description", "category")
+    given = fields(request, "title", "description", "category", "language")
     if request.HasField("tags"):
         given["tags"] = tuple(request.tags.tags)
     if request.visibility:
@@ -83,6 +112,7 @@ def _message(media: Media) -> pb.Media:
         description=media.description,
         tags=media.tags,
         category=media.category,
+        language=media.language,
         visibility=VISIBILITIES[media.visibility],
         state=STATES[media.state],
         duration=media.duration,
@@ -90,6 +120,7 @@ def _message(media: Media) -> pb.Media:
         failure_detail=media.failure_detail,
         created_at=timestamp(media.created_at),
         updated_at=timestamp(media.updated_at),
+        published_at=timestamp(media.published_at) if media.published_at else None,
     )
     message.attributes.update(media.attributes)
     return message

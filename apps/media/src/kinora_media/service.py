@@ -11,7 +11,7 @@ from kinora_kit.events import Event, Payload, event
 from kinora_kit.identity import Caller
 from kinora_kit.mongo import Database, Relay
 from kinora_media import store
-from kinora_media.domain import Changes, Media, edited
+from kinora_media.domain import Changes, Media, Page, Position, edited
 from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
 from kinora_media.store import Tombstone
 from kinora_media.videos import Videos
@@ -40,10 +40,17 @@ class Catalogue:
             raise InvalidInput(f"At most {MAX_BATCH} ids per request")
         return [media for media in await store.many(self.database, ids) if media.visible_to(_user_id(caller))]
 
-    async def page(self, caller: Caller | None, owner_id: UUID, *, before: UUID | None, limit: int) -> Sequence[Media]:
-        """Newest first, with ids below ``before``: all documents for the owner, ready and public ones for others."""
+    async def feed(self, *, after: Position | None, limit: int) -> Page:
+        """The ready and public documents of all users, last published first, below ``after``."""
+        # One more than the limit, to know whether there is another page.
+        found = await store.feed(self.database, after=after, until=now(), limit=limit + 1)
+        return Page(found[:limit], more=len(found) > limit)
+
+    async def of_user(self, caller: Caller | None, owner_id: UUID, *, after: UUID | None, limit: int) -> Page:
+        """Newest first, with ids below ``after``: all documents for the owner, ready and public ones for others."""
         others = _user_id(caller) != owner_id
-        return await store.page(self.database, owner_id, published=others, before=before, limit=limit)
+        found = await store.page(self.database, owner_id, published=others, before=after, limit=limit + 1)
+        return Page(found[:limit], more=len(found) > limit)
 
     async def edit(self, caller: Caller, media_id: UUID, changes: Changes) -> Media:
         """Once this returns, video enforces the new visibility. Raises an outage if video does not confirm it."""
@@ -132,6 +139,8 @@ class Catalogue:
         if after == before and before.version:
             return before
         after = replace(after, version=before.version + 1, updated_at=now())
+        if after.published and after.published_at is None:
+            after = replace(after, published_at=after.updated_at)
         events = _events(before, after)
         if before.version:
             saved = await store.update(self.database, after, expected_version=before.version, events=events)
@@ -165,6 +174,7 @@ def _events(before: Media, after: Media) -> list[Event]:
                 description=after.description,
                 tags=after.tags,
                 category=after.category,
+                language=after.language,
                 visibility=after.visibility.value,
                 version=after.version,
             )
@@ -178,7 +188,10 @@ def _events(before: Media, after: Media) -> list[Event]:
                 description=after.description,
                 tags=after.tags,
                 category=after.category,
+                language=after.language,
                 duration=after.duration,
+                version=after.version,
+                published_at=after.published_at,
             )
         )
     return [event(SERVICE, payload) for payload in payloads]

@@ -13,12 +13,15 @@ from uuid import UUID
 from kinora.events.media import EXCHANGE
 from kinora_kit.events import Event
 from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, pending, superseding
-from kinora_media.domain import Media, State, Visibility
+from kinora_media.domain import Media, Position, State, Visibility
 
 SECONDS_PER_DAY = 24 * 3600
 
 MEDIA = "media"
 DELETED_OWNERS = "deleted_owners"
+
+FEED_AT = "feed_at"
+"""``published_at`` of documents that are ready and public; others do not have it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Tombstone:
 
 async def ensure_indexes(database: Database, *, tombstone_days: int) -> None:
     await database[MEDIA].create_index([("owner_id", 1), ("_id", -1)], name="owner")
+    await database[MEDIA].create_index([(FEED_AT, -1), ("_id", -1)], sparse=True, name="feed")
     for collection in (database[MEDIA], database[DELETED_OWNERS]):
         await collection.create_index(
             "deleted_at", expireAfterSeconds=tombstone_days * SECONDS_PER_DAY, sparse=True, name="tombstones"
@@ -61,6 +65,15 @@ async def page(database: Database, owner_id: UUID, *, published: bool, before: U
     return [_media(document) async for document in found]
 
 
+async def feed(database: Database, *, after: Position | None, until: datetime, limit: int) -> list[Media]:
+    """Ready and public documents that were published by ``until``, last published first, below ``after``."""
+    query: Document = {FEED_AT: {"$lte": until if after is None else min(until, after.published_at)}}
+    if after is not None:  # the range above bounds the scan of the index, this only skips equal times
+        query["$or"] = [{FEED_AT: {"$lt": after.published_at}}, {"_id": {"$lt": after.id}}]
+    found = database[MEDIA].find(query).sort([(FEED_AT, -1), ("_id", -1)]).limit(limit)
+    return [_media(document) async for document in found]
+
+
 async def insert(database: Database, media: Media, events: Sequence[Event]) -> bool:
     """False if the id exists already, also as a tombstone."""
     try:
@@ -73,6 +86,7 @@ async def insert(database: Database, media: Media, events: Sequence[Event]) -> b
 async def update(database: Database, media: Media, *, expected_version: int, events: Sequence[Event]) -> bool:
     """False if the document no longer has the expected version."""
     change: Document = {name: {"$literal": value} for name, value in _document(media).items()}
+    change.setdefault(FEED_AT, "$$REMOVE")
     if events:
         change[OUTBOX] = superseding(_entries(events))
     result = await database[MEDIA].update_one({"_id": media.id, "version": expected_version}, [{"$set": change}])
@@ -83,7 +97,7 @@ async def delete(database: Database, media_id: UUID, *, at: datetime, event: Eve
     """Replace the document, if any, by a tombstone. False if there is a tombstone already."""
     change: Document = {
         "$set": {"deleted_at": at},
-        "$unset": {item.name: "" for item in fields(Media) if item.name != "id"},
+        "$unset": {FEED_AT: "", **{item.name: "" for item in fields(Media) if item.name != "id"}},
         "$push": {OUTBOX: {"$each": _entries([event])}},
     }
     try:
@@ -118,11 +132,14 @@ def _document(media: Media) -> Document:
         "state": str(media.state),
     }
     del document["id"]
+    if media.published:
+        document[FEED_AT] = media.published_at
     return document
 
 
 def _media(document: dict[str, Any]) -> Media:
-    known = {item.name: document[item.name] for item in fields(Media) if item.name != "id"}
+    # Documents of earlier releases lack newer fields.
+    known = {item.name: document[item.name] for item in fields(Media) if item.name in document}
     return Media(
         **known
         | {

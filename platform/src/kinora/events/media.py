@@ -1,3 +1,4 @@
+from datetime import datetime
 from typing import ClassVar, Literal
 from uuid import UUID
 
@@ -18,15 +19,23 @@ class _Media(Payload):
 
 
 class MediaPublished(_Media):
-    """The media became ready and public, for the first time or again. Carries the data for search and
-    recommendation."""
+    """The media became ready and public, for the first time or again. Carries the data for search and recommendation.
+
+    A consumer keeps the event with the highest ``version`` of published, updated and deleted: a late redelivery must
+    not bring a private video back.
+    """
 
     type: ClassVar[str] = "media.published"
     title: str
     description: str = ""
     tags: tuple[str, ...] = ()
     category: str = ""
+    language: str = ""
     duration: float | None = None
+    version: int = 0
+    """As in MediaUpdated."""
+    published_at: datetime | None = None
+    """When it was ready and public for the first time."""
 
 
 class MediaUpdated(_Media):
@@ -35,6 +44,7 @@ class MediaUpdated(_Media):
     description: str = ""
     tags: tuple[str, ...] = ()
     category: str = ""
+    language: str = ""
     visibility: Visibility
     version: int
     """Increases with each change of the document; an event with a smaller version is stale."""

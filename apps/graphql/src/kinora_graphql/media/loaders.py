@@ -7,8 +7,8 @@ from kinora.media.v1 import media_pb2 as pb
 if TYPE_CHECKING:
     from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub
 
-BATCH = 20
-"""A document may have 105 KB as a message, and a response at most 4 MiB (kinora_kit.rpc.MAX_MESSAGE_BYTES)."""
+BATCH = 50
+"""A document may have 105 KB as a message, and a response at most 8 MiB (kinora_kit.rpc.MAX_MESSAGE_BYTES)."""
 
 
 def load_media(catalogue: "CatalogueAsyncStub") -> Callable[[list[UUID]], Awaitable[list[pb.Media | None]]]:

@@ -29,6 +29,9 @@ class UpdateMediaInput:
     description: str | None = strawberry.UNSET
     tags: list[str] | None = strawberry.UNSET
     category: str | None = strawberry.UNSET
+    language: str | None = strawberry.field(
+        default=strawberry.UNSET, description="BCP 47, such as pt-BR; empty if unknown."
+    )
     visibility: Visibility | None = strawberry.UNSET
     attributes: JSON | None = strawberry.field(
         default=strawberry.UNSET, description="An object; replaces all attributes."

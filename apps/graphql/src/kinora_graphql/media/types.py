@@ -37,6 +37,7 @@ class Media:
     description: str
     tags: list[str]
     category: str
+    language: str = strawberry.field(description="BCP 47, such as pt-BR; empty if unknown.")
     visibility: Visibility
     state: MediaState
     attributes: JSON = strawberry.field(description="Free-form, set by the owner.")
@@ -44,6 +45,9 @@ class Media:
     failure: Failure | None
     created_at: datetime
     updated_at: datetime
+    published_at: datetime | None = strawberry.field(
+        description="When it was ready and public for the first time; null before."
+    )
     owner_id: strawberry.Private[UUID]
 
     @strawberry.field(description="Null while the account is being deleted.")
@@ -64,6 +68,7 @@ class Media:
             description=media.description,
             tags=list(media.tags),
             category=media.category,
+            language=media.language,
             visibility=Visibility[pb.Visibility.Name(media.visibility).removeprefix("VISIBILITY_")],
             state=MediaState[pb.State.Name(media.state).removeprefix("STATE_")],
             attributes=JSON(from_struct(media.attributes)),
@@ -71,5 +76,6 @@ class Media:
             failure=Failure.of(media.failure_code, media.failure_detail),
             created_at=moment(media.created_at),
             updated_at=moment(media.updated_at),
+            published_at=moment(media.published_at) if media.HasField("published_at") else None,
             owner_id=UUID(media.owner_id),
         )

@@ -40,6 +40,16 @@ class CatalogueStub:
                 request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaRequest.SerializeToString,
                 response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaResponse.FromString,
                 _registered_method=True)
+        self.ListFeed = channel.unary_unary(
+                '/kinora.media.v1.Catalogue/ListFeed',
+                request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListFeedRequest.SerializeToString,
+                response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.FromString,
+                _registered_method=True)
+        self.ListUserMedia = channel.unary_unary(
+                '/kinora.media.v1.Catalogue/ListUserMedia',
+                request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListUserMediaRequest.SerializeToString,
+                response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.FromString,
+                _registered_method=True)
 
 
 class CatalogueServicer:
@@ -53,6 +63,20 @@ class CatalogueServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFeed(self, request, context):
+        """The ready and public documents of all users, last published first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUserMedia(self, request, context):
+        """A user's documents, newest first: all for that user, ready and public ones for others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogueServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +84,16 @@ def add_CatalogueServicer_to_server(servicer, server):
                     servicer.ListMedia,
                     request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaRequest.FromString,
                     response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaResponse.SerializeToString,
+            ),
+            'ListFeed': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFeed,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListFeedRequest.FromString,
+                    response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.SerializeToString,
+            ),
+            'ListUserMedia': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUserMedia,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListUserMediaRequest.FromString,
+                    response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +124,60 @@ class Catalogue:
             '/kinora.media.v1.Catalogue/ListMedia',
             kinora_dot_media_dot_v1_dot_media__pb2.ListMediaRequest.SerializeToString,
             kinora_dot_media_dot_v1_dot_media__pb2.ListMediaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFeed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.media.v1.Catalogue/ListFeed',
+            kinora_dot_media_dot_v1_dot_media__pb2.ListFeedRequest.SerializeToString,
+            kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUserMedia(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.media.v1.Catalogue/ListUserMedia',
+            kinora_dot_media_dot_v1_dot_media__pb2.ListUserMediaRequest.SerializeToString,
+            kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.FromString,
             options,
             channel_credentials,
             insecure,

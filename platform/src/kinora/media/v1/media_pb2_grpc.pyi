@@ -35,6 +35,10 @@ class CatalogueStub:
     def __new__(cls, channel: _aio.Channel) -> CatalogueAsyncStub: ...
     ListMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListMediaRequest, _media_pb2.ListMediaResponse]
     """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
+    ListFeed: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListFeedRequest, _media_pb2.MediaPage]
+    """The ready and public documents of all users, last published first."""
+    ListUserMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListUserMediaRequest, _media_pb2.MediaPage]
+    """A user's documents, newest first: all for that user, ready and public ones for others."""
 
 @_typing.type_check_only
 class CatalogueAsyncStub(CatalogueStub):
@@ -43,6 +47,10 @@ class CatalogueAsyncStub(CatalogueStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.ListMediaRequest, _media_pb2.ListMediaResponse]  # type: ignore[assignment]
     """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
+    ListFeed: _aio.UnaryUnaryMultiCallable[_media_pb2.ListFeedRequest, _media_pb2.MediaPage]  # type: ignore[assignment]
+    """The ready and public documents of all users, last published first."""
+    ListUserMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.ListUserMediaRequest, _media_pb2.MediaPage]  # type: ignore[assignment]
+    """A user's documents, newest first: all for that user, ready and public ones for others."""
 
 class CatalogueServicer(metaclass=_abc_1.ABCMeta):
     """Reading the catalogue."""
@@ -54,6 +62,22 @@ class CatalogueServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_media_pb2.ListMediaResponse, _abc.Awaitable[_media_pb2.ListMediaResponse]]:
         """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
+
+    @_abc_1.abstractmethod
+    def ListFeed(
+        self,
+        request: _media_pb2.ListFeedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_media_pb2.MediaPage, _abc.Awaitable[_media_pb2.MediaPage]]:
+        """The ready and public documents of all users, last published first."""
+
+    @_abc_1.abstractmethod
+    def ListUserMedia(
+        self,
+        request: _media_pb2.ListUserMediaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_media_pb2.MediaPage, _abc.Awaitable[_media_pb2.MediaPage]]:
+        """A user's documents, newest first: all for that user, ready and public ones for others."""
 
 def add_CatalogueServicer_to_server(servicer: CatalogueServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
