@@ -15,9 +15,10 @@ from kinora_kit.errors import DomainError
 from kinora_kit.events import event
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.ids import new_id
+from kinora_kit.mongo import Collection
 from kinora_kit.structs import from_struct, to_struct
 from kinora_media.events import Reactions
-from kinora_media.rpc import register
+from kinora_media.rpc import MAX_PAGE, register
 from kinora_media.service import Catalogue
 from kinora_media.settings import MediaSettings
 
@@ -160,3 +161,39 @@ async def test_list_media_rejects_more_than_100_ids(stubs: Stubs) -> None:
     with pytest.raises(DomainError) as refused:
         await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[str(new_id()) for _ in range(101)]))
     assert refused.value.code == "invalid_input"
+
+
+async def test_pages_are_read_with_their_cursors(catalogue: Catalogue, stubs: Stubs) -> None:
+    owner_id = new_id()
+    made = [await begun(catalogue, owner_id) for _ in range(3)]
+    stubs.sign_in(owner_id)
+    first = await stubs.catalogue.ListUserMedia(pb.ListUserMediaRequest(user_id=str(owner_id), limit=2))
+    assert ([entry.media.id for entry in first.entries], first.has_more) == (made[:0:-1], True)
+    following = pb.ListUserMediaRequest(user_id=str(owner_id), limit=2, after=first.entries[-1].cursor)
+    last = await stubs.catalogue.ListUserMedia(following)
+    assert ([entry.media.id for entry in last.entries], last.has_more) == (made[:1], False)
+    with pytest.raises(DomainError, match="cursor is invalid"):
+        await stubs.catalogue.ListFeed(pb.ListFeedRequest(after=following.after, limit=2))
+    for limit in (0, MAX_PAGE + 1):
+        with pytest.raises(DomainError) as refused:
+            await stubs.catalogue.ListFeed(pb.ListFeedRequest(limit=limit))
+        assert refused.value.code == "invalid_input"
+
+
+async def test_largest_page_fits_into_a_message(catalogue: Catalogue, stubs: Stubs, documents: Collection) -> None:
+    owner_id, largest = new_id(), "\N{EARTH GLOBE EUROPE-AFRICA}"
+    stubs.sign_in(owner_id)
+    request = pb.UpdateMediaRequest(
+        id=await begun(catalogue, owner_id),
+        title=largest * 200,
+        description=largest * 10_000,
+        tags=pb.TagList(tags=[f"{number:02}{largest * 48}" for number in range(20)]),
+    )
+    request.attributes.update({"a": [0] * 5400})  # of values, zeros take the most bytes per byte of JSON
+    await stubs.editing.UpdateMedia(request)
+    document = await documents.find_one({"_id": UUID(request.id)})
+    assert document is not None
+    await documents.insert_many([{**document, "_id": new_id(), "outbox": []} for _ in range(MAX_PAGE - 1)])
+    page = await stubs.catalogue.ListUserMedia(pb.ListUserMediaRequest(user_id=str(owner_id), limit=MAX_PAGE))
+    assert len(page.entries) == MAX_PAGE
+    assert page.ByteSize() > MAX_PAGE * 100_000
