@@ -69,8 +69,8 @@ class Broker:
             self._connection = None
             self._publishing = None
             self._exchanges = {}
-            self._bound.clear()
-            self._missing.clear()
+            self._bound = set()
+            self._missing = {}
             try:
                 with contextlib.suppress(*LOST):
                     async with asyncio.timeout(CLOSE_SECONDS):
@@ -112,8 +112,9 @@ class Broker:
         Raises Unroutable as long as one does not exist, because its consumers have never run on this broker.
         """
         receivers = [queue for queue in self._queues if (exchange, routing_key) in queue.bindings]
+        bound = self._bound  # of this connection: another one may reach a broker without the queues
         for queue in receivers:
-            if queue.name in self._bound:
+            if queue.name in bound:
                 continue
             if time.monotonic() - self._missing.get(queue.name, float("-inf")) < MISSING_SECONDS:
                 raise Unroutable(f"the queue {queue.name} does not exist yet")
@@ -128,7 +129,7 @@ class Broker:
             finally:
                 with contextlib.suppress(*LOST):
                     await channel.close()
-            self._bound.add(queue.name)
+            bound.add(queue.name)
         return bool(receivers)
 
     async def publish(
