@@ -83,7 +83,7 @@ def on_video(catalogue: Catalogue) -> Handler:
 
 @pytest.fixture(scope="session")
 def on_user(catalogue: Catalogue) -> Handler:
-    return Reactions(catalogue).to_user
+    return Reactions(catalogue).to_auth
 
 
 async def publish(bus: Broker, exchange: str, sent: Sequence[Event]) -> None:
@@ -104,7 +104,7 @@ async def consuming(bus: Broker, catalogue: Catalogue) -> AsyncIterator[None]:
         await consumer.declare(channel, queue)
     async with tasks.background(
         video=lambda: consumer.consume(bus, of_video, Reactions(catalogue).to_video),
-        auth=lambda: consumer.consume(bus, of_auth, Reactions(catalogue).to_user),
+        auth=lambda: consumer.consume(bus, of_auth, Reactions(catalogue).to_auth),
     ):
         yield
     for queue in (of_video, of_auth):

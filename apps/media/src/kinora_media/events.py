@@ -24,7 +24,7 @@ class Reactions:
         else:
             await self.catalogue.apply(about.video_id, about.owner_id, partial(_apply, event))
 
-    async def to_user(self, event: Event) -> None:
+    async def to_auth(self, event: Event) -> None:
         if event.type != auth.UserDeleted.type:
             raise UnknownEvent(event.type)
         await self.catalogue.remove_owner(event.read(auth.UserDeleted).user_id)

@@ -75,7 +75,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                 # its data gets its indexes again.
                 indexes=lambda: tasks.every(INDEX_SECONDS, ensure_indexes),
                 video_events=lambda: consumer.consume(bus, queues.MEDIA_VIDEO, reactions.to_video),
-                user_events=lambda: consumer.consume(bus, queues.MEDIA_AUTH, reactions.to_user),
+                auth_events=lambda: consumer.consume(bus, queues.MEDIA_AUTH, reactions.to_auth),
             ),
         ):
             yield State(

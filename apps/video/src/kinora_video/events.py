@@ -23,7 +23,7 @@ class Reactions:
         else:
             raise UnknownEvent(event.type)
 
-    async def to_user(self, event: Event) -> None:
+    async def to_auth(self, event: Event) -> None:
         if event.type != auth.UserDeleted.type:
             raise UnknownEvent(event.type)
         await self.videos.delete_all_of(event.read(auth.UserDeleted).user_id)

@@ -126,8 +126,8 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
                 verifier=verifier,
             ),
             tasks.background(
-                catalogue=lambda: consumer.consume(stores.broker, queues.VIDEO_MEDIA, reactions.to_media),
-                users=lambda: consumer.consume(stores.broker, queues.VIDEO_AUTH, reactions.to_user),
+                media_events=lambda: consumer.consume(stores.broker, queues.VIDEO_MEDIA, reactions.to_media),
+                auth_events=lambda: consumer.consume(stores.broker, queues.VIDEO_AUTH, reactions.to_auth),
                 schema=lambda: tasks.every(
                     migrate.RESTORE_SECONDS, lambda: migrate.restore(reveal(settings.postgres_url), "kinora_video")
                 ),
