@@ -58,9 +58,10 @@ REASONS = {
 
 def routers() -> list[APIRouter]:
     """The routers of all services with REST routes."""
-    packages = sorted(path.parent.name for path in ROOT.glob("apps/*/src/kinora_*/rest.py"))
+    packages = sorted(path.name for path in ROOT.glob("apps/*/src/kinora_*") if path.is_dir())
     names = [f"{package}.{module}" for package in packages for module in ("rest", "elsewhere")]
-    return [importlib.import_module(name).router for name in names if find_spec(name)]
+    modules = [importlib.import_module(name) for name in names if find_spec(name)]
+    return [router for module in modules for router in getattr(module, "ROUTERS", None) or [module.router]]
 
 
 def _security(dependant: Dependant) -> list[dict[str, list[str]]]:

@@ -23,10 +23,11 @@ from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database, Relay
 from kinora_kit.testing import free_port
 from kinora_media import store
+from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Media, Visibility
-from kinora_media.rest import router
-from kinora_media.service import Catalogue
+from kinora_media.rest import ROUTERS
 from kinora_media.settings import MediaSettings
+from kinora_media.store.media import MEDIA
 from kinora_media.wiring import State
 
 ISSUER = "http://issuer.test"
@@ -50,7 +51,7 @@ async def database(kit: dict[str, str]) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 def documents(database: Database) -> Collection:
     """The media documents as stored."""
-    return database[store.MEDIA]
+    return database[MEDIA]
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +152,7 @@ async def call(
     async def wire(_: MediaSettings) -> AsyncIterator[State]:
         yield State(catalogue=catalogue, checks=Checks())
 
-    app = create_app(make_settings(), wire, [router])
+    app = create_app(make_settings(), wire, ROUTERS)
     async with app.router.lifespan_context(app) as state:
 
         async def with_state(scope: Scope, receive: Receive, send: Send) -> None:

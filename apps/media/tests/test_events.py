@@ -28,11 +28,11 @@ from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import OUTBOX, Collection, Database, Document, Relay
 from kinora_kit.testing import eventually
-from kinora_media import store
+from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Changes, Media, State, Visibility
 from kinora_media.events import Reactions
-from kinora_media.service import Catalogue
-from kinora_media.store import Tombstone
+from kinora_media.store import media as store
+from kinora_media.store.media import Tombstone
 
 if TYPE_CHECKING:
     from conftest import Streams

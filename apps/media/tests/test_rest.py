@@ -15,11 +15,12 @@ from kinora_kit.events import event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database
-from kinora_media import cursors, store
+from kinora_media import cursors
+from kinora_media.catalogue import ATTEMPTS, Catalogue
 from kinora_media.domain import Changes, Media
 from kinora_media.errors import ChangedMeanwhile
 from kinora_media.events import Reactions
-from kinora_media.service import ATTEMPTS, Catalogue
+from kinora_media.store import media as store
 
 if TYPE_CHECKING:
     from conftest import Streams

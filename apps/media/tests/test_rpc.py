@@ -17,9 +17,10 @@ from kinora_kit.identity import TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection
 from kinora_kit.structs import from_struct, to_struct
+from kinora_media.catalogue import Catalogue
 from kinora_media.events import Reactions
-from kinora_media.rpc import MAX_PAGE, register
-from kinora_media.service import Catalogue
+from kinora_media.rpc import register
+from kinora_media.rpc.media import MAX_PAGE
 from kinora_media.settings import MediaSettings
 
 if TYPE_CHECKING:  # defined only in the stubs

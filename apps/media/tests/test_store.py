@@ -7,7 +7,7 @@ import pytest
 
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import OUTBOX, Collection, Relay
-from kinora_media.store import FEED_AT
+from kinora_media.store.media import FEED_AT
 
 
 def indexes(plan: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo import IndexModel as IndexModel
 from pymongo.errors import DuplicateKeyError as DuplicateKeyError
 from pymongo.errors import PyMongoError
 

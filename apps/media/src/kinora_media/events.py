@@ -7,8 +7,8 @@ from kinora.events import auth, video
 from kinora_kit.consumer import UnknownEvent
 from kinora_kit.events import Event
 from kinora_media import domain
+from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Media, Visibility
-from kinora_media.service import Catalogue
 
 
 @dataclass(frozen=True)

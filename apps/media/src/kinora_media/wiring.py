@@ -17,10 +17,11 @@ from kinora_kit.health import Checks
 from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.settings import reveal
 from kinora_media import store
+from kinora_media.catalogue import Catalogue
 from kinora_media.events import Reactions
 from kinora_media.rpc import register
-from kinora_media.service import Catalogue
 from kinora_media.settings import MediaSettings
+from kinora_media.store.media import MEDIA
 from kinora_media.videos import RemoteVideos
 
 INDEX_SECONDS = 3600
@@ -46,7 +47,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         ask_auth(settings.jwks_url) as has_ended,
         rpc.connect(settings.video_grpc) as video,
     ):
-        relay = mongo.Relay([database[store.MEDIA]], bus)
+        relay = mongo.Relay([database[MEDIA]], bus)
         catalogue = Catalogue(database, relay, RemoteVideos(EnforcementStub(video)))
         reactions = Reactions(catalogue)
         verifier = TokenVerifier(

@@ -20,8 +20,8 @@ from kinora_kit.ids import parse_id
 from kinora_kit.rpc import fields, optional_caller, signed_in
 from kinora_kit.structs import from_struct, timestamp
 from kinora_media import cursors
+from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Changes, Media, Page, State, Visibility
-from kinora_media.service import Catalogue
 
 MAX_PAGE = 50
 """A document may have 105 KB as a message, and a response at most rpc.MAX_MESSAGE_BYTES."""

@@ -10,10 +10,10 @@ from kinora_kit.errors import DomainError, Forbidden, InvalidInput, NotFound
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.identity import Caller
 from kinora_kit.mongo import Database, Relay
-from kinora_media import store
 from kinora_media.domain import Changes, Media, Page, Position, edited
 from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
-from kinora_media.store import Tombstone
+from kinora_media.store import media as store
+from kinora_media.store.media import Tombstone
 from kinora_media.videos import Videos
 
 SERVICE = "media"

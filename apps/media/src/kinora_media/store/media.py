@@ -1,8 +1,4 @@
-"""The only place with MongoDB queries.
-
-Each write changes one document and includes the events it causes, so no transaction is needed. Writes use optimistic
-locking by version. A deleted document leaves a tombstone under its id.
-"""
+"""Media documents. Writes use optimistic locking by version. A deleted document leaves a tombstone under its id."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +8,7 @@ from uuid import UUID
 
 from kinora.events.media import EXCHANGE
 from kinora_kit.events import Event
-from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, pending, superseding
+from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, IndexModel, pending, superseding
 from kinora_media.domain import Media, Position, State, Visibility
 
 SECONDS_PER_DAY = 24 * 3600
@@ -29,13 +25,18 @@ class Tombstone:
     """Remains of a deleted document, so that late events do not recreate it."""
 
 
-async def ensure_indexes(database: Database, *, tombstone_days: int) -> None:
-    await database[MEDIA].create_index([("owner_id", 1), ("_id", -1)], name="owner")
-    await database[MEDIA].create_index([(FEED_AT, -1), ("_id", -1)], sparse=True, name="feed")
-    for collection in (database[MEDIA], database[DELETED_OWNERS]):
-        await collection.create_index(
-            "deleted_at", expireAfterSeconds=tombstone_days * SECONDS_PER_DAY, sparse=True, name="tombstones"
-        )
+def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
+    tombstones = IndexModel(
+        "deleted_at", expireAfterSeconds=tombstone_days * SECONDS_PER_DAY, sparse=True, name="tombstones"
+    )
+    return {
+        MEDIA: [
+            IndexModel([("owner_id", 1), ("_id", -1)], name="owner"),
+            IndexModel([(FEED_AT, -1), ("_id", -1)], sparse=True, name="feed"),
+            tombstones,
+        ],
+        DELETED_OWNERS: [tombstones],
+    }
 
 
 async def find(database: Database, media_id: UUID) -> Media | Tombstone | None:
