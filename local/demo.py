@@ -75,7 +75,7 @@ CREATE = """
     mutation ($title: String!, $filename: String!, $size: BigInt!) {
       createUpload(input: {title: $title, filename: $filename, size: $size, visibility: PUBLIC}) {
         __typename
-        ... on CreateUploadPayload { id uploadUrl }
+        ... on CreateUploadPayload { mediaId videoId uploadUrl }
         ... on Problem { code message }
       }
     }
@@ -201,7 +201,7 @@ async def demo(given: str | None) -> None:
 
             try:
                 async with asyncio.TaskGroup() as together:
-                    following = together.create_task(follow(token, created["id"], progress))
+                    following = together.create_task(follow(token, created["videoId"], progress))
                     together.create_task(send(path, reachable(created["uploadUrl"]), token, show))
             except ExceptionGroup as broken:
                 raise broken.exceptions[0] from None
@@ -209,7 +209,7 @@ async def demo(given: str | None) -> None:
         if last["state"] != "READY":
             failure = last.get("failure") or {"code": last["state"], "detail": ""}
             raise Failure(f"The video cannot be played ({failure['code']}): {failure['detail']}")
-        video = (await api.execute(GraphQLRequest(WATCH, variable_values={"id": created["id"]})))["media"]["video"]
+        video = (await api.execute(GraphQLRequest(WATCH, variable_values={"id": created["mediaId"]})))["media"]["video"]
     check_playback(reachable(video["streamUrl"]))
     sizes = ", ".join(item["name"] for item in video["renditions"] if item["height"])
     player = next((f"{name} " for name in ("mpv", "vlc", "ffplay") if shutil.which(name)), "")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from client import TUS, Person, video_id
+from client import TUS, Person, global_id, video_id
 
 # Bounded, even if nobody stops it: at most this many sequential requests of each kind, with pauses between them.
 MOST_REQUESTS = 20_000
@@ -39,7 +39,7 @@ DESCRIBE = """
 
 
 def describe(video: str, number: int) -> dict[str, Any]:
-    return {"query": DESCRIBE, "variables": {"id": video, "text": f"description {number}"}}
+    return {"query": DESCRIBE, "variables": {"id": global_id("Media", video), "text": f"description {number}"}}
 
 
 @dataclass

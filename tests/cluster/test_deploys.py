@@ -26,7 +26,7 @@ async def test_pushed_version_is_rolled_out(cluster: Cluster, version: Callable[
             what=f"graphql {new} to be rolled out",
         )
         print(f"\nA pushed version answered after {seconds:.0f} s.")
-        assert (await person.graphql("{ me { user { id } } }"))["me"]["user"]["id"] == person.id
+        assert (await person.graphql("{ me { uuid } }"))["me"]["uuid"] == person.id
     await back(cluster, "graphql")
 
 

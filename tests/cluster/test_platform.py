@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from client import Person
+from client import Person, global_id
 from clips import Clip
 from live import APPS, Cluster
 from test_journey import assert_never_falls, assert_plays
@@ -20,7 +20,7 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
     assert seen[-1]["state"] == "ready", seen[-1]
     assert_never_falls(seen)
     await assert_plays(person.http, (await person.get(f"/video/{video}")).json()["stream_url"], clip(name))
-    listed = await person.graphql("query ($id: ID!) { media(id: $id) { title } }", {"id": video})
+    listed = await person.graphql("query ($id: ID!) { media(id: $id) { title } }", {"id": global_id("Media", video)})
     assert listed["media"]["title"]
 
 

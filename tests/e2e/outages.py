@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import httpx
-from client import Person
+from client import Person, global_id
 
 # Longer than any driver's timeout for an unresponsive store.
 ANSWER_SECONDS = 8
@@ -29,7 +29,7 @@ class Scene:
     video: str
 
     async def graphql(self, query: str) -> httpx.Response:
-        body = {"query": query, "variables": {"id": self.video}}
+        body = {"query": query, "variables": {"id": global_id("Media", self.video)}}
         return await self.person.http.post("/graphql", headers=self.person.headers, json=body)
 
     async def progress(self) -> httpx.Response:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from client import GATEWAY, Person
+from client import GATEWAY, Person, global_id
 from clips import Clip
 from gql import Client, GraphQLRequest
 from gql.transport.exceptions import TransportClosed, TransportError
@@ -21,7 +21,7 @@ CREATE = """
     mutation ($input: CreateUploadInput!) {
       createUpload(input: $input) {
         __typename
-        ... on CreateUploadPayload { id uploadUrl }
+        ... on CreateUploadPayload { mediaId videoId uploadUrl }
         ... on Problem { code message }
       }
     }
@@ -67,7 +67,7 @@ async def test_graphql_journey_from_upload_to_playback(
 
     seen: list[dict[str, Any]] = []
     async with live(person.tokens["access_token"]) as session:
-        async for answer in session.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": created["id"]})):
+        async for answer in session.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": created["videoId"]})):
             progress = answer["videoProgress"]
             if not seen:
                 assert progress["state"] == "UPLOADING", "the current state comes first"
@@ -83,15 +83,15 @@ async def test_graphql_journey_from_upload_to_playback(
         assert all(item["progress"] <= later[item["name"]] for item in before["renditions"])
 
     async def is_ready() -> bool:
-        return bool((await person.graphql(WATCH, {"id": created["id"]}))["media"]["state"] == "READY")
+        return bool((await person.graphql(WATCH, {"id": created["mediaId"]}))["media"]["state"] == "READY")
 
     await until(is_ready, what="the catalogue to be updated")
-    shown = await person.graphql(WATCH, {"id": created["id"]})
+    shown = await person.graphql(WATCH, {"id": created["mediaId"]})
     assert shown["me"]["user"]["username"] == shown["media"]["owner"]["username"] == person.username
     assert shown["media"]["title"] == "A short one"
-    listed = await stranger.graphql(LISTS, {"id": person.id})
-    assert listed["feed"]["nodes"][0]["id"] == created["id"]
-    assert listed["channel"]["media"]["nodes"] == [{"id": created["id"]}]
+    listed = await stranger.graphql(LISTS, {"id": global_id("User", person.id)})
+    assert listed["feed"]["nodes"][0]["id"] == created["mediaId"]
+    assert listed["channel"]["media"]["nodes"] == [{"id": created["mediaId"]}]
     await assert_plays(person.http, shown["media"]["video"]["streamUrl"], source)
 
 
@@ -101,7 +101,9 @@ async def test_late_subscriber_gets_the_final_state(person: Person, clip: Callab
     async with live(person.tokens["access_token"]) as session:
         states = [
             answer["videoProgress"]["state"]
-            async for answer in session.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": video}))
+            async for answer in session.subscribe(
+                GraphQLRequest(FOLLOW, variable_values={"id": global_id("Video", video)})
+            )
         ]
     assert states == ["READY"]
 
@@ -111,7 +113,7 @@ async def test_progress_subscription_is_rejected_for_others(
 ) -> None:
     video = await person.upload(clip("short").path, visibility="private")
     async with live(stranger.tokens["access_token"]) as session:
-        following = session.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": video}))
+        following = session.subscribe(GraphQLRequest(FOLLOW, variable_values={"id": global_id("Video", video)}))
         with pytest.raises(TransportError) as refused:
             await anext(following)
     assert "video_not_found" in str(refused.value)
@@ -131,7 +133,7 @@ async def test_graphql_rejections_have_a_code(person: Person) -> None:
 
 REVOKE = """
     mutation ($id: ID!) {
-      revokeSession(id: $id) { __typename ... on RevokeSessionPayload { id } ... on Problem { code } }
+      revokeSession(id: $id) { __typename ... on RevokeSessionPayload { sessionId } ... on Problem { code } }
     }
 """
 CHANGE_PASSWORD = "mutation ($input: ChangePasswordInput!) { changePassword(input: $input) { __typename } }"
@@ -161,7 +163,7 @@ async def test_sessions_end_by_revocation_new_password_and_logout_of_all(person:
     others = sessions[1]["id"]
     refused = (await stranger.graphql(REVOKE, {"id": others}))["revokeSession"]
     assert refused == {"__typename": "SessionNotFound", "code": "session_not_found"}
-    assert (await phone.graphql(REVOKE, {"id": others.upper()}))["revokeSession"]["id"] == others
+    assert (await phone.graphql(REVOKE, {"id": others}))["revokeSession"]["sessionId"] == others
     assert (await is_signed_in(person), await is_signed_in(phone)) == (False, True)
 
     tablet = await sign_in(phone)
@@ -181,7 +183,10 @@ async def test_sessions_end_by_revocation_new_password_and_logout_of_all(person:
 
 async def test_users_are_found_by_id_until_their_account_is_deleted(person: Person, stranger: Person) -> None:
     query = "query ($id: ID!, $ids: [ID!]!) { user(id: $id) { username } users(ids: $ids) { username } }"
-    ids = {"id": person.id.upper(), "ids": [stranger.id, person.id]}
+    ids = {
+        "id": global_id("User", person.id),
+        "ids": [global_id("User", user.id) for user in (stranger, person)],
+    }
     found = await stranger.graphql(query, ids)
     assert found["user"]["username"] == person.username
     assert [user["username"] for user in found["users"]] == [stranger.username, person.username]

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from client import TUS, Person
+from client import TUS, Person, global_id
 from clips import Clip
 from graphql import build_schema
 
@@ -160,7 +160,7 @@ MUTATIONS = {
     ),
     "updateMedia": Mutation(
         lambda it: (
-            f"""(id: "{it.media_id}", input: {{title: "A title"}})
+            f"""(id: "{global_id("Media", it.media_id)}", input: {{title: "A title"}})
             {{ ... on UpdateMediaPayload {{ media {{ title updatedAt }} }} }}"""
         )
     ),
@@ -168,9 +168,15 @@ MUTATIONS = {
         lambda _: '(input: {title: "T", filename: "t.mp4", size: 10}) { ... on CreateUploadPayload { uploadUrl } }',
         creates=True,
     ),
-    "deleteMedia": Mutation(lambda it: f'(id: "{it.media_id}") {{ __typename }}', second="MediaNotFound"),
-    "deleteVideo": Mutation(lambda it: f'(id: "{it.video_id}") {{ __typename }}', second="VideoNotFound"),
-    "revokeSession": Mutation(lambda it: f'(id: "{it.session_id}") {{ __typename }}', second="SessionNotFound"),
+    "deleteMedia": Mutation(
+        lambda it: f'(id: "{global_id("Media", it.media_id)}") {{ __typename }}', second="MediaNotFound"
+    ),
+    "deleteVideo": Mutation(
+        lambda it: f'(id: "{global_id("Video", it.video_id)}") {{ __typename }}', second="VideoNotFound"
+    ),
+    "revokeSession": Mutation(
+        lambda it: f'(id: "{global_id("Session", it.session_id)}") {{ __typename }}', second="SessionNotFound"
+    ),
     "changePassword": Mutation(
         lambda it: (
             f"""(input: {{currentPassword: "{it.person.password}", newPassword: "{NEW_PASSWORD}"}})

@@ -88,6 +88,8 @@ class World(
     media: dict[str, media_pb2.Media] = field(default_factory=dict)
     videos: dict[str, video_pb2.Video] = field(default_factory=dict)
     progress: dict[str, video_pb2.Progress] = field(default_factory=dict)
+    sessions: dict[str, list[auth_pb2.Session]] = field(default_factory=dict)
+    """By user."""
     clients: list[auth_pb2.Client] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     wrong_passwords: int = 0
@@ -108,6 +110,11 @@ class World(
         user = auth_pb2.User(id=str(user_id), username=name, display_name=name.title())
         self.users[user.id] = auth_pb2.Profile(user=user, email=f"{name}@example.org")
         return user_id
+
+    def add_session(self, user_id: UUID) -> UUID:
+        session_id = new_id()
+        self.sessions.setdefault(str(user_id), []).append(auth_pb2.Session(id=str(session_id)))
+        return session_id
 
     def add_video(self, owner_id: UUID, *, state: str = "processing", version: int = 1) -> str:
         video_id = str(new_id())
@@ -132,6 +139,7 @@ class World(
         return auth_pb2.ListUsersResponse(users=reversed(found))
 
     async def GetProfile(self, request: auth_pb2.GetProfileRequest, context: Any) -> auth_pb2.Profile:
+        self.calls["GetProfile"] += 1
         return self.users[str(signed_in().user_id)]
 
     async def Register(self, request: auth_pb2.RegisterRequest, context: Any) -> auth_pb2.Profile:
@@ -174,7 +182,10 @@ class World(
             profile.user.bio = request.bio
         return profile
 
-    async def ListSessions(self, request: Any, context: Any) -> Any: ...
+    async def ListSessions(self, request: Any, context: Any) -> auth_pb2.ListSessionsResponse:
+        self.calls["ListSessions"] += 1
+        return auth_pb2.ListSessionsResponse(sessions=self.sessions.get(str(signed_in().user_id), ()))
+
     async def LogoutAll(self, request: Any, context: Any) -> Any: ...
     async def RevokeSession(self, request: Any, context: Any) -> Any: ...
     async def ChangePassword(self, request: Any, context: Any) -> Any: ...

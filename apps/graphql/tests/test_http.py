@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kinora.media.v1 import media_pb2
+from kinora_graphql import ids
 from kinora_graphql.problems import extensions
 from kinora_kit.errors import InvalidInput, Unavailable
 from kinora_kit.identity import revocation_key
@@ -21,6 +22,8 @@ from kinora_kit.testing import eventually
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 World = Any
 Keys = Any
+
+gid = ids.make
 
 REGISTER = """
 mutation ($input: RegisterInput!) {
@@ -47,7 +50,7 @@ CREATE_UPLOAD = """
 mutation ($input: CreateUploadInput!) {
   createUpload(input: $input) {
     __typename
-    ... on CreateUploadPayload { id uploadUrl }
+    ... on CreateUploadPayload { uuid mediaId videoId uploadUrl }
     ... on Problem { code message }
   }
 }
@@ -72,10 +75,14 @@ mutation ($id: ID!, $input: UpdateMediaInput!) {
 }
 """
 DELETE_MEDIA = """
-mutation ($id: ID!) { deleteMedia(id: $id) { __typename ... on DeleteMediaPayload { id } ... on Problem { code } } }
+mutation ($id: ID!) {
+  deleteMedia(id: $id) { __typename ... on DeleteMediaPayload { mediaId } ... on Problem { code } }
+}
 """
 DELETE_VIDEO = """
-mutation ($id: ID!) { deleteVideo(id: $id) { __typename ... on DeleteVideoPayload { id } ... on Problem { code } } }
+mutation ($id: ID!) {
+  deleteVideo(id: $id) { __typename ... on DeleteVideoPayload { videoId } ... on Problem { code } }
+}
 """
 
 
@@ -88,13 +95,14 @@ async def test_journey_from_registration_to_deletion(ask: Ask, world: World) -> 
         "profile": {"email": given["email"], "user": {"username": name, "displayName": "Me"}},
     }
     login = (await ask(LOGIN, {"input": {"login": name, "password": "right"}}))["data"]["login"]
-    user_id = UUID(login["tokens"]["userId"])
+    user_id = ids.parse(login["tokens"]["userId"], "User")
     assert login["tokens"]["expiresIn"] == 600
 
     upload = {"title": "Mine", "filename": "a.mp4", "size": 6 << 30}
     created = (await ask(CREATE_UPLOAD, {"input": upload}, user_id))["data"]["createUpload"]
-    media_id = created["id"]
-    assert created["uploadUrl"] == f"http://upload.test/{media_id}"
+    media_id = created["mediaId"]
+    assert created["uploadUrl"] == f"http://upload.test/{created['uuid']}"
+    assert (media_id, created["videoId"]) == (gid("Media", created["uuid"]), gid("Video", created["uuid"]))
 
     media = (await ask(MEDIA, {"id": media_id}, user_id))["data"]["media"]
     assert media == {
@@ -114,7 +122,7 @@ async def test_journey_from_registration_to_deletion(ask: Ask, world: World) -> 
     assert (await ask(MEDIA, {"id": media_id}))["data"]["media"]["title"] == "New"
 
     deleted = (await ask(DELETE_MEDIA, {"id": media_id}, user_id))["data"]["deleteMedia"]
-    assert deleted == {"__typename": "DeleteMediaPayload", "id": media_id}
+    assert deleted == {"__typename": "DeleteMediaPayload", "mediaId": media_id}
     again = (await ask(DELETE_MEDIA, {"id": media_id}, user_id))["data"]["deleteMedia"]
     assert again == {"__typename": "MediaNotFound", "code": "media_not_found"}
 
@@ -126,7 +134,7 @@ async def test_mutation_returns_expected_errors_as_problems(ask: Ask, world: Wor
         (await ask(REGISTER, {"input": registration}))["data"]["register"],
         (await ask(REGISTER, {"input": {**registration, "email": "a"}}))["data"]["register"],
         (await ask(LOGIN, {"input": {"login": "nobody", "password": "x"}}))["data"]["login"],
-        (await ask(UPDATE_MEDIA, {"id": media_id, "input": {}}, owner_id))["data"]["updateMedia"],
+        (await ask(UPDATE_MEDIA, {"id": gid("Media", media_id), "input": {}}, owner_id))["data"]["updateMedia"],
         (await ask(CREATE_UPLOAD, {"input": {"title": "", "filename": "", "size": 11 << 30}}, owner_id))["data"][
             "createUpload"
         ],
@@ -178,7 +186,7 @@ async def test_anonymous_caller_gets_not_signed_in(ask: Ask, world: World) -> No
     upload = {"title": "", "filename": "", "size": 1}
     for document, variables in (
         (CREATE_UPLOAD, {"input": upload}),
-        (DELETE_MEDIA, {"id": str(new_id())}),
+        (DELETE_MEDIA, {"id": gid("Media", new_id())}),
         ("mutation { logout { done } }", None),
     ):
         assert codes(await ask(document, variables)) == ["not_signed_in"]
@@ -191,7 +199,7 @@ async def test_empty_authorization_header_counts_as_absent(http: httpx.AsyncClie
 
 async def test_token_identifies_the_caller(ask: Ask, world: World) -> None:
     user_id = world.add_user()
-    assert (await ask("{ me { user { id } } }", None, user_id))["data"]["me"]["user"]["id"] == str(user_id)
+    assert (await ask("{ me { user { id } } }", None, user_id))["data"]["me"]["user"]["id"] == gid("User", user_id)
     answer = await ask(
         'mutation { updateProfile(input: {bio: "Hi"}) { ... on UpdateProfilePayload { profile { user { bio } } } } }',
         None,
@@ -265,7 +273,7 @@ async def test_null_for_optional_input_keeps_the_value(ask: Ask, world: World) -
     media_id = world.add_video(user_id)
     change = dict.fromkeys(["title", "description", "tags", "category", "visibility", "attributes"])
     document = "mutation ($id: ID!, $input: UpdateMediaInput!) { updateMedia(id: $id, input: $input) { __typename } }"
-    answer = await ask(document, {"id": media_id, "input": change}, user_id)
+    answer = await ask(document, {"id": gid("Media", media_id), "input": change}, user_id)
     assert answer["data"]["updateMedia"]["__typename"] == "UpdateMediaPayload"
     assert world.media[media_id].title == "Title"
 
@@ -292,7 +300,7 @@ async def test_variable_errors_name_no_python_types(ask: Ask, variables: Any, sa
 async def test_internal_errors_hide_details(ask: Ask, world: World) -> None:
     media_id = world.add_video(world.add_user())
     world.media[media_id].state = media_pb2.STATE_UNSPECIFIED  # no service returns this
-    answer = await ask(MEDIA, {"id": media_id})
+    answer = await ask(MEDIA, {"id": gid("Media", media_id)})
     assert answer["data"] == {"media": None}
     (error,) = answer["errors"]
     assert (error["message"], error["extensions"]) == ("Something went wrong on our side", {"code": "internal"})
@@ -306,7 +314,9 @@ async def test_fields_of_an_unavailable_service_return_unavailable(
         start(auth_grpc="127.0.0.1:9") as address,
         httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client,
     ):
-        answer = (await client.post("/graphql", json={"query": MEDIA, "variables": {"id": media_id}})).json()
+        answer = (
+            await client.post("/graphql", json={"query": MEDIA, "variables": {"id": gid("Media", media_id)}})
+        ).json()
     assert answer["data"]["media"]["title"] == "Title"  # other fields still work
     assert answer["data"]["media"]["owner"] is None
     assert [error["extensions"] for error in answer["errors"]] == [{"code": "unavailable", "retryAfter": 5}]
@@ -331,16 +341,16 @@ def test_extensions_have_fields_and_retry_delay_where_known() -> None:
 
 async def test_media_list_makes_few_calls(ask: Ask, world: World) -> None:
     owners = [world.add_user() for _ in range(5)]
-    ids = [world.add_video(owner) for owner in owners for _ in range(11)]
+    made = [(world.add_video(owner), owner) for owner in owners for _ in range(11)]
+    wanted = [gid("Media", media_id) for media_id, _ in made]
     answer = await ask(
-        "query ($ids: [ID!]!) { mediaList(ids: $ids) { id owner { id } video { id } } }", {"ids": [*ids, str(new_id())]}
+        "query ($ids: [ID!]!) { mediaList(ids: $ids) { id owner { id } video { id } } }",
+        {"ids": [*wanted, gid("Media", new_id())]},
     )
-    assert answer["data"]["mediaList"].pop() is None
-    assert [media["id"] for media in answer["data"]["mediaList"]] == ids
-    assert [media["video"]["id"] for media in answer["data"]["mediaList"]] == ids
-    assert [UUID(media["owner"]["id"]) for media in answer["data"]["mediaList"]] == [
-        o for o in owners for _ in range(11)
-    ]
+    assert answer["data"]["mediaList"] == [
+        {"id": gid("Media", media_id), "owner": {"id": gid("User", owner)}, "video": {"id": gid("Video", media_id)}}
+        for media_id, owner in made
+    ] + [None]
     assert world.calls == {"ListMedia": 2, "ListUsers": 1, "ListVideos": 1}, "documents are large: 50 per call"
 
 
@@ -425,7 +435,7 @@ async def test_introspection_can_be_enabled(start: Callable[..., AbstractAsyncCo
 
 async def test_get_executes_query(http: httpx.AsyncClient, world: World) -> None:
     media_id = world.add_video(world.add_user())
-    answer = await http.get("/graphql", params={"query": f'{{ media(id: "{media_id}") {{ title }} }}'})
+    answer = await http.get("/graphql", params={"query": f'{{ media(id: "{gid("Media", media_id)}") {{ title }} }}'})
     assert answer.json()["data"] == {"media": {"title": "Title"}}
 
 
@@ -511,70 +521,109 @@ def deep(depth: int) -> dict[str, Any]:
 async def test_attributes_that_fit_into_no_message_are_invalid(ask: Ask, world: World, attributes: object) -> None:
     user_id = world.add_user()
     changes = {"attributes": attributes}
-    answer = await ask(UPDATE_MEDIA, {"id": world.add_video(user_id), "input": changes}, user_id)
+    answer = await ask(UPDATE_MEDIA, {"id": gid("Media", world.add_video(user_id)), "input": changes}, user_id)
     assert answer["data"]["updateMedia"]["code"] == "invalid_input"
     assert answer["data"]["updateMedia"]["message"].startswith("attributes: ")
     assert [error["field"] for error in answer["data"]["updateMedia"]["errors"]] == ["attributes"]
 
 
-async def test_id_in_upper_case_is_of_the_same_video_and_loaded_once(ask: Ask, world: World) -> None:
-    media_id = world.add_video(world.add_user())
-    document = """
-    query ($id: ID!, $same: ID!, $ids: [ID!]!) {
-      media(id: $id) { id } same: media(id: $same) { id video { id } owner { id } } mediaList(ids: $ids) { id }
-    }
-    """
-    answer = await ask(document, {"id": media_id, "same": media_id.upper(), "ids": [media_id, media_id.upper()]})
-    assert (answer["data"]["media"]["id"], answer["data"]["same"]["id"]) == (media_id, media_id)
-    assert answer["data"]["same"]["video"] == {"id": media_id}
-    assert answer["data"]["mediaList"] == [{"id": media_id}, {"id": media_id}]
-    assert world.calls == {"ListMedia": 1, "ListUsers": 1, "ListVideos": 1}
+async def test_nodes_are_loaded_by_type_in_few_calls(ask: Ask, world: World) -> None:
+    user_id, other = world.add_user(), world.add_user()
+    sessions = [world.add_session(user_id), world.add_session(other)]
+    media_id = world.add_video(other)
+    wanted = [
+        ("Media", media_id),
+        ("Video", media_id),
+        ("User", other),
+        ("User", user_id),
+        ("Channel", other),
+        ("Profile", user_id),
+        ("Session", sessions[0]),
+        *(("Profile", other), ("Session", sessions[1]), ("Media", new_id()), ("User", media_id)),  # hidden or missing
+    ]
+    document = "query ($ids: [ID!]!) { nodes(ids: $ids) { __typename id uuid ... on User { username } } }"
+    nodes = (await ask(document, {"ids": [gid(*each) for each in wanted]}, user_id))["data"]["nodes"]
+    assert [node and (node["__typename"], node["uuid"], node["id"]) for node in nodes] == [
+        *((kind, str(uuid), gid(kind, uuid)) for kind, uuid in wanted[:7]),
+        *[None] * 4,
+    ]
+    assert nodes[2]["username"] == world.users[str(other)].user.username
+    expected = ("ListMedia", "ListUsers", "ListVideos", "GetProfile", "ListSessions")
+    assert world.calls == dict.fromkeys(expected, 1)
+
+    for kind, uuid in wanted:
+        answer = await ask("query ($id: ID!) { node(id: $id) { uuid } }", {"id": gid(kind, uuid)}, user_id)
+        found = (kind, uuid) in wanted[:7]
+        assert answer == {"data": {"node": {"uuid": str(uuid)} if found else None}}
 
 
-@pytest.mark.parametrize(("document", "field"), [(DELETE_MEDIA, "deleteMedia"), (DELETE_VIDEO, "deleteVideo")])
-async def test_mutation_of_id_in_upper_case_returns_the_canonical_id(
-    ask: Ask, world: World, document: str, field: str
-) -> None:
+MALFORMED = ["{}", "", "#", "Media:{}", " {gid}", "{gid}\n", "{gid}=", "\u0660{gid}", "{upper}", "{hex}", "{foreign}"]
+
+
+@pytest.mark.parametrize("form", MALFORMED)
+async def test_malformed_and_foreign_ids_are_invalid_input_of_their_argument(ask: Ask, world: World, form: str) -> None:
     user_id = world.add_user()
-    media_id = world.add_video(user_id)
-    answer = await ask(document, {"id": media_id.upper()}, user_id)
-    assert answer["data"][field]["id"] == media_id
-
-
-BAD_IDS = ["{{{}}}", "urn:uuid:{}", " {}", "{}0", "#", "*.{}", "", "\u0660{}", "{}\n"]
-
-
-@pytest.mark.parametrize("form", BAD_IDS)
-async def test_ids_of_other_forms_are_invalid(ask: Ask, world: World, form: str) -> None:
-    user_id = world.add_user()
-    video_id = form.format(world.add_video(user_id))
-    for document, variables in (
-        ("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": [video_id]}),
-        ("query ($id: ID!) { media(id: $id) { id } }", {"id": video_id}),
+    uuid = world.add_video(user_id)
+    given = form.format(
+        uuid,
+        gid=gid("Media", uuid),
+        upper=gid("Media", uuid.upper()),
+        hex=gid("Media", UUID(uuid).hex),
+        foreign=gid("Query", uuid),
+    )
+    for document, field in (
+        ("query ($id: ID!) { media(id: $id) { id } }", "id"),
+        ("query ($id: ID!) { node(id: $id) { id } }", "id"),
+        ("query ($id: ID!) { channel(id: $id) { id } }", "id"),
+        ("query ($id: ID!) { mediaList(ids: [$id]) { id } }", "ids"),
+        ("query ($id: ID!) { users(ids: [$id]) { id } }", "ids"),
+        ("query ($id: ID!) { nodes(ids: [$id]) { id } }", "ids"),
     ):
-        assert codes(await ask(document, variables, user_id)) == ["invalid_input"]
+        (error,) = (await ask(document, {"id": given}, user_id))["errors"]
+        assert error["extensions"]["code"] == "invalid_input"
+        assert [each["field"] for each in error["extensions"]["errors"]] == [field]
     for document in (UPDATE_MEDIA, DELETE_MEDIA, DELETE_VIDEO):
-        answer = await ask(document, {"id": video_id, "input": {}}, user_id)  # deletions declare no input
+        answer = await ask(document, {"id": given, "input": {}}, user_id)  # deletions declare no input
         assert [told["__typename"] for told in answer["data"].values()] == ["InvalidInput"]
     assert world.calls == {}
+
+
+async def test_id_of_another_type_is_invalid_input(ask: Ask, world: World) -> None:
+    """The same UUID: only the type in the id tells them apart."""
+    user_id = world.add_user()
+    uuid = world.add_video(user_id)
+    for document, kind in (
+        (DELETE_MEDIA, "Video"),
+        (DELETE_VIDEO, "Media"),
+        (UPDATE_MEDIA, "User"),
+    ):
+        answer = await ask(document, {"id": gid(kind, uuid), "input": {}}, user_id)
+        assert [told["__typename"] for told in answer["data"].values()] == ["InvalidInput"]
+    answer = await ask("query ($id: ID!) { user(id: $id) { id } }", {"id": gid("Profile", user_id)}, user_id)
+    assert answer["errors"][0]["extensions"] == {
+        "code": "invalid_input",
+        "errors": [{"field": "id", "message": "must be the id of a User"}],
+    }
+    assert uuid in world.media
 
 
 async def test_media_list_of_largest_documents(ask: Ask, world: World) -> None:
     """A gRPC response with all of them would exceed its limit."""
     user_id = world.add_user()
-    ids = [world.add_video(user_id) for _ in range(100)]
-    for media_id in ids:
+    made = [world.add_video(user_id) for _ in range(100)]
+    for media_id in made:
         world.media[media_id].description = "😀" * 10_000
         world.media[media_id].attributes.update({"a": [1] * 5400})
-    answer = await ask("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": ids})
-    assert answer == {"data": {"mediaList": [{"id": media_id} for media_id in ids]}}
+    wanted = [gid("Media", media_id) for media_id in made]
+    answer = await ask("query ($ids: [ID!]!) { mediaList(ids: $ids) { id } }", {"ids": wanted})
+    assert answer == {"data": {"mediaList": [{"id": media_id} for media_id in wanted]}}
 
 
 @pytest.mark.parametrize(
     ("lists", "each", "accepted"), [(1, 100, True), (1, 101, False), (4, 25, True), (5, 25, False)]
 )
 async def test_lists_of_an_operation_have_100_ids(ask: Ask, *, lists: int, each: int, accepted: bool) -> None:
-    variables = {f"v{number}": [str(new_id()) for _ in range(each)] for number in range(lists)}
+    variables = {f"v{number}": [gid("Media", new_id()) for _ in range(each)] for number in range(lists)}
     declared = " ".join(f"${name}: [ID!]!" for name in variables)
     fields = " ".join(f"{name}: mediaList(ids: ${name}) {{ id }}" for name in variables)
     answer = await ask(f"query ({declared}) {{ {fields} }}", variables)
@@ -587,12 +636,12 @@ async def test_lists_of_an_operation_have_100_ids(ask: Ask, *, lists: int, each:
 FEED = """
 query ($first: Int, $after: String) {
   feed(first: $first, after: $after) {
-    edges { cursor node { id owner { username } video { state } } }
+    edges { cursor node { uuid owner { username } video { state } } }
     pageInfo { hasNextPage endCursor startCursor hasPreviousPage }
   }
 }
 """
-CHANNEL = "query ($id: ID!, $first: Int) { channel(id: $id) { user { id } media(first: $first) { nodes { id } } } }"
+CHANNEL = "query ($id: ID!, $first: Int) { channel(id: $id) { user { uuid } media(first: $first) { nodes { uuid } } } }"
 
 
 async def test_feed_of_fifty_makes_one_call_per_service(ask: Ask, world: World) -> None:
@@ -600,7 +649,7 @@ async def test_feed_of_fifty_makes_one_call_per_service(ask: Ask, world: World) 
     made = [world.add_video(owner) for owner in owners]
     world.calls.clear()
     feed = (await ask(FEED, {"first": 50}))["data"]["feed"]
-    assert [edge["node"]["id"] for edge in feed["edges"]] == made[::-1]
+    assert [edge["node"]["uuid"] for edge in feed["edges"]] == made[::-1]
     assert all(edge["node"]["owner"] and edge["node"]["video"] for edge in feed["edges"])
     assert world.calls == {"ListFeed": 1, "ListUsers": 1, "ListVideos": 1}
     assert feed["pageInfo"]["startCursor"] == feed["edges"][0]["cursor"]
@@ -613,7 +662,7 @@ async def test_pages_continue_after_the_last_edge(ask: Ask, world: World) -> Non
     after = None
     while len(seen) < 5:
         feed = (await ask(FEED, {"first": 2, "after": after}))["data"]["feed"]
-        seen += [edge["node"]["id"] for edge in feed["edges"]]
+        seen += [edge["node"]["uuid"] for edge in feed["edges"]]
         after = feed["pageInfo"]["endCursor"]
         assert feed["pageInfo"]["hasPreviousPage"] is False
     assert seen[:5] == made[::-1]
@@ -632,6 +681,8 @@ async def test_channel_has_its_own_videos_only(ask: Ask, world: World) -> None:
     owner = world.add_user()
     made = [world.add_video(owner) for _ in range(2)]
     world.add_video(world.add_user())
-    channel = (await ask(CHANNEL, {"id": str(owner).upper()}))["data"]["channel"]
-    assert channel == {"user": {"id": str(owner)}, "media": {"nodes": [{"id": media_id} for media_id in made[::-1]]}}
-    assert (await ask(CHANNEL, {"id": str(new_id())}))["data"] == {"channel": None}
+    for kind in ("Channel", "User"):
+        channel = (await ask(CHANNEL, {"id": gid(kind, owner)}))["data"]["channel"]
+        assert channel["user"] == {"uuid": str(owner)}
+        assert channel["media"]["nodes"] == [{"uuid": media_id} for media_id in made[::-1]]
+    assert (await ask(CHANNEL, {"id": gid("User", new_id())}))["data"] == {"channel": None}

@@ -3,7 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from graphql import GraphQLObjectType, build_schema
 
+from kinora_graphql.node.types import Node
 from kinora_graphql.settings import GraphqlSettings
 from kinora_kit.settings import unknown_keys
 
@@ -24,3 +26,12 @@ def test_local_environment_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert GraphqlSettings().video_grpc == "127.0.0.1:8203"
+
+
+def test_every_type_with_an_id_is_a_node() -> None:
+    schema = build_schema((HERE.parent / "schema.graphql").read_text())
+    objects = [each for each in schema.type_map.values() if isinstance(each, GraphQLObjectType)]
+    nodes = {each.name for each in objects if "Node" in {interface.name for interface in each.interfaces}}
+    assert nodes == {each.name for each in objects if "id" in each.fields}
+    assert nodes == {each.__name__ for each in Node.__subclasses__()}, "the name of the class is in the id"
+    assert all("load" in vars(each) for each in Node.__subclasses__())

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from kinora_graphql import ids
 from kinora_kit.identity import LEEWAY_SECONDS, revocation_key
 from kinora_kit.ids import new_id
 from kinora_kit.testing import eventually
@@ -53,7 +54,7 @@ def subscribe(document: str, *, operation_id: str = "1", **variables: object) ->
 
 def watch(video_id: str, *, operation_id: str = "1") -> dict[str, Any]:
     document = "subscription ($id: ID!) { videoProgress(id: $id) { state } }"
-    return subscribe(document, operation_id=operation_id, id=video_id)
+    return subscribe(document, operation_id=operation_id, id=ids.make("Video", video_id))
 
 
 async def test_connection_init_token_identifies_the_caller(world: World, signed_in_socket: SignIn) -> None:
@@ -61,7 +62,7 @@ async def test_connection_init_token_identifies_the_caller(world: World, signed_
     socket = await signed_in_socket(user_id)
     await say(socket, subscribe("{ me { user { id } } }"))
     answer = await hear(socket)
-    assert answer["payload"]["data"]["me"]["user"]["id"] == str(user_id)
+    assert answer["payload"]["data"]["me"]["user"]["id"] == ids.make("User", user_id)
     assert await hear(socket) == {"id": "1", "type": "complete"}
 
 
@@ -71,7 +72,7 @@ async def test_sockets_have_separate_callers(world: World, signed_in_socket: Sig
     for _ in range(2):
         for user_id, socket in zip(users, sockets, strict=True):
             await say(socket, subscribe("{ me { user { id } } }"))
-            assert (await hear(socket))["payload"]["data"]["me"]["user"]["id"] == str(user_id)
+            assert (await hear(socket))["payload"]["data"]["me"]["user"]["id"] == ids.make("User", user_id)
             await hear(socket)
 
 

@@ -16,13 +16,14 @@ from kinora_graphql.auth.queries import AuthQuery
 from kinora_graphql.extensions import Errors, Measure, OneOperation, RejectInvalidToken, limits
 from kinora_graphql.media.mutations import MediaMutation
 from kinora_graphql.media.queries import MediaQuery
+from kinora_graphql.node.queries import NodeQuery
 from kinora_graphql.settings import GraphqlSettings
 from kinora_graphql.video.mutations import VideoMutation
 from kinora_graphql.video.subscriptions import VideoSubscription
 
 
 @strawberry.type
-class Query(AuthQuery, MediaQuery): ...
+class Query(NodeQuery, AuthQuery, MediaQuery): ...
 
 
 @strawberry.type

@@ -15,3 +15,24 @@ def load_users(users: "UsersAsyncStub") -> Callable[[list[UUID]], Awaitable[list
         return [found.get(user_id) for user_id in ids]
 
     return load
+
+
+def load_profiles(users: "UsersAsyncStub") -> Callable[[list[UUID]], Awaitable[list[pb.Profile | None]]]:
+    """Only the caller's own; raises NotSignedIn for anonymous callers."""
+
+    async def load(ids: list[UUID]) -> list[pb.Profile | None]:
+        own = await users.GetProfile(pb.GetProfileRequest())
+        return [own if user_id == UUID(own.user.id) else None for user_id in ids]
+
+    return load
+
+
+def load_sessions(users: "UsersAsyncStub") -> Callable[[list[UUID]], Awaitable[list[pb.Session | None]]]:
+    """Only the caller's own; raises NotSignedIn for anonymous callers."""
+
+    async def load(ids: list[UUID]) -> list[pb.Session | None]:
+        answer = await users.ListSessions(pb.ListSessionsRequest())
+        own = {UUID(session.id): session for session in answer.sessions}
+        return [own.get(session_id) for session_id in ids]
+
+    return load

@@ -5,9 +5,9 @@ import strawberry
 from kinora.auth.v1 import auth_pb2 as pb
 from kinora_graphql.auth.types import Profile, Tokens
 from kinora_graphql.context import Info
+from kinora_graphql.ids import parse
 from kinora_graphql.inputs import given
 from kinora_graphql.problems import InvalidInput, Problem, TooManyRequests, outcome
-from kinora_kit.ids import parse_id
 
 
 @strawberry.type
@@ -99,7 +99,7 @@ class LogoutAllPayload:
 
 @strawberry.type
 class RevokeSessionPayload:
-    id: strawberry.ID
+    session_id: strawberry.ID
 
 
 RevokeSessionResult = Annotated[
@@ -199,9 +199,9 @@ class AuthMutation:
     @strawberry.mutation(description="End one session of the caller, effective immediately and everywhere.")
     async def revoke_session(self, info: Info, id: strawberry.ID) -> RevokeSessionResult:  # noqa: A002
         async def call() -> RevokeSessionPayload:
-            session_id = str(parse_id(id))
-            await info.context.clients.accounts.RevokeSession(pb.RevokeSessionRequest(id=session_id))
-            return RevokeSessionPayload(id=strawberry.ID(session_id))
+            request = pb.RevokeSessionRequest(id=str(parse(id, "Session")))
+            await info.context.clients.accounts.RevokeSession(request)
+            return RevokeSessionPayload(session_id=id)
 
         return await outcome(call(), SessionNotFound, InvalidInput)
 

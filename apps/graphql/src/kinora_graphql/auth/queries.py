@@ -3,7 +3,8 @@ import strawberry
 from kinora.auth.v1 import auth_pb2 as pb
 from kinora_graphql.auth.types import Profile, Session, User
 from kinora_graphql.context import Info
-from kinora_kit.ids import parse_id
+from kinora_graphql.ids import parse
+from kinora_graphql.node.types import LISTED, load_list
 
 
 @strawberry.type
@@ -14,18 +15,11 @@ class AuthQuery:
 
     @strawberry.field(description="Null if there is no such user.")
     async def user(self, info: Info, id: strawberry.ID) -> User | None:  # noqa: A002 - the name clients see
-        user = await info.context.loaders.users.load(parse_id(id))
-        return User.of(user) if user else None
+        return await User.load(info.context, parse(id, "User"))
 
-    @strawberry.field(
-        description="In the order of the ids; null where there is no such user. All lists of an operation may have 100"
-        " ids."
-    )
+    @strawberry.field(description=LISTED)
     async def users(self, info: Info, ids: list[strawberry.ID]) -> list[User | None]:
-        wanted = [parse_id(each) for each in ids]
-        with info.context.listing(len(wanted)):
-            found = await info.context.loaders.users.load_many(wanted)
-        return [User.of(user) if user else None for user in found]
+        return await load_list(info.context, ((User, parse(each, "User", field="ids")) for each in ids))
 
     @strawberry.field(description="The caller's live sessions, most recently used first.")
     async def sessions(self, info: Info) -> list[Session]:

@@ -1,15 +1,20 @@
 from datetime import datetime
-from typing import Self
+from typing import TYPE_CHECKING, Self
+from uuid import UUID
 
 import strawberry
 
 from kinora.auth.v1 import auth_pb2 as pb
+from kinora_graphql import ids
+from kinora_graphql.node.types import Node
 from kinora_graphql.times import moment
+
+if TYPE_CHECKING:
+    from kinora_graphql.context import Context
 
 
 @strawberry.type(description="A user's public data.")
-class User:
-    id: strawberry.ID
+class User(Node):
     username: str
     display_name: str
     bio: str
@@ -18,23 +23,34 @@ class User:
     @classmethod
     def of(cls, user: pb.User) -> Self:
         return cls(
-            id=strawberry.ID(user.id),
+            uuid=UUID(user.id),
             username=user.username,
             display_name=user.display_name,
             bio=user.bio,
             created_at=moment(user.created_at),
         )
 
+    @classmethod
+    async def load(cls, context: "Context", uuid: UUID) -> Self | None:
+        user = await context.loaders.users.load(uuid)
+        return cls.of(user) if user else None
+
 
 @strawberry.type(description="A user's own profile, visible only to that user.")
-class Profile:
+class Profile(Node):
     user: User
     email: str
     roles: list[str]
 
     @classmethod
     def of(cls, profile: pb.Profile) -> Self:
-        return cls(user=User.of(profile.user), email=profile.email, roles=list(profile.roles))
+        user = User.of(profile.user)
+        return cls(uuid=user.uuid, user=user, email=profile.email, roles=list(profile.roles))
+
+    @classmethod
+    async def load(cls, context: "Context", uuid: UUID) -> Self | None:
+        profile = await context.loaders.profiles.load(uuid)
+        return cls.of(profile) if profile else None
 
 
 @strawberry.type
@@ -50,13 +66,12 @@ class Tokens:
             access_token=tokens.access_token,
             refresh_token=tokens.refresh_token,
             expires_in=tokens.expires_in,
-            user_id=strawberry.ID(tokens.user_id),
+            user_id=ids.make("User", tokens.user_id),
         )
 
 
 @strawberry.type(description="A sign-in on one device.")
-class Session:
-    id: strawberry.ID
+class Session(Node):
     user_agent: str = strawberry.field(description="As the device sent it, empty if it sent none.")
     address: str = strawberry.field(description="From which it was last used.")
     created_at: datetime
@@ -66,10 +81,15 @@ class Session:
     @classmethod
     def of(cls, session: pb.Session) -> Self:
         return cls(
-            id=strawberry.ID(session.id),
+            uuid=UUID(session.id),
             user_agent=session.user_agent,
             address=session.address,
             created_at=moment(session.created_at),
             last_used_at=moment(session.last_used_at),
             current=session.current,
         )
+
+    @classmethod
+    async def load(cls, context: "Context", uuid: UUID) -> Self | None:
+        session = await context.loaders.sessions.load(uuid)
+        return cls.of(session) if session else None

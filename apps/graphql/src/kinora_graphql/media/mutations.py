@@ -7,11 +7,11 @@ from strawberry.scalars import JSON
 
 from kinora.media.v1 import media_pb2 as pb
 from kinora_graphql.context import Info
+from kinora_graphql.ids import parse
 from kinora_graphql.inputs import given
 from kinora_graphql.media.types import Media, Visibility
 from kinora_graphql.problems import InvalidInput, NotTheOwner, Problem, outcome
 from kinora_kit import errors
-from kinora_kit.ids import parse_id
 from kinora_kit.structs import to_struct
 
 
@@ -51,7 +51,7 @@ UpdateMediaResult = Annotated[
 
 @strawberry.type
 class DeleteMediaPayload:
-    id: strawberry.ID
+    media_id: strawberry.ID
 
 
 DeleteMediaResult = Annotated[
@@ -82,7 +82,7 @@ class MediaMutation:
     @strawberry.mutation
     async def update_media(self, info: Info, id: strawberry.ID, input: UpdateMediaInput) -> UpdateMediaResult:  # noqa: A002
         async def call() -> UpdateMediaPayload:
-            media = await info.context.clients.editing.UpdateMedia(_request(parse_id(id), input))
+            media = await info.context.clients.editing.UpdateMedia(_request(parse(id, "Media"), input))
             return UpdateMediaPayload(media=Media.of(media))
 
         return await outcome(call(), MediaNotFound, NotTheOwner, ChangedMeanwhile, InvalidInput)
@@ -90,8 +90,8 @@ class MediaMutation:
     @strawberry.mutation(description="Delete a media document, and with it its video.")
     async def delete_media(self, info: Info, id: strawberry.ID) -> DeleteMediaResult:  # noqa: A002
         async def call() -> DeleteMediaPayload:
-            media_id = str(parse_id(id))
-            await info.context.clients.editing.DeleteMedia(pb.DeleteMediaRequest(id=media_id))
-            return DeleteMediaPayload(id=strawberry.ID(media_id))
+            request = pb.DeleteMediaRequest(id=str(parse(id, "Media")))
+            await info.context.clients.editing.DeleteMedia(request)
+            return DeleteMediaPayload(media_id=id)
 
         return await outcome(call(), MediaNotFound, NotTheOwner, InvalidInput)

@@ -8,7 +8,8 @@ from strawberry.scalars import JSON
 
 from kinora.media.v1 import media_pb2 as pb
 from kinora_graphql.auth.types import User
-from kinora_graphql.context import Info
+from kinora_graphql.context import Context, Info
+from kinora_graphql.node.types import Node
 from kinora_graphql.times import moment
 from kinora_graphql.video.types import Failure, Video
 from kinora_kit.structs import from_struct
@@ -31,8 +32,7 @@ class MediaState(StrEnum):
 
 
 @strawberry.type(description="A video's title, description and visibility.")
-class Media:
-    id: strawberry.ID
+class Media(Node):
     title: str
     description: str
     tags: list[str]
@@ -52,18 +52,16 @@ class Media:
 
     @strawberry.field(description="Null while the account is being deleted.")
     async def owner(self, info: Info) -> User | None:
-        user = await info.context.loaders.users.load(self.owner_id)
-        return User.of(user) if user else None
+        return await User.load(info.context, self.owner_id)
 
     @strawberry.field(description="Null if it does not exist or the caller may not see it.")
     async def video(self, info: Info) -> Video | None:
-        video = await info.context.loaders.videos.load(UUID(self.id))
-        return Video.of(video) if video else None
+        return await Video.load(info.context, self.uuid)
 
     @classmethod
     def of(cls, media: pb.Media) -> Self:
         return cls(
-            id=strawberry.ID(media.id),
+            uuid=UUID(media.id),
             title=media.title,
             description=media.description,
             tags=list(media.tags),
@@ -79,3 +77,8 @@ class Media:
             published_at=moment(media.published_at) if media.HasField("published_at") else None,
             owner_id=UUID(media.owner_id),
         )
+
+    @classmethod
+    async def load(cls, context: Context, uuid: UUID) -> Self | None:
+        media = await context.loaders.media.load(uuid)
+        return cls.of(media) if media else None

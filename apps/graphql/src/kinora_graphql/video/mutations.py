@@ -1,13 +1,14 @@
 from typing import Annotated
+from uuid import UUID
 
 import strawberry
 
 from kinora.video.v1 import video_pb2 as pb
+from kinora_graphql import ids
 from kinora_graphql.context import Info
 from kinora_graphql.media.types import Visibility
 from kinora_graphql.problems import InvalidInput, NotTheOwner, Problem, outcome
 from kinora_graphql.scalars import BigInt
-from kinora_kit.ids import parse_id
 
 
 @strawberry.type
@@ -36,7 +37,9 @@ class CreateUploadInput:
 
 @strawberry.type
 class CreateUploadPayload:
-    id: strawberry.ID = strawberry.field(description="The id of the video and of its media document.")
+    uuid: UUID = strawberry.field(description="Of the video and of its media document.")
+    video_id: strawberry.ID
+    media_id: strawberry.ID = strawberry.field(description="The document is available soon afterwards.")
     upload_url: str = strawberry.field(description="The tus 1.0 resource to send the bytes to.")
 
 
@@ -48,7 +51,7 @@ CreateUploadResult = Annotated[
 
 @strawberry.type
 class DeleteVideoPayload:
-    id: strawberry.ID
+    video_id: strawberry.ID
 
 
 DeleteVideoResult = Annotated[
@@ -65,15 +68,20 @@ class VideoMutation:
                 title=input.title, filename=input.filename, size=input.size, visibility=input.visibility.value
             )
             made = await info.context.clients.uploads.CreateUpload(request)
-            return CreateUploadPayload(id=strawberry.ID(made.video_id), upload_url=made.upload_url)
+            return CreateUploadPayload(
+                uuid=UUID(made.video_id),
+                video_id=ids.make("Video", made.video_id),
+                media_id=ids.make("Media", made.video_id),
+                upload_url=made.upload_url,
+            )
 
         return await outcome(call(), FileTooLarge, UnsupportedType, TooManyUploads, InvalidInput)
 
     @strawberry.mutation(description="Delete a video with all its renditions, and with it its media document.")
     async def delete_video(self, info: Info, id: strawberry.ID) -> DeleteVideoResult:  # noqa: A002
         async def call() -> DeleteVideoPayload:
-            video_id = str(parse_id(id))
-            await info.context.clients.uploads.DeleteVideo(pb.DeleteVideoRequest(id=video_id))
-            return DeleteVideoPayload(id=strawberry.ID(video_id))
+            request = pb.DeleteVideoRequest(id=str(ids.parse(id, "Video")))
+            await info.context.clients.uploads.DeleteVideo(request)
+            return DeleteVideoPayload(video_id=id)
 
         return await outcome(call(), VideoNotFound, NotTheOwner, InvalidInput)

@@ -4,8 +4,8 @@ import strawberry
 
 from kinora.video.v1 import video_pb2 as pb
 from kinora_graphql.context import Info
+from kinora_graphql.ids import parse
 from kinora_graphql.video.types import VideoProgress
-from kinora_kit.ids import parse_id
 
 
 @strawberry.type
@@ -19,7 +19,7 @@ class VideoSubscription:
             request = pb.GetProgressRequest(video_id=str(video_id))
             return VideoProgress.of(await info.context.clients.videos.GetProgress(request))
 
-        video_id = parse_id(id)
+        video_id = parse(id, "Video")
         states = info.context.progress.watch(video_id, fetch)
         try:
             async for state in states:

@@ -1,13 +1,18 @@
 from datetime import datetime
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
+from uuid import UUID
 
 import strawberry
 
 from kinora.events.video import TranscodeProgressed
 from kinora.video.v1 import video_pb2 as pb
+from kinora_graphql.node.types import Node
 from kinora_graphql.scalars import BigInt
 from kinora_graphql.times import moment
+
+if TYPE_CHECKING:
+    from kinora_graphql.context import Context
 
 
 @strawberry.enum
@@ -43,8 +48,7 @@ class Rendition:
 
 
 @strawberry.type
-class Video:
-    id: strawberry.ID
+class Video(Node):
     state: VideoState
     duration: float | None = strawberry.field(description="Seconds.")
     width: int
@@ -60,7 +64,7 @@ class Video:
     @classmethod
     def of(cls, video: pb.Video) -> Self:
         return cls(
-            id=strawberry.ID(video.id),
+            uuid=UUID(video.id),
             state=VideoState(video.state),
             duration=video.duration if video.HasField("duration") else None,
             width=video.width,
@@ -80,6 +84,11 @@ class Video:
             failure=Failure.of(video.failure_code, video.failure_detail),
             created_at=moment(video.created_at),
         )
+
+    @classmethod
+    async def load(cls, context: "Context", uuid: UUID) -> Self | None:
+        video = await context.loaders.videos.load(uuid)
+        return cls.of(video) if video else None
 
 
 @strawberry.type
