@@ -17,17 +17,22 @@ from kinora.events import auth, media, video
 from kinora_kit import broker, mongo
 from kinora_kit.app import create_app
 from kinora_kit.broker import Broker
+from kinora_kit.events import event
 from kinora_kit.health import Checks
 from kinora_kit.identity import AUDIENCE, Caller, TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database, Relay
 from kinora_kit.testing import free_port
 from kinora_media import store
+from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Media, Visibility
+from kinora_media.events import Reactions
+from kinora_media.likes import Likes
 from kinora_media.rest import ROUTERS
 from kinora_media.settings import MediaSettings
 from kinora_media.store.media import MEDIA
+from kinora_media.tallies import Tallies
 from kinora_media.wiring import State
 
 ISSUER = "http://issuer.test"
@@ -63,9 +68,9 @@ async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture(scope="session")
-async def relay(documents: Collection, bus: Broker) -> Relay:
+async def relay(database: Database, bus: Broker) -> Relay:
     """Not running: events stay in the outbox until a test publishes them."""
-    relay = Relay([documents], bus)
+    relay = Relay([database[name] for name in store.OUTBOXES], bus)
     await relay.ensure_indexes()
     return relay
 
@@ -110,6 +115,40 @@ def catalogue(database: Database, relay: Relay, streams_of_all: Streams) -> Cata
     return Catalogue(database, relay, streams_of_all)
 
 
+@pytest.fixture(scope="session")
+async def tallies(database: Database) -> AsyncIterator[Tallies]:
+    tallies = Tallies(database, store.TALLIES)
+    async with tallies.running():
+        yield tallies
+
+
+@pytest.fixture(scope="session")
+def likes(database: Database, relay: Relay, tallies: Tallies, catalogue: Catalogue) -> Likes:
+    return Likes(database, relay, tallies, catalogue)
+
+
+@pytest.fixture(scope="session")
+def reactions(database: Database, catalogue: Catalogue) -> Reactions:
+    return Reactions(catalogue, Belongings(database, catalogue))
+
+
+@pytest.fixture(scope="session")
+def begin(reactions: Reactions) -> Callable[..., Awaitable[UUID]]:
+    """``begin(owner_id, visibility="private", ready=False)``: a document, as the video service's events make it."""
+
+    async def make(owner_id: UUID, *, visibility: str = "private", ready: bool = False) -> UUID:
+        media_id = new_id()
+        ids = {"video_id": media_id, "owner_id": owner_id}
+        handle = reactions.to_video
+        started = video.UploadStarted(**ids, title="Title", filename="a.mp4", size=9, visibility=visibility)
+        await handle(event("video", started))
+        if ready:
+            await handle(event("video", video.Ready(**ids, duration=10, width=1920, height=1080)))
+        return media_id
+
+    return make
+
+
 class Keys:
     """A single key that signs and verifies the tests' tokens."""
 
@@ -144,13 +183,13 @@ def token_for(keys: Keys) -> Callable[[UUID], str]:
 
 @pytest.fixture(scope="session")
 async def call(
-    catalogue: Catalogue, make_settings: Callable[..., MediaSettings]
+    catalogue: Catalogue, likes: Likes, make_settings: Callable[..., MediaSettings]
 ) -> AsyncIterator[Callable[..., Awaitable[httpx.Response]]]:
     """``call(method, path, user_id=None, **httpx_arguments)``: a request with the headers that the gateway sets."""
 
     @contextlib.asynccontextmanager
     async def wire(_: MediaSettings) -> AsyncIterator[State]:
-        yield State(catalogue=catalogue, checks=Checks())
+        yield State(catalogue=catalogue, likes=likes, checks=Checks())
 
     app = create_app(make_settings(), wire, ROUTERS)
     async with app.router.lifespan_context(app) as state:

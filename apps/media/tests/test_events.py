@@ -77,13 +77,13 @@ async def found(database: Database, media_id: UUID) -> Media:
 
 
 @pytest.fixture(scope="session")
-def on_video(catalogue: Catalogue) -> Handler:
-    return Reactions(catalogue).to_video
+def on_video(reactions: Reactions) -> Handler:
+    return reactions.to_video
 
 
 @pytest.fixture(scope="session")
-def on_user(catalogue: Catalogue) -> Handler:
-    return Reactions(catalogue).to_auth
+def on_user(reactions: Reactions) -> Handler:
+    return reactions.to_auth
 
 
 async def publish(bus: Broker, exchange: str, sent: Sequence[Event]) -> None:
@@ -94,7 +94,7 @@ async def publish(bus: Broker, exchange: str, sent: Sequence[Event]) -> None:
 
 
 @pytest.fixture
-async def consuming(bus: Broker, catalogue: Catalogue) -> AsyncIterator[None]:
+async def consuming(bus: Broker, reactions: Reactions) -> AsyncIterator[None]:
     """Both consumers, on separate queues for this test."""
     mark = new_id().hex
     of_video = dataclasses.replace(queues.MEDIA_VIDEO, name=f"{queues.MEDIA_VIDEO.name}.{mark}")
@@ -103,8 +103,8 @@ async def consuming(bus: Broker, catalogue: Catalogue) -> AsyncIterator[None]:
     for queue in (of_video, of_auth):
         await consumer.declare(channel, queue)
     async with tasks.background(
-        video=lambda: consumer.consume(bus, of_video, Reactions(catalogue).to_video),
-        auth=lambda: consumer.consume(bus, of_auth, Reactions(catalogue).to_auth),
+        video=lambda: consumer.consume(bus, of_video, reactions.to_video),
+        auth=lambda: consumer.consume(bus, of_auth, reactions.to_auth),
     ):
         yield
     for queue in (of_video, of_auth):
@@ -218,7 +218,7 @@ async def test_user_deleted_removes_all_documents(
     for media_id in ids:
         document = await documents.find_one({"_id": media_id})
         assert document is not None
-        assert set(document) == {"_id", "deleted_at", OUTBOX}
+        assert set(document) == {"_id", "deleted_at", "count", OUTBOX}
         assert [one.type for one in await pending(documents, media_id)].count(media.MediaDeleted.type) == 1
     assert await documents.find_one({"owner_id": owner_id}) is None
     assert (await call("GET", f"/media/users/{owner_id}", owner_id)).json()["items"] == []

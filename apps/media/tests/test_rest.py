@@ -9,9 +9,7 @@ import grpc
 import httpx
 import pytest
 
-from kinora.events import video
 from kinora_kit.errors import DomainError, Unavailable
-from kinora_kit.events import event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database
@@ -19,7 +17,6 @@ from kinora_media import cursors
 from kinora_media.catalogue import ATTEMPTS, Catalogue
 from kinora_media.domain import Changes, Media
 from kinora_media.errors import ChangedMeanwhile
-from kinora_media.events import Reactions
 from kinora_media.store import media as store
 
 if TYPE_CHECKING:
@@ -27,21 +24,6 @@ if TYPE_CHECKING:
 
 Call = Callable[..., Awaitable[httpx.Response]]
 Begin = Callable[..., Awaitable[UUID]]
-
-
-@pytest.fixture
-def begin(catalogue: Catalogue) -> Begin:
-    async def make(owner_id: UUID, *, visibility: str = "private", ready: bool = False) -> UUID:
-        media_id = new_id()
-        ids = {"video_id": media_id, "owner_id": owner_id}
-        handle = Reactions(catalogue).to_video
-        started = video.UploadStarted(**ids, title="Title", filename="a.mp4", size=9, visibility=visibility)
-        await handle(event("video", started))
-        if ready:
-            await handle(event("video", video.Ready(**ids, duration=10, width=1920, height=1080)))
-        return media_id
-
-    return make
 
 
 async def test_get_media_returns_the_whole_document_to_its_owner(call: Call, begin: Begin) -> None:
@@ -68,6 +50,7 @@ async def test_get_media_returns_the_whole_document_to_its_owner(call: Call, beg
         "height": 1080,
         "failure": None,
         "published_at": None,
+        "counters": {"views": 0, "likes": 0, "comments": 0},
     }
 
 

@@ -1,30 +1,31 @@
 """The services of media.proto, over a real connection and with real tokens."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
 
-from kinora.events import video
 from kinora.media.v1 import media_pb2 as pb
 from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub, EnforcementStub
 from kinora_kit import rpc
 from kinora_kit.errors import DomainError
-from kinora_kit.events import event
 from kinora_kit.identity import TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection
 from kinora_kit.structs import from_struct, to_struct
 from kinora_media.catalogue import Catalogue
-from kinora_media.events import Reactions
+from kinora_media.likes import Likes
 from kinora_media.rpc import register
 from kinora_media.rpc.media import MAX_PAGE
 from kinora_media.settings import MediaSettings
 
 if TYPE_CHECKING:  # defined only in the stubs
     from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub, EnforcementAsyncStub
+
+
+Begin = Callable[..., Awaitable[UUID]]
 
 
 @dataclass(frozen=True)
@@ -41,35 +42,22 @@ class Stubs:
 @pytest.fixture
 async def stubs(
     catalogue: Catalogue,
+    likes: Likes,
     verifier: TokenVerifier,
     token_for: Callable[[UUID], str],
     make_settings: Callable[[], MediaSettings],
 ) -> AsyncIterator[Stubs]:
     address = f"127.0.0.1:{make_settings().grpc_port}"
     async with (
-        rpc.serve(address, lambda server: register(server, catalogue), verifier=verifier, drain_seconds=0),
+        rpc.serve(address, lambda server: register(server, catalogue, likes), verifier=verifier, drain_seconds=0),
         rpc.connect(address) as channel,
     ):
         yield Stubs(CatalogueStub(channel), EditingStub(channel), EnforcementStub(channel), token_for)
 
 
-async def begun(catalogue: Catalogue, owner_id: UUID, visibility: str = "private") -> str:
-    media_id = new_id()
-    started = video.UploadStarted(
-        video_id=media_id,
-        owner_id=owner_id,
-        title="Title",
-        filename="a.mp4",
-        size=9,
-        visibility=visibility,
-    )
-    await Reactions(catalogue).to_video(event("video", started))
-    return str(media_id)
-
-
-async def test_list_media_returns_only_visible_documents(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_list_media_returns_only_visible_documents(begin: Begin, stubs: Stubs) -> None:
     owner_id = new_id()
-    private, public = await begun(catalogue, owner_id), await begun(catalogue, owner_id, "public")
+    private, public = str(await begin(owner_id)), str(await begin(owner_id, visibility="public"))
     wanted = pb.ListMediaRequest(ids=[private, public, str(new_id())])
     for user_id, seen in ((owner_id, {private, public}), (new_id(), {public}), (None, {public})):
         stubs.sign_in(user_id)
@@ -79,10 +67,10 @@ async def test_list_media_returns_only_visible_documents(catalogue: Catalogue, s
     assert not media.HasField("duration")
 
 
-async def test_update_media_changes_only_set_fields(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_update_media_changes_only_set_fields(begin: Begin, stubs: Stubs) -> None:
     owner_id = new_id()
     stubs.sign_in(owner_id)
-    media_id = await begun(catalogue, owner_id)
+    media_id = str(await begin(owner_id))
     request = pb.UpdateMediaRequest(
         id=media_id, title=" New ", tags=pb.TagList(tags=["A"]), visibility=pb.VISIBILITY_PUBLIC
     )
@@ -95,9 +83,9 @@ async def test_update_media_changes_only_set_fields(catalogue: Catalogue, stubs:
     assert [media] == list((await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[media_id]))).media)
 
 
-async def test_delete_media_rejects_others_and_is_not_found_when_repeated(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_delete_media_rejects_others_and_is_not_found_when_repeated(begin: Begin, stubs: Stubs) -> None:
     owner_id = new_id()
-    request = pb.DeleteMediaRequest(id=await begun(catalogue, owner_id, "public"))
+    request = pb.DeleteMediaRequest(id=str(await begin(owner_id, visibility="public")))
     for user_id, code in ((None, "not_signed_in"), (new_id(), "not_the_owner")):
         stubs.sign_in(user_id)
         with pytest.raises(DomainError) as refused:
@@ -128,9 +116,9 @@ async def test_update_media_rejects_invalid_input(stubs: Stubs, request_: pb.Upd
     assert (refused.value.status, refused.value.code) == (422, "invalid_input")
 
 
-async def test_drop_media_rejects_others_and_is_idempotent(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_drop_media_rejects_others_and_is_idempotent(begin: Begin, stubs: Stubs) -> None:
     owner_id = new_id()
-    request = pb.DropMediaRequest(id=await begun(catalogue, owner_id, "public"))
+    request = pb.DropMediaRequest(id=str(await begin(owner_id, visibility="public")))
     for user_id, code in ((None, "not_signed_in"), (new_id(), "not_the_owner")):
         stubs.sign_in(user_id)
         with pytest.raises(DomainError) as refused:
@@ -143,16 +131,16 @@ async def test_drop_media_rejects_others_and_is_idempotent(catalogue: Catalogue,
     assert not (await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[request.id]))).media
 
 
-async def test_drop_all_media_removes_only_the_callers_documents(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_drop_all_media_removes_only_the_callers_documents(begin: Begin, stubs: Stubs) -> None:
     owner_id, other = new_id(), new_id()
-    own = [await begun(catalogue, owner_id, "public") for _ in range(3)]
-    foreign = await begun(catalogue, other, "public")
+    own = [str(await begin(owner_id, visibility="public")) for _ in range(3)]
+    foreign = str(await begin(other, visibility="public"))
     stubs.sign_in(owner_id)
     for _ in range(2):
         await stubs.enforcement.DropAllMedia(pb.DropAllMediaRequest())
     listed = await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[*own, foreign]))
     assert [one.id for one in listed.media] == [foreign]
-    later = await begun(catalogue, owner_id, "public")
+    later = str(await begin(owner_id, visibility="public"))
     listed = await stubs.catalogue.ListMedia(pb.ListMediaRequest(ids=[later]))
     assert [one.id for one in listed.media] == [later], "if the rest of its deletion fails, the account stays usable"
 
@@ -164,9 +152,9 @@ async def test_list_media_rejects_more_than_100_ids(stubs: Stubs) -> None:
     assert refused.value.code == "invalid_input"
 
 
-async def test_pages_are_read_with_their_cursors(catalogue: Catalogue, stubs: Stubs) -> None:
+async def test_pages_are_read_with_their_cursors(begin: Begin, stubs: Stubs) -> None:
     owner_id = new_id()
-    made = [await begun(catalogue, owner_id) for _ in range(3)]
+    made = [str(await begin(owner_id)) for _ in range(3)]
     stubs.sign_in(owner_id)
     first = await stubs.catalogue.ListUserMedia(pb.ListUserMediaRequest(user_id=str(owner_id), limit=2))
     assert ([entry.media.id for entry in first.entries], first.has_more) == (made[:0:-1], True)
@@ -181,11 +169,11 @@ async def test_pages_are_read_with_their_cursors(catalogue: Catalogue, stubs: St
         assert refused.value.code == "invalid_input"
 
 
-async def test_largest_page_fits_into_a_message(catalogue: Catalogue, stubs: Stubs, documents: Collection) -> None:
+async def test_largest_page_fits_into_a_message(begin: Begin, stubs: Stubs, documents: Collection) -> None:
     owner_id, largest = new_id(), "\N{EARTH GLOBE EUROPE-AFRICA}"
     stubs.sign_in(owner_id)
     request = pb.UpdateMediaRequest(
-        id=await begun(catalogue, owner_id),
+        id=str(await begin(owner_id)),
         title=largest * 200,
         description=largest * 10_000,
         tags=pb.TagList(tags=[f"{number:02}{largest * 48}" for number in range(20)]),

@@ -25,10 +25,11 @@ MEDIA_VIDEO = _queue(
     video.Failed,
     video.Deleted,
 )
+MEDIA_MEDIA = _queue("media", media.EXCHANGE, media.MediaDeleted)
 VIDEO_AUTH = _queue("video", auth.EXCHANGE, auth.UserDeleted)
 VIDEO_MEDIA = _queue("video", media.EXCHANGE, media.MediaUpdated, media.MediaDeleted)
 
-ALL = (MEDIA_AUTH, MEDIA_VIDEO, VIDEO_AUTH, VIDEO_MEDIA)
+ALL = (MEDIA_AUTH, MEDIA_VIDEO, MEDIA_MEDIA, VIDEO_AUTH, VIDEO_MEDIA)
 
 
 def of(exchange: str) -> list[Queue]:

@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo import DeleteOne as DeleteOne
 from pymongo import IndexModel as IndexModel
+from pymongo import UpdateOne as UpdateOne
 from pymongo.errors import DuplicateKeyError as DuplicateKeyError
 from pymongo.errors import PyMongoError
 

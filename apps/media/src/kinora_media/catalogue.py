@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from uuid import UUID
 
 from kinora.events.media import MediaDeleted, MediaPublished, MediaUpdated
@@ -10,8 +9,10 @@ from kinora_kit.errors import DomainError, Forbidden, InvalidInput, NotFound
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.identity import Caller
 from kinora_kit.mongo import Database, Relay
+from kinora_media.clock import now
 from kinora_media.domain import Changes, Media, Page, Position, edited
 from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
+from kinora_media.store import channels
 from kinora_media.store import media as store
 from kinora_media.store.media import Tombstone
 from kinora_media.videos import Videos
@@ -40,13 +41,13 @@ class Catalogue:
             raise InvalidInput(f"At most {MAX_BATCH} ids per request")
         return [media for media in await store.many(self.database, ids) if media.visible_to(_user_id(caller))]
 
-    async def feed(self, *, after: Position | None, limit: int) -> Page:
+    async def feed(self, *, after: Position | None, limit: int) -> Page[Media]:
         """The ready and public documents of all users, last published first, below ``after``."""
         # One more than the limit, to know whether there is another page.
         found = await store.feed(self.database, after=after, until=now(), limit=limit + 1)
         return Page(found[:limit], more=len(found) > limit)
 
-    async def of_user(self, caller: Caller | None, owner_id: UUID, *, after: UUID | None, limit: int) -> Page:
+    async def of_user(self, caller: Caller | None, owner_id: UUID, *, after: UUID | None, limit: int) -> Page[Media]:
         """Newest first, with ids below ``after``: all documents for the owner, ready and public ones for others."""
         others = _user_id(caller) != owner_id
         found = await store.page(self.database, owner_id, published=others, before=after, limit=limit + 1)
@@ -113,18 +114,18 @@ class Catalogue:
         else:
             raise ChangedMeanwhile
         # After the write, because the owner may be deleted concurrently: one of the two then sees the other's write.
-        if await store.owner_is_deleted(self.database, owner_id):
+        if await channels.deleted(self.database, [owner_id]):
             await self.remove(media_id, owner_id)
 
     async def remove(self, media_id: UUID, owner_id: UUID) -> None:
         """Idempotent."""
         deleted = event(SERVICE, MediaDeleted(media_id=media_id, owner_id=owner_id))
-        if await store.delete(self.database, media_id, at=now(), event=deleted):
+        if await store.delete(self.database, media_id, owner_id, at=now(), event=deleted):
             self.relay.wake()
 
     async def remove_owner(self, owner_id: UUID) -> None:
         """Remove all documents of a user, including ones whose events have not arrived yet."""
-        await store.mark_owner_deleted(self.database, owner_id, at=now())
+        await channels.delete(self.database, owner_id, at=now())
         for media_id in await store.ids_of(self.database, owner_id):
             await self.remove(media_id, owner_id)
 
@@ -151,12 +152,6 @@ class Catalogue:
         if events:
             self.relay.wake()
         return after
-
-
-def now() -> datetime:
-    """In milliseconds, the precision of MongoDB."""
-    at = datetime.now(UTC)
-    return at.replace(microsecond=at.microsecond // 1000 * 1000)
 
 
 def _user_id(caller: Caller | None) -> UUID | None:

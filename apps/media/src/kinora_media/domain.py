@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, StringConstraints
 
 from kinora_kit.text import displayable
+
+T = TypeVar("T")
 
 MAX_TAGS = 20
 MAX_TAG_LENGTH = 50
@@ -51,6 +53,15 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
+class Counters:
+    """Totals of a media document."""
+
+    views: int = 0
+    likes: int = 0
+    comments: int = 0
+
+
+@dataclass(frozen=True)
 class Media:
     id: UUID
     owner_id: UUID
@@ -76,6 +87,8 @@ class Media:
     failure_detail: str = ""
     published_at: datetime | None = None
     """When it was ready and public for the first time."""
+    counters: Counters = field(default=Counters(), compare=False)
+    """Changed by tallies only, not with the document."""
 
     @property
     def published(self) -> bool:
@@ -86,18 +99,38 @@ class Media:
 
 
 @dataclass(frozen=True)
-class Position:
-    """Of a document in the feed, which is ordered by both, descending."""
+class Like:
+    user_id: UUID
+    thing_id: UUID
+    """Of a media document or comment."""
+    on: bool
+    at: datetime
+    """Of the last change."""
+    version: int
+    """Increases with each change."""
 
-    published_at: datetime
+
+@dataclass(frozen=True)
+class Liked:
+    """A media document that a user likes."""
+
+    media: Media
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Position:
+    """In a list that is ordered by both, descending."""
+
+    at: datetime
     id: UUID
 
 
 @dataclass(frozen=True)
-class Page:
-    """``more``: whether there are documents after the last one."""
+class Page(Generic[T]):
+    """``more``: whether there are items after the last one."""
 
-    items: Sequence[Media]
+    items: Sequence[T]
     more: bool
 
 

@@ -1,12 +1,13 @@
-"""Consumers of other services' events: the life of videos and the deletion of users."""
+"""Consumers of events: the life of videos, and deletions."""
 
 from dataclasses import dataclass
 from functools import partial
 
-from kinora.events import auth, video
+from kinora.events import auth, media, video
 from kinora_kit.consumer import UnknownEvent
 from kinora_kit.events import Event
 from kinora_media import domain
+from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Media, Visibility
 
@@ -16,6 +17,7 @@ class Reactions:
     """Handles repeated, late and reordered events: they change documents idempotently and commutatively."""
 
     catalogue: Catalogue
+    belongings: Belongings
 
     async def to_video(self, event: Event) -> None:
         about = event.read(video.Deleted)  # video_id and owner_id, which all video events have
@@ -27,26 +29,31 @@ class Reactions:
     async def to_auth(self, event: Event) -> None:
         if event.type != auth.UserDeleted.type:
             raise UnknownEvent(event.type)
-        await self.catalogue.remove_owner(event.read(auth.UserDeleted).user_id)
+        await self.belongings.remove_of_user(event.read(auth.UserDeleted).user_id)
+
+    async def to_media(self, event: Event) -> None:
+        if event.type != media.MediaDeleted.type:
+            raise UnknownEvent(event.type)
+        await self.belongings.remove_of_media(event.read(media.MediaDeleted).media_id)
 
 
-def _apply(event: Event, media: Media) -> Media:
+def _apply(event: Event, document: Media) -> Media:
     match event.type:
         case video.UploadStarted.type:
             begun = event.read(video.UploadStarted)
             # MongoDB stores milliseconds.
             at = event.time.replace(microsecond=event.time.microsecond // 1000 * 1000)
-            return domain.begun(media, title=begun.title, visibility=Visibility(begun.visibility), at=at)
+            return domain.begun(document, title=begun.title, visibility=Visibility(begun.visibility), at=at)
         case video.Uploaded.type:
-            return domain.uploaded(media)
+            return domain.uploaded(document)
         case video.Playable.type:
             part = event.read(video.Playable)
-            return domain.playable(media, duration=part.duration, width=part.width, height=part.height)
+            return domain.playable(document, duration=part.duration, width=part.width, height=part.height)
         case video.Ready.type:
             whole = event.read(video.Ready)
-            return domain.ready(media, duration=whole.duration, width=whole.width, height=whole.height)
+            return domain.ready(document, duration=whole.duration, width=whole.width, height=whole.height)
         case video.Failed.type:
             failure = event.read(video.Failed)
-            return domain.failed(media, code=failure.code, detail=failure.detail)
+            return domain.failed(document, code=failure.code, detail=failure.detail)
         case _:
             raise UnknownEvent(event.type)

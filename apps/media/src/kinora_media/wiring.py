@@ -17,11 +17,13 @@ from kinora_kit.health import Checks
 from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.settings import reveal
 from kinora_media import store
+from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
 from kinora_media.events import Reactions
+from kinora_media.likes import Likes
 from kinora_media.rpc import register
 from kinora_media.settings import MediaSettings
-from kinora_media.store.media import MEDIA
+from kinora_media.tallies import Tallies
 from kinora_media.videos import RemoteVideos
 
 INDEX_SECONDS = 3600
@@ -30,6 +32,7 @@ INDEX_SECONDS = 3600
 @dataclass(frozen=True)
 class State:
     catalogue: Catalogue
+    likes: Likes
     checks: Checks
 
 
@@ -47,9 +50,11 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         ask_auth(settings.jwks_url) as has_ended,
         rpc.connect(settings.video_grpc) as video,
     ):
-        relay = mongo.Relay([database[MEDIA]], bus)
+        relay = mongo.Relay([database[name] for name in store.OUTBOXES], bus)
+        tallies = Tallies(database, store.TALLIES)
         catalogue = Catalogue(database, relay, RemoteVideos(EnforcementStub(video)))
-        reactions = Reactions(catalogue)
+        likes = Likes(database, relay, tallies, catalogue)
+        reactions = Reactions(catalogue, Belongings(database, catalogue))
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
             issuer=settings.public_url,
@@ -67,20 +72,23 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         async with (
             rpc.serve(
                 f"{settings.http_host}:{settings.grpc_port}",
-                lambda server: register(server, catalogue),
+                lambda server: register(server, catalogue, likes),
                 verifier=verifier,
             ),
             relay.running(),
+            tallies.running(),
             tasks.background(
                 # In the background, so that the service starts without its store; repeated, so that a store that lost
                 # its data gets its indexes again.
                 indexes=lambda: tasks.every(INDEX_SECONDS, ensure_indexes),
                 video_events=lambda: consumer.consume(bus, queues.MEDIA_VIDEO, reactions.to_video),
                 auth_events=lambda: consumer.consume(bus, queues.MEDIA_AUTH, reactions.to_auth),
+                media_events=lambda: consumer.consume(bus, queues.MEDIA_MEDIA, reactions.to_media),
             ),
         ):
             yield State(
                 catalogue=catalogue,
+                likes=likes,
                 checks=Checks(
                     dependencies={
                         "mongo": lambda: mongo.check(database),

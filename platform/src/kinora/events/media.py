@@ -52,3 +52,17 @@ class MediaUpdated(_Media):
 
 class MediaDeleted(_Media):
     type: ClassVar[str] = "media.deleted"
+
+
+class _Like(_Media):
+    user_id: UUID
+    version: int
+    """Increases with each change of this user's like of this media; the event with the highest one holds."""
+
+
+class MediaLiked(_Like):
+    type: ClassVar[str] = "media.liked"
+
+
+class MediaUnliked(_Like):
+    type: ClassVar[str] = "media.unliked"

@@ -1,5 +1,5 @@
 """REST API, in modules by use case."""
 
-from kinora_media.rest import media
+from kinora_media.rest import likes, media
 
-ROUTERS = [media.router]
+ROUTERS = [media.router, likes.router]

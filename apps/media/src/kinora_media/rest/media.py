@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
@@ -23,6 +23,14 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 class FailureOut(BaseModel):
     code: str
     detail: str
+
+
+class CountersOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    views: int
+    likes: int
+    comments: int
 
 
 class MediaOut(BaseModel):
@@ -43,6 +51,7 @@ class MediaOut(BaseModel):
     created_at: datetime
     updated_at: datetime
     published_at: datetime | None
+    counters: CountersOut
 
 
 class MediaPage(BaseModel):
@@ -50,16 +59,16 @@ class MediaPage(BaseModel):
     next_cursor: str | None
 
 
-def _out(media: Media) -> MediaOut:
+def media_out(media: Media) -> MediaOut:
     failure = FailureOut(code=media.failure_code, detail=media.failure_detail) if media.failure_code else None
     return MediaOut.model_validate(
         {name: getattr(media, name) for name in MediaOut.model_fields if name != "failure"} | {"failure": failure}
     )
 
 
-def _page(page: Page, cursor: Callable[[Media], str]) -> MediaPage:
+def _page(page: Page[Media], cursor: Callable[[Media], str]) -> MediaPage:
     return MediaPage(
-        items=[_out(media) for media in page.items], next_cursor=cursor(page.items[-1]) if page.more else None
+        items=[media_out(media) for media in page.items], next_cursor=cursor(page.items[-1]) if page.more else None
     )
 
 
@@ -72,12 +81,12 @@ async def feed(wired: Wired, cursor: FeedCursor = None, limit: Limit = 20) -> Me
 
 @router.get("/{media_id:uuid}")
 async def get(media_id: UUID, caller: OptionalCaller, wired: Wired) -> MediaOut:
-    return _out(await wired.catalogue.get(caller, media_id))
+    return media_out(await wired.catalogue.get(caller, media_id))
 
 
 @router.patch("/{media_id:uuid}")
 async def edit(media_id: UUID, changes: Changes, caller: SignedIn, wired: Wired) -> MediaOut:
-    return _out(await wired.catalogue.edit(caller, media_id, changes))
+    return media_out(await wired.catalogue.edit(caller, media_id, changes))
 
 
 @router.delete("/{media_id:uuid}", status_code=204)

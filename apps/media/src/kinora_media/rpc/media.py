@@ -2,6 +2,7 @@
 # ruff: noqa: N802 - method names come from the proto
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import grpc
 
@@ -43,16 +44,16 @@ class CatalogueRpc(CatalogueServicer):
 
     async def ListMedia(self, request: pb.ListMediaRequest, context: object) -> pb.ListMediaResponse:
         found = await self._catalogue.many(optional_caller(), [parse_id(text) for text in request.ids])
-        return pb.ListMediaResponse(media=[_message(media) for media in found])
+        return pb.ListMediaResponse(media=[message_of(media) for media in found])
 
     async def ListFeed(self, request: pb.ListFeedRequest, context: object) -> pb.MediaPage:
         after = cursors.in_feed(request.after) if request.after else None
-        page = await self._catalogue.feed(after=after, limit=_limit(request.limit))
+        page = await self._catalogue.feed(after=after, limit=page_size(request.limit))
         return _page(page, cursors.of_feed)
 
     async def ListUserMedia(self, request: pb.ListUserMediaRequest, context: object) -> pb.MediaPage:
         after = cursors.in_user(request.after) if request.after else None
-        user_id, limit = parse_id(request.user_id), _limit(request.limit)
+        user_id, limit = parse_id(request.user_id), page_size(request.limit)
         page = await self._catalogue.of_user(optional_caller(), user_id, after=after, limit=limit)
         return _page(page, cursors.of_user)
 
@@ -62,7 +63,7 @@ class EditingRpc(EditingServicer):
         self._catalogue = catalogue
 
     async def UpdateMedia(self, request: pb.UpdateMediaRequest, context: object) -> pb.Media:
-        return _message(await self._catalogue.edit(signed_in(), parse_id(request.id), _changes(request)))
+        return message_of(await self._catalogue.edit(signed_in(), parse_id(request.id), _changes(request)))
 
     async def DeleteMedia(self, request: pb.DeleteMediaRequest, context: object) -> pb.DeleteMediaResponse:
         await self._catalogue.delete(signed_in(), parse_id(request.id))
@@ -82,14 +83,14 @@ class EnforcementRpc(EnforcementServicer):
         return pb.DropAllMediaResponse()
 
 
-def _limit(given: int) -> int:
+def page_size(given: int) -> int:
     if not 1 <= given <= MAX_PAGE:
         raise InvalidInput(f"A page has 1 to {MAX_PAGE} items")
     return given
 
 
-def _page(page: Page, cursor: Callable[[Media], str]) -> pb.MediaPage:
-    entries = [pb.MediaEntry(media=_message(media), cursor=cursor(media)) for media in page.items]
+def _page(page: Page[Media], cursor: Callable[[Media], str]) -> pb.MediaPage:
+    entries = [pb.MediaEntry(media=message_of(media), cursor=cursor(media)) for media in page.items]
     return pb.MediaPage(entries=entries, has_more=page.more)
 
 
@@ -104,7 +105,7 @@ def _changes(request: pb.UpdateMediaRequest) -> Changes:
     return command(Changes, given)
 
 
-def _message(media: Media) -> pb.Media:
+def message_of(media: Media) -> pb.Media:
     message = pb.Media(
         id=str(media.id),
         owner_id=str(media.owner_id),
@@ -121,6 +122,7 @@ def _message(media: Media) -> pb.Media:
         created_at=timestamp(media.created_at),
         updated_at=timestamp(media.updated_at),
         published_at=timestamp(media.published_at) if media.published_at else None,
+        counters=pb.Counters(**asdict(media.counters)),
     )
     message.attributes.update(media.attributes)
     return message

@@ -4,12 +4,26 @@ Each write changes one document and includes the events it causes, so no transac
 """
 
 from kinora_kit.mongo import Database, IndexModel
-from kinora_media.store import media
+from kinora_media.store import channels, likes, media
+from kinora_media.store.tallies import Tally
+
+SECONDS_PER_DAY = 24 * 3600
+
+TALLIES = (
+    Tally(media.MEDIA, [likes.source(media.MEDIA)], parent=media.channel, fields=["owner_id"]),
+    Tally(channels.CHANNELS, [media.SOURCE], creates=True, daily=True),
+)
+
+OUTBOXES = (media.MEDIA, likes.OF_MEDIA)
+"""Collections whose documents have events to publish."""
 
 
 def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
     """By collection."""
-    return media.indexes(tombstone_days=tombstone_days)
+    tombstones = IndexModel(
+        "deleted_at", expireAfterSeconds=tombstone_days * SECONDS_PER_DAY, sparse=True, name="tombstones"
+    )
+    return media.indexes(tombstones=tombstones) | channels.indexes(tombstones=tombstones) | likes.indexes()
 
 
 async def ensure_indexes(database: Database, *, tombstone_days: int) -> None:

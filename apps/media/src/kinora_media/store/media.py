@@ -9,13 +9,14 @@ from uuid import UUID
 from kinora.events.media import EXCHANGE
 from kinora_kit.events import Event
 from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, IndexModel, pending, superseding
-from kinora_media.domain import Media, Position, State, Visibility
-
-SECONDS_PER_DAY = 24 * 3600
+from kinora_media.domain import Counters, Media, Position, State, Visibility
+from kinora_media.store import tallies
+from kinora_media.store.channels import CHANNELS
+from kinora_media.store.tallies import DUE, OPEN, Source, Thing
 
 MEDIA = "media"
-DELETED_OWNERS = "deleted_owners"
 
+SHOWN = {OUTBOX: False, "tally.batch": False, "tally.days": False}
 FEED_AT = "feed_at"
 """``published_at`` of documents that are ready and public; others do not have it."""
 
@@ -25,22 +26,35 @@ class Tombstone:
     """Remains of a deleted document, so that late events do not recreate it."""
 
 
-def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
-    tombstones = IndexModel(
-        "deleted_at", expireAfterSeconds=tombstone_days * SECONDS_PER_DAY, sparse=True, name="tombstones"
-    )
+def _amounts(document: Document) -> tallies.Counters:
+    """What a document contributes to its owner's channel."""
+    if "deleted_at" in document:
+        return {}
+    counters = document.get("tally", {}).get("counters", {})
+    return {name: counters.get(name, 0) for name in ("views", "likes", "comments")}
+
+
+SOURCE = Source(MEDIA, _amounts, fields=["tally.counters", "deleted_at"], outlives=True)
+
+
+def channel(document: Document) -> Thing:
+    return Thing(CHANNELS, document["owner_id"])
+
+
+def indexes(*, tombstones: IndexModel) -> dict[str, list[IndexModel]]:
     return {
         MEDIA: [
             IndexModel([("owner_id", 1), ("_id", -1)], name="owner"),
             IndexModel([(FEED_AT, -1), ("_id", -1)], sparse=True, name="feed"),
             tombstones,
-        ],
-        DELETED_OWNERS: [tombstones],
+            DUE,
+            OPEN,
+        ]
     }
 
 
 async def find(database: Database, media_id: UUID) -> Media | Tombstone | None:
-    document = await database[MEDIA].find_one({"_id": media_id})
+    document = await database[MEDIA].find_one({"_id": media_id}, SHOWN)
     if document is None:
         return None
     return Tombstone() if "deleted_at" in document else _media(document)
@@ -48,7 +62,7 @@ async def find(database: Database, media_id: UUID) -> Media | Tombstone | None:
 
 async def many(database: Database, ids: Sequence[UUID]) -> list[Media]:
     """The documents that have begun, in no particular order."""
-    found = database[MEDIA].find({"_id": {"$in": list(ids)}, "begun": True})
+    found = database[MEDIA].find({"_id": {"$in": list(ids)}, "begun": True}, SHOWN)
     return [_media(document) async for document in found]
 
 
@@ -62,23 +76,23 @@ async def page(database: Database, owner_id: UUID, *, published: bool, before: U
         query |= {"state": str(State.READY), "visibility": str(Visibility.PUBLIC)}
     if before is not None:
         query["_id"] = {"$lt": before}
-    found = database[MEDIA].find(query).sort("_id", -1).limit(limit)
+    found = database[MEDIA].find(query, SHOWN).sort("_id", -1).limit(limit)
     return [_media(document) async for document in found]
 
 
 async def feed(database: Database, *, after: Position | None, until: datetime, limit: int) -> list[Media]:
     """Ready and public documents that were published by ``until``, last published first, below ``after``."""
-    query: Document = {FEED_AT: {"$lte": until if after is None else min(until, after.published_at)}}
+    query: Document = {FEED_AT: {"$lte": until if after is None else min(until, after.at)}}
     if after is not None:  # the range above bounds the scan of the index, this only skips equal times
-        query["$or"] = [{FEED_AT: {"$lt": after.published_at}}, {"_id": {"$lt": after.id}}]
-    found = database[MEDIA].find(query).sort([(FEED_AT, -1), ("_id", -1)]).limit(limit)
+        query["$or"] = [{FEED_AT: {"$lt": after.at}}, {"_id": {"$lt": after.id}}]
+    found = database[MEDIA].find(query, SHOWN).sort([(FEED_AT, -1), ("_id", -1)]).limit(limit)
     return [_media(document) async for document in found]
 
 
 async def insert(database: Database, media: Media, events: Sequence[Event]) -> bool:
     """False if the id exists already, also as a tombstone."""
     try:
-        await database[MEDIA].insert_one({"_id": media.id, **_document(media), OUTBOX: _entries(events)})
+        await database[MEDIA].insert_one({"_id": media.id, **_document(media), OUTBOX: entries(events)})
     except DuplicateKeyError:
         return False
     return True
@@ -89,17 +103,20 @@ async def update(database: Database, media: Media, *, expected_version: int, eve
     change: Document = {name: {"$literal": value} for name, value in _document(media).items()}
     change.setdefault(FEED_AT, "$$REMOVE")
     if events:
-        change[OUTBOX] = superseding(_entries(events))
+        change[OUTBOX] = superseding(entries(events))
     result = await database[MEDIA].update_one({"_id": media.id, "version": expected_version}, [{"$set": change}])
     return result.matched_count == 1
 
 
-async def delete(database: Database, media_id: UUID, *, at: datetime, event: Event) -> bool:
+async def delete(database: Database, media_id: UUID, owner_id: UUID, *, at: datetime, event: Event) -> bool:
     """Replace the document, if any, by a tombstone. False if there is a tombstone already."""
+    increase, to_set = tallies.changed(Thing(CHANNELS, owner_id))
+    kept = {"id", "counters"}
     change: Document = {
-        "$set": {"deleted_at": at},
-        "$unset": {FEED_AT: "", **{item.name: "" for item in fields(Media) if item.name != "id"}},
-        "$push": {OUTBOX: {"$each": _entries([event])}},
+        "$set": {"deleted_at": at, **to_set},
+        "$inc": increase,
+        "$unset": {FEED_AT: "", "tally": "", **{item.name: "" for item in fields(Media) if item.name not in kept}},
+        "$push": {OUTBOX: {"$each": entries([event])}},
     }
     try:
         await database[MEDIA].update_one({"_id": media_id, "deleted_at": {"$exists": False}}, change, upsert=True)
@@ -113,15 +130,8 @@ async def ids_of(database: Database, owner_id: UUID) -> Sequence[UUID]:
     return [document["_id"] async for document in database[MEDIA].find({"owner_id": owner_id}, {"_id": True})]
 
 
-async def mark_owner_deleted(database: Database, owner_id: UUID, *, at: datetime) -> None:
-    await database[DELETED_OWNERS].update_one({"_id": owner_id}, {"$set": {"deleted_at": at}}, upsert=True)
-
-
-async def owner_is_deleted(database: Database, owner_id: UUID) -> bool:
-    return await database[DELETED_OWNERS].find_one({"_id": owner_id}) is not None
-
-
-def _entries(events: Sequence[Event]) -> list[Document]:
+def entries(events: Sequence[Event]) -> list[Document]:
+    """The outbox of a document."""
     return [pending(event, exchange=EXCHANGE) for event in events]
 
 
@@ -132,7 +142,7 @@ def _document(media: Media) -> Document:
         "visibility": str(media.visibility),
         "state": str(media.state),
     }
-    del document["id"]
+    del document["id"], document["counters"]
     if media.published:
         document[FEED_AT] = media.published_at
     return document
@@ -148,5 +158,6 @@ def _media(document: dict[str, Any]) -> Media:
             "tags": tuple(document["tags"]),
             "visibility": Visibility(document["visibility"]),
             "state": State(document["state"]),
+            "counters": Counters(**document.get("tally", {}).get("counters", {})),
         }
     )

@@ -26,51 +26,53 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkinora/media/v1/media.proto\x12\x0fkinora.media.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x03\n\x05Media\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0c\n\x04tags\x18\x05 \x03(\t\x12\x10\n\x08\x63\x61tegory\x18\x06 \x01(\t\x12/\n\nvisibility\x18\x07 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12%\n\x05state\x18\x08 \x01(\x0e\x32\x16.kinora.media.v1.State\x12+\n\nattributes\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x08\x64uration\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x66\x61ilure_code\x18\x0b \x01(\t\x12\x16\n\x0e\x66\x61ilure_detail\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08language\x18\x0f \x01(\t\x12\x30\n\x0cpublished_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_duration\"\x1f\n\x10ListMediaRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"/\n\x0fListFeedRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"E\n\x14ListUserMediaRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\"K\n\tMediaPage\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.kinora.media.v1.MediaEntry\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"C\n\nMediaEntry\x12%\n\x05media\x18\x01 \x01(\x0b\x32\x16.kinora.media.v1.Media\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\":\n\x11ListMediaResponse\x12%\n\x05media\x18\x01 \x03(\x0b\x32\x16.kinora.media.v1.Media\"\xd8\x02\n\x12UpdateMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\x05title\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x01\x88\x01\x01\x12+\n\x04tags\x18\x04 \x01(\x0b\x32\x18.kinora.media.v1.TagListH\x02\x88\x01\x01\x12\x15\n\x08\x63\x61tegory\x18\x05 \x01(\tH\x03\x88\x01\x01\x12/\n\nvisibility\x18\x06 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12\x30\n\nattributes\x18\x07 \x01(\x0b\x32\x17.google.protobuf.StructH\x04\x88\x01\x01\x12\x15\n\x08language\x18\x08 \x01(\tH\x05\x88\x01\x01\x42\x08\n\x06_titleB\x0e\n\x0c_descriptionB\x07\n\x05_tagsB\x0b\n\t_categoryB\r\n\x0b_attributesB\x0b\n\t_language\"\x17\n\x07TagList\x12\x0c\n\x04tags\x18\x01 \x03(\t\" \n\x12\x44\x65leteMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteMediaResponse\"\x1e\n\x10\x44ropMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44ropMediaResponse\"\x15\n\x13\x44ropAllMediaRequest\"\x16\n\x14\x44ropAllMediaResponse*p\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12VISIBILITY_PRIVATE\x10\x01\x12\x17\n\x13VISIBILITY_UNLISTED\x10\x02\x12\x15\n\x11VISIBILITY_PUBLIC\x10\x03*|\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_DRAFT\x10\x01\x12\x14\n\x10STATE_PROCESSING\x10\x02\x12\x12\n\x0eSTATE_PLAYABLE\x10\x03\x12\x0f\n\x0bSTATE_READY\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x32\xfd\x01\n\tCatalogue\x12R\n\tListMedia\x12!.kinora.media.v1.ListMediaRequest\x1a\".kinora.media.v1.ListMediaResponse\x12H\n\x08ListFeed\x12 .kinora.media.v1.ListFeedRequest\x1a\x1a.kinora.media.v1.MediaPage\x12R\n\rListUserMedia\x12%.kinora.media.v1.ListUserMediaRequest\x1a\x1a.kinora.media.v1.MediaPage2\xaf\x01\n\x07\x45\x64iting\x12J\n\x0bUpdateMedia\x12#.kinora.media.v1.UpdateMediaRequest\x1a\x16.kinora.media.v1.Media\x12X\n\x0b\x44\x65leteMedia\x12#.kinora.media.v1.DeleteMediaRequest\x1a$.kinora.media.v1.DeleteMediaResponse2\xbe\x01\n\x0b\x45nforcement\x12R\n\tDropMedia\x12!.kinora.media.v1.DropMediaRequest\x1a\".kinora.media.v1.DropMediaResponse\x12[\n\x0c\x44ropAllMedia\x12$.kinora.media.v1.DropAllMediaRequest\x1a%.kinora.media.v1.DropAllMediaResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkinora/media/v1/media.proto\x12\x0fkinora.media.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x04\n\x05Media\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0c\n\x04tags\x18\x05 \x03(\t\x12\x10\n\x08\x63\x61tegory\x18\x06 \x01(\t\x12/\n\nvisibility\x18\x07 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12%\n\x05state\x18\x08 \x01(\x0e\x32\x16.kinora.media.v1.State\x12+\n\nattributes\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x08\x64uration\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x66\x61ilure_code\x18\x0b \x01(\t\x12\x16\n\x0e\x66\x61ilure_detail\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08language\x18\x0f \x01(\t\x12\x30\n\x0cpublished_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x63ounters\x18\x11 \x01(\x0b\x32\x19.kinora.media.v1.CountersB\x0b\n\t_duration\":\n\x08\x43ounters\x12\r\n\x05views\x18\x01 \x01(\x03\x12\r\n\x05likes\x18\x02 \x01(\x03\x12\x10\n\x08\x63omments\x18\x03 \x01(\x03\"\x1f\n\x10ListMediaRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"/\n\x0fListFeedRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"E\n\x14ListUserMediaRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\"K\n\tMediaPage\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.kinora.media.v1.MediaEntry\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"C\n\nMediaEntry\x12%\n\x05media\x18\x01 \x01(\x0b\x32\x16.kinora.media.v1.Media\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\":\n\x11ListMediaResponse\x12%\n\x05media\x18\x01 \x03(\x0b\x32\x16.kinora.media.v1.Media\"\xd8\x02\n\x12UpdateMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\x05title\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x01\x88\x01\x01\x12+\n\x04tags\x18\x04 \x01(\x0b\x32\x18.kinora.media.v1.TagListH\x02\x88\x01\x01\x12\x15\n\x08\x63\x61tegory\x18\x05 \x01(\tH\x03\x88\x01\x01\x12/\n\nvisibility\x18\x06 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12\x30\n\nattributes\x18\x07 \x01(\x0b\x32\x17.google.protobuf.StructH\x04\x88\x01\x01\x12\x15\n\x08language\x18\x08 \x01(\tH\x05\x88\x01\x01\x42\x08\n\x06_titleB\x0e\n\x0c_descriptionB\x07\n\x05_tagsB\x0b\n\t_categoryB\r\n\x0b_attributesB\x0b\n\t_language\"\x17\n\x07TagList\x12\x0c\n\x04tags\x18\x01 \x03(\t\" \n\x12\x44\x65leteMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteMediaResponse\"\x1e\n\x10\x44ropMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44ropMediaResponse\"\x15\n\x13\x44ropAllMediaRequest\"\x16\n\x14\x44ropAllMediaResponse*p\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12VISIBILITY_PRIVATE\x10\x01\x12\x17\n\x13VISIBILITY_UNLISTED\x10\x02\x12\x15\n\x11VISIBILITY_PUBLIC\x10\x03*|\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_DRAFT\x10\x01\x12\x14\n\x10STATE_PROCESSING\x10\x02\x12\x12\n\x0eSTATE_PLAYABLE\x10\x03\x12\x0f\n\x0bSTATE_READY\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x32\xfd\x01\n\tCatalogue\x12R\n\tListMedia\x12!.kinora.media.v1.ListMediaRequest\x1a\".kinora.media.v1.ListMediaResponse\x12H\n\x08ListFeed\x12 .kinora.media.v1.ListFeedRequest\x1a\x1a.kinora.media.v1.MediaPage\x12R\n\rListUserMedia\x12%.kinora.media.v1.ListUserMediaRequest\x1a\x1a.kinora.media.v1.MediaPage2\xaf\x01\n\x07\x45\x64iting\x12J\n\x0bUpdateMedia\x12#.kinora.media.v1.UpdateMediaRequest\x1a\x16.kinora.media.v1.Media\x12X\n\x0b\x44\x65leteMedia\x12#.kinora.media.v1.DeleteMediaRequest\x1a$.kinora.media.v1.DeleteMediaResponse2\xbe\x01\n\x0b\x45nforcement\x12R\n\tDropMedia\x12!.kinora.media.v1.DropMediaRequest\x1a\".kinora.media.v1.DropMediaResponse\x12[\n\x0c\x44ropAllMedia\x12$.kinora.media.v1.DropAllMediaRequest\x1a%.kinora.media.v1.DropAllMediaResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kinora.media.v1.media_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VISIBILITY']._serialized_start=1486
-  _globals['_VISIBILITY']._serialized_end=1598
-  _globals['_STATE']._serialized_start=1600
-  _globals['_STATE']._serialized_end=1724
+  _globals['_VISIBILITY']._serialized_start=1591
+  _globals['_VISIBILITY']._serialized_end=1703
+  _globals['_STATE']._serialized_start=1705
+  _globals['_STATE']._serialized_end=1829
   _globals['_MEDIA']._serialized_start=112
-  _globals['_MEDIA']._serialized_end=596
-  _globals['_LISTMEDIAREQUEST']._serialized_start=598
-  _globals['_LISTMEDIAREQUEST']._serialized_end=629
-  _globals['_LISTFEEDREQUEST']._serialized_start=631
-  _globals['_LISTFEEDREQUEST']._serialized_end=678
-  _globals['_LISTUSERMEDIAREQUEST']._serialized_start=680
-  _globals['_LISTUSERMEDIAREQUEST']._serialized_end=749
-  _globals['_MEDIAPAGE']._serialized_start=751
-  _globals['_MEDIAPAGE']._serialized_end=826
-  _globals['_MEDIAENTRY']._serialized_start=828
-  _globals['_MEDIAENTRY']._serialized_end=895
-  _globals['_LISTMEDIARESPONSE']._serialized_start=897
-  _globals['_LISTMEDIARESPONSE']._serialized_end=955
-  _globals['_UPDATEMEDIAREQUEST']._serialized_start=958
-  _globals['_UPDATEMEDIAREQUEST']._serialized_end=1302
-  _globals['_TAGLIST']._serialized_start=1304
-  _globals['_TAGLIST']._serialized_end=1327
-  _globals['_DELETEMEDIAREQUEST']._serialized_start=1329
-  _globals['_DELETEMEDIAREQUEST']._serialized_end=1361
-  _globals['_DELETEMEDIARESPONSE']._serialized_start=1363
-  _globals['_DELETEMEDIARESPONSE']._serialized_end=1384
-  _globals['_DROPMEDIAREQUEST']._serialized_start=1386
-  _globals['_DROPMEDIAREQUEST']._serialized_end=1416
-  _globals['_DROPMEDIARESPONSE']._serialized_start=1418
-  _globals['_DROPMEDIARESPONSE']._serialized_end=1437
-  _globals['_DROPALLMEDIAREQUEST']._serialized_start=1439
-  _globals['_DROPALLMEDIAREQUEST']._serialized_end=1460
-  _globals['_DROPALLMEDIARESPONSE']._serialized_start=1462
-  _globals['_DROPALLMEDIARESPONSE']._serialized_end=1484
-  _globals['_CATALOGUE']._serialized_start=1727
-  _globals['_CATALOGUE']._serialized_end=1980
-  _globals['_EDITING']._serialized_start=1983
-  _globals['_EDITING']._serialized_end=2158
-  _globals['_ENFORCEMENT']._serialized_start=2161
-  _globals['_ENFORCEMENT']._serialized_end=2351
+  _globals['_MEDIA']._serialized_end=641
+  _globals['_COUNTERS']._serialized_start=643
+  _globals['_COUNTERS']._serialized_end=701
+  _globals['_LISTMEDIAREQUEST']._serialized_start=703
+  _globals['_LISTMEDIAREQUEST']._serialized_end=734
+  _globals['_LISTFEEDREQUEST']._serialized_start=736
+  _globals['_LISTFEEDREQUEST']._serialized_end=783
+  _globals['_LISTUSERMEDIAREQUEST']._serialized_start=785
+  _globals['_LISTUSERMEDIAREQUEST']._serialized_end=854
+  _globals['_MEDIAPAGE']._serialized_start=856
+  _globals['_MEDIAPAGE']._serialized_end=931
+  _globals['_MEDIAENTRY']._serialized_start=933
+  _globals['_MEDIAENTRY']._serialized_end=1000
+  _globals['_LISTMEDIARESPONSE']._serialized_start=1002
+  _globals['_LISTMEDIARESPONSE']._serialized_end=1060
+  _globals['_UPDATEMEDIAREQUEST']._serialized_start=1063
+  _globals['_UPDATEMEDIAREQUEST']._serialized_end=1407
+  _globals['_TAGLIST']._serialized_start=1409
+  _globals['_TAGLIST']._serialized_end=1432
+  _globals['_DELETEMEDIAREQUEST']._serialized_start=1434
+  _globals['_DELETEMEDIAREQUEST']._serialized_end=1466
+  _globals['_DELETEMEDIARESPONSE']._serialized_start=1468
+  _globals['_DELETEMEDIARESPONSE']._serialized_end=1489
+  _globals['_DROPMEDIAREQUEST']._serialized_start=1491
+  _globals['_DROPMEDIAREQUEST']._serialized_end=1521
+  _globals['_DROPMEDIARESPONSE']._serialized_start=1523
+  _globals['_DROPMEDIARESPONSE']._serialized_end=1542
+  _globals['_DROPALLMEDIAREQUEST']._serialized_start=1544
+  _globals['_DROPALLMEDIAREQUEST']._serialized_end=1565
+  _globals['_DROPALLMEDIARESPONSE']._serialized_start=1567
+  _globals['_DROPALLMEDIARESPONSE']._serialized_end=1589
+  _globals['_CATALOGUE']._serialized_start=1832
+  _globals['_CATALOGUE']._serialized_end=2085
+  _globals['_EDITING']._serialized_start=2088
+  _globals['_EDITING']._serialized_end=2263
+  _globals['_ENFORCEMENT']._serialized_start=2266
+  _globals['_ENFORCEMENT']._serialized_end=2456
 # @@protoc_insertion_point(module_scope)

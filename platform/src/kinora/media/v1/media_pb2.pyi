@@ -89,6 +89,7 @@ class Media(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     PUBLISHED_AT_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner_id: _builtins.str
     title: _builtins.str
@@ -114,6 +115,8 @@ class Media(_message.Message):
     def published_at(self) -> _timestamp_pb2.Timestamp:
         """When it was ready and public for the first time; absent before."""
 
+    @_builtins.property
+    def counters(self) -> Global___Counters: ...
     def __init__(
         self,
         *,
@@ -133,16 +136,42 @@ class Media(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         language: _builtins.str = ...,
         published_at: _timestamp_pb2.Timestamp | None = ...,
+        counters: Global___Counters | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "created_at", b"created_at", "duration", b"duration", "published_at", b"published_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "counters", b"counters", "created_at", b"created_at", "duration", b"duration", "published_at", b"published_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "category", b"category", "created_at", b"created_at", "description", b"description", "duration", b"duration", "failure_code", b"failure_code", "failure_detail", b"failure_detail", "id", b"id", "language", b"language", "owner_id", b"owner_id", "published_at", b"published_at", "state", b"state", "tags", b"tags", "title", b"title", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "category", b"category", "counters", b"counters", "created_at", b"created_at", "description", b"description", "duration", b"duration", "failure_code", b"failure_code", "failure_detail", b"failure_detail", "id", b"id", "language", b"language", "owner_id", b"owner_id", "published_at", b"published_at", "state", b"state", "tags", b"tags", "title", b"title", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duration: _TypeAlias = _typing.Literal["duration"]  # noqa: Y015
     _WhichOneofArgType__duration: _TypeAlias = _typing.Literal["_duration", b"_duration"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__duration) -> _WhichOneofReturnType__duration | None: ...
 
 Global___Media: _TypeAlias = Media  # noqa: Y015
+
+@_typing.final
+class Counters(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEWS_FIELD_NUMBER: _builtins.int
+    LIKES_FIELD_NUMBER: _builtins.int
+    COMMENTS_FIELD_NUMBER: _builtins.int
+    views: _builtins.int
+    likes: _builtins.int
+    comments: _builtins.int
+    def __init__(
+        self,
+        *,
+        views: _builtins.int = ...,
+        likes: _builtins.int = ...,
+        comments: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comments", b"comments", "likes", b"likes", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Counters: _TypeAlias = Counters  # noqa: Y015
 
 @_typing.final
 class ListMediaRequest(_message.Message):

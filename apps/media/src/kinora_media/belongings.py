@@ -1,0 +1,27 @@
+"""What belongs to media documents and to users, and is removed with them."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from kinora_kit.mongo import Database
+from kinora_media.catalogue import Catalogue
+from kinora_media.store import likes
+from kinora_media.store.media import MEDIA
+from kinora_media.store.tallies import Thing
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """Idempotent. What is written at the same time is removed when it is counted; see tallies.py."""
+
+    database: Database
+    catalogue: Catalogue
+
+    async def remove_of_media(self, media_id: UUID) -> None:
+        """After the document itself was removed."""
+        await likes.delete_of(self.database, Thing(MEDIA, media_id))
+
+    async def remove_of_user(self, user_id: UUID) -> None:
+        """Remove all documents of a user, including ones whose events have not arrived yet, and what they did."""
+        await self.catalogue.remove_owner(user_id)
+        await likes.remove_of_user(self.database, user_id)
