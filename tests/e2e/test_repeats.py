@@ -84,6 +84,8 @@ REST = {
     "POST /user/list": Request(lambda it: {"ids": [it.person.id]}, 200, 200),
     "PATCH /user/profile": Request(lambda _: {"display_name": "Ada", "bio": "Counts."}, 200, 200),
     "PATCH /media/{media_id}": Request(lambda _: {"title": "A title", "tags": ["a", "b"]}, 200, 200),
+    "PUT /media/{media_id}/like": Request(nothing, 200, 200),
+    "DELETE /media/{media_id}/like": Request(nothing, 200, 200),
     "PATCH /video/{video_id}": Request(lambda _: {"poster_time": 2.5}, 202, 202),
     "DELETE /media/{media_id}": Request(nothing, 204, 404),
     "DELETE /video/{video_id}": Request(nothing, 204, 404),
@@ -167,6 +169,16 @@ MUTATIONS = {
     "createUpload": Mutation(
         lambda _: '(input: {title: "T", filename: "t.mp4", size: 10}) { ... on CreateUploadPayload { uploadUrl } }',
         creates=True,
+    ),
+    "like": Mutation(
+        lambda it: (
+            f'(mediaId: "{global_id("Media", it.media_id)}") {{ ... on LikePayload {{ media {{ likeCount }} }} }}'
+        )
+    ),
+    "unlike": Mutation(
+        lambda it: (
+            f'(mediaId: "{global_id("Media", it.media_id)}") {{ ... on UnlikePayload {{ media {{ likeCount }} }} }}'
+        )
     ),
     "deleteMedia": Mutation(
         lambda it: f'(id: "{global_id("Media", it.media_id)}") {{ __typename }}', second="MediaNotFound"

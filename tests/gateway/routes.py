@@ -94,7 +94,7 @@ ROUTES = {
             f"GET /media/{ID}/comments",
         ),
     ),
-    "media-own": Route("required", "media", ("GET /media/dashboard",)),
+    "media-own": Route("required", "media", ("GET /media/dashboard", "GET /media/likes")),
     "media-write": Route(
         "required",
         "media",

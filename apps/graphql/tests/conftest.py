@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from kinora.auth.v1 import auth_pb2, auth_pb2_grpc
 from kinora.events.video import PROGRESS_EXCHANGE
-from kinora.media.v1 import media_pb2, media_pb2_grpc
+from kinora.media.v1 import likes_pb2, likes_pb2_grpc, media_pb2, media_pb2_grpc
 from kinora.video.v1 import video_pb2, video_pb2_grpc
 from kinora_graphql.settings import GraphqlSettings
 from kinora_graphql.sockets import Router
@@ -78,6 +78,7 @@ class World(
     auth_pb2_grpc.AccountsServicer,
     media_pb2_grpc.CatalogueServicer,
     media_pb2_grpc.EditingServicer,
+    likes_pb2_grpc.LikesServicer,
     video_pb2_grpc.VideosServicer,
     video_pb2_grpc.UploadsServicer,
 ):
@@ -91,6 +92,7 @@ class World(
     sessions: dict[str, list[auth_pb2.Session]] = field(default_factory=dict)
     """By user."""
     clients: list[auth_pb2.Client] = field(default_factory=list)
+    likes: defaultdict[UUID, set[str]] = field(default_factory=lambda: defaultdict(set))
     calls: Counter[str] = field(default_factory=Counter)
     wrong_passwords: int = 0
 
@@ -99,6 +101,7 @@ class World(
         auth_pb2_grpc.add_AccountsServicer_to_server(self, server)
         media_pb2_grpc.add_CatalogueServicer_to_server(self, server)
         media_pb2_grpc.add_EditingServicer_to_server(self, server)
+        likes_pb2_grpc.add_LikesServicer_to_server(self, server)
         video_pb2_grpc.add_VideosServicer_to_server(self, server)
         video_pb2_grpc.add_UploadsServicer_to_server(self, server)
 
@@ -242,6 +245,22 @@ class World(
     async def DeleteMedia(self, request: media_pb2.DeleteMediaRequest, context: Any) -> media_pb2.DeleteMediaResponse:
         del self.media[self._writable(request.id).id]
         return media_pb2.DeleteMediaResponse()
+
+    async def ListLikes(self, request: likes_pb2.ListLikesRequest, context: Any) -> likes_pb2.ListLikesResponse:
+        self.calls["ListLikes"] += 1
+        liked = self.likes[signed_in().user_id]
+        return likes_pb2.ListLikesResponse(media_ids=[each for each in request.media_ids if each in liked])
+
+    async def LikeMedia(self, request: likes_pb2.LikeMediaRequest, context: Any) -> media_pb2.Media:
+        caller, media = signed_in(), self._visible(request.media_id)
+        if media is None:
+            raise error(NotFound, "media_not_found")
+        self.likes[caller.user_id].add(media.id)
+        media.counters.likes = sum(media.id in liked for liked in self.likes.values())
+        return media
+
+    async def UnlikeMedia(self, request: Any, context: Any) -> Any: ...
+    async def ListLikedMedia(self, request: Any, context: Any) -> Any: ...
 
     def _writable(self, media_id: str) -> media_pb2.Media:
         caller = signed_in()

@@ -636,7 +636,7 @@ async def test_lists_of_an_operation_have_100_ids(ask: Ask, *, lists: int, each:
 FEED = """
 query ($first: Int, $after: String) {
   feed(first: $first, after: $after) {
-    edges { cursor node { uuid owner { username } video { state } } }
+    edges { cursor node { uuid viewerHasLiked owner { username } video { state } } }
     pageInfo { hasNextPage endCursor startCursor hasPreviousPage }
   }
 }
@@ -647,11 +647,14 @@ CHANNEL = "query ($id: ID!, $first: Int) { channel(id: $id) { user { uuid } medi
 async def test_feed_of_fifty_makes_one_call_per_service(ask: Ask, world: World) -> None:
     owners = [world.add_user() for _ in range(50)]
     made = [world.add_video(owner) for owner in owners]
+    liked = {made[3], made[41]}
+    world.likes[owners[0]] = liked
     world.calls.clear()
-    feed = (await ask(FEED, {"first": 50}))["data"]["feed"]
+    feed = (await ask(FEED, {"first": 50}, owners[0]))["data"]["feed"]
     assert [edge["node"]["uuid"] for edge in feed["edges"]] == made[::-1]
     assert all(edge["node"]["owner"] and edge["node"]["video"] for edge in feed["edges"])
-    assert world.calls == {"ListFeed": 1, "ListUsers": 1, "ListVideos": 1}
+    assert {edge["node"]["uuid"] for edge in feed["edges"] if edge["node"]["viewerHasLiked"]} == liked
+    assert world.calls == {"ListFeed": 1, "ListUsers": 1, "ListVideos": 1, "ListLikes": 1}
     assert feed["pageInfo"]["startCursor"] == feed["edges"][0]["cursor"]
     assert feed["pageInfo"]["endCursor"] == feed["edges"][-1]["cursor"]
 
@@ -686,3 +689,20 @@ async def test_channel_has_its_own_videos_only(ask: Ask, world: World) -> None:
         assert channel["user"] == {"uuid": str(owner)}
         assert channel["media"]["nodes"] == [{"uuid": media_id} for media_id in made[::-1]]
     assert (await ask(CHANNEL, {"id": gid("User", new_id())}))["data"] == {"channel": None}
+
+
+LIKE = """
+mutation ($id: ID!) {
+  like(mediaId: $id) { __typename ... on LikePayload { media { uuid likeCount viewerHasLiked } } }
+}
+"""
+
+
+async def test_like_returns_the_new_count(ask: Ask, world: World) -> None:
+    media_id, user_id = world.add_video(world.add_user()), world.add_user()
+    for _ in range(2):
+        answer = await ask(LIKE, {"id": gid("Media", media_id)}, user_id)
+        assert answer["data"]["like"]["media"] == {"uuid": media_id, "likeCount": 1, "viewerHasLiked": True}
+    missing = await ask(LIKE, {"id": gid("Media", new_id())}, user_id)
+    assert missing["data"] == {"like": {"__typename": "MediaNotFound"}}
+    assert (await ask(LIKE, {"id": gid("Media", media_id)}))["errors"][0]["extensions"]["code"] == "not_signed_in"

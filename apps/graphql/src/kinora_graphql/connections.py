@@ -1,6 +1,6 @@
 """Pages of lists, as Relay's connections: https://relay.dev/graphql/connections.htm. Forward only."""
 
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import strawberry
 
@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 MAX_FIRST = 50
 DEFAULT_FIRST = 20
-FIRST = f"1 to {MAX_FIRST}; null is {DEFAULT_FIRST}."
-AFTER = "The cursor of an edge, to continue after it."
+First = Annotated[int | None, strawberry.argument(description=f"1 to {MAX_FIRST}; null is {DEFAULT_FIRST}.")]
+After = Annotated[str | None, strawberry.argument(description="The cursor of an edge, to continue after it.")]
 
 
 @strawberry.type

@@ -15,6 +15,7 @@ from kinora.media.v1 import media_pb2 as media
 from kinora.video.v1 import video_pb2 as video
 from kinora_graphql.auth.loaders import load_profiles, load_sessions, load_users
 from kinora_graphql.clients import Clients
+from kinora_graphql.likes.loaders import load_likes
 from kinora_graphql.media.loaders import BATCH as MEDIA_BATCH
 from kinora_graphql.media.loaders import load_media
 from kinora_graphql.progress import ProgressHub
@@ -38,6 +39,7 @@ class Loaders:
     sessions: DataLoader[UUID, auth.Session | None]
     media: DataLoader[UUID, media.Media | None]
     videos: DataLoader[UUID, video.Video | None]
+    likes: DataLoader[UUID, bool]
 
 
 class Context(BaseContext):
@@ -67,6 +69,7 @@ class Context(BaseContext):
             sessions=DataLoader(load_sessions(clients.users), cache=remember),
             media=DataLoader(load_media(clients.catalogue), max_batch_size=MEDIA_BATCH, cache=remember),
             videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
+            likes=DataLoader(load_likes(clients.likes), max_batch_size=MAX_BATCH, cache=remember),
         )
         self._listed = 0
 

@@ -14,6 +14,8 @@ from kinora_graphql import scalars
 from kinora_graphql.auth.mutations import AuthMutation
 from kinora_graphql.auth.queries import AuthQuery
 from kinora_graphql.extensions import Errors, Measure, OneOperation, RejectInvalidToken, limits
+from kinora_graphql.likes.mutations import LikesMutation
+from kinora_graphql.likes.queries import LikesQuery
 from kinora_graphql.media.mutations import MediaMutation
 from kinora_graphql.media.queries import MediaQuery
 from kinora_graphql.node.queries import NodeQuery
@@ -23,11 +25,11 @@ from kinora_graphql.video.subscriptions import VideoSubscription
 
 
 @strawberry.type
-class Query(NodeQuery, AuthQuery, MediaQuery): ...
+class Query(NodeQuery, AuthQuery, MediaQuery, LikesQuery): ...
 
 
 @strawberry.type
-class Mutation(AuthMutation, MediaMutation, VideoMutation): ...
+class Mutation(AuthMutation, MediaMutation, VideoMutation, LikesMutation): ...
 
 
 @strawberry.type

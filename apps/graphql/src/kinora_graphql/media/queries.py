@@ -1,23 +1,15 @@
-from typing import Annotated, Self
+from typing import Self
 from uuid import UUID
 
 import strawberry
 
 from kinora.media.v1 import media_pb2 as pb
 from kinora_graphql.auth.types import User
-from kinora_graphql.connections import AFTER, DEFAULT_FIRST, FIRST, Connection, Edge, connection, page_size
+from kinora_graphql.connections import DEFAULT_FIRST, After, Connection, First, page_size
 from kinora_graphql.context import Context, Info
 from kinora_graphql.ids import parse
-from kinora_graphql.media.types import Media
+from kinora_graphql.media.types import Media, media_page
 from kinora_graphql.node.types import LISTED, Node, load_list
-
-First = Annotated[int | None, strawberry.argument(description=FIRST)]
-After = Annotated[str | None, strawberry.argument(description=AFTER)]
-
-
-def _page(page: pb.MediaPage) -> Connection[Media]:
-    edges = [Edge(cursor=entry.cursor, node=Media.of(entry.media)) for entry in page.entries]
-    return connection(edges, has_more=page.has_more)
 
 
 @strawberry.type(description="A user as the owner of videos.")
@@ -32,7 +24,7 @@ class Channel(Node):
         request = pb.ListUserMediaRequest(user_id=str(self.uuid), after=after or "", limit=limit)
         with info.context.listing(limit):
             page = await info.context.clients.catalogue.ListUserMedia(request)
-        return _page(page)
+        return media_page(page)
 
     @classmethod
     async def load(cls, context: Context, uuid: UUID) -> Self | None:
@@ -55,7 +47,7 @@ class MediaQuery:
         limit = page_size(first)
         with info.context.listing(limit):
             page = await info.context.clients.catalogue.ListFeed(pb.ListFeedRequest(after=after or "", limit=limit))
-        return _page(page)
+        return media_page(page)
 
     @strawberry.field(description="By its own id or that of its user; null if there is no such user.")
     async def channel(self, info: Info, id: strawberry.ID) -> Channel | None:  # noqa: A002

@@ -8,8 +8,10 @@ from strawberry.scalars import JSON
 
 from kinora.media.v1 import media_pb2 as pb
 from kinora_graphql.auth.types import User
+from kinora_graphql.connections import Connection, Edge, connection
 from kinora_graphql.context import Context, Info
 from kinora_graphql.node.types import Node
+from kinora_graphql.scalars import BigInt
 from kinora_graphql.times import moment
 from kinora_graphql.video.types import Failure, Video
 from kinora_kit.structs import from_struct
@@ -48,6 +50,9 @@ class Media(Node):
     published_at: datetime | None = strawberry.field(
         description="When it was ready and public for the first time; null before."
     )
+    view_count: BigInt
+    like_count: BigInt
+    comment_count: BigInt = strawberry.field(description="Including replies.")
     owner_id: strawberry.Private[UUID]
 
     @strawberry.field(description="Null while the account is being deleted.")
@@ -57,6 +62,10 @@ class Media(Node):
     @strawberry.field(description="Null if it does not exist or the caller may not see it.")
     async def video(self, info: Info) -> Video | None:
         return await Video.load(info.context, self.uuid)
+
+    @strawberry.field(description="False for anonymous callers.")
+    async def viewer_has_liked(self, info: Info) -> bool:
+        return await info.context.loaders.likes.load(self.uuid)
 
     @classmethod
     def of(cls, media: pb.Media) -> Self:
@@ -75,6 +84,9 @@ class Media(Node):
             created_at=moment(media.created_at),
             updated_at=moment(media.updated_at),
             published_at=moment(media.published_at) if media.HasField("published_at") else None,
+            view_count=BigInt(media.counters.views),
+            like_count=BigInt(media.counters.likes),
+            comment_count=BigInt(media.counters.comments),
             owner_id=UUID(media.owner_id),
         )
 
@@ -82,3 +94,8 @@ class Media(Node):
     async def load(cls, context: Context, uuid: UUID) -> Self | None:
         media = await context.loaders.media.load(uuid)
         return cls.of(media) if media else None
+
+
+def media_page(page: pb.MediaPage) -> Connection[Media]:
+    edges = [Edge(cursor=entry.cursor, node=Media.of(entry.media)) for entry in page.entries]
+    return connection(edges, has_more=page.has_more)
