@@ -25,7 +25,7 @@ UNCOMMITTED ?=
 WHOLE := $(if $(ALL),--whole -p randomly $(if $(SEED),--randomly-seed=$(SEED))) \
     $(if $(AGAIN),--last-failed --last-failed-no-failures=none)
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
-.PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools plan render diff rotate test \
+.PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools clients plan render diff rotate test \
     test-all test-native test-cluster pytest-cluster test-docker test-pulumi lint format types generate lock bench images clean \
     doctor-cluster doctor-docker cluster-up cluster-demo cluster-push cluster-status cluster-down
 
@@ -52,6 +52,9 @@ install: ## Install or build what is missing, into .kinora
 tools: ## Build the tools for work on clusters, into .kinora: kubectl, helm, istioctl, an API server
 	@$(PYTHON) local/doctor.py tools
 	@flock local/tools.mk $(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON)
+clients: ## Install the GraphQL clients of the tests (npm), into .kinora
+	@$(PYTHON) local/doctor.py clients
+	@flock local/clients.mk $(MAKE) --silent --file=local/clients.mk PYTHON=$(PYTHON)
 pulumi: ## Build Pulumi and its Kubernetes provider (15 min), into .kinora, so that the tests run a real `pulumi up`
 	@$(PYTHON) local/doctor.py tools
 	@flock local/tools.mk $(MAKE) --silent --file=local/tools.mk PYTHON=$(PYTHON) cli
@@ -100,7 +103,7 @@ test: doctor ## All checks and tests, in phases (local/checks.py); combinatorial
 	@$(PYTHON) local/checks.py
 test-all: doctor ## The same in random order (SEED=...), without sampling
 	@$(PYTHON) local/checks.py ALL=1 $(if $(SEED),SEED=$(SEED))
-test-native: doctor install tools ## The native tests, against the running platform
+test-native: doctor install tools clients ## The native tests, against the running platform
 	@$(if $(ALL),KINORA_TEST_EXAMPLES=400) $(CTL) run python -m pytest --ignore=tests/cluster --ignore=tests/docker $(WHOLE)
 # Not $(MAKE): make runs such lines even in a dry run.
 test-cluster: install tools ## The sandbox's tests; starts the sandbox unless it is running

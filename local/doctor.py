@@ -52,6 +52,7 @@ PACKAGES_FOR = {
     "images": IMAGE_PACKAGES,
     "cluster": CLUSTER_PACKAGES,
     "docker": DOCKER_PACKAGES,
+    "clients": {},
 }
 # The path of a unix socket is limited to 108 bytes, and supervisord first binds a longer name.
 LONGEST_ROOT = 108 - len("/.kinora/run/supervisor.sock.1234567") - 1
@@ -126,6 +127,14 @@ def check_packages(wanted: dict[str, str]) -> list[str]:
         return [f"apt-get is missing; install the equivalents of Debian 12's {packages}."]
     if packages and os.geteuid() != 0 and shutil.which("sudo") is None:
         return [f"Debian packages are missing; run as root: apt-get install {packages}"]
+    return []
+
+
+def check_clients() -> list[str]:
+    """Requirements of `make clients` only. Not a Debian package: Debian 12's is older."""
+    node = version(["node", "--version"], r"v(\d+)\.(\d+)")
+    if node is None or node < (20, 0) or shutil.which("npm") is None:
+        return ["Node.js 20 or newer and npm are needed for the tests' GraphQL clients; install them, on PATH."]
     return []
 
 
@@ -292,6 +301,7 @@ def command(process: int) -> str:
 
 OTHER_CHECKS: dict[str, tuple[Callable[[], list[str]], str]] = {
     "tools": (lambda: check_tools() if makes_something("tools") else [], "This machine can build the tools."),
+    "clients": (check_clients, "This machine can run the GraphQL clients of the tests."),
     "images": (check_images, "This machine can build the images."),
     "docker": (check_docker, "This machine can run docker-compose.yml."),
     "test-docker": (check_test_docker, "This machine can run the tests of docker-compose.yml."),

@@ -11,6 +11,7 @@ from clips import Clip
 from gql import Client, GraphQLRequest
 from gql.transport.exceptions import TransportClosed, TransportError
 from gql.transport.websockets import WebsocketsTransport
+from npm import Subscriber, audits
 from test_journey import assert_plays
 
 from conftest import until
@@ -106,6 +107,34 @@ async def test_late_subscriber_gets_the_final_state(person: Person, clip: Callab
             )
         ]
     assert states == ["READY"]
+
+
+@pytest.mark.parametrize("protocol", ["ws", "sse"])
+async def test_npm_client_follows_an_upload_beyond_the_end_of_its_session(
+    person: Person, clip: Callable[[str], Clip], protocol: str
+) -> None:
+    source = clip("short").path
+    wanted = {"title": "A short one", "filename": "short.mp4", "size": source.stat().st_size}
+    created = (await person.graphql(CREATE, {"input": wanted}))["createUpload"]
+    ending = await sign_in(person)
+    tokens = [ending.tokens["access_token"], person.tokens["access_token"]]
+    operation = {"query": FOLLOW, "variables": {"id": created["videoId"]}}
+    async with Subscriber(protocol, GATEWAY.removeprefix("http://"), tokens, operation) as client:
+        assert (await client.next())["data"]["videoProgress"]["state"] == "UPLOADING"
+        assert (await ending.http.post("/auth/logout", headers=ending.headers)).status_code == 204
+        if protocol == "ws":
+            assert (await client.until("closed"))["code"] == 4403
+        assert (await client.next())["data"]["videoProgress"]["state"] == "UPLOADING"
+        assert (await person.send(created["uploadUrl"], source)).status_code == 204
+        while (await client.next())["data"]["videoProgress"]["state"] != "READY":
+            pass
+        await client.until("complete")
+
+
+async def test_graphql_over_http_passes_all_audits() -> None:
+    results = await audits(f"{GATEWAY}/graphql")
+    assert len(results) == 61
+    assert [result for result in results if result["status"] != "ok"] == []
 
 
 async def test_progress_subscription_is_rejected_for_others(

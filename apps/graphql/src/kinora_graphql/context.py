@@ -23,7 +23,7 @@ from kinora_graphql.video.loaders import load_videos
 from kinora_graphql.wiring import Wired
 from kinora_kit import rpc
 from kinora_kit.errors import InvalidInput, InvalidToken
-from kinora_kit.identity import TokenVerifier, bearer
+from kinora_kit.identity import Caller, TokenVerifier, bearer
 from kinora_kit.streams import Seat
 
 MAX_BATCH = 100
@@ -53,6 +53,7 @@ class Context(BaseContext):
         progress: ProgressHub,
         verifier: TokenVerifier,
         client: auth.Client,
+        caller: Caller | None,
         refusal: InvalidToken | None,
         remember: bool,
     ) -> None:
@@ -61,6 +62,7 @@ class Context(BaseContext):
         self.progress = progress
         self.verifier = verifier
         self.client = client
+        self.caller = caller
         self.refusal = refusal
         """Why the request's access token was rejected."""
         self.loaders = Loaders(
@@ -96,10 +98,10 @@ async def get_context(connection: HTTPConnection, wired: Wired) -> Context:
     it; see extensions.py. A WebSocket authenticates later, with connection_init; see sockets.py.
     """
     is_request = connection.scope["type"] == "http"
-    refusal = None
+    caller = refusal = None
     try:
         if is_request and (token := bearer(connection.headers)):
-            await wired.verifier.verify(token)
+            caller = await wired.verifier.verify(token)
     except InvalidToken as error:
         refusal = error
         rpc.access_token.set(None)  # the services would reject every call that carries it
@@ -111,6 +113,7 @@ async def get_context(connection: HTTPConnection, wired: Wired) -> Context:
             address=connection.client.host if connection.client else "",
             user_agent=connection.headers.get("user-agent", ""),
         ),
+        caller=caller,
         refusal=refusal,
         # A WebSocket is long-lived, so cached results would become stale.
         remember=is_request,

@@ -1,14 +1,17 @@
 """Extensions for every operation: limits, errors, metrics."""
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator
+from typing import Any, cast
 
 from graphql import (
     FieldNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
+    GraphQLSyntaxError,
     InlineFragmentNode,
     OperationDefinitionNode,
     OperationType,
@@ -92,6 +95,22 @@ class Errors(SchemaExtension):
 
     def on_stream_result(self, result: StreamExecutionResult) -> Iterator[None]:
         _publish(result)
+        yield
+
+
+class Prepared(SchemaExtension):
+    """Parses and validates each document once; see Schema.prepare. Must precede all that add errors."""
+
+    def on_parse(self) -> Iterator[None]:
+        context = self.execution_context
+        self._errors: list[GraphQLError] = []
+        if context.query:
+            with contextlib.suppress(GraphQLSyntaxError):  # raised again by Strawberry, which expects it there only
+                context.graphql_document, self._errors = cast("Any", context.schema).prepare(context.query)
+        yield
+
+    def on_validate(self) -> Iterator[None]:
+        self.execution_context.pre_execution_errors = [*self._errors]
         yield
 
 

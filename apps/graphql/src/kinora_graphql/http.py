@@ -6,32 +6,29 @@ rejection is a GraphQL response: JSON with ``errors``, each with ``extensions.co
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from graphql import OperationType
 from starlette.requests import Request
 from starlette.responses import Response
 from strawberry.exceptions import MissingQueryError
-from strawberry.schema import BaseSchema
-from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
-from strawberry.types.graphql import OperationType
+from strawberry.schema.exceptions import CannotGetOperationTypeError
+from strawberry.types import ExecutionResult
 
 from kinora_graphql.context import Context
 from kinora_graphql.problems import extensions
+from kinora_graphql.schema import Schema
 from kinora_kit import strict_json
 from kinora_kit.errors import DomainError, MalformedRequest
 from kinora_kit.outages import as_domain_error
 
 JSON = "application/json"
 GRAPHQL_RESPONSE = "application/graphql-response+json"
+EVENT_STREAM = "text/event-stream"
 
 _WEIGHT = re.compile(r";\s*q=([^;]*)", re.IGNORECASE)
-
-ALLOWED = {
-    "GET": {OperationType.QUERY},
-    "POST": {OperationType.QUERY, OperationType.MUTATION},
-}
 
 
 class UnsupportedMediaType(DomainError):
@@ -63,9 +60,9 @@ class MutationByGet(DomainError):
         super().__init__(headers={"Allow": "POST"})
 
 
-class SubscriptionsNeedASocket(DomainError):
+class SubscriptionNeedsAStream(DomainError):
     code = "subscription_not_supported"
-    title = "Subscribe over a WebSocket (graphql-transport-ws)"
+    title = "Subscribe over a WebSocket (graphql-transport-ws), or accept text/event-stream"
 
 
 class UnknownOperation(DomainError):
@@ -84,13 +81,30 @@ class Operation:
     variables: dict[str, Any] | None
 
 
-async def answer(request: Request, schema: BaseSchema, context: Context) -> Response:
+Stream = Callable[[Request, Operation, Context], Response]
+"""Answers with server-sent events; see streams.py."""
+
+
+async def answer(request: Request, schema: Schema, context: Context, stream: Stream) -> Response:
     """Execute the operation of a GET or POST request."""
-    media_type = _media_type(request.headers.get("accept", ""))
+    weights = _weights(request.headers.get("accept", ""))
+    preferred = weights[GRAPHQL_RESPONSE] > 0 and weights[GRAPHQL_RESPONSE] >= weights[JSON]
+    media_type = GRAPHQL_RESPONSE if preferred else JSON
     refused_status = 400 if media_type == GRAPHQL_RESPONSE else 200
     try:
         operation = await _parse(request)
-        body, is_request_error = await _execute(operation, request.method, schema, context)
+        definition = schema.operation(operation.query, operation.name)
+        kind = definition.operation if definition else None
+        if kind is OperationType.MUTATION and request.method == "GET":
+            raise MutationByGet
+        # Some clients accept JSON as well as streams, for all operations.
+        if weights[EVENT_STREAM] > 0 and (
+            kind is OperationType.SUBSCRIPTION or not weights[JSON] + weights[GRAPHQL_RESPONSE]
+        ):
+            return stream(request, operation, context)
+        if kind is OperationType.SUBSCRIPTION:
+            raise SubscriptionNeedsAStream
+        result = await _execute(operation, schema, context)
     except REQUEST_ERRORS as error:
         return _response(_refusal(error), media_type, status=refused_status)
     except Exception as error:
@@ -98,7 +112,8 @@ async def answer(request: Request, schema: BaseSchema, context: Context) -> Resp
         if known is None:
             raise
         return _response(_refusal(known), media_type, status=known.status, headers=known.headers)
-    return _response(body, media_type, status=refused_status if is_request_error else 200)
+    body = response(result)
+    return _response(body, media_type, status=200 if "data" in body else refused_status)
 
 
 def _response(
@@ -114,9 +129,9 @@ def _refusal(error: DomainError) -> dict[str, Any]:
     return {"errors": [{"message": error.detail, "extensions": extensions(error)}]}
 
 
-def _media_type(accept: str) -> str:
-    """The client's preferred media type; application/json unless it accepts the other."""
-    weights = {JSON: 0.0, GRAPHQL_RESPONSE: 0.0}
+def _weights(accept: str) -> dict[str, float]:
+    """How much the client prefers each of our media types; 0 for those that it does not name."""
+    weights = {JSON: 0.0, GRAPHQL_RESPONSE: 0.0, EVENT_STREAM: 0.0}
     for item in accept.split(","):
         name = item.partition(";")[0].strip().lower()
         if name not in weights:
@@ -126,7 +141,7 @@ def _media_type(accept: str) -> str:
             weights[name] = float(weight[1]) if weight else 1.0
         except ValueError:
             weights[name] = 0.0
-    return GRAPHQL_RESPONSE if weights[GRAPHQL_RESPONSE] > 0 and weights[GRAPHQL_RESPONSE] >= weights[JSON] else JSON
+    return weights
 
 
 async def _parse(request: Request) -> Operation:
@@ -172,33 +187,29 @@ def _json(text: bytes | str) -> Any:
         raise MalformedRequest(f"This is not valid JSON: {error.msg}") from None
 
 
-async def _execute(
-    operation: Operation, method: str, schema: BaseSchema, context: Context
-) -> tuple[dict[str, Any], bool]:
-    """The GraphQL response, and whether the operation was rejected before execution."""
+async def _execute(operation: Operation, schema: Schema, context: Context) -> ExecutionResult:
     try:
-        result = await schema.execute(
+        return await schema.execute(
             operation.query,
             variable_values=operation.variables,
             context_value=context,
             operation_name=operation.name,
-            allowed_operation_types=ALLOWED[method],
         )
     except MissingQueryError:
         raise MalformedRequest("query is missing") from None
     except CannotGetOperationTypeError:
         named = f' named "{operation.name}"' if operation.name else ""
         raise UnknownOperation(f"The document has no operation{named}") from None
-    except InvalidOperationTypeError as error:
-        if error.operation_type is OperationType.SUBSCRIPTION:
-            raise SubscriptionsNeedASocket from None
-        raise MutationByGet from None
+
+
+def response(result: ExecutionResult) -> dict[str, Any]:
+    """The GraphQL response; without ``data`` if the operation was rejected before execution."""
     errors = [error.formatted for error in result.errors or ()]
     # Execution errors have the path of their field.
-    is_request_error = result.data is None and bool(errors) and not any("path" in error for error in errors)
-    body: dict[str, Any] = {} if is_request_error else {"data": result.data}
+    rejected = result.data is None and bool(errors) and not any("path" in error for error in errors)
+    body: dict[str, Any] = {} if rejected else {"data": result.data}
     if errors:
         body["errors"] = errors
     if result.extensions:
         body["extensions"] = result.extensions
-    return body, is_request_error
+    return body

@@ -1,19 +1,30 @@
 """Composes the schema from the domains. ``python -m kinora_graphql.schema`` prints it, for schema.graphql."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import strawberry
-from graphql import GraphQLError
-from strawberry.extensions import AddValidationRules, DisableIntrospection, MaxTokensLimiter, SchemaExtension
+from graphql import (
+    DocumentNode,
+    GraphQLError,
+    GraphQLSyntaxError,
+    NoSchemaIntrospectionCustomRule,
+    OperationDefinitionNode,
+    get_operation_ast,
+    parse,
+    specified_rules,
+)
+from graphql.validation import ASTValidationRule
+from strawberry.extensions import MaxTokensLimiter, SchemaExtension
 from strawberry.schema.config import StrawberryConfig
-from strawberry.types import ExecutionContext, ExecutionResult
-from strawberry.types.graphql import OperationType
+from strawberry.schema.schema import validate_document
+from strawberry.types import ExecutionContext
 
 from kinora_graphql import scalars
 from kinora_graphql.auth.mutations import AuthMutation
 from kinora_graphql.auth.queries import AuthQuery
-from kinora_graphql.extensions import Errors, Measure, OneOperation, RejectInvalidToken, limits
+from kinora_graphql.extensions import Errors, Measure, OneOperation, Prepared, RejectInvalidToken, limits
 from kinora_graphql.likes.mutations import LikesMutation
 from kinora_graphql.likes.queries import LikesQuery
 from kinora_graphql.media.mutations import MediaMutation
@@ -36,40 +47,46 @@ class Mutation(AuthMutation, MediaMutation, VideoMutation, LikesMutation): ...
 class Subscription(VideoSubscription): ...
 
 
+class Document(NamedTuple):
+    """A parsed document, and its validation errors."""
+
+    document: DocumentNode
+    errors: list[GraphQLError]
+
+
 class Schema(strawberry.Schema):
-    async def execute(  # type: ignore[override] # its only caller passes all arguments but the first by name
-        self, query: str | None, *, allowed_operation_types: Iterable[OperationType], **more: Any
-    ) -> ExecutionResult:
-        """For operations with a single result. Subscriptions need a streaming transport, which calls ``stream``."""
-        allowed = set(allowed_operation_types) - {OperationType.SUBSCRIPTION}
-        return await super().execute(query, allowed_operation_types=allowed, **more)
+    def __init__(self, settings: GraphqlSettings, *rules: type[ASTValidationRule], **more: Any) -> None:
+        super().__init__(Query, Mutation, Subscription, **more)
+
+        # Not Strawberry's ParserCache and ValidationCache: the latter hashes whole documents.
+        @lru_cache(maxsize=settings.cached_documents)
+        def prepare(query: str) -> Document:
+            document = parse(query, max_tokens=settings.max_tokens)
+            return Document(document, validate_document(self._schema, document, (*specified_rules, *rules)))
+
+        self.prepare: Callable[[str], Document] = prepare
+        """Parse and validate, or take the result from the cache. Raises GraphQLSyntaxError."""
+
+    def operation(self, query: str, name: str | None) -> OperationDefinitionNode | None:
+        """The operation to execute, unless the document is malformed or has none of this name."""
+        try:
+            return get_operation_ast(self.prepare(query).document, name)
+        except GraphQLSyntaxError:
+            return None
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """The Errors extension logs, because it distinguishes bugs from expected errors."""
 
 
 def build(settings: GraphqlSettings) -> Schema:
-    rule = limits(max_depth=settings.max_depth, max_aliases=settings.max_aliases)
-
-    def limit_operation() -> SchemaExtension:
-        return AddValidationRules([rule])
-
     def limit_document() -> SchemaExtension:
         return MaxTokensLimiter(settings.max_tokens)
 
     return Schema(
-        Query,
-        Mutation,
-        Subscription,
-        extensions=[
-            Measure,
-            Errors,
-            RejectInvalidToken,
-            limit_document,
-            limit_operation,
-            OneOperation,
-            *([] if settings.introspection else [DisableIntrospection]),
-        ],
+        settings,
+        limits(max_depth=settings.max_depth, max_aliases=settings.max_aliases),
+        *([] if settings.introspection else [NoSchemaIntrospectionCustomRule]),
+        extensions=[Measure, Errors, limit_document, Prepared, RejectInvalidToken, OneOperation],
         config=StrawberryConfig(disable_field_suggestions=not settings.introspection, scalar_map=scalars.DEFINITIONS),
     )
 

@@ -32,3 +32,8 @@ class GraphqlSettings(StreamSettings):
     """Maximum number of concurrent operations on one WebSocket."""
     socket_init_seconds: float = Field(default=10, gt=0)
     """How long a WebSocket may take to send connection_init."""
+    keepalive_seconds: float = Field(default=15, gt=0)
+    """After how long without events a stream of server-sent events gets a comment."""
+
+    cached_documents: int = Field(default=100, ge=0)
+    """Maximum number of parsed and validated documents in memory; 1000 tokens take 0.5 MB."""

@@ -22,6 +22,7 @@ from kinora_graphql import http
 from kinora_graphql.context import Context, get_context
 from kinora_graphql.schema import build
 from kinora_graphql.settings import GraphqlSettings
+from kinora_graphql.streams import Stream
 from kinora_kit import rpc, strict_json
 from kinora_kit.errors import InvalidToken, TooManyAtOnce, Unavailable
 from kinora_kit.identity import bearer
@@ -114,14 +115,16 @@ class _Adapter(ASGIWebSocketAdapter):
 
 
 class Router(GraphQLRouter[Context, None]):
-    """POST, GET for queries, and WebSocket."""
+    """POST, GET, server-sent events, and WebSocket."""
 
     websocket_adapter_class = _Adapter
     graphql_transport_ws_handler_class = Socket
 
     def __init__(self, settings: GraphqlSettings) -> None:
+        self.built = build(settings)
+        self.stream = Stream(self.built, settings)
         super().__init__(
-            build(settings),
+            self.built,
             path="/graphql",
             graphql_ide=None,
             context_getter=get_context,
@@ -141,7 +144,7 @@ class Router(GraphQLRouter[Context, None]):
     ) -> Response | WebSocket:
         if isinstance(request, WebSocket):
             return await super().run(request, context, root_value)
-        return await http.answer(request, self.schema, context)
+        return await http.answer(request, self.built, context, self.stream)
 
     async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
         """Authenticate the socket by ``{"authorization": "Bearer ..."}``; without it, it stays anonymous."""
@@ -151,6 +154,7 @@ class Router(GraphQLRouter[Context, None]):
             if token := bearer({} if value is None else {"authorization": str(value)}):
                 caller = await context.verifier.verify(token)
                 context.seat.sign_in(caller.user_id)
+                context.caller = caller
                 rpc.access_token.set(token)
         except InvalidToken:
             raise ConnectionRejectionError from None
