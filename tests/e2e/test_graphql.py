@@ -35,7 +35,11 @@ FOLLOW = """
 WATCH = """
     query ($id: ID!) {
       me { user { username } }
-      media(id: $id) { title state owner { username } video { streamUrl posterUrl duration } }
+      media(id: $id) {
+        title description tags visibility category { slug } state
+        owner { username }
+        video { streamUrl posterUrl duration }
+      }
     }
 """
 
@@ -62,7 +66,8 @@ async def test_graphql_journey_from_upload_to_playback(
 ) -> None:
     source = clip("short")
     size = source.path.stat().st_size
-    wanted = {"title": "A short one", "filename": "short.mp4", "size": size, "visibility": "PUBLIC"}
+    described = {"title": "A short one", "description": "x" * 10_000, "tags": ["a", "b"], "visibility": "PUBLIC"}
+    wanted = {**described, "category": "film", "filename": "short.mp4", "size": size}
     created = (await person.graphql(CREATE, {"input": wanted}))["createUpload"]
     assert created["__typename"] == "CreateUploadPayload", created
 
@@ -89,7 +94,8 @@ async def test_graphql_journey_from_upload_to_playback(
     await until(is_ready, what="the catalogue to be updated")
     shown = await person.graphql(WATCH, {"id": created["mediaId"]})
     assert shown["me"]["user"]["username"] == shown["media"]["owner"]["username"] == person.username
-    assert shown["media"]["title"] == "A short one"
+    assert {name: shown["media"][name] for name in described} == described
+    assert shown["media"]["category"] == {"slug": "film"}
     listed = await stranger.graphql(LISTS, {"id": global_id("User", person.id)})
     assert listed["feed"]["nodes"][0]["id"] == created["mediaId"]
     assert listed["channel"]["media"]["nodes"] == [{"id": created["mediaId"]}]

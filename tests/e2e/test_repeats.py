@@ -83,6 +83,7 @@ REST = {
     "POST /auth/refresh": Request(lambda it: {"refresh_token": it.refresh_token}, 200, 200),
     "POST /user/list": Request(lambda it: {"ids": [it.person.id]}, 200, 200),
     "PATCH /user/profile": Request(lambda _: {"display_name": "Ada", "bio": "Counts."}, 200, 200),
+    "POST /media": Request(lambda _: {"title": "T", "filename": "t.mp4", "size": 10}, 201, 201, creates=True),
     "PATCH /media/{media_id}": Request(lambda _: {"title": "A title", "tags": ["a", "b"]}, 200, 200),
     "PUT /media/{media_id}/like": Request(nothing, 200, 200),
     "DELETE /media/{media_id}/like": Request(nothing, 200, 200),

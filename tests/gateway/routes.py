@@ -88,6 +88,7 @@ ROUTES = {
             "GET /media",
             "GET /media?query=cats",
             "GET /media/feed",
+            "GET /media/categories",
             f"GET /media/users/{ID}",
             f"GET /media/{ID}",
             f"HEAD /media/{ID}",

@@ -227,6 +227,25 @@ class World(
         owned = [media for media in self.media.values() if media.owner_id == request.user_id]
         return self._page([media for media in owned if self._visible(media.id)], request.after, request.limit)
 
+    async def ListCategories(
+        self, request: media_pb2.ListCategoriesRequest, context: Any
+    ) -> media_pb2.ListCategoriesResponse:
+        self.calls["ListCategories"] += 1
+        return media_pb2.ListCategoriesResponse(categories=[media_pb2.Category(id="music", name="Music")])
+
+    async def CreateMedia(self, request: media_pb2.CreateMediaRequest, context: Any) -> media_pb2.CreateMediaResponse:
+        caller = signed_in()
+        if request.size > 10 << 30:
+            raise error(Conflict, "file_too_large")
+        media_id = self.add_video(caller.user_id, state="uploading")
+        media = self.media[media_id]
+        media.title, media.tags[:] = request.title, request.tags.tags
+        media.category = request.category
+        media.visibility = request.visibility or media_pb2.VISIBILITY_PRIVATE
+        if request.HasField("publish_at"):
+            media.publish_at.CopyFrom(request.publish_at)
+        return media_pb2.CreateMediaResponse(id=media_id, upload_url=f"http://upload.test/{media_id}")
+
     async def UpdateMedia(self, request: media_pb2.UpdateMediaRequest, context: Any) -> media_pb2.Media:
         media = self._writable(request.id)
         if request.HasField("title"):
@@ -289,13 +308,7 @@ class World(
     async def CreateUpload(
         self, request: video_pb2.CreateUploadRequest, context: Any
     ) -> video_pb2.CreateUploadResponse:
-        caller = signed_in()
-        if request.size > 10 << 30:
-            raise error(Conflict, "file_too_large")
-        video_id = self.add_video(caller.user_id, state="uploading")
-        self.media[video_id].title = request.title
-        self.media[video_id].visibility = media_pb2.Visibility.Value(f"VISIBILITY_{request.visibility.upper()}")
-        return video_pb2.CreateUploadResponse(video_id=video_id, upload_url=f"http://upload.test/{video_id}")
+        raise NotImplementedError("only media calls it")
 
     async def DeleteVideo(self, request: video_pb2.DeleteVideoRequest, context: Any) -> video_pb2.DeleteVideoResponse:
         signed_in()

@@ -58,7 +58,7 @@ mutation ($input: CreateUploadInput!) {
 MEDIA = """
 query ($id: ID!) {
   media(id: $id) {
-    title visibility state tags attributes
+    title visibility state tags category { slug name } publishAt attributes
     owner { username }
     video { state duration streamUrl posterUrl renditions { name averageBandwidth } }
   }
@@ -98,7 +98,9 @@ async def test_journey_from_registration_to_deletion(ask: Ask, world: World) -> 
     user_id = ids.parse(login["tokens"]["userId"], "User")
     assert login["tokens"]["expiresIn"] == 600
 
-    upload = {"title": "Mine", "filename": "a.mp4", "size": 6 << 30}
+    at = "2027-01-02T03:04:05.678000+00:00"
+    described = {"tags": ["b"], "category": "music", "publishAt": at}
+    upload = {"title": "Mine", "filename": "a.mp4", "size": 6 << 30, **described}
     created = (await ask(CREATE_UPLOAD, {"input": upload}, user_id))["data"]["createUpload"]
     media_id = created["mediaId"]
     assert created["uploadUrl"] == f"http://upload.test/{created['uuid']}"
@@ -109,7 +111,9 @@ async def test_journey_from_registration_to_deletion(ask: Ask, world: World) -> 
         "title": "Mine",
         "visibility": "PRIVATE",
         "state": "PROCESSING",
-        "tags": [],
+        "tags": ["b"],
+        "category": {"slug": "music", "name": "Music"},
+        "publishAt": at,
         "attributes": {},
         "owner": {"username": name},
         "video": {"state": "UPLOADING", "duration": None, "streamUrl": None, "posterUrl": None, "renditions": []},

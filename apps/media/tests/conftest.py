@@ -26,7 +26,7 @@ from kinora_kit.testing import free_port
 from kinora_media import store
 from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
-from kinora_media.domain import Media, Visibility
+from kinora_media.domain import Media, Upload, Visibility
 from kinora_media.events import Reactions
 from kinora_media.likes import Likes
 from kinora_media.rest import ROUTERS
@@ -36,6 +36,7 @@ from kinora_media.tallies import Tallies
 from kinora_media.wiring import State
 
 ISSUER = "http://issuer.test"
+CATEGORIES = {"music": "Music", "film": "Film and animation"}
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +82,8 @@ class Streams:
     def __init__(self) -> None:
         self.shown: list[tuple[UUID, Visibility, int]] = []
         self.dropped: list[UUID] = []
+        self.created: list[tuple[UUID, Media]] = []
+        """Ids of uploads, and the drafts that they name."""
         self.error: Exception | None = None
 
     async def set_visibility(self, media: Media) -> None:
@@ -90,6 +93,12 @@ class Streams:
     async def drop(self, media_id: UUID) -> None:
         self._answer()
         self.dropped.append(media_id)
+
+    async def create_upload(self, draft: Media, *, filename: str, size: int) -> Upload:
+        self._answer()
+        video_id = new_id()
+        self.created.append((video_id, draft))
+        return Upload(video_id, f"http://uploads.test/{video_id}")
 
     def _answer(self) -> None:
         if self.error is not None:
@@ -106,13 +115,14 @@ def streams(streams_of_all: Streams) -> Iterator[Streams]:
     """Without recorded calls; its error is reset after the test."""
     streams_of_all.shown.clear()
     streams_of_all.dropped.clear()
+    streams_of_all.created.clear()
     yield streams_of_all
     streams_of_all.error = None
 
 
 @pytest.fixture(scope="session")
 def catalogue(database: Database, relay: Relay, streams_of_all: Streams) -> Catalogue:
-    return Catalogue(database, relay, streams_of_all)
+    return Catalogue(database, relay, streams_of_all, CATEGORIES)
 
 
 @pytest.fixture(scope="session")

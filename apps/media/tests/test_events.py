@@ -292,11 +292,11 @@ async def test_concurrent_edits_are_all_saved(
     catalogue: Catalogue, database: Database, documents: Collection, call: Call, on_video: Handler
 ) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
-    fields = [{"title": "New"}, {"description": "New"}, {"category": "new"}, {"tags": ["new"]}]
+    fields = [{"title": "New"}, {"description": "New"}, {"category": "music"}, {"tags": ["new"]}]
     answers = await asyncio.gather(*(call("PATCH", f"/media/{media_id}", owner_id, json=one) for one in fields))
     assert [answer.status_code for answer in answers] == [200] * 4
     document = await found(database, media_id)
-    assert (document.title, document.description, document.category, document.tags) == ("New", "New", "new", ("new",))
+    assert (document.title, document.description, document.category, document.tags) == ("New", "New", "music", ("new",))
     saved = await store.find(database, media_id)
     assert isinstance(saved, Media)
     (updated,) = [one.read(media.MediaUpdated) for one in await pending(documents, media_id)]
@@ -362,7 +362,7 @@ async def test_a_running_relay_publishes_at_once(
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
     relay = Relay([documents], bus)
     async with relay.running():
-        woken = Catalogue(database, relay, streams)
+        woken = Catalogue(database, relay, streams, {})
         begin = datetime.now(UTC)
         await woken.edit(Caller(owner_id), media_id, Changes(title="New"))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -9,14 +10,18 @@ import grpc
 import httpx
 import pytest
 
+from kinora.events import video
 from kinora_kit.errors import DomainError, Unavailable
+from kinora_kit.events import Event, event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database
 from kinora_media import cursors
 from kinora_media.catalogue import ATTEMPTS, Catalogue
+from kinora_media.clock import in_milliseconds
 from kinora_media.domain import Changes, Media
 from kinora_media.errors import ChangedMeanwhile
+from kinora_media.events import Reactions
 from kinora_media.store import media as store
 
 if TYPE_CHECKING:
@@ -49,6 +54,7 @@ async def test_get_media_returns_the_whole_document_to_its_owner(call: Call, beg
         "width": 1920,
         "height": 1080,
         "failure": None,
+        "publish_at": None,
         "published_at": None,
         "counters": {"views": 0, "likes": 0, "comments": 0},
     }
@@ -112,6 +118,127 @@ async def test_patch_media_without_changes_writes_nothing(call: Call, begin: Beg
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Title"})).status_code == 200
     assert (await call("PATCH", f"/media/{media_id}", owner_id, json={})).status_code == 200
     assert await documents.find_one({"_id": media_id}) == before
+
+
+CREATION = {
+    "filename": "a.mp4",
+    "size": 9,
+    "title": "Mine",
+    "description": "More",
+    "tags": ["A"],
+    "category": "music",
+    "language": "en",
+    "visibility": "unlisted",
+    "attributes": {"camera": {"iso": 100}},
+}
+
+
+def started(video_id: UUID, owner_id: UUID, draft_id: UUID | None) -> Event:
+    ids = {"video_id": video_id, "owner_id": owner_id, "draft_id": draft_id}
+    return event("video", video.UploadStarted(**ids, title="Title", filename="a.mp4", size=9, visibility="private"))
+
+
+async def test_post_media_creates_an_upload_whose_document_has_all_fields(
+    call: Call, reactions: Reactions, streams: Streams
+) -> None:
+    owner_id = new_id()
+    answer = await call("POST", "/media", owner_id, json=CREATION)
+    [(media_id, draft)] = streams.created
+    url = f"http://uploads.test/{media_id}"
+    assert (answer.status_code, answer.headers["location"]) == (201, url)
+    assert answer.json() == {"id": str(media_id), "upload_url": url}
+    assert (await call("GET", f"/media/{media_id}", owner_id)).status_code == 404, "not before the upload exists"
+    handle = reactions.to_video
+    await handle(event("video", video.Ready(video_id=media_id, owner_id=owner_id, duration=9, width=9, height=9)))
+    begun = started(media_id, owner_id, draft.id)
+    await handle(begun)
+    given = {name: value for name, value in CREATION.items() if name not in ("filename", "size")} | {"tags": ["a"]}
+    document = (await call("GET", f"/media/{media_id}", owner_id)).json()
+    assert {name: document[name] for name in given} == given
+    assert document["state"] == "ready"
+    await call("PATCH", f"/media/{media_id}", owner_id, json={"title": "Edited"})
+    await handle(begun)
+    assert (await call("GET", f"/media/{media_id}", owner_id)).json()["title"] == "Edited", "redelivered"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"title": " "}, "title"),
+        ({"size": -1}, "size"),
+        ({"filename": ""}, "filename"),
+        ({"category": "unknown"}, "category"),
+        ({"publish_at": "2020-01-01T00:00:00Z"}, "publish_at"),
+        ({"publish_at": (datetime.now(UTC) + timedelta(days=1)).isoformat()}, "publish_at"),  # and unlisted
+        ({"owner_id": str(new_id())}, "owner_id"),
+    ],
+)
+async def test_post_media_names_invalid_fields_before_an_upload_exists(
+    call: Call, streams: Streams, wrong: dict[str, object], field: str
+) -> None:
+    answer = await call("POST", "/media", new_id(), json=CREATION | wrong)
+    assert (answer.status_code, [each["field"] for each in answer.json()["errors"]]) == (422, [field])
+    assert streams.created == []
+
+
+async def test_uploads_cannot_take_the_draft_of_another_user(
+    call: Call, reactions: Reactions, streams: Streams
+) -> None:
+    assert (await call("POST", "/media", new_id(), json=CREATION)).status_code == 201
+    [(_, draft)] = streams.created
+    media_id, other = new_id(), new_id()
+    await reactions.to_video(started(media_id, other, draft.id))
+    assert (await call("GET", f"/media/{media_id}", other)).json()["title"] == "Title"
+
+
+async def test_categories_are_listed_and_a_removed_one_is_kept(call: Call, begin: Begin, documents: Collection) -> None:
+    listed = (await call("GET", "/media/categories")).json()
+    assert listed == {"items": [{"id": "music", "name": "Music"}, {"id": "film", "name": "Film and animation"}]}
+    owner_id = new_id()
+    media_id = await begin(owner_id)
+    await documents.update_one({"_id": media_id}, {"$set": {"category": "radio"}})
+    for category, status in (("radio", 200), ("film", 200), ("radio", 422), ("", 200)):
+        answer = await call("PATCH", f"/media/{media_id}", owner_id, json={"category": category})
+        assert answer.status_code == status, category
+        assert status == 200 or [each["field"] for each in answer.json()["errors"]] == ["category"]
+
+
+async def test_scheduled_video_is_published_once_at_its_time(
+    call: Call, catalogue: Catalogue, begin: Begin, documents: Collection
+) -> None:
+    owner_id = new_id()
+    due, later, cancelled = [await begin(owner_id, ready=True) for _ in range(3)]
+    for media_id in (due, later, cancelled):
+        at = datetime.now(UTC) + timedelta(days=1)
+        answer = await call("PATCH", f"/media/{media_id}", owner_id, json={"publish_at": at.isoformat()})
+        assert datetime.fromisoformat(answer.json()["publish_at"]) == in_milliseconds(at)
+    answer = await call("PATCH", f"/media/{cancelled}", owner_id, json={"visibility": "private"})
+    assert answer.json()["publish_at"] is None
+    answer = await call("PATCH", f"/media/{later}", owner_id, json={"title": "Later"})
+    assert answer.json()["publish_at"], "other edits keep it"
+    await documents.update_one({"_id": due}, {"$set": {"publish_at": datetime.now(UTC)}})
+    before = await documents.find_one({"_id": due})
+    await asyncio.gather(*(catalogue.publish_due() for _ in range(4)))
+    assert before is not None
+    shown = (await call("GET", f"/media/{due}")).json()
+    assert (shown["visibility"], shown["publish_at"]) == ("public", None)
+    after = await documents.find_one({"_id": due})
+    assert after is not None
+    assert after["version"] == before["version"] + 1
+    assert [entry["type"] for entry in after["outbox"][-2:]] == ["media.updated", "media.published"]
+    for hidden in (later, cancelled):
+        assert (await call("GET", f"/media/{hidden}")).status_code == 404
+
+
+async def test_public_video_cannot_be_scheduled(call: Call, begin: Begin) -> None:
+    owner_id = new_id()
+    media_id = await begin(owner_id, visibility="public", ready=True)
+    at = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    refused = await call("PATCH", f"/media/{media_id}", owner_id, json={"publish_at": at})
+    assert (refused.status_code, [each["field"] for each in refused.json()["errors"]]) == (422, ["publish_at"])
+    both = {"publish_at": at, "visibility": "private"}
+    assert (await call("PATCH", f"/media/{media_id}", owner_id, json=both)).json()["publish_at"]
+    assert (await call("GET", f"/media/{media_id}")).status_code == 404
 
 
 async def test_edit_gives_up_after_too_many_concurrent_changes(

@@ -156,5 +156,5 @@ async def test_create_raises_the_error_of_the_hook(stage: Stage, tusd: httpx.Asy
     for _ in range(stage.uploads.settings.uploads_per_user):
         await stage.uploads.begin(owner, size=10, metadata={})
     with pytest.raises(DomainError) as refused:
-        await uploads.create(owner, title="A", filename="a.mp4", size=10, visibility="private", trace={})
+        await uploads.create(owner, title="A", filename="a.mp4", size=10, visibility="private", draft_id=None, trace={})
     assert problem(refused.value) == problem(TooManyUploads())

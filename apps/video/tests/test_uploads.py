@@ -129,7 +129,7 @@ async def create_answered(stage: Stage, answer: httpx.Response) -> DomainError:
     async with httpx.AsyncClient(base_url="http://tusd.test", transport=httpx.MockTransport(lambda _: answer)) as tusd:
         with pytest.raises(DomainError) as refused:
             await replace(stage.uploads, tusd=tusd).create(
-                Caller(new_id()), title="A", filename="a.mp4", size=10, visibility="private", trace={}
+                Caller(new_id()), title="A", filename="a.mp4", size=10, visibility="private", draft_id=None, trace={}
             )
     return refused.value
 

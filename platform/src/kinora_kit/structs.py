@@ -1,10 +1,12 @@
 """Well-known types of gRPC messages: free-form JSON objects (google.protobuf.Struct), and times."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from kinora_kit.errors import InvalidInput
 
 MAX_DEPTH = 16
 """Of objects and lists in each other. Each is two or three messages, and parsers accept 100 messages in each other."""
@@ -53,3 +55,11 @@ def timestamp(at: datetime) -> Timestamp:
     message = Timestamp()
     message.FromDatetime(at)
     return message
+
+
+def moment(message: Timestamp) -> datetime:
+    """Raises InvalidInput for a time that Python cannot represent."""
+    try:
+        return message.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidInput("A time must be between the years 1 and 9999") from None

@@ -17,7 +17,7 @@ from kinora_graphql.auth.loaders import load_profiles, load_sessions, load_users
 from kinora_graphql.clients import Clients
 from kinora_graphql.likes.loaders import load_likes
 from kinora_graphql.media.loaders import BATCH as MEDIA_BATCH
-from kinora_graphql.media.loaders import load_media
+from kinora_graphql.media.loaders import load_category_names, load_media
 from kinora_graphql.progress import ProgressHub
 from kinora_graphql.video.loaders import load_videos
 from kinora_graphql.wiring import Wired
@@ -38,6 +38,7 @@ class Loaders:
     profiles: DataLoader[UUID, auth.Profile | None]
     sessions: DataLoader[UUID, auth.Session | None]
     media: DataLoader[UUID, media.Media | None]
+    category_names: DataLoader[str, str]
     videos: DataLoader[UUID, video.Video | None]
     likes: DataLoader[UUID, bool]
 
@@ -70,6 +71,7 @@ class Context(BaseContext):
             profiles=DataLoader(load_profiles(clients.users), cache=remember),
             sessions=DataLoader(load_sessions(clients.users), cache=remember),
             media=DataLoader(load_media(clients.catalogue), max_batch_size=MEDIA_BATCH, cache=remember),
+            category_names=DataLoader(load_category_names(clients.catalogue), cache=remember),
             videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
             likes=DataLoader(load_likes(clients.likes), max_batch_size=MAX_BATCH, cache=remember),
         )

@@ -1,6 +1,6 @@
 """The use cases of media documents, called by REST, gRPC and event consumers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -8,11 +8,13 @@ from kinora.events.media import MediaDeleted, MediaPublished, MediaUpdated
 from kinora_kit.errors import DomainError, Forbidden, InvalidInput, NotFound
 from kinora_kit.events import Event, Payload, event
 from kinora_kit.identity import Caller
+from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Relay
+from kinora_media import domain
 from kinora_media.clock import now
-from kinora_media.domain import Changes, Media, Page, Position, edited
+from kinora_media.domain import Changes, Creation, Media, Page, Position, Upload
 from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
-from kinora_media.store import channels
+from kinora_media.store import channels, drafts
 from kinora_media.store import media as store
 from kinora_media.store.media import Tombstone
 from kinora_media.videos import Videos
@@ -28,6 +30,8 @@ class Catalogue:
     database: Database
     relay: Relay
     videos: Videos
+    categories: Mapping[str, str]
+    """Names by id."""
 
     async def get(self, caller: Caller | None, media_id: UUID) -> Media:
         media = await store.find(self.database, media_id)
@@ -53,11 +57,29 @@ class Catalogue:
         found = await store.page(self.database, owner_id, published=others, before=after, limit=limit + 1)
         return Page(found[:limit], more=len(found) > limit)
 
+    async def create(self, caller: Caller, creation: Creation) -> Upload:
+        """Create an upload whose document begins with these fields. Raises InvalidInput, and the errors of video.
+
+        The fields are saved first, as a draft. The video's first event names it, so they are neither lost nor visible
+        before the upload exists; without an upload, the draft expires.
+        """
+        self._check_category(creation, current="")
+        at = now()
+        draft = domain.edited(Media(id=new_id(), owner_id=caller.user_id, created_at=at, updated_at=at), creation)
+        await drafts.insert(self.database, draft)
+        if await channels.deleted(self.database, [caller.user_id]):  # after the write, as in apply
+            await drafts.delete_of(self.database, caller.user_id)
+        return await self.videos.create_upload(draft, filename=creation.filename, size=creation.size)
+
+    async def draft(self, draft_id: UUID, owner_id: UUID) -> Media | None:
+        return await drafts.find(self.database, draft_id, owner_id)
+
     async def edit(self, caller: Caller, media_id: UUID, changes: Changes) -> Media:
         """Once this returns, video enforces the new visibility. Raises an outage if video does not confirm it."""
         for _ in range(ATTEMPTS):
             before = await self._own(caller, media_id)
-            after = await self._save(before, edited(before, changes))
+            self._check_category(changes, current=before.category)
+            after = await self._save(before, domain.edited(before, changes))
             if after is not None:
                 break
         else:
@@ -66,6 +88,15 @@ class Catalogue:
             # Even if nothing changed: an earlier attempt may have failed between saving and this call.
             await self.videos.set_visibility(after)
         return after
+
+    async def publish_due(self) -> None:
+        """Make those documents public whose time has come.
+
+        Several processes may do this: the optimistic lock lets one publish each. Video follows the event.
+        """
+        while due := await store.due(self.database, until=now(), limit=MAX_BATCH):
+            for media in due:
+                await self._save(media, domain.published_on_time(media))
 
     async def delete(self, caller: Caller, media_id: UUID) -> None:
         """Once this returns, the document and its stream are inaccessible.
@@ -98,6 +129,7 @@ class Catalogue:
 
     async def drop_all(self, caller: Caller) -> None:
         """Remove all documents of the caller, whose account is deleted next. New ones may be created until then."""
+        await drafts.delete_of(self.database, caller.user_id)
         for media_id in await store.ids_of(self.database, caller.user_id):
             await self.remove(media_id, caller.user_id)
 
@@ -126,8 +158,14 @@ class Catalogue:
     async def remove_owner(self, owner_id: UUID) -> None:
         """Remove all documents of a user, including ones whose events have not arrived yet."""
         await channels.delete(self.database, owner_id, at=now())
+        await drafts.delete_of(self.database, owner_id)
         for media_id in await store.ids_of(self.database, owner_id):
             await self.remove(media_id, owner_id)
+
+    def _check_category(self, changes: Changes, *, current: str) -> None:
+        """A document keeps a category that is no longer configured."""
+        if "category" in changes.model_fields_set and changes.category not in {"", current, *self.categories}:
+            raise InvalidInput.of([("category", "must be one of the platform's categories")])
 
     async def _own(self, caller: Caller, media_id: UUID) -> Media:
         media = await self.get(caller, media_id)

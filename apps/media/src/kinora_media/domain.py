@@ -9,15 +9,17 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
+from kinora_kit.errors import InvalidInput
 from kinora_kit.text import displayable
+from kinora_media.clock import in_milliseconds, now
 
 T = TypeVar("T")
 
@@ -25,6 +27,7 @@ MAX_TAGS = 20
 MAX_TAG_LENGTH = 50
 MAX_ATTRIBUTE_BYTES = 16 << 10
 MAX_ATTRIBUTE_DEPTH = 8
+MAX_PUBLISH_AHEAD = timedelta(days=365)
 MAX_INTEGER = (1 << 53) - 1
 """The largest integer that all JSON parsers keep exactly: https://www.rfc-editor.org/rfc/rfc7493#section-2.2"""
 
@@ -85,6 +88,8 @@ class Media:
     height: int | None = None
     failure_code: str = ""
     failure_detail: str = ""
+    publish_at: datetime | None = None
+    """When a private document becomes public."""
     published_at: datetime | None = None
     """When it was ready and public for the first time."""
     counters: Counters = field(default=Counters(), compare=False)
@@ -134,11 +139,16 @@ class Page(Generic[T]):
     more: bool
 
 
-def begun(media: Media, *, title: str, visibility: Visibility, at: datetime) -> Media:
-    """Apply ``video.upload_started``. A redelivery does not overwrite the owner's edits."""
+def begun(media: Media, *, title: str, visibility: Visibility, at: datetime, draft: Media | None = None) -> Media:
+    """Apply ``video.upload_started``. A redelivery does not overwrite the owner's edits.
+
+    ``draft``: has all fields that owners edit, of a video that was created with them.
+    """
     if media.begun:
         return media
-    return replace(media, begun=True, title=title, visibility=visibility, created_at=at)
+    described = draft or replace(media, title=title, visibility=visibility)
+    fields = {name: getattr(described, name) for name in Changes.model_fields}
+    return replace(media, begun=True, created_at=at, **fields)
 
 
 def uploaded(media: Media) -> Media:
@@ -168,7 +178,21 @@ def _advanced(media: Media, state: State) -> Media:
 
 
 def edited(media: Media, changes: "Changes") -> Media:
-    return replace(media, **{name: getattr(changes, name) for name in changes.model_fields_set})
+    """A new visibility takes effect at once, and so cancels a publication that was scheduled before.
+
+    Raises InvalidInput if it is to be published later and is not private until then.
+    """
+    given = {name: getattr(changes, name) for name in changes.model_fields_set & Changes.model_fields.keys()}
+    if "visibility" in given:
+        given.setdefault("publish_at", None)
+    after = replace(media, **given)
+    if after.publish_at is not None and after.visibility is not Visibility.PRIVATE:
+        raise InvalidInput.of([("publish_at", "must be private until then")])
+    return after
+
+
+def published_on_time(media: Media) -> Media:
+    return replace(media, visibility=Visibility.PUBLIC, publish_at=None)
 
 
 # Fields that owners edit ---------------------------------------------------------------------------------------------
@@ -190,6 +214,12 @@ def _title(title: str) -> str:
     if not (shown := displayable(title)):
         raise ValueError("must show at least one visible character")
     return shown
+
+
+def _publish_at(at: datetime) -> datetime:
+    if not now() < at <= now() + MAX_PUBLISH_AHEAD:
+        raise ValueError("must be in the future, and at most a year ahead")
+    return in_milliseconds(at)
 
 
 def _attributes(attributes: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -224,16 +254,18 @@ Description = Annotated[
     AfterValidator(partial(displayable, lines=True)),
 ]
 Tags = Annotated[tuple[str, ...], AfterValidator(_tags)]
-Category = Annotated[str, StringConstraints(strip_whitespace=True, max_length=50), AfterValidator(displayable)]
+Category = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,50}$")]
+"""Of those that the deployment configures (settings.categories). Empty: none."""
 Language = Annotated[str, StringConstraints(pattern=r"^([A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3})?$")]
 """A language tag: language, script and region (https://www.rfc-editor.org/rfc/rfc5646#section-2.1). Empty: unknown."""
+PublishAt = Annotated[AwareDatetime, AfterValidator(_publish_at)]
 Attributes = Annotated[dict[str, JsonValue], AfterValidator(_attributes)]
 
 
 def _without_defaults(schema: dict[str, Any]) -> None:
     """Generated clients send documented defaults of fields that their users leave out."""
     for documented in schema["properties"].values():
-        del documented["default"]
+        documented.pop("default", None)
 
 
 class Changes(BaseModel):
@@ -248,3 +280,23 @@ class Changes(BaseModel):
     language: Language = ""
     visibility: Visibility = Visibility.PRIVATE
     attributes: Attributes = {}
+    publish_at: PublishAt = Field(
+        datetime.max.replace(tzinfo=UTC),
+        description="When a private document becomes public. An edit of the visibility cancels it.",
+    )
+
+
+class Creation(Changes):
+    """A new upload, and its document."""
+
+    filename: str = Field(min_length=1, max_length=255)
+    size: int = Field(ge=0, description="Bytes.")
+    title: Title
+
+
+@dataclass(frozen=True)
+class Upload:
+    """``id``: of the video and its document. ``url``: the tus resource that receives the bytes."""
+
+    id: UUID
+    url: str

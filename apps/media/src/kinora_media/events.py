@@ -1,6 +1,7 @@
 """Consumers of events: the life of videos, and deletions."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from kinora.events import auth, media, video
@@ -9,6 +10,7 @@ from kinora_kit.events import Event
 from kinora_media import domain
 from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
+from kinora_media.clock import in_milliseconds
 from kinora_media.domain import Media, Visibility
 
 
@@ -23,8 +25,16 @@ class Reactions:
         about = event.read(video.Deleted)  # video_id and owner_id, which all video events have
         if event.type == video.Deleted.type:
             await self.catalogue.remove(about.video_id, about.owner_id)
+        elif event.type == video.UploadStarted.type:
+            await self._begin(event.read(video.UploadStarted), in_milliseconds(event.time))
         else:
             await self.catalogue.apply(about.video_id, about.owner_id, partial(_apply, event))
+
+    async def _begin(self, started: video.UploadStarted, at: datetime) -> None:
+        draft = await self.catalogue.draft(started.draft_id, started.owner_id) if started.draft_id else None
+        visibility = Visibility(started.visibility)
+        begin = partial(domain.begun, title=started.title, visibility=visibility, at=at, draft=draft)
+        await self.catalogue.apply(started.video_id, started.owner_id, begin)
 
     async def to_auth(self, event: Event) -> None:
         if event.type != auth.UserDeleted.type:
@@ -39,11 +49,6 @@ class Reactions:
 
 def _apply(event: Event, document: Media) -> Media:
     match event.type:
-        case video.UploadStarted.type:
-            begun = event.read(video.UploadStarted)
-            # MongoDB stores milliseconds.
-            at = event.time.replace(microsecond=event.time.microsecond // 1000 * 1000)
-            return domain.begun(document, title=begun.title, visibility=Visibility(begun.visibility), at=at)
         case video.Uploaded.type:
             return domain.uploaded(document)
         case video.Playable.type:

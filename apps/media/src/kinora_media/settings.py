@@ -1,8 +1,11 @@
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, StringConstraints
 
 from kinora_kit.settings import Port, Settings
+
+CategoryId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,50}$")]
+CategoryName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
 class MediaSettings(Settings):
@@ -17,5 +20,25 @@ class MediaSettings(Settings):
     rabbitmq_url: SecretStr
     jwks_url: str
     video_grpc: str
+    categories: dict[CategoryId, CategoryName] = Field(
+        default={
+            "animals": "Animals",
+            "comedy": "Comedy",
+            "education": "Education",
+            "film": "Film and animation",
+            "food": "Food",
+            "gaming": "Gaming",
+            "how-to": "How-to and style",
+            "music": "Music",
+            "news": "News and politics",
+            "people": "People and blogs",
+            "science": "Science and technology",
+            "sport": "Sport",
+            "travel": "Travel",
+            "vehicles": "Vehicles",
+        },
+        max_length=100,
+    )
+    """Names by id, in the order that clients show them. Documents keep a category that is removed."""
     tombstone_days: int = Field(default=30, ge=1)
     """How long a tombstone is kept, so that a late event does not recreate a deleted document."""

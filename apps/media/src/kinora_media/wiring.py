@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 
 from kinora import queues
 from kinora.events import media
-from kinora.video.v1.video_pb2_grpc import EnforcementStub
+from kinora.video.v1.video_pb2_grpc import EnforcementStub, UploadsStub
 from kinora_kit import broker, consumer, mongo, redis, rpc, tasks
 from kinora_kit.health import Checks
 from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
@@ -27,6 +27,7 @@ from kinora_media.tallies import Tallies
 from kinora_media.videos import RemoteVideos
 
 INDEX_SECONDS = 3600
+PUBLISH_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
     ):
         relay = mongo.Relay([database[name] for name in store.OUTBOXES], bus)
         tallies = Tallies(database, store.TALLIES)
-        catalogue = Catalogue(database, relay, RemoteVideos(EnforcementStub(video)))
+        catalogue = Catalogue(
+            database, relay, RemoteVideos(EnforcementStub(video), UploadsStub(video)), settings.categories
+        )
         likes = Likes(database, relay, tallies, catalogue)
         reactions = Reactions(catalogue, Belongings(database, catalogue))
         verifier = TokenVerifier(
@@ -81,6 +84,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                 # In the background, so that the service starts without its store; repeated, so that a store that lost
                 # its data gets its indexes again.
                 indexes=lambda: tasks.every(INDEX_SECONDS, ensure_indexes),
+                publishing=lambda: tasks.every(PUBLISH_SECONDS, catalogue.publish_due),
                 video_events=lambda: consumer.consume(bus, queues.MEDIA_VIDEO, reactions.to_video),
                 auth_events=lambda: consumer.consume(bus, queues.MEDIA_AUTH, reactions.to_auth),
                 media_events=lambda: consumer.consume(bus, queues.MEDIA_MEDIA, reactions.to_media),

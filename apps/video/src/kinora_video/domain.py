@@ -71,7 +71,8 @@ class Video:
     """``size`` is None while deferred, ``source`` until probed.
 
     ``poster`` is the key of an object below the video's prefix. ``poster_time``: the second that the owner chose for
-    it, if any. ``visibility_changes``: their number so far.
+    it, if any. ``visibility_changes``: their number so far. ``draft_id``: of the media service, if the upload was
+    created with one.
     """
 
     id: UUID
@@ -91,6 +92,7 @@ class Video:
     failure_detail: str
     created_at: datetime
     transcoding_at: datetime | None
+    draft_id: UUID | None
 
     def visible_to(self, caller: Caller | None) -> bool:
         return self.state != "deleted" and (self.visibility != "private" or self.owned_by(caller))

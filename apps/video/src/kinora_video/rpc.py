@@ -89,6 +89,7 @@ class UploadsServicer(pb_grpc.UploadsServicer):
             filename=request.filename,
             size=request.size,
             visibility=parse_visibility(request.visibility or "private"),
+            draft_id=parse_id(request.draft_id) if request.draft_id else None,
             trace={"traceparent": trace} if trace else {},
         )
         return pb.CreateUploadResponse(video_id=str(video_id), upload_url=url)

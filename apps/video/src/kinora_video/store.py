@@ -25,7 +25,7 @@ _SOURCE = TypeAdapter(Source)
 
 _VIDEO = (
     "id, owner_id, title, filename, size, visibility, visibility_changes, state, bytes_received, version, source,"
-    " poster, failure_code, poster_time, failure_detail, created_at, transcoding_at"
+    " poster, failure_code, poster_time, failure_detail, created_at, transcoding_at, draft_id"
 )
 
 
@@ -47,8 +47,8 @@ def _video(row: Any) -> Video:
 
 async def insert(connection: Connection, video: Video) -> None:
     await connection.execute(
-        "INSERT INTO videos (id, owner_id, title, filename, size, visibility, state)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO videos (id, owner_id, title, filename, size, visibility, state, draft_id)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         video.id,
         video.owner_id,
         video.title,
@@ -56,6 +56,7 @@ async def insert(connection: Connection, video: Video) -> None:
         video.size,
         video.visibility,
         video.state,
+        video.draft_id,
     )
 
 

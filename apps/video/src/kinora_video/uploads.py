@@ -16,7 +16,7 @@ from kinora.events import video as events
 from kinora_kit import postgres
 from kinora_kit.errors import DomainError, InvalidInput, Unavailable
 from kinora_kit.identity import Caller
-from kinora_kit.ids import new_id
+from kinora_kit.ids import new_id, parse_id
 from kinora_kit.postgres import Connection, Pool
 from kinora_kit.s3 import ObjectStore
 from kinora_kit.text import displayable
@@ -37,6 +37,9 @@ from kinora_video.settings import VideoSettings
 from kinora_video.tus import COLLECTION, Creation, Name, parse_name, parse_path
 
 TITLE_LENGTH, FILENAME_LENGTH = 200, 255
+DRAFT = "media-draft"
+"""In Upload-Metadata, the media service's draft of the video's document. A client may name one, too: media applies only
+the owner's own."""
 # tusd has the object store copy the parts of a final upload into one object. S3 copies at most 5 GiB per request, and
 # only the last part may be smaller than 5 MiB.
 PARTIAL_MAX_BYTES = 5 << 30
@@ -67,7 +70,15 @@ class Uploads:
     # Called for clients
 
     async def create(
-        self, caller: Caller, *, title: str, filename: str, size: int, visibility: Visibility, trace: dict[str, str]
+        self,
+        caller: Caller,
+        *,
+        title: str,
+        filename: str,
+        size: int,
+        visibility: Visibility,
+        draft_id: UUID | None,
+        trace: dict[str, str],
     ) -> tuple[UUID, str]:
         """Create an upload; returns the video's id and the tus URL that receives its bytes.
 
@@ -76,6 +87,8 @@ class Uploads:
         filename, title = displayable(filename)[:FILENAME_LENGTH] or "video", displayable(title)[:TITLE_LENGTH]
         self._check_file(filename, "", size)
         metadata = {"filename": filename, "title": title, "visibility": visibility}
+        if draft_id is not None:
+            metadata[DRAFT] = str(draft_id)
         public = urlsplit(self.settings.public_url)
         try:
             answer = await self.tusd.post(
@@ -144,6 +157,7 @@ class Uploads:
         title = displayable(metadata.get("title", "")) or displayable(filename.rpartition(".")[0]) or filename
         self._check_file(filename, metadata.get("filetype", ""), size)
         visibility = domain.parse_visibility(metadata.get("visibility") or "private")
+        draft_id = parse_id(metadata[DRAFT]) if metadata.get(DRAFT) else None
         video = Video(
             id=new_id(),
             owner_id=caller.user_id,
@@ -162,6 +176,7 @@ class Uploads:
             failure_detail="",
             created_at=datetime.now(UTC),
             transcoding_at=None,
+            draft_id=draft_id,
         )
         async with postgres.transaction(self.pool) as connection:
             ids = [part.id for part in parts]
@@ -384,6 +399,7 @@ async def _begin(connection: Connection, video: Video) -> None:
                 filename=video.filename,
                 size=video.size or 0,
                 visibility=video.visibility,
+                draft_id=video.draft_id,
             ),
         )
         await announce.progressed(connection, video.id)

@@ -27,6 +27,8 @@ class UploadStarted(_Video):
     filename: str
     size: int
     visibility: Literal["private", "unlisted", "public"]
+    draft_id: UUID | None = None
+    """The draft of the media service that describes the video, if it was created with one."""
 
 
 class Uploaded(_Video):

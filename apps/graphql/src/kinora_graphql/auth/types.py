@@ -7,7 +7,7 @@ import strawberry
 from kinora.auth.v1 import auth_pb2 as pb
 from kinora_graphql import ids
 from kinora_graphql.node.types import Node
-from kinora_graphql.times import moment
+from kinora_kit.structs import moment
 
 if TYPE_CHECKING:
     from kinora_graphql.context import Context

@@ -18,3 +18,12 @@ def load_media(catalogue: "CatalogueAsyncStub") -> Callable[[list[UUID]], Awaita
         return [found.get(media_id) for media_id in ids]
 
     return load
+
+
+def load_category_names(catalogue: "CatalogueAsyncStub") -> Callable[[list[str]], Awaitable[list[str]]]:
+    async def load(slugs: list[str]) -> list[str]:
+        answer = await catalogue.ListCategories(pb.ListCategoriesRequest())
+        names = {category.id: category.name for category in answer.categories}
+        return [names.get(slug, slug) for slug in slugs]
+
+    return load

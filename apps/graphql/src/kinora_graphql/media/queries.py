@@ -8,7 +8,7 @@ from kinora_graphql.auth.types import User
 from kinora_graphql.connections import DEFAULT_FIRST, After, Connection, First, page_size
 from kinora_graphql.context import Context, Info
 from kinora_graphql.ids import parse
-from kinora_graphql.media.types import Media, media_page
+from kinora_graphql.media.types import Category, Media, media_page
 from kinora_graphql.node.types import LISTED, Node, load_list
 
 
@@ -48,6 +48,13 @@ class MediaQuery:
         with info.context.listing(limit):
             page = await info.context.clients.catalogue.ListFeed(pb.ListFeedRequest(after=after or "", limit=limit))
         return media_page(page)
+
+    @strawberry.field(description="What a video's category can be, in the order to show them.")
+    async def categories(self, info: Info) -> list[Category]:
+        answer = await info.context.clients.catalogue.ListCategories(pb.ListCategoriesRequest())
+        names = info.context.loaders.category_names
+        names.prime_many({each.id: each.name for each in answer.categories})
+        return [Category(slug=each.id) for each in answer.categories]
 
     @strawberry.field(description="By its own id or that of its user; null if there is no such user.")
     async def channel(self, info: Info, id: strawberry.ID) -> Channel | None:  # noqa: A002

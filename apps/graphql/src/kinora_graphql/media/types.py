@@ -12,9 +12,8 @@ from kinora_graphql.connections import Connection, Edge, connection
 from kinora_graphql.context import Context, Info
 from kinora_graphql.node.types import Node
 from kinora_graphql.scalars import BigInt
-from kinora_graphql.times import moment
 from kinora_graphql.video.types import Failure, Video
-from kinora_kit.structs import from_struct
+from kinora_kit.structs import from_struct, moment
 
 
 @strawberry.enum
@@ -33,12 +32,21 @@ class MediaState(StrEnum):
     FAILED = "failed"
 
 
+@strawberry.type
+class Category:
+    slug: str
+
+    @strawberry.field(description="For display. The slug, if the platform no longer has this category.")
+    async def name(self, info: Info) -> str:
+        return await info.context.loaders.category_names.load(self.slug)
+
+
 @strawberry.type(description="A video's title, description and visibility.")
 class Media(Node):
     title: str
     description: str
     tags: list[str]
-    category: str
+    category: Category | None = strawberry.field(description="Null if it has none.")
     language: str = strawberry.field(description="BCP 47, such as pt-BR; empty if unknown.")
     visibility: Visibility
     state: MediaState
@@ -47,6 +55,9 @@ class Media(Node):
     failure: Failure | None
     created_at: datetime
     updated_at: datetime
+    publish_at: datetime | None = strawberry.field(
+        description="When it becomes public by itself; null unless it is scheduled."
+    )
     published_at: datetime | None = strawberry.field(
         description="When it was ready and public for the first time; null before."
     )
@@ -74,7 +85,7 @@ class Media(Node):
             title=media.title,
             description=media.description,
             tags=list(media.tags),
-            category=media.category,
+            category=Category(slug=media.category) if media.category else None,
             language=media.language,
             visibility=Visibility[pb.Visibility.Name(media.visibility).removeprefix("VISIBILITY_")],
             state=MediaState[pb.State.Name(media.state).removeprefix("STATE_")],
@@ -83,6 +94,7 @@ class Media(Node):
             failure=Failure.of(media.failure_code, media.failure_detail),
             created_at=moment(media.created_at),
             updated_at=moment(media.updated_at),
+            publish_at=moment(media.publish_at) if media.HasField("publish_at") else None,
             published_at=moment(media.published_at) if media.HasField("published_at") else None,
             view_count=BigInt(media.counters.views),
             like_count=BigInt(media.counters.likes),

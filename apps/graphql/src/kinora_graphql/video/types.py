@@ -9,7 +9,7 @@ from kinora.events.video import TranscodeProgressed
 from kinora.video.v1 import video_pb2 as pb
 from kinora_graphql.node.types import Node
 from kinora_graphql.scalars import BigInt
-from kinora_graphql.times import moment
+from kinora_kit.structs import moment
 
 if TYPE_CHECKING:
     from kinora_graphql.context import Context

@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
-from kinora_media.domain import Changes, Media, Page, State, Visibility
+from kinora_media.domain import Changes, Creation, Media, Page, State, Visibility
 from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["media"])
@@ -50,8 +50,23 @@ class MediaOut(BaseModel):
     failure: FailureOut | None
     created_at: datetime
     updated_at: datetime
+    publish_at: datetime | None
     published_at: datetime | None
     counters: CountersOut
+
+
+class UploadOut(BaseModel):
+    id: UUID
+    upload_url: str
+
+
+class CategoryOut(BaseModel):
+    id: str
+    name: str
+
+
+class Categories(BaseModel):
+    items: list[CategoryOut]
 
 
 class MediaPage(BaseModel):
@@ -70,6 +85,25 @@ def _page(page: Page[Media], cursor: Callable[[Media], str]) -> MediaPage:
     return MediaPage(
         items=[media_out(media) for media in page.items], next_cursor=cursor(page.items[-1]) if page.more else None
     )
+
+
+CREATED: dict[int | str, dict[str, Any]] = {
+    201: {"headers": {"Location": {"description": "The tus resource for the bytes", "schema": {"type": "string"}}}}
+}
+
+
+@router.post("", status_code=201, responses=CREATED)
+async def create(creation: Creation, caller: SignedIn, wired: Wired, response: Response) -> UploadOut:
+    """Create an upload and its document. Then send the bytes to `upload_url` (tus 1.0)."""
+    upload = await wired.catalogue.create(caller, creation)
+    response.headers["Location"] = upload.url
+    return UploadOut(id=upload.id, upload_url=upload.url)
+
+
+@router.get("/categories")
+async def categories(wired: Wired) -> Categories:
+    """What `category` can be, in the order to show them."""
+    return Categories(items=[CategoryOut(id=id_, name=name) for id_, name in wired.catalogue.categories.items()])
 
 
 @router.get("/feed")

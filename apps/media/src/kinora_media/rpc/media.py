@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import grpc
 
@@ -19,10 +20,10 @@ from kinora_kit.commands import command
 from kinora_kit.errors import InvalidInput
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import fields, optional_caller, signed_in
-from kinora_kit.structs import from_struct, timestamp
+from kinora_kit.structs import from_struct, moment, timestamp
 from kinora_media import cursors
 from kinora_media.catalogue import Catalogue
-from kinora_media.domain import Changes, Media, Page, State, Visibility
+from kinora_media.domain import Changes, Creation, Media, Page, State, Visibility
 
 MAX_PAGE = 50
 """A document may have 105 KB as a message, and a response at most rpc.MAX_MESSAGE_BYTES."""
@@ -41,6 +42,10 @@ def register(server: grpc.aio.Server, catalogue: Catalogue) -> None:
 class CatalogueRpc(CatalogueServicer):
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+
+    async def ListCategories(self, request: pb.ListCategoriesRequest, context: object) -> pb.ListCategoriesResponse:
+        found = [pb.Category(id=id_, name=name) for id_, name in self._catalogue.categories.items()]
+        return pb.ListCategoriesResponse(categories=found)
 
     async def ListMedia(self, request: pb.ListMediaRequest, context: object) -> pb.ListMediaResponse:
         found = await self._catalogue.many(optional_caller(), [parse_id(text) for text in request.ids])
@@ -62,8 +67,14 @@ class EditingRpc(EditingServicer):
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
 
+    async def CreateMedia(self, request: pb.CreateMediaRequest, context: object) -> pb.CreateMediaResponse:
+        creation = command(Creation, fields(request, "filename", "size") | _given(request))
+        upload = await self._catalogue.create(signed_in(), creation)
+        return pb.CreateMediaResponse(id=str(upload.id), upload_url=upload.url)
+
     async def UpdateMedia(self, request: pb.UpdateMediaRequest, context: object) -> pb.Media:
-        return message_of(await self._catalogue.edit(signed_in(), parse_id(request.id), _changes(request)))
+        changes = command(Changes, _given(request))
+        return message_of(await self._catalogue.edit(signed_in(), parse_id(request.id), changes))
 
     async def DeleteMedia(self, request: pb.DeleteMediaRequest, context: object) -> pb.DeleteMediaResponse:
         await self._catalogue.delete(signed_in(), parse_id(request.id))
@@ -94,7 +105,7 @@ def _page(page: Page[Media], cursor: Callable[[Media], str]) -> pb.MediaPage:
     return pb.MediaPage(entries=entries, has_more=page.more)
 
 
-def _changes(request: pb.UpdateMediaRequest) -> Changes:
+def _given(request: pb.CreateMediaRequest | pb.UpdateMediaRequest) -> dict[str, Any]:
     given = fields(request, "title", "description", "category", "language")
     if request.HasField("tags"):
         given["tags"] = tuple(request.tags.tags)
@@ -102,7 +113,9 @@ def _changes(request: pb.UpdateMediaRequest) -> Changes:
         given["visibility"] = OF_NUMBER.get(request.visibility)
     if request.HasField("attributes"):
         given["attributes"] = from_struct(request.attributes)
-    return command(Changes, given)
+    if request.HasField("publish_at"):
+        given["publish_at"] = moment(request.publish_at)
+    return given
 
 
 def message_of(media: Media) -> pb.Media:
@@ -121,6 +134,7 @@ def message_of(media: Media) -> pb.Media:
         failure_detail=media.failure_detail,
         created_at=timestamp(media.created_at),
         updated_at=timestamp(media.updated_at),
+        publish_at=timestamp(media.publish_at) if media.publish_at else None,
         published_at=timestamp(media.published_at) if media.published_at else None,
         counters=pb.Counters(**asdict(media.counters)),
     )

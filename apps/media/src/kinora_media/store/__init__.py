@@ -4,7 +4,7 @@ Each write changes one document and includes the events it causes, so no transac
 """
 
 from kinora_kit.mongo import Database, IndexModel
-from kinora_media.store import channels, likes, media
+from kinora_media.store import channels, drafts, likes, media
 from kinora_media.store.tallies import Tally
 
 SECONDS_PER_DAY = 24 * 3600
@@ -23,7 +23,12 @@ def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
     tombstones = IndexModel(
         "deleted_at", expireAfterSeconds=tombstone_days * SECONDS_PER_DAY, sparse=True, name="tombstones"
     )
-    return media.indexes(tombstones=tombstones) | channels.indexes(tombstones=tombstones) | likes.indexes()
+    return (
+        media.indexes(tombstones=tombstones)
+        | channels.indexes(tombstones=tombstones)
+        | drafts.indexes()
+        | likes.indexes()
+    )
 
 
 async def ensure_indexes(database: Database, *, tombstone_days: int) -> None:

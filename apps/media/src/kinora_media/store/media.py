@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,8 @@ from kinora_media.domain import Counters, Media, Position, State, Visibility
 from kinora_media.store import tallies
 from kinora_media.store.channels import CHANNELS
 from kinora_media.store.tallies import DUE, OPEN, Source, Thing
+
+EARLIEST = datetime.fromtimestamp(0, UTC)
 
 MEDIA = "media"
 
@@ -46,6 +48,7 @@ def indexes(*, tombstones: IndexModel) -> dict[str, list[IndexModel]]:
         MEDIA: [
             IndexModel([("owner_id", 1), ("_id", -1)], name="owner"),
             IndexModel([(FEED_AT, -1), ("_id", -1)], sparse=True, name="feed"),
+            IndexModel("publish_at", sparse=True, name="schedule"),
             tombstones,
             DUE,
             OPEN,
@@ -57,13 +60,13 @@ async def find(database: Database, media_id: UUID) -> Media | Tombstone | None:
     document = await database[MEDIA].find_one({"_id": media_id}, SHOWN)
     if document is None:
         return None
-    return Tombstone() if "deleted_at" in document else _media(document)
+    return Tombstone() if "deleted_at" in document else media_of(document)
 
 
 async def many(database: Database, ids: Sequence[UUID]) -> list[Media]:
     """The documents that have begun, in no particular order."""
     found = database[MEDIA].find({"_id": {"$in": list(ids)}, "begun": True}, SHOWN)
-    return [_media(document) async for document in found]
+    return [media_of(document) async for document in found]
 
 
 async def page(database: Database, owner_id: UUID, *, published: bool, before: UUID | None, limit: int) -> list[Media]:
@@ -77,7 +80,7 @@ async def page(database: Database, owner_id: UUID, *, published: bool, before: U
     if before is not None:
         query["_id"] = {"$lt": before}
     found = database[MEDIA].find(query, SHOWN).sort("_id", -1).limit(limit)
-    return [_media(document) async for document in found]
+    return [media_of(document) async for document in found]
 
 
 async def feed(database: Database, *, after: Position | None, until: datetime, limit: int) -> list[Media]:
@@ -86,13 +89,21 @@ async def feed(database: Database, *, after: Position | None, until: datetime, l
     if after is not None:  # the range above bounds the scan of the index, this only skips equal times
         query["$or"] = [{FEED_AT: {"$lt": after.at}}, {"_id": {"$lt": after.id}}]
     found = database[MEDIA].find(query, SHOWN).sort([(FEED_AT, -1), ("_id", -1)]).limit(limit)
-    return [_media(document) async for document in found]
+    return [media_of(document) async for document in found]
+
+
+async def due(database: Database, *, until: datetime, limit: int) -> list[Media]:
+    """Documents to be published by ``until``, earliest first."""
+    # The lower bound lets the stand-in for MongoDB use the index.
+    query = {"publish_at": {"$gte": EARLIEST, "$lte": until}}
+    found = database[MEDIA].find(query, SHOWN).sort("publish_at", 1).limit(limit)
+    return [media_of(document) async for document in found]
 
 
 async def insert(database: Database, media: Media, events: Sequence[Event]) -> bool:
     """False if the id exists already, also as a tombstone."""
     try:
-        await database[MEDIA].insert_one({"_id": media.id, **_document(media), OUTBOX: entries(events)})
+        await database[MEDIA].insert_one({"_id": media.id, **document_of(media), OUTBOX: entries(events)})
     except DuplicateKeyError:
         return False
     return True
@@ -100,8 +111,9 @@ async def insert(database: Database, media: Media, events: Sequence[Event]) -> b
 
 async def update(database: Database, media: Media, *, expected_version: int, events: Sequence[Event]) -> bool:
     """False if the document no longer has the expected version."""
-    change: Document = {name: {"$literal": value} for name, value in _document(media).items()}
-    change.setdefault(FEED_AT, "$$REMOVE")
+    change: Document = {name: {"$literal": value} for name, value in document_of(media).items()}
+    for name in (FEED_AT, "publish_at"):
+        change.setdefault(name, "$$REMOVE")
     if events:
         change[OUTBOX] = superseding(entries(events))
     result = await database[MEDIA].update_one({"_id": media.id, "version": expected_version}, [{"$set": change}])
@@ -135,20 +147,22 @@ def entries(events: Sequence[Event]) -> list[Document]:
     return [pending(event, exchange=EXCHANGE) for event in events]
 
 
-def _document(media: Media) -> Document:
-    """Without the id."""
+def document_of(media: Media) -> Document:
+    """What is stored, without the id."""
     document = asdict(media) | {
         "tags": list(media.tags),
         "visibility": str(media.visibility),
         "state": str(media.state),
     }
     del document["id"], document["counters"]
+    if media.publish_at is None:  # the index has only documents that are scheduled
+        del document["publish_at"]
     if media.published:
         document[FEED_AT] = media.published_at
     return document
 
 
-def _media(document: dict[str, Any]) -> Media:
+def media_of(document: dict[str, Any]) -> Media:
     # Documents of earlier releases lack newer fields.
     known = {item.name: document[item.name] for item in fields(Media) if item.name in document}
     return Media(

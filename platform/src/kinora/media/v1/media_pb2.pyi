@@ -90,11 +90,13 @@ class Media(_message.Message):
     LANGUAGE_FIELD_NUMBER: _builtins.int
     PUBLISHED_AT_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
+    PUBLISH_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner_id: _builtins.str
     title: _builtins.str
     description: _builtins.str
     category: _builtins.str
+    """An id; empty if it has none."""
     visibility: Global___Visibility.ValueType
     state: Global___State.ValueType
     duration: _builtins.float
@@ -117,6 +119,10 @@ class Media(_message.Message):
 
     @_builtins.property
     def counters(self) -> Global___Counters: ...
+    @_builtins.property
+    def publish_at(self) -> _timestamp_pb2.Timestamp:
+        """When a private document becomes public; absent unless it is scheduled."""
+
     def __init__(
         self,
         *,
@@ -137,10 +143,11 @@ class Media(_message.Message):
         language: _builtins.str = ...,
         published_at: _timestamp_pb2.Timestamp | None = ...,
         counters: Global___Counters | None = ...,
+        publish_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "counters", b"counters", "created_at", b"created_at", "duration", b"duration", "published_at", b"published_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "counters", b"counters", "created_at", b"created_at", "duration", b"duration", "publish_at", b"publish_at", "published_at", b"published_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "category", b"category", "counters", b"counters", "created_at", b"created_at", "description", b"description", "duration", b"duration", "failure_code", b"failure_code", "failure_detail", b"failure_detail", "id", b"id", "language", b"language", "owner_id", b"owner_id", "published_at", b"published_at", "state", b"state", "tags", b"tags", "title", b"title", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "category", b"category", "counters", b"counters", "created_at", b"created_at", "description", b"description", "duration", b"duration", "failure_code", b"failure_code", "failure_detail", b"failure_detail", "id", b"id", "language", b"language", "owner_id", b"owner_id", "publish_at", b"publish_at", "published_at", b"published_at", "state", b"state", "tags", b"tags", "title", b"title", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duration: _TypeAlias = _typing.Literal["duration"]  # noqa: Y015
     _WhichOneofArgType__duration: _TypeAlias = _typing.Literal["_duration", b"_duration"]  # noqa: Y015
@@ -172,6 +179,157 @@ class Counters(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Counters: _TypeAlias = Counters  # noqa: Y015
+
+@_typing.final
+class ListCategoriesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCategoriesRequest: _TypeAlias = ListCategoriesRequest  # noqa: Y015
+
+@_typing.final
+class ListCategoriesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Category]: ...
+    def __init__(
+        self,
+        *,
+        categories: _abc.Iterable[Global___Category] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCategoriesResponse: _TypeAlias = ListCategoriesResponse  # noqa: Y015
+
+@_typing.final
+class Category(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Category: _TypeAlias = Category  # noqa: Y015
+
+@_typing.final
+class CreateMediaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILENAME_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    PUBLISH_AT_FIELD_NUMBER: _builtins.int
+    filename: _builtins.str
+    size: _builtins.int
+    """Bytes."""
+    title: _builtins.str
+    description: _builtins.str
+    """The others as in UpdateMediaRequest."""
+    category: _builtins.str
+    language: _builtins.str
+    visibility: Global___Visibility.ValueType
+    @_builtins.property
+    def tags(self) -> Global___TagList: ...
+    @_builtins.property
+    def attributes(self) -> _struct_pb2.Struct: ...
+    @_builtins.property
+    def publish_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        filename: _builtins.str = ...,
+        size: _builtins.int = ...,
+        title: _builtins.str = ...,
+        description: _builtins.str | None = ...,
+        tags: Global___TagList | None = ...,
+        category: _builtins.str | None = ...,
+        language: _builtins.str | None = ...,
+        visibility: Global___Visibility.ValueType = ...,
+        attributes: _struct_pb2.Struct | None = ...,
+        publish_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "attributes", b"attributes", "category", b"category", "description", b"description", "language", b"language", "publish_at", b"publish_at", "tags", b"tags"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "attributes", b"attributes", "category", b"category", "description", b"description", "filename", b"filename", "language", b"language", "publish_at", b"publish_at", "size", b"size", "tags", b"tags", "title", b"title", "visibility", b"visibility"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__attributes: _TypeAlias = _typing.Literal["attributes"]  # noqa: Y015
+    _WhichOneofArgType__attributes: _TypeAlias = _typing.Literal["_attributes", b"_attributes"]  # noqa: Y015
+    _WhichOneofReturnType__category: _TypeAlias = _typing.Literal["category"]  # noqa: Y015
+    _WhichOneofArgType__category: _TypeAlias = _typing.Literal["_category", b"_category"]  # noqa: Y015
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__language: _TypeAlias = _typing.Literal["language"]  # noqa: Y015
+    _WhichOneofArgType__language: _TypeAlias = _typing.Literal["_language", b"_language"]  # noqa: Y015
+    _WhichOneofReturnType__tags: _TypeAlias = _typing.Literal["tags"]  # noqa: Y015
+    _WhichOneofArgType__tags: _TypeAlias = _typing.Literal["_tags", b"_tags"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attributes) -> _WhichOneofReturnType__attributes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__category) -> _WhichOneofReturnType__category | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__language) -> _WhichOneofReturnType__language | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tags) -> _WhichOneofReturnType__tags | None: ...
+
+Global___CreateMediaRequest: _TypeAlias = CreateMediaRequest  # noqa: Y015
+
+@_typing.final
+class CreateMediaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    UPLOAD_URL_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Of the video and its document."""
+    upload_url: _builtins.str
+    """The tus resource to send the bytes to."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        upload_url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "upload_url", b"upload_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateMediaResponse: _TypeAlias = CreateMediaResponse  # noqa: Y015
 
 @_typing.final
 class ListMediaRequest(_message.Message):
@@ -322,6 +480,7 @@ class UpdateMediaRequest(_message.Message):
     VISIBILITY_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
+    PUBLISH_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     title: _builtins.str
     description: _builtins.str
@@ -336,6 +495,10 @@ class UpdateMediaRequest(_message.Message):
     def attributes(self) -> _struct_pb2.Struct:
         """Set to replace all attributes."""
 
+    @_builtins.property
+    def publish_at(self) -> _timestamp_pb2.Timestamp:
+        """When a private document becomes public. An edit of the visibility cancels it."""
+
     def __init__(
         self,
         *,
@@ -347,10 +510,11 @@ class UpdateMediaRequest(_message.Message):
         visibility: Global___Visibility.ValueType = ...,
         attributes: _struct_pb2.Struct | None = ...,
         language: _builtins.str | None = ...,
+        publish_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "_title", b"_title", "attributes", b"attributes", "category", b"category", "description", b"description", "language", b"language", "tags", b"tags", "title", b"title"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "_title", b"_title", "attributes", b"attributes", "category", b"category", "description", b"description", "language", b"language", "publish_at", b"publish_at", "tags", b"tags", "title", b"title"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "_title", b"_title", "attributes", b"attributes", "category", b"category", "description", b"description", "id", b"id", "language", b"language", "tags", b"tags", "title", b"title", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "_title", b"_title", "attributes", b"attributes", "category", b"category", "description", b"description", "id", b"id", "language", b"language", "publish_at", b"publish_at", "tags", b"tags", "title", b"title", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attributes: _TypeAlias = _typing.Literal["attributes"]  # noqa: Y015
     _WhichOneofArgType__attributes: _TypeAlias = _typing.Literal["_attributes", b"_attributes"]  # noqa: Y015

@@ -50,6 +50,11 @@ class CatalogueStub:
                 request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListUserMediaRequest.SerializeToString,
                 response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.FromString,
                 _registered_method=True)
+        self.ListCategories = channel.unary_unary(
+                '/kinora.media.v1.Catalogue/ListCategories',
+                request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListCategoriesRequest.SerializeToString,
+                response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListCategoriesResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogueServicer:
@@ -77,6 +82,13 @@ class CatalogueServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCategories(self, request, context):
+        """What Media.category can be, in the order to show them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogueServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_CatalogueServicer_to_server(servicer, server):
                     servicer.ListUserMedia,
                     request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListUserMediaRequest.FromString,
                     response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.SerializeToString,
+            ),
+            'ListCategories': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCategories,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListCategoriesRequest.FromString,
+                    response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListCategoriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -188,9 +205,36 @@ class Catalogue:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def ListCategories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.media.v1.Catalogue/ListCategories',
+            kinora_dot_media_dot_v1_dot_media__pb2.ListCategoriesRequest.SerializeToString,
+            kinora_dot_media_dot_v1_dot_media__pb2.ListCategoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class EditingStub:
-    """Changing documents; the caller must own them.
+    """Creating documents, and changing the caller's own.
     """
 
     def __init__(self, channel):
@@ -199,6 +243,11 @@ class EditingStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateMedia = channel.unary_unary(
+                '/kinora.media.v1.Editing/CreateMedia',
+                request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.CreateMediaRequest.SerializeToString,
+                response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.CreateMediaResponse.FromString,
+                _registered_method=True)
         self.UpdateMedia = channel.unary_unary(
                 '/kinora.media.v1.Editing/UpdateMedia',
                 request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.UpdateMediaRequest.SerializeToString,
@@ -212,8 +261,15 @@ class EditingStub:
 
 
 class EditingServicer:
-    """Changing documents; the caller must own them.
+    """Creating documents, and changing the caller's own.
     """
+
+    def CreateMedia(self, request, context):
+        """Creates an upload, and its document with these fields.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def UpdateMedia(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -230,6 +286,11 @@ class EditingServicer:
 
 def add_EditingServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateMedia': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateMedia,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.CreateMediaRequest.FromString,
+                    response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.CreateMediaResponse.SerializeToString,
+            ),
             'UpdateMedia': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateMedia,
                     request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.UpdateMediaRequest.FromString,
@@ -249,8 +310,35 @@ def add_EditingServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Editing:
-    """Changing documents; the caller must own them.
+    """Creating documents, and changing the caller's own.
     """
+
+    @staticmethod
+    def CreateMedia(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.media.v1.Editing/CreateMedia',
+            kinora_dot_media_dot_v1_dot_media__pb2.CreateMediaRequest.SerializeToString,
+            kinora_dot_media_dot_v1_dot_media__pb2.CreateMediaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def UpdateMedia(request,

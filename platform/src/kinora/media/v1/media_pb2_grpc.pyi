@@ -39,6 +39,8 @@ class CatalogueStub:
     """The ready and public documents of all users, last published first."""
     ListUserMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListUserMediaRequest, _media_pb2.MediaPage]
     """A user's documents, newest first: all for that user, ready and public ones for others."""
+    ListCategories: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListCategoriesRequest, _media_pb2.ListCategoriesResponse]
+    """What Media.category can be, in the order to show them."""
 
 @_typing.type_check_only
 class CatalogueAsyncStub(CatalogueStub):
@@ -51,6 +53,8 @@ class CatalogueAsyncStub(CatalogueStub):
     """The ready and public documents of all users, last published first."""
     ListUserMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.ListUserMediaRequest, _media_pb2.MediaPage]  # type: ignore[assignment]
     """A user's documents, newest first: all for that user, ready and public ones for others."""
+    ListCategories: _aio.UnaryUnaryMultiCallable[_media_pb2.ListCategoriesRequest, _media_pb2.ListCategoriesResponse]  # type: ignore[assignment]
+    """What Media.category can be, in the order to show them."""
 
 class CatalogueServicer(metaclass=_abc_1.ABCMeta):
     """Reading the catalogue."""
@@ -79,28 +83,48 @@ class CatalogueServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_media_pb2.MediaPage, _abc.Awaitable[_media_pb2.MediaPage]]:
         """A user's documents, newest first: all for that user, ready and public ones for others."""
 
+    @_abc_1.abstractmethod
+    def ListCategories(
+        self,
+        request: _media_pb2.ListCategoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_media_pb2.ListCategoriesResponse, _abc.Awaitable[_media_pb2.ListCategoriesResponse]]:
+        """What Media.category can be, in the order to show them."""
+
 def add_CatalogueServicer_to_server(servicer: CatalogueServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class EditingStub:
-    """Changing documents; the caller must own them."""
+    """Creating documents, and changing the caller's own."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EditingAsyncStub: ...
+    CreateMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.CreateMediaRequest, _media_pb2.CreateMediaResponse]
+    """Creates an upload, and its document with these fields."""
     UpdateMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.UpdateMediaRequest, _media_pb2.Media]
     DeleteMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.DeleteMediaRequest, _media_pb2.DeleteMediaResponse]
 
 @_typing.type_check_only
 class EditingAsyncStub(EditingStub):
-    """Changing documents; the caller must own them."""
+    """Creating documents, and changing the caller's own."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.CreateMediaRequest, _media_pb2.CreateMediaResponse]  # type: ignore[assignment]
+    """Creates an upload, and its document with these fields."""
     UpdateMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.UpdateMediaRequest, _media_pb2.Media]  # type: ignore[assignment]
     DeleteMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.DeleteMediaRequest, _media_pb2.DeleteMediaResponse]  # type: ignore[assignment]
 
 class EditingServicer(metaclass=_abc_1.ABCMeta):
-    """Changing documents; the caller must own them."""
+    """Creating documents, and changing the caller's own."""
+
+    @_abc_1.abstractmethod
+    def CreateMedia(
+        self,
+        request: _media_pb2.CreateMediaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_media_pb2.CreateMediaResponse, _abc.Awaitable[_media_pb2.CreateMediaResponse]]:
+        """Creates an upload, and its document with these fields."""
 
     @_abc_1.abstractmethod
     def UpdateMedia(

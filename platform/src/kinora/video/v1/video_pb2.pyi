@@ -257,12 +257,15 @@ class CreateUploadRequest(_message.Message):
     FILENAME_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     VISIBILITY_FIELD_NUMBER: _builtins.int
+    DRAFT_ID_FIELD_NUMBER: _builtins.int
     title: _builtins.str
     filename: _builtins.str
     size: _builtins.int
     """Bytes."""
     visibility: _builtins.str
     """private (the default), unlisted, public"""
+    draft_id: _builtins.str
+    """Of the media service, which describes the video; empty if there is none."""
     def __init__(
         self,
         *,
@@ -270,10 +273,11 @@ class CreateUploadRequest(_message.Message):
         filename: _builtins.str = ...,
         size: _builtins.int = ...,
         visibility: _builtins.str = ...,
+        draft_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "size", b"size", "title", b"title", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_id", b"draft_id", "filename", b"filename", "size", b"size", "title", b"title", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,35 @@
+"""What the owner said of a video before its upload was created. Deleted by the store some days later."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from kinora_kit.mongo import Database, IndexModel
+from kinora_media.domain import Media
+from kinora_media.store.media import document_of, media_of
+
+DRAFTS = "drafts"
+KEPT = timedelta(days=7)
+"""``video.upload_started`` follows within milliseconds; longer only during an outage of the broker."""
+
+
+def indexes() -> dict[str, list[IndexModel]]:
+    return {
+        DRAFTS: [
+            IndexModel("owner_id", name="owner"),
+            IndexModel("created_at", expireAfterSeconds=int(KEPT.total_seconds()), name="expiry"),
+        ]
+    }
+
+
+async def insert(database: Database, draft: Media) -> None:
+    await database[DRAFTS].insert_one({"_id": draft.id, **document_of(draft)})
+
+
+async def find(database: Database, draft_id: UUID, owner_id: UUID) -> Media | None:
+    """None if it is another user's: uploads may name any."""
+    document = await database[DRAFTS].find_one({"_id": draft_id, "owner_id": owner_id})
+    return None if document is None else media_of(document)
+
+
+async def delete_of(database: Database, owner_id: UUID) -> None:
+    await database[DRAFTS].delete_many({"owner_id": owner_id})
