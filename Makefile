@@ -143,6 +143,7 @@ types: install ## Check the types
 generate: install ## Generate gRPC code, event schemas, the GraphQL schema, and the OpenAPI document
 	@PATH="$(CURDIR)/$(VENV):$$PATH" $(VENV)/python platform/generate.py
 	@$(VENV)/python -m kinora_graphql.schema >apps/graphql/schema.graphql
+	@$(VENV)/python -m kinora_graphql.documents
 	@$(VENV)/python local/openapi.py >platform/src/kinora/openapi.json
 lock: install ## Lock the dependencies in requirements.txt, with hashes
 	@$(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -6,6 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
+from kinora_graphql.documents import sha256
+
 JSON = "application/json"
 RESPONSE = "application/graphql-response+json"
 TYPENAME = "{ __typename }"
@@ -60,7 +62,7 @@ async def test_media_type_follows_accept(http: httpx.AsyncClient, accept: str | 
         *({"query": TYPENAME, name: None} for name in ("variables", "operationName", "extensions")),  # 94B*, 022*
         *({"query": TYPENAME, name: ""} for name in ("variables", "operationName", "extensions")),
         {"query": TYPENAME, "extensions": {"some": "value"}},  # 428F, 1B7A
-        {"query": TYPENAME, "extensions": {"persistedQuery": {"version": 1, "sha256Hash": "0" * 64}}},
+        {"query": TYPENAME, "extensions": {"persistedQuery": {"version": 1, "sha256Hash": sha256(TYPENAME)}}},
         {"query": TYPENAME, "id": "an extra member"},
     ],
     ids=json.dumps,
@@ -126,7 +128,7 @@ async def test_post_rejects_batches(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(("accept", "status"), [(JSON, 200), (None, 200), (RESPONSE, 400)])
-async def test_hash_without_document_returns_persisted_query_not_supported(
+async def test_unknown_hash_returns_persisted_query_not_found(
     http: httpx.AsyncClient, accept: str | None, status: int
 ) -> None:
     """200 for application/json: mobile clients ignore bodies of other statuses, and would not resend the document."""
@@ -134,9 +136,10 @@ async def test_hash_without_document_returns_persisted_query_not_supported(
     by_get = await http.get(
         "/graphql", params={"extensions": json.dumps(extensions)}, headers={"accept": accept} if accept else {}
     )
-    for answer in (by_get, await post(http, {"extensions": extensions}, accept)):
-        assert (answer.status_code, codes(answer)) == (status, ["PERSISTED_QUERY_NOT_SUPPORTED"])
-        assert answer.json()["errors"][0]["message"] == "PersistedQueryNotSupported"
+    by_id = [await post(http, {"documentId": each}, accept) for each in ("sha256:" + "0" * 64, "0" * 64, "x-y:z")]
+    for answer in (by_get, await post(http, {"extensions": extensions}, accept), *by_id):
+        assert (answer.status_code, codes(answer)) == (status, ["PERSISTED_QUERY_NOT_FOUND"])
+        assert answer.json()["errors"][0]["message"] == "PersistedQueryNotFound"
 
 
 @pytest.mark.parametrize(("accept", "status"), [(JSON, 200), (None, 200), (RESPONSE, 400)])

@@ -15,6 +15,7 @@ from kinora.media.v1 import media_pb2 as media
 from kinora.video.v1 import video_pb2 as video
 from kinora_graphql.auth.loaders import load_profiles, load_sessions, load_users
 from kinora_graphql.clients import Clients
+from kinora_graphql.documents import Documents
 from kinora_graphql.likes.loaders import load_likes
 from kinora_graphql.media.loaders import BATCH as MEDIA_BATCH
 from kinora_graphql.media.loaders import load_category_names, load_media
@@ -52,6 +53,7 @@ class Context(BaseContext):
         *,
         clients: Clients,
         progress: ProgressHub,
+        documents: Documents,
         verifier: TokenVerifier,
         client: auth.Client,
         caller: Caller | None,
@@ -61,6 +63,7 @@ class Context(BaseContext):
         super().__init__()
         self.clients = clients
         self.progress = progress
+        self.documents = documents
         self.verifier = verifier
         self.client = client
         self.caller = caller
@@ -110,6 +113,7 @@ async def get_context(connection: HTTPConnection, wired: Wired) -> Context:
     return Context(
         clients=wired.clients,
         progress=wired.progress,
+        documents=wired.documents,
         verifier=wired.verifier,
         client=auth.Client(
             address=connection.client.host if connection.client else "",

@@ -13,11 +13,11 @@ from typing import Any
 from graphql import OperationType
 from starlette.requests import Request
 from starlette.responses import Response
-from strawberry.exceptions import MissingQueryError
 from strawberry.schema.exceptions import CannotGetOperationTypeError
 from strawberry.types import ExecutionResult
 
 from kinora_graphql.context import Context
+from kinora_graphql.documents import PersistedQueryNotFound, UntrustedDocument
 from kinora_graphql.problems import extensions
 from kinora_graphql.schema import Schema
 from kinora_kit import strict_json
@@ -45,12 +45,6 @@ class BatchingNotSupported(DomainError):
     title = "Send one operation per request: batches are not supported"
 
 
-class PersistedQueryNotSupported(DomainError):
-    # Clients recognise this code and message, and then send the whole document.
-    code = "PERSISTED_QUERY_NOT_SUPPORTED"
-    title = "PersistedQueryNotSupported"
-
-
 class MutationByGet(DomainError):
     status = 405
     code = "method_not_allowed"
@@ -70,7 +64,7 @@ class UnknownOperation(DomainError):
     title = "The document has no operation"
 
 
-REQUEST_ERRORS = (PersistedQueryNotSupported, UnknownOperation)
+REQUEST_ERRORS = (PersistedQueryNotFound, UntrustedDocument, UnknownOperation)
 """Errors of well-formed requests, like an invalid document: clients that only accept application/json get 200."""
 
 
@@ -79,6 +73,27 @@ class Operation:
     query: str
     name: str | None
     variables: dict[str, Any] | None
+
+    @classmethod
+    async def of(cls, given: dict[str, Any], schema: Schema, context: Context) -> "Operation":
+        """Of the parameters of a request: query or documentId, operationName, variables, extensions.
+
+        Raises MalformedRequest, and the errors of Documents.find.
+        """
+        # Some clients send "" for absent values.
+        query = _member(given, "query", str)
+        variables = _member(given, "variables", dict)
+        name = _member(given, "operationName", str)
+        document = _member(given, "documentId", str)
+        persisted = _member(_member(given, "extensions", dict) or {}, "persistedQuery", dict)
+        if document is not None:
+            document = document.removeprefix("sha256:")
+        elif persisted is not None:
+            document = _member(persisted, "sha256Hash", str)
+        if query is None and document is None:
+            raise MalformedRequest("query is missing")
+        query = await context.documents.find(query, document, is_valid=schema.is_valid)
+        return cls(query, name, variables)
 
 
 Stream = Callable[[Request, Operation, Context], Response]
@@ -92,7 +107,7 @@ async def answer(request: Request, schema: Schema, context: Context, stream: Str
     media_type = GRAPHQL_RESPONSE if preferred else JSON
     refused_status = 400 if media_type == GRAPHQL_RESPONSE else 200
     try:
-        operation = await _parse(request)
+        operation = await Operation.of(await _parse(request), schema, context)
         definition = schema.operation(operation.query, operation.name)
         kind = definition.operation if definition else None
         if kind is OperationType.MUTATION and request.method == "GET":
@@ -144,7 +159,7 @@ def _weights(accept: str) -> dict[str, float]:
     return weights
 
 
-async def _parse(request: Request) -> Operation:
+async def _parse(request: Request) -> dict[str, Any]:
     if request.method == "GET":
         given: Any = dict(request.query_params)
         for name in ("variables", "extensions"):
@@ -157,18 +172,7 @@ async def _parse(request: Request) -> Operation:
         raise BatchingNotSupported
     if not isinstance(given, dict):
         raise MalformedRequest("The body must be a JSON object")
-    # Some clients send "" for absent values.
-    query = _member(given, "query", str)
-    variables = _member(given, "variables", dict)
-    extensions = _member(given, "extensions", dict)
-    name = _member(given, "operationName", str)
-    if query is None:
-        raise (
-            PersistedQueryNotSupported
-            if "persistedQuery" in (extensions or {})
-            else MalformedRequest("query is missing")
-        )
-    return Operation(query, name, variables)
+    return given
 
 
 def _member(given: dict[str, Any], name: str, kind: type) -> Any:
@@ -195,8 +199,6 @@ async def _execute(operation: Operation, schema: Schema, context: Context) -> Ex
             context_value=context,
             operation_name=operation.name,
         )
-    except MissingQueryError:
-        raise MalformedRequest("query is missing") from None
     except CannotGetOperationTypeError:
         named = f' named "{operation.name}"' if operation.name else ""
         raise UnknownOperation(f"The document has no operation{named}") from None

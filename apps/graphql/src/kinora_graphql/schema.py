@@ -67,6 +67,12 @@ class Schema(strawberry.Schema):
         self.prepare: Callable[[str], Document] = prepare
         """Parse and validate, or take the result from the cache. Raises GraphQLSyntaxError."""
 
+    def is_valid(self, query: str) -> bool:
+        try:
+            return not self.prepare(query).errors
+        except GraphQLSyntaxError:
+            return False
+
     def operation(self, query: str, name: str | None) -> OperationDefinitionNode | None:
         """The operation to execute, unless the document is malformed or has none of this name."""
         try:

@@ -1,7 +1,9 @@
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
+from kinora_graphql.documents import MANIFESTS
 from kinora_kit.settings import StreamSettings
 
 
@@ -25,6 +27,13 @@ class GraphqlSettings(StreamSettings):
     """Maximum number of aliases in an operation, including fragments."""
     max_tokens: int = Field(default=1000, ge=1)
     """Maximum length of a document, in lexical tokens."""
+
+    persisted_documents: int = Field(default=1000, ge=0)
+    """Maximum number of documents of the automatic protocol in Redis, of at most 16 KiB each."""
+    trusted_documents: Path = MANIFESTS / "relay.json"
+    """A manifest in Relay's or Apollo's form: documents that clients may name without having sent them."""
+    trusted_only: bool = False
+    """Whether only trusted documents are executed."""
 
     socket_origins: tuple[str, ...] = ("*",)
     """Origins that may open a WebSocket. Any by default: authentication is by token, never by cookie."""

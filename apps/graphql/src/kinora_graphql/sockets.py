@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from datetime import timedelta
 
+from graphql import GraphQLError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
@@ -15,16 +16,17 @@ from strawberry.exceptions import ConnectionRejectionError
 from strawberry.fastapi import GraphQLRouter
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
-from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, Message
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, ErrorMessage, Message
 from strawberry.types.unset import UnsetType
 
 from kinora_graphql import http
 from kinora_graphql.context import Context, get_context
+from kinora_graphql.problems import extensions
 from kinora_graphql.schema import build
 from kinora_graphql.settings import GraphqlSettings
 from kinora_graphql.streams import Stream
 from kinora_kit import rpc, strict_json
-from kinora_kit.errors import InvalidToken, TooManyAtOnce, Unavailable
+from kinora_kit.errors import DomainError, InvalidToken, TooManyAtOnce, Unavailable
 from kinora_kit.identity import bearer
 from kinora_kit.outages import as_domain_error
 from kinora_kit.streams import Seats
@@ -53,11 +55,18 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
         if not _well_formed(message):
             await self.websocket.close(BAD_REQUEST, "Invalid message")
             return
-        if message["type"] == "subscribe":
-            payload = message["payload"]
-            # Some clients send "" for absent values.
-            payload["operationName"] = payload.get("operationName") or None
-            payload["variables"] = payload.get("variables") or None
+        if message["type"] == "subscribe" and self.connection_acknowledged and message["id"] not in self.operations:
+            try:
+                operation = await http.Operation.of(dict(message["payload"]), self.view.built, self.context)
+            except DomainError as error:
+                refusal = GraphQLError(error.detail, extensions=extensions(error)).formatted
+                await self.send_message(ErrorMessage(id=message["id"], type="error", payload=[refusal]))
+                return
+            message["payload"] = {
+                "query": operation.query,
+                "operationName": operation.name,
+                "variables": operation.variables,
+            }
         await super().handle_message(message)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
@@ -102,7 +111,7 @@ def _well_formed(message: object) -> bool:
     return (
         isinstance(message.get("id"), str)
         and isinstance(payload, dict)
-        and isinstance(payload.get("query"), str)
+        and isinstance(payload.get("query"), str | None)
         and (payload.get("variables") == "" or isinstance(payload.get("variables"), dict | None))
         and isinstance(payload.get("operationName"), str | None)
     )

@@ -13,6 +13,7 @@ from kinora.media.v1.likes_pb2_grpc import LikesStub
 from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub
 from kinora.video.v1.video_pb2_grpc import UploadsStub, VideosStub
 from kinora_graphql.clients import Clients
+from kinora_graphql.documents import Documents, read_manifest
 from kinora_graphql.progress import ProgressHub
 from kinora_graphql.settings import GraphqlSettings
 from kinora_kit import broker, redis, rpc, tasks
@@ -25,6 +26,7 @@ from kinora_kit.settings import reveal
 class State:
     clients: Clients
     progress: ProgressHub
+    documents: Documents
     verifier: TokenVerifier
     checks: Checks
 
@@ -52,6 +54,12 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                     uploads=UploadsStub(video),
                 ),
                 progress=progress,
+                documents=Documents(
+                    cache,
+                    limit=settings.persisted_documents,
+                    trusted=read_manifest(settings.trusted_documents),
+                    trusted_only=settings.trusted_only,
+                ),
                 verifier=TokenVerifier(
                     keys=RemoteKeys(settings.jwks_url),
                     issuer=settings.public_url,
