@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Asked:
     person: Person
     media_id: str
     video_id: str
+    comment_id: str
     session_id: str
     refresh_token: str
     """Of a second session of the user."""
@@ -54,7 +55,10 @@ async def asked(person: Person, clip: Callable[[str], Clip]) -> AsyncIterator[As
     name = f"{person.username}-2"
     account = {"username": name, "email": f"{name}@example.org", "password": person.password}
     try:
-        yield Asked(person, media, video, other, tokens["refresh_token"], account)
+        posted = await person.http.post(
+            f"/media/{media}/comments", json={"body": "Hello"}, headers={**person.headers, "Idempotency-Key": "1"}
+        )
+        yield Asked(person, media, video, posted.json()["id"], other, tokens["refresh_token"], account)
     finally:
         signed_in = await person.http.post("/auth/login", json={"login": name, "password": account["password"]})
         headers = {"Authorization": f"Bearer {signed_in.json()['access_token']}"}
@@ -74,6 +78,7 @@ class Request:
     """The statuses of both responses; if they are equal, so are the bodies."""
     creates: bool = False
     """Creates something new each time, which expires if unused."""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 # The order matters: the last ones delete what the others need.
@@ -85,6 +90,15 @@ REST = {
     "PATCH /user/profile": Request(lambda _: {"display_name": "Ada", "bio": "Counts."}, 200, 200),
     "POST /media": Request(lambda _: {"title": "T", "filename": "t.mp4", "size": 10}, 201, 201, creates=True),
     "PATCH /media/{media_id}": Request(lambda _: {"title": "A title", "tags": ["a", "b"]}, 200, 200),
+    "POST /media/{media_id}/comments": Request(
+        lambda _: {"body": "Once"}, 201, 201, headers={"Idempotency-Key": "once"}
+    ),
+    "PATCH /media/{media_id}/comments/{comment_id}": Request(lambda _: {"body": "Edited"}, 200, 200),
+    "PUT /media/{media_id}/comments/{comment_id}/like": Request(nothing, 200, 200),
+    "DELETE /media/{media_id}/comments/{comment_id}/like": Request(nothing, 200, 200),
+    "PUT /media/{media_id}/comments/{comment_id}/pin": Request(nothing, 200, 200),
+    "DELETE /media/{media_id}/comments/{comment_id}/pin": Request(nothing, 200, 200),
+    "DELETE /media/{media_id}/comments/{comment_id}": Request(nothing, 204, 404),
     "PUT /media/{media_id}/like": Request(nothing, 200, 200),
     "DELETE /media/{media_id}/like": Request(nothing, 200, 200),
     "PATCH /video/{video_id}": Request(lambda _: {"poster_time": 2.5}, 202, 202),
@@ -114,7 +128,8 @@ async def test_rest_requests_are_idempotent(asked: Asked) -> None:
         method, path = name.split()
         address, body = path.format(**vars(asked)), request.body(asked)
         first, second = [
-            await person.http.request(method, address, json=body, headers=person.headers) for _ in range(2)
+            await person.http.request(method, address, json=body, headers=person.headers | request.headers)
+            for _ in range(2)
         ]
         assert (first.status_code, second.status_code) == (request.first, request.second), (name, second.text)
         if request.first == request.second:
@@ -136,6 +151,10 @@ class Mutation:
     second: str = ""
     """The type of the second response, if it differs from the first."""
     creates: bool = False
+
+
+def comment(result: str) -> Callable[[Asked], str]:
+    return lambda it: f'(id: "{global_id("Comment", it.comment_id)}") {{ __typename ... on {result} }}'
 
 
 MUTATIONS = {
@@ -171,6 +190,23 @@ MUTATIONS = {
         lambda _: '(input: {title: "T", filename: "t.mp4", size: 10}) { ... on CreateUploadPayload { uploadUrl } }',
         creates=True,
     ),
+    "postComment": Mutation(
+        lambda it: (
+            f"""(input: {{mediaId: "{global_id("Media", it.media_id)}", body: "Once", key: "once"}})
+            {{ ... on PostCommentPayload {{ comment {{ id }} }} }}"""
+        )
+    ),
+    "editComment": Mutation(
+        lambda it: (
+            f"""(id: "{global_id("Comment", it.comment_id)}", body: "Edited")
+            {{ ... on EditCommentPayload {{ comment {{ editedAt }} }} }}"""
+        )
+    ),
+    "likeComment": Mutation(comment("LikeCommentPayload { comment { likeCount } }")),
+    "unlikeComment": Mutation(comment("LikeCommentPayload { comment { likeCount } }")),
+    "pinComment": Mutation(comment("PinCommentPayload { comment { isPinned } }")),
+    "unpinComment": Mutation(comment("PinCommentPayload { comment { isPinned } }")),
+    "deleteComment": Mutation(comment("DeleteCommentPayload { commentId }"), second="CommentNotFound"),
     "like": Mutation(
         lambda it: (
             f'(mediaId: "{global_id("Media", it.media_id)}") {{ ... on LikePayload {{ media {{ likeCount }} }} }}'
@@ -178,7 +214,7 @@ MUTATIONS = {
     ),
     "unlike": Mutation(
         lambda it: (
-            f'(mediaId: "{global_id("Media", it.media_id)}") {{ ... on UnlikePayload {{ media {{ likeCount }} }} }}'
+            f'(mediaId: "{global_id("Media", it.media_id)}") {{ ... on LikePayload {{ media {{ likeCount }} }} }}'
         )
     ),
     "deleteMedia": Mutation(

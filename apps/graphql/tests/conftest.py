@@ -28,7 +28,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from kinora.auth.v1 import auth_pb2, auth_pb2_grpc
 from kinora.events.video import PROGRESS_EXCHANGE
-from kinora.media.v1 import likes_pb2, likes_pb2_grpc, media_pb2, media_pb2_grpc
+from kinora.media.v1 import comments_pb2, comments_pb2_grpc, likes_pb2, likes_pb2_grpc, media_pb2, media_pb2_grpc
 from kinora.video.v1 import video_pb2, video_pb2_grpc
 from kinora_graphql.settings import GraphqlSettings
 from kinora_graphql.sockets import Router
@@ -78,6 +78,7 @@ class World(
     auth_pb2_grpc.AccountsServicer,
     media_pb2_grpc.CatalogueServicer,
     media_pb2_grpc.EditingServicer,
+    comments_pb2_grpc.CommentsServicer,
     likes_pb2_grpc.LikesServicer,
     video_pb2_grpc.VideosServicer,
     video_pb2_grpc.UploadsServicer,
@@ -92,6 +93,7 @@ class World(
     sessions: dict[str, list[auth_pb2.Session]] = field(default_factory=dict)
     """By user."""
     clients: list[auth_pb2.Client] = field(default_factory=list)
+    comments: dict[str, comments_pb2.Comment] = field(default_factory=dict)
     likes: defaultdict[UUID, set[str]] = field(default_factory=lambda: defaultdict(set))
     calls: Counter[str] = field(default_factory=Counter)
     wrong_passwords: int = 0
@@ -101,6 +103,7 @@ class World(
         auth_pb2_grpc.add_AccountsServicer_to_server(self, server)
         media_pb2_grpc.add_CatalogueServicer_to_server(self, server)
         media_pb2_grpc.add_EditingServicer_to_server(self, server)
+        comments_pb2_grpc.add_CommentsServicer_to_server(self, server)
         likes_pb2_grpc.add_LikesServicer_to_server(self, server)
         video_pb2_grpc.add_VideosServicer_to_server(self, server)
         video_pb2_grpc.add_UploadsServicer_to_server(self, server)
@@ -133,6 +136,13 @@ class World(
             video_id=video_id, state=state, version=version, bytes_total=5 << 30
         )
         return video_id
+
+    def add_comment(self, media_id: str, author_id: UUID, parent_id: str | None = None) -> str:
+        comment_id = str(new_id())
+        self.comments[comment_id] = comments_pb2.Comment(
+            id=comment_id, media_id=media_id, author_id=str(author_id), parent_id=parent_id, body="Comment"
+        )
+        return comment_id
 
     # auth
 
@@ -264,6 +274,35 @@ class World(
     async def DeleteMedia(self, request: media_pb2.DeleteMediaRequest, context: Any) -> media_pb2.DeleteMediaResponse:
         del self.media[self._writable(request.id).id]
         return media_pb2.DeleteMediaResponse()
+
+    async def ListComments(self, request: comments_pb2.ListCommentsRequest, context: Any) -> comments_pb2.CommentPage:
+        self.calls["ListComments"] += 1
+        found = [comment for comment in self.comments.values() if comment.media_id == request.media_id]
+        entries = [comments_pb2.CommentEntry(comment=each, cursor=each.id) for each in found[: request.limit]]
+        return comments_pb2.CommentPage(entries=entries, has_more=len(found) > request.limit)
+
+    async def BatchGetComments(
+        self, request: comments_pb2.BatchGetCommentsRequest, context: Any
+    ) -> comments_pb2.BatchGetCommentsResponse:
+        self.calls["BatchGetComments"] += 1
+        found = [self.comments[comment_id] for comment_id in request.ids if comment_id in self.comments]
+        return comments_pb2.BatchGetCommentsResponse(comments=reversed(found))
+
+    async def ListCommentLikes(
+        self, request: comments_pb2.ListCommentLikesRequest, context: Any
+    ) -> comments_pb2.ListCommentLikesResponse:
+        self.calls["ListCommentLikes"] += 1
+        liked = self.likes[signed_in().user_id]
+        return comments_pb2.ListCommentLikesResponse(ids=[each for each in request.ids if each in liked])
+
+    async def ListReplies(self, request: Any, context: Any) -> Any: ...
+    async def PostComment(self, request: Any, context: Any) -> Any: ...
+    async def EditComment(self, request: Any, context: Any) -> Any: ...
+    async def DeleteComment(self, request: Any, context: Any) -> Any: ...
+    async def PinComment(self, request: Any, context: Any) -> Any: ...
+    async def UnpinComment(self, request: Any, context: Any) -> Any: ...
+    async def LikeComment(self, request: Any, context: Any) -> Any: ...
+    async def UnlikeComment(self, request: Any, context: Any) -> Any: ...
 
     async def ListLikes(self, request: likes_pb2.ListLikesRequest, context: Any) -> likes_pb2.ListLikesResponse:
         self.calls["ListLikes"] += 1

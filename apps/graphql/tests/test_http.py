@@ -710,3 +710,31 @@ async def test_like_returns_the_new_count(ask: Ask, world: World) -> None:
     missing = await ask(LIKE, {"id": gid("Media", new_id())}, user_id)
     assert missing["data"] == {"like": {"__typename": "MediaNotFound"}}
     assert (await ask(LIKE, {"id": gid("Media", media_id)}))["errors"][0]["extensions"]["code"] == "not_signed_in"
+
+
+COMMENTS = """
+query ($id: ID!) {
+  media(id: $id) {
+    comments(first: 50, order: TOP) {
+      nodes { uuid author { username } parent { uuid } media { title } viewerHasLiked isDeleted }
+    }
+  }
+}
+"""
+
+
+async def test_fifty_comments_make_one_call_per_type(ask: Ask, world: World) -> None:
+    authors = [world.add_user() for _ in range(50)]
+    media_id = world.add_video(authors[0])
+    parent = world.add_comment(media_id, authors[0])
+    made = [parent, *(world.add_comment(media_id, author, parent) for author in authors[1:])]
+    world.likes[authors[0]] = set(made[::2])
+    world.calls.clear()
+    found = (await ask(COMMENTS, {"id": gid("Media", media_id)}, authors[0]))["data"]["media"]["comments"]["nodes"]
+    assert [comment["uuid"] for comment in found] == made
+    assert [comment["viewerHasLiked"] for comment in found] == [True, False] * 25
+    assert all(comment["author"] and comment["media"] == {"title": "Title"} for comment in found)
+    assert [comment["parent"] for comment in found] == [None] + [{"uuid": parent}] * 49
+    # ListMedia: of the query, and then of the comments, from the loader's cache.
+    once = ("ListMedia", "ListComments", "ListUsers", "BatchGetComments", "ListCommentLikes")
+    assert world.calls == dict.fromkeys(once, 1)

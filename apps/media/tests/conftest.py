@@ -24,15 +24,14 @@ from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database, Relay
 from kinora_kit.testing import free_port
 from kinora_media import store
-from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Media, Upload, Visibility
 from kinora_media.events import Reactions
-from kinora_media.likes import Likes
 from kinora_media.rest import ROUTERS
 from kinora_media.settings import MediaSettings
 from kinora_media.store.media import MEDIA
 from kinora_media.tallies import Tallies
+from kinora_media.use_cases import UseCases
 from kinora_media.wiring import State
 
 ISSUER = "http://issuer.test"
@@ -121,11 +120,6 @@ def streams(streams_of_all: Streams) -> Iterator[Streams]:
 
 
 @pytest.fixture(scope="session")
-def catalogue(database: Database, relay: Relay, streams_of_all: Streams) -> Catalogue:
-    return Catalogue(database, relay, streams_of_all, CATEGORIES)
-
-
-@pytest.fixture(scope="session")
 async def tallies(database: Database) -> AsyncIterator[Tallies]:
     tallies = Tallies(database, store.TALLIES)
     async with tallies.running():
@@ -133,13 +127,18 @@ async def tallies(database: Database) -> AsyncIterator[Tallies]:
 
 
 @pytest.fixture(scope="session")
-def likes(database: Database, relay: Relay, tallies: Tallies, catalogue: Catalogue) -> Likes:
-    return Likes(database, relay, tallies, catalogue)
+def use_cases(database: Database, relay: Relay, tallies: Tallies, streams_of_all: Streams) -> UseCases:
+    return UseCases.of(database, relay, tallies, videos=streams_of_all, categories=CATEGORIES)
 
 
 @pytest.fixture(scope="session")
-def reactions(database: Database, catalogue: Catalogue) -> Reactions:
-    return Reactions(catalogue, Belongings(database, catalogue))
+def catalogue(use_cases: UseCases) -> Catalogue:
+    return use_cases.catalogue
+
+
+@pytest.fixture(scope="session")
+def reactions(use_cases: UseCases) -> Reactions:
+    return Reactions(use_cases.catalogue, use_cases.belongings)
 
 
 @pytest.fixture(scope="session")
@@ -193,13 +192,13 @@ def token_for(keys: Keys) -> Callable[[UUID], str]:
 
 @pytest.fixture(scope="session")
 async def call(
-    catalogue: Catalogue, likes: Likes, make_settings: Callable[..., MediaSettings]
+    use_cases: UseCases, make_settings: Callable[..., MediaSettings]
 ) -> AsyncIterator[Callable[..., Awaitable[httpx.Response]]]:
     """``call(method, path, user_id=None, **httpx_arguments)``: a request with the headers that the gateway sets."""
 
     @contextlib.asynccontextmanager
     async def wire(_: MediaSettings) -> AsyncIterator[State]:
-        yield State(catalogue=catalogue, likes=likes, checks=Checks())
+        yield State(**vars(use_cases), checks=Checks())
 
     app = create_app(make_settings(), wire, ROUTERS)
     async with app.router.lifespan_context(app) as state:
@@ -211,7 +210,8 @@ async def call(
         async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://media.test") as client:
 
             async def request(method: str, path: str, user_id: UUID | None = None, **more: Any) -> httpx.Response:
-                headers = Caller(user_id).headers() if user_id else {}
+                identity = Caller(user_id).headers() if user_id else {}
+                headers = identity | more.pop("headers", {})
                 return await client.request(method, path, headers=headers, **more)
 
             yield request

@@ -56,6 +56,8 @@ async def test_get_media_returns_the_whole_document_to_its_owner(call: Call, beg
         "failure": None,
         "publish_at": None,
         "published_at": None,
+        "comments_enabled": True,
+        "pinned_comment_id": None,
         "counters": {"views": 0, "likes": 0, "comments": 0},
     }
 

@@ -15,11 +15,10 @@ from kinora_kit.identity import TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection
 from kinora_kit.structs import from_struct, to_struct
-from kinora_media.catalogue import Catalogue
-from kinora_media.likes import Likes
 from kinora_media.rpc import register
 from kinora_media.rpc.media import MAX_PAGE
 from kinora_media.settings import MediaSettings
+from kinora_media.use_cases import UseCases
 
 if TYPE_CHECKING:  # defined only in the stubs
     from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub, EnforcementAsyncStub
@@ -41,15 +40,14 @@ class Stubs:
 
 @pytest.fixture
 async def stubs(
-    catalogue: Catalogue,
-    likes: Likes,
+    use_cases: UseCases,
     verifier: TokenVerifier,
     token_for: Callable[[UUID], str],
     make_settings: Callable[[], MediaSettings],
 ) -> AsyncIterator[Stubs]:
     address = f"127.0.0.1:{make_settings().grpc_port}"
     async with (
-        rpc.serve(address, lambda server: register(server, catalogue, likes), verifier=verifier, drain_seconds=0),
+        rpc.serve(address, lambda server: register(server, use_cases), verifier=verifier, drain_seconds=0),
         rpc.connect(address) as channel,
     ):
         yield Stubs(CatalogueStub(channel), EditingStub(channel), EnforcementStub(channel), token_for)

@@ -16,8 +16,6 @@ from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Document
 from kinora_kit.testing import eventually
 from kinora_media import store
-from kinora_media.belongings import Belongings
-from kinora_media.catalogue import Catalogue
 from kinora_media.errors import MediaNotFound
 from kinora_media.likes import Likes
 from kinora_media.store import likes as likes_store
@@ -25,8 +23,14 @@ from kinora_media.store.channels import CHANNELS
 from kinora_media.store.media import MEDIA
 from kinora_media.store.tallies import Thing
 from kinora_media.tallies import Tallies
+from kinora_media.use_cases import UseCases
 
 Begin = Callable[..., Awaitable[UUID]]
+
+
+@pytest.fixture
+def likes(use_cases: UseCases) -> Likes:
+    return use_cases.likes
 
 
 async def truth(database: Database, media_id: UUID) -> int:
@@ -150,12 +154,12 @@ async def _agree(database: Database, media_id: UUID, owner_id: UUID) -> bool:
 
 
 async def test_likes_of_a_deleted_account_are_not_counted(
-    database: Database, likes: Likes, catalogue: Catalogue, begin: Begin
+    database: Database, likes: Likes, use_cases: UseCases, begin: Begin
 ) -> None:
     media_id, leaving, staying = await begin(new_id(), visibility="public"), Caller(new_id()), Caller(new_id())
     await likes.switch(staying, media_id, on=True)
     assert (await likes.switch(leaving, media_id, on=True)).counters.likes == 2
-    belongings = Belongings(database, catalogue)
+    belongings = use_cases.belongings
     await belongings.remove_of_user(leaving.user_id)
     await eventually(lambda: _only(database, media_id, staying.user_id))
     # Its request was on the way.
@@ -170,16 +174,16 @@ async def _only(database: Database, media_id: UUID, user_id: UUID) -> bool:
 
 
 async def test_likes_of_a_deleted_document_leave_nothing(
-    database: Database, likes: Likes, catalogue: Catalogue, begin: Begin
+    database: Database, likes: Likes, use_cases: UseCases, begin: Begin
 ) -> None:
     owner_id, user = new_id(), Caller(new_id())
     media_id = await begin(owner_id, visibility="public")
     await likes.switch(user, media_id, on=True)
     await eventually(lambda: _has(database, owner_id, 1))
-    await catalogue.delete(Caller(owner_id), media_id)
+    await use_cases.catalogue.delete(Caller(owner_id), media_id)
     with pytest.raises(MediaNotFound):
         await likes.switch(user, media_id, on=False)
-    await Belongings(database, catalogue).remove_of_media(media_id)
+    await use_cases.belongings.remove_of_media(media_id)
     await eventually(lambda: _has(database, owner_id, 0))
     assert not await database[likes_store.OF_MEDIA].count_documents({"thing_id": media_id})
 

@@ -11,10 +11,12 @@ from strawberry.dataloader import DataLoader
 from strawberry.fastapi import BaseContext
 
 from kinora.auth.v1 import auth_pb2 as auth
+from kinora.media.v1 import comments_pb2 as comments
 from kinora.media.v1 import media_pb2 as media
 from kinora.video.v1 import video_pb2 as video
 from kinora_graphql.auth.loaders import load_profiles, load_sessions, load_users
 from kinora_graphql.clients import Clients
+from kinora_graphql.comments.loaders import load_comment_likes, load_comments
 from kinora_graphql.documents import Documents
 from kinora_graphql.likes.loaders import load_likes
 from kinora_graphql.media.loaders import BATCH as MEDIA_BATCH
@@ -42,6 +44,8 @@ class Loaders:
     category_names: DataLoader[str, str]
     videos: DataLoader[UUID, video.Video | None]
     likes: DataLoader[UUID, bool]
+    comments: DataLoader[UUID, comments.Comment | None]
+    comment_likes: DataLoader[UUID, bool]
 
 
 class Context(BaseContext):
@@ -77,6 +81,8 @@ class Context(BaseContext):
             category_names=DataLoader(load_category_names(clients.catalogue), cache=remember),
             videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
             likes=DataLoader(load_likes(clients.likes), max_batch_size=MAX_BATCH, cache=remember),
+            comments=DataLoader(load_comments(clients.comments), max_batch_size=MAX_BATCH, cache=remember),
+            comment_likes=DataLoader(load_comment_likes(clients.comments), max_batch_size=MAX_BATCH, cache=remember),
         )
         self._listed = 0
 

@@ -24,6 +24,7 @@ from strawberry.types import ExecutionContext
 from kinora_graphql import scalars
 from kinora_graphql.auth.mutations import AuthMutation
 from kinora_graphql.auth.queries import AuthQuery
+from kinora_graphql.comments.mutations import CommentsMutation
 from kinora_graphql.extensions import Errors, Measure, OneOperation, Prepared, RejectInvalidToken, limits
 from kinora_graphql.likes.mutations import LikesMutation
 from kinora_graphql.likes.queries import LikesQuery
@@ -40,7 +41,7 @@ class Query(NodeQuery, AuthQuery, MediaQuery, LikesQuery): ...
 
 
 @strawberry.type
-class Mutation(AuthMutation, MediaMutation, VideoMutation, LikesMutation): ...
+class Mutation(AuthMutation, MediaMutation, VideoMutation, CommentsMutation, LikesMutation): ...
 
 
 @strawberry.type

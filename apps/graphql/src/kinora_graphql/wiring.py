@@ -9,6 +9,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from kinora.auth.v1.auth_pb2_grpc import AccountsStub, UsersStub
+from kinora.media.v1.comments_pb2_grpc import CommentsStub
 from kinora.media.v1.likes_pb2_grpc import LikesStub
 from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub
 from kinora.video.v1.video_pb2_grpc import UploadsStub, VideosStub
@@ -49,6 +50,7 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                     accounts=AccountsStub(auth),
                     catalogue=CatalogueStub(media),
                     editing=EditingStub(media),
+                    comments=CommentsStub(media),
                     likes=LikesStub(media),
                     videos=VideosStub(video),
                     uploads=UploadsStub(video),

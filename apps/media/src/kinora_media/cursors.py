@@ -5,12 +5,18 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from kinora_kit.errors import InvalidInput
-from kinora_media.domain import Liked, Media, Position
+from kinora_media.domain import Comment, Liked, Media, Position, TopPosition
 
 FEED = r"^f[0-9a-f]{12}[0-9a-f]{32}$"
 """Milliseconds since 1970 and the id."""
 LIKE = r"^l[0-9a-f]{12}[0-9a-f]{32}$"
 """As FEED."""
+COMMENT = r"^c[0-9a-f]{32}$"
+"""The id."""
+TOP_COMMENT = r"^t[0-9a-f]{12}[0-9a-f]{32}$"
+"""The number of likes and the id."""
+REPLY = r"^r[0-9a-f]{32}$"
+"""The id."""
 USER = r"^u[0-9a-f]{32}$"
 """The id."""
 
@@ -56,6 +62,36 @@ def _position(pattern: str, cursor: str) -> Position:
     _check(pattern, cursor)
     milliseconds = min(int(cursor[1:13], 16), _LATEST)
     return Position(_EPOCH + milliseconds * _MILLISECOND, UUID(cursor[13:]))
+
+
+def of_comment(comment: Comment) -> str:
+    return f"c{comment.id.hex}"
+
+
+def in_comments(cursor: str) -> UUID:
+    """Raises InvalidInput."""
+    _check(COMMENT, cursor)
+    return UUID(cursor[1:])
+
+
+def of_top_comment(comment: Comment) -> str:
+    return f"t{comment.likes:012x}{comment.id.hex}"
+
+
+def in_top_comments(cursor: str) -> TopPosition:
+    """Raises InvalidInput."""
+    _check(TOP_COMMENT, cursor)
+    return TopPosition(int(cursor[1:13], 16), UUID(cursor[13:]))
+
+
+def of_reply(comment: Comment) -> str:
+    return f"r{comment.id.hex}"
+
+
+def in_replies(cursor: str) -> UUID:
+    """Raises InvalidInput."""
+    _check(REPLY, cursor)
+    return UUID(cursor[1:])
 
 
 def _check(pattern: str, cursor: str) -> None:

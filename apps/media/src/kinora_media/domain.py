@@ -92,6 +92,9 @@ class Media:
     """When a private document becomes public."""
     published_at: datetime | None = None
     """When it was ready and public for the first time."""
+    comments_enabled: bool = True
+    """Whether comments can be posted."""
+    pinned_comment_id: UUID | None = None
     counters: Counters = field(default=Counters(), compare=False)
     """Changed by tallies only, not with the document."""
 
@@ -121,6 +124,39 @@ class Liked:
 
     media: Media
     at: datetime
+
+
+class CommentOrder(StrEnum):
+    NEWEST = "newest"
+    TOP = "top"
+    """Most liked first."""
+
+
+@dataclass(frozen=True)
+class Comment:
+    id: UUID
+    media_id: UUID
+    owner_id: UUID
+    """Of the media document."""
+    author_id: UUID | None
+    """None: it was deleted, and stays for its replies only."""
+    body: str
+    created_at: datetime
+    parent_id: UUID | None = None
+    """Of a reply: the comment that it belongs to, which is not a reply itself."""
+    edited_at: datetime | None = None
+    version: int = 1
+    likes: int = 0
+    replies: int = 0
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class TopPosition:
+    """In a list that is ordered by both, descending."""
+
+    likes: int
+    id: UUID
 
 
 @dataclass(frozen=True)
@@ -210,8 +246,8 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _title(title: str) -> str:
-    if not (shown := displayable(title)):
+def _visible(text: str, *, lines: bool = False) -> str:
+    if not (shown := displayable(text, lines=lines)):
         raise ValueError("must show at least one visible character")
     return shown
 
@@ -247,7 +283,7 @@ def _check_json(value: JsonValue, *, depth: int) -> None:
         raise ValueError("numbers must be finite")
 
 
-Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_title)]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_visible)]
 Description = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=10_000),
@@ -259,6 +295,12 @@ Category = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{0,50}$")]
 Language = Annotated[str, StringConstraints(pattern=r"^([A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3})?$")]
 """A language tag: language, script and region (https://www.rfc-editor.org/rfc/rfc5646#section-2.1). Empty: unknown."""
 PublishAt = Annotated[AwareDatetime, AfterValidator(_publish_at)]
+Body = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=5_000),
+    AfterValidator(partial(_visible, lines=True)),
+]
+"""Of a comment."""
 Attributes = Annotated[dict[str, JsonValue], AfterValidator(_attributes)]
 
 
@@ -284,6 +326,7 @@ class Changes(BaseModel):
         datetime.max.replace(tzinfo=UTC),
         description="When a private document becomes public. An edit of the visibility cancels it.",
     )
+    comments_enabled: bool = True
 
 
 class Creation(Changes):
@@ -300,3 +343,21 @@ class Upload:
 
     id: UUID
     url: str
+
+
+Key = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")]
+"""Chosen by the client for something that it creates, such as a UUID: repeated requests with it create it once."""
+
+
+class CreationKey(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    key: Key
+
+
+class Words(BaseModel):
+    """The text of a comment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body: Body

@@ -8,11 +8,28 @@ class MediaNotFound(NotFound):
     title = "This media does not exist"
 
 
+class CommentNotFound(NotFound):
+    """Also for a comment of a document that the caller may not see."""
+
+    code = "comment_not_found"
+    title = "This comment does not exist"
+
+
 class NotTheOwner(Forbidden):
     code = "not_the_owner"
     title = "Only the media's owner may do this"
 
 
+class NotTheAuthor(Forbidden):
+    code = "not_the_author"
+    title = "Only the comment's author may do this"
+
+
+class CommentsDisabled(Forbidden):
+    code = "comments_disabled"
+    title = "Comments are switched off for this media"
+
+
 class ChangedMeanwhile(Conflict):
     code = "changed_meanwhile"
-    title = "The media is being changed concurrently; try again"
+    title = "This is being changed concurrently; try again"

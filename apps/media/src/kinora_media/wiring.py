@@ -17,13 +17,11 @@ from kinora_kit.health import Checks
 from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.settings import reveal
 from kinora_media import store
-from kinora_media.belongings import Belongings
-from kinora_media.catalogue import Catalogue
 from kinora_media.events import Reactions
-from kinora_media.likes import Likes
 from kinora_media.rpc import register
 from kinora_media.settings import MediaSettings
 from kinora_media.tallies import Tallies
+from kinora_media.use_cases import UseCases
 from kinora_media.videos import RemoteVideos
 
 INDEX_SECONDS = 3600
@@ -31,9 +29,7 @@ PUBLISH_SECONDS = 1
 
 
 @dataclass(frozen=True)
-class State:
-    catalogue: Catalogue
-    likes: Likes
+class State(UseCases):
     checks: Checks
 
 
@@ -53,11 +49,9 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
     ):
         relay = mongo.Relay([database[name] for name in store.OUTBOXES], bus)
         tallies = Tallies(database, store.TALLIES)
-        catalogue = Catalogue(
-            database, relay, RemoteVideos(EnforcementStub(video), UploadsStub(video)), settings.categories
-        )
-        likes = Likes(database, relay, tallies, catalogue)
-        reactions = Reactions(catalogue, Belongings(database, catalogue))
+        videos = RemoteVideos(EnforcementStub(video), UploadsStub(video))
+        use_cases = UseCases.of(database, relay, tallies, videos=videos, categories=settings.categories)
+        reactions = Reactions(use_cases.catalogue, use_cases.belongings)
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
             issuer=settings.public_url,
@@ -75,7 +69,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         async with (
             rpc.serve(
                 f"{settings.http_host}:{settings.grpc_port}",
-                lambda server: register(server, catalogue, likes),
+                lambda server: register(server, use_cases),
                 verifier=verifier,
             ),
             relay.running(),
@@ -84,15 +78,14 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                 # In the background, so that the service starts without its store; repeated, so that a store that lost
                 # its data gets its indexes again.
                 indexes=lambda: tasks.every(INDEX_SECONDS, ensure_indexes),
-                publishing=lambda: tasks.every(PUBLISH_SECONDS, catalogue.publish_due),
+                publishing=lambda: tasks.every(PUBLISH_SECONDS, use_cases.catalogue.publish_due),
                 video_events=lambda: consumer.consume(bus, queues.MEDIA_VIDEO, reactions.to_video),
                 auth_events=lambda: consumer.consume(bus, queues.MEDIA_AUTH, reactions.to_auth),
                 media_events=lambda: consumer.consume(bus, queues.MEDIA_MEDIA, reactions.to_media),
             ),
         ):
             yield State(
-                catalogue=catalogue,
-                likes=likes,
+                **vars(use_cases),
                 checks=Checks(
                     dependencies={
                         "mongo": lambda: mongo.check(database),

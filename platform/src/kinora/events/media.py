@@ -66,3 +66,18 @@ class MediaLiked(_Like):
 
 class MediaUnliked(_Like):
     type: ClassVar[str] = "media.unliked"
+
+
+class _Comment(_Media):
+    comment_id: UUID
+    parent_id: UUID | None = None
+    """Of a reply: the comment that it belongs to."""
+
+
+class CommentPosted(_Comment):
+    type: ClassVar[str] = "comment.posted"
+    author_id: UUID
+
+
+class CommentDeleted(_Comment):
+    type: ClassVar[str] = "comment.deleted"

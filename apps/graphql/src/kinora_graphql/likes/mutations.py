@@ -15,19 +15,7 @@ class LikePayload:
     media: Media
 
 
-@strawberry.type
-class UnlikePayload:
-    media: Media
-
-
-LikeResult = Annotated[
-    LikePayload | MediaNotFound | ChangedMeanwhile | InvalidInput,
-    strawberry.union("LikeResult"),
-]
-UnlikeResult = Annotated[
-    UnlikePayload | MediaNotFound | ChangedMeanwhile | InvalidInput,
-    strawberry.union("UnlikeResult"),
-]
+LikeResult = Annotated[LikePayload | MediaNotFound | ChangedMeanwhile | InvalidInput, strawberry.union("LikeResult")]
 
 
 @strawberry.type
@@ -41,9 +29,9 @@ class LikesMutation:
         return await outcome(call(), MediaNotFound, ChangedMeanwhile, InvalidInput)
 
     @strawberry.mutation(description="Withdraw a like; no error if there is none.")
-    async def unlike(self, info: Info, media_id: strawberry.ID) -> UnlikeResult:
-        async def call() -> UnlikePayload:
+    async def unlike(self, info: Info, media_id: strawberry.ID) -> LikeResult:
+        async def call() -> LikePayload:
             request = pb.UnlikeMediaRequest(media_id=str(parse(media_id, "Media", field="mediaId")))
-            return UnlikePayload(media=Media.of(await info.context.clients.likes.UnlikeMedia(request)))
+            return LikePayload(media=Media.of(await info.context.clients.likes.UnlikeMedia(request)))
 
         return await outcome(call(), MediaNotFound, ChangedMeanwhile, InvalidInput)

@@ -18,6 +18,7 @@ from kinora_kit import errors
 from kinora_kit.structs import timestamp, to_struct
 
 CATEGORY = "The slug of a category; empty for none."
+COMMENTS_ENABLED = "Whether comments can be posted."
 LANGUAGE = "BCP 47, such as pt-BR; empty if unknown."
 
 
@@ -56,6 +57,7 @@ class CreateUploadInput:
     visibility: Visibility = Visibility.PRIVATE
     attributes: JSON | None = strawberry.field(default=strawberry.UNSET, description="An object.")
     publish_at: datetime | None = strawberry.field(default=strawberry.UNSET, description=PUBLISH_AT)
+    comments_enabled: bool = strawberry.field(default=True, description=COMMENTS_ENABLED)
 
 
 @strawberry.type
@@ -86,6 +88,7 @@ class UpdateMediaInput:
     publish_at: datetime | None = strawberry.field(
         default=strawberry.UNSET, description=f"{PUBLISH_AT} An edit of the visibility cancels it."
     )
+    comments_enabled: bool | None = strawberry.field(default=strawberry.UNSET, description=COMMENTS_ENABLED)
 
 
 @strawberry.type

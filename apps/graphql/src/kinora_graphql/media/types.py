@@ -6,9 +6,11 @@ from uuid import UUID
 import strawberry
 from strawberry.scalars import JSON
 
+from kinora.media.v1 import comments_pb2 as comments_pb
 from kinora.media.v1 import media_pb2 as pb
 from kinora_graphql.auth.types import User
-from kinora_graphql.connections import Connection, Edge, connection
+from kinora_graphql.comments.types import Comment, CommentOrder, comment_page
+from kinora_graphql.connections import DEFAULT_FIRST, After, Connection, Edge, First, connection, page_size
 from kinora_graphql.context import Context, Info
 from kinora_graphql.node.types import Node
 from kinora_graphql.scalars import BigInt
@@ -64,7 +66,9 @@ class Media(Node):
     view_count: BigInt
     like_count: BigInt
     comment_count: BigInt = strawberry.field(description="Including replies.")
+    comments_enabled: bool = strawberry.field(description="Whether comments can be posted.")
     owner_id: strawberry.Private[UUID]
+    pinned_comment_id: strawberry.Private[UUID | None]
 
     @strawberry.field(description="Null while the account is being deleted.")
     async def owner(self, info: Info) -> User | None:
@@ -77,6 +81,29 @@ class Media(Node):
     @strawberry.field(description="False for anonymous callers.")
     async def viewer_has_liked(self, info: Info) -> bool:
         return await info.context.loaders.likes.load(self.uuid)
+
+    @strawberry.field(description="To be shown before all others.")
+    async def pinned_comment(self, info: Info) -> Comment | None:
+        pinned = await Comment.load(info.context, self.pinned_comment_id) if self.pinned_comment_id else None
+        return None if pinned is None or pinned.is_deleted else pinned
+
+    @strawberry.field(description="Without replies.")
+    async def comments(
+        self,
+        info: Info,
+        order: CommentOrder = CommentOrder.NEWEST,
+        first: First = DEFAULT_FIRST,
+        after: After = None,
+    ) -> Connection[Comment]:
+        limit = page_size(first)
+        request = comments_pb.ListCommentsRequest(
+            media_id=str(self.uuid),
+            order=comments_pb.CommentOrder.Value(f"COMMENT_ORDER_{order.name}"),
+            after=after or "",
+            limit=limit,
+        )
+        with info.context.listing(limit):
+            return comment_page(await info.context.clients.comments.ListComments(request))
 
     @classmethod
     def of(cls, media: pb.Media) -> Self:
@@ -99,7 +126,9 @@ class Media(Node):
             view_count=BigInt(media.counters.views),
             like_count=BigInt(media.counters.likes),
             comment_count=BigInt(media.counters.comments),
+            comments_enabled=media.comments_enabled,
             owner_id=UUID(media.owner_id),
+            pinned_comment_id=UUID(media.pinned_comment_id) if media.HasField("pinned_comment_id") else None,
         )
 
     @classmethod

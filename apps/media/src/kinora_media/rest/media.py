@@ -52,6 +52,8 @@ class MediaOut(BaseModel):
     updated_at: datetime
     publish_at: datetime | None
     published_at: datetime | None
+    comments_enabled: bool
+    pinned_comment_id: UUID | None
     counters: CountersOut
 
 

@@ -2,12 +2,11 @@
 
 import grpc
 
-from kinora_media.catalogue import Catalogue
-from kinora_media.likes import Likes
-from kinora_media.rpc import likes as likes_rpc
-from kinora_media.rpc import media as media_rpc
+from kinora_media.rpc import comments, likes, media
+from kinora_media.use_cases import UseCases
 
 
-def register(server: grpc.aio.Server, catalogue: Catalogue, likes: Likes) -> None:
-    media_rpc.register(server, catalogue)
-    likes_rpc.register(server, likes)
+def register(server: grpc.aio.Server, use_cases: UseCases) -> None:
+    media.register(server, use_cases.catalogue)
+    comments.register(server, use_cases.comments, use_cases.likes)
+    likes.register(server, use_cases.likes)

@@ -11,6 +11,7 @@ from kinora_kit.rpc import signed_in
 from kinora_media import cursors
 from kinora_media.likes import Likes
 from kinora_media.rpc.media import message_of, page_size
+from kinora_media.store.media import MEDIA
 
 
 def register(server: grpc.aio.Server, likes: Likes) -> None:
@@ -28,7 +29,7 @@ class LikesRpc(LikesServicer):
         return message_of(await self._likes.switch(signed_in(), parse_id(request.media_id), on=False))
 
     async def ListLikes(self, request: pb.ListLikesRequest, context: object) -> pb.ListLikesResponse:
-        liked = await self._likes.among(signed_in(), [parse_id(text) for text in request.media_ids])
+        liked = await self._likes.among(signed_in(), MEDIA, [parse_id(text) for text in request.media_ids])
         return pb.ListLikesResponse(media_ids=map(str, liked))
 
     async def ListLikedMedia(self, request: pb.ListLikedMediaRequest, context: object) -> MediaPage:

@@ -106,7 +106,7 @@ def _page(page: Page[Media], cursor: Callable[[Media], str]) -> pb.MediaPage:
 
 
 def _given(request: pb.CreateMediaRequest | pb.UpdateMediaRequest) -> dict[str, Any]:
-    given = fields(request, "title", "description", "category", "language")
+    given = fields(request, "title", "description", "category", "language", "comments_enabled")
     if request.HasField("tags"):
         given["tags"] = tuple(request.tags.tags)
     if request.visibility:
@@ -137,6 +137,8 @@ def message_of(media: Media) -> pb.Media:
         publish_at=timestamp(media.publish_at) if media.publish_at else None,
         published_at=timestamp(media.published_at) if media.published_at else None,
         counters=pb.Counters(**asdict(media.counters)),
+        comments_enabled=media.comments_enabled,
+        pinned_comment_id=str(media.pinned_comment_id) if media.pinned_comment_id else None,
     )
     message.attributes.update(media.attributes)
     return message

@@ -4,17 +4,30 @@ Each write changes one document and includes the events it causes, so no transac
 """
 
 from kinora_kit.mongo import Database, IndexModel
-from kinora_media.store import channels, drafts, likes, media
+from kinora_media.store import channels, comments, drafts, likes, media
 from kinora_media.store.tallies import Tally
 
 SECONDS_PER_DAY = 24 * 3600
 
 TALLIES = (
-    Tally(media.MEDIA, [likes.source(media.MEDIA)], parent=media.channel, fields=["owner_id"]),
+    Tally(
+        media.MEDIA,
+        [likes.source(media.MEDIA), comments.SOURCE],
+        parent=media.channel,
+        fields=["owner_id"],
+        carried=media.CARRIED,
+    ),
+    Tally(
+        comments.COMMENTS,
+        [likes.source(comments.COMMENTS), comments.SOURCE],
+        parent=comments.parent,
+        fields=["media_id", "parent_id"],
+        carried=["replies"],
+    ),
     Tally(channels.CHANNELS, [media.SOURCE], creates=True, daily=True),
 )
 
-OUTBOXES = (media.MEDIA, likes.OF_MEDIA)
+OUTBOXES = (media.MEDIA, likes.OF_MEDIA, comments.COMMENTS)
 """Collections whose documents have events to publish."""
 
 
@@ -28,6 +41,7 @@ def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
         | channels.indexes(tombstones=tombstones)
         | drafts.indexes()
         | likes.indexes()
+        | comments.indexes()
     )
 
 

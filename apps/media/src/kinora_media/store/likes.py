@@ -7,12 +7,13 @@ from kinora_kit.events import Event
 from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, IndexModel, superseding
 from kinora_media.domain import Like, Position
 from kinora_media.store import tallies
+from kinora_media.store.comments import COMMENTS
 from kinora_media.store.media import MEDIA, entries
 from kinora_media.store.tallies import DUE, Source, Thing
 
 OF_MEDIA = "likes"
 OF_COMMENTS = "comment_likes"
-_OF = {MEDIA: OF_MEDIA, "comments": OF_COMMENTS}
+_OF = {MEDIA: OF_MEDIA, COMMENTS: OF_COMMENTS}
 
 
 def source(collection: str) -> Source:
@@ -82,9 +83,9 @@ async def remove_of_user(database: Database, user_id: UUID) -> None:
         await database[collection].update_many({"user_id": user_id, "gone": {"$exists": False}}, [{"$set": change}])
 
 
-async def delete_of(database: Database, thing: Thing) -> None:
-    """Delete the likes of a deleted document."""
-    await database[_OF[thing.collection]].delete_many({"thing_id": thing.id})
+async def delete_of(database: Database, collection: str, ids: Sequence[UUID]) -> None:
+    """Delete the likes of deleted documents."""
+    await database[_OF[collection]].delete_many({"thing_id": {"$in": list(ids)}})
 
 
 def _key(user_id: UUID, thing_id: UUID) -> bytes:

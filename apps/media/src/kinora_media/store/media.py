@@ -28,12 +28,15 @@ class Tombstone:
     """Remains of a deleted document, so that late events do not recreate it."""
 
 
+CARRIED = ("views", "likes", "comments")
+
+
 def _amounts(document: Document) -> tallies.Counters:
     """What a document contributes to its owner's channel."""
     if "deleted_at" in document:
         return {}
     counters = document.get("tally", {}).get("counters", {})
-    return {name: counters.get(name, 0) for name in ("views", "likes", "comments")}
+    return {name: counters.get(name, 0) for name in CARRIED}
 
 
 SOURCE = Source(MEDIA, _amounts, fields=["tally.counters", "deleted_at"], outlives=True)
@@ -118,6 +121,12 @@ async def update(database: Database, media: Media, *, expected_version: int, eve
         change[OUTBOX] = superseding(entries(events))
     result = await database[MEDIA].update_one({"_id": media.id, "version": expected_version}, [{"$set": change}])
     return result.matched_count == 1
+
+
+async def pin(database: Database, media_id: UUID, comment_id: UUID | None) -> None:
+    # The version: a concurrent edit must not restore the former value.
+    change = {"$set": {"pinned_comment_id": comment_id}, "$inc": {"version": 1}}
+    await database[MEDIA].update_one({"_id": media_id, "deleted_at": {"$exists": False}}, change)
 
 
 async def delete(database: Database, media_id: UUID, owner_id: UUID, *, at: datetime, event: Event) -> bool:

@@ -14,7 +14,7 @@ A document with counters, such as a media document, has ``tally``::
 ``batch`` is what was added to the counters last, until it is recorded in the contributors; ``open`` exists as long.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any, NamedTuple
@@ -68,6 +68,8 @@ class Tally:
     """To what such a document contributes itself."""
     fields: Sequence[str] = ()
     """That ``parent`` reads."""
+    carried: Collection[str] = ()
+    """The counters that change what such a document contributes."""
     creates: bool = False
     """Whether a missing document is created. Otherwise, it was deleted."""
     daily: bool = False
@@ -136,7 +138,7 @@ async def due(database: Database, source: Source, thing: Thing) -> list[Contribu
             version=document["count"]["version"],
             amounts={} if "gone" in document else source.amounts(document),
             counted=document["count"].get("counted", {}),
-            author=document[author] if source.author else None,
+            author=document.get(author) if source.author else None,
             gone="gone" in document,
         )
         async for document in found
@@ -167,7 +169,7 @@ async def add(
         kept = {each: counters for each, counters in before.days.items() if each > first}
         to_set["tally.days"] = {**kept, day: _sum(kept.get(day, {}), change)}
     update: Document = {"$set": to_set}
-    if before.parent:
+    if before.parent and any(change.get(counter) for counter in tally.carried):
         increase, more = changed(before.parent)
         update = {"$set": to_set | more, "$inc": increase}
     try:

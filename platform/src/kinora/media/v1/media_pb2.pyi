@@ -91,6 +91,8 @@ class Media(_message.Message):
     PUBLISHED_AT_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
     PUBLISH_AT_FIELD_NUMBER: _builtins.int
+    COMMENTS_ENABLED_FIELD_NUMBER: _builtins.int
+    PINNED_COMMENT_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner_id: _builtins.str
     title: _builtins.str
@@ -105,6 +107,9 @@ class Media(_message.Message):
     failure_detail: _builtins.str
     language: _builtins.str
     """BCP 47, such as pt-BR; empty if unknown."""
+    comments_enabled: _builtins.bool
+    """Whether comments can be posted."""
+    pinned_comment_id: _builtins.str
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -144,14 +149,21 @@ class Media(_message.Message):
         published_at: _timestamp_pb2.Timestamp | None = ...,
         counters: Global___Counters | None = ...,
         publish_at: _timestamp_pb2.Timestamp | None = ...,
+        comments_enabled: _builtins.bool = ...,
+        pinned_comment_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "counters", b"counters", "created_at", b"created_at", "duration", b"duration", "publish_at", b"publish_at", "published_at", b"published_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_pinned_comment_id", b"_pinned_comment_id", "attributes", b"attributes", "counters", b"counters", "created_at", b"created_at", "duration", b"duration", "pinned_comment_id", b"pinned_comment_id", "publish_at", b"publish_at", "published_at", b"published_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "attributes", b"attributes", "category", b"category", "counters", b"counters", "created_at", b"created_at", "description", b"description", "duration", b"duration", "failure_code", b"failure_code", "failure_detail", b"failure_detail", "id", b"id", "language", b"language", "owner_id", b"owner_id", "publish_at", b"publish_at", "published_at", b"published_at", "state", b"state", "tags", b"tags", "title", b"title", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_pinned_comment_id", b"_pinned_comment_id", "attributes", b"attributes", "category", b"category", "comments_enabled", b"comments_enabled", "counters", b"counters", "created_at", b"created_at", "description", b"description", "duration", b"duration", "failure_code", b"failure_code", "failure_detail", b"failure_detail", "id", b"id", "language", b"language", "owner_id", b"owner_id", "pinned_comment_id", b"pinned_comment_id", "publish_at", b"publish_at", "published_at", b"published_at", "state", b"state", "tags", b"tags", "title", b"title", "updated_at", b"updated_at", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duration: _TypeAlias = _typing.Literal["duration"]  # noqa: Y015
     _WhichOneofArgType__duration: _TypeAlias = _typing.Literal["_duration", b"_duration"]  # noqa: Y015
+    _WhichOneofReturnType__pinned_comment_id: _TypeAlias = _typing.Literal["pinned_comment_id"]  # noqa: Y015
+    _WhichOneofArgType__pinned_comment_id: _TypeAlias = _typing.Literal["_pinned_comment_id", b"_pinned_comment_id"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__duration) -> _WhichOneofReturnType__duration | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pinned_comment_id) -> _WhichOneofReturnType__pinned_comment_id | None: ...
 
 Global___Media: _TypeAlias = Media  # noqa: Y015
 
@@ -251,6 +263,7 @@ class CreateMediaRequest(_message.Message):
     VISIBILITY_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     PUBLISH_AT_FIELD_NUMBER: _builtins.int
+    COMMENTS_ENABLED_FIELD_NUMBER: _builtins.int
     filename: _builtins.str
     size: _builtins.int
     """Bytes."""
@@ -260,6 +273,7 @@ class CreateMediaRequest(_message.Message):
     category: _builtins.str
     language: _builtins.str
     visibility: Global___Visibility.ValueType
+    comments_enabled: _builtins.bool
     @_builtins.property
     def tags(self) -> Global___TagList: ...
     @_builtins.property
@@ -279,15 +293,18 @@ class CreateMediaRequest(_message.Message):
         visibility: Global___Visibility.ValueType = ...,
         attributes: _struct_pb2.Struct | None = ...,
         publish_at: _timestamp_pb2.Timestamp | None = ...,
+        comments_enabled: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "attributes", b"attributes", "category", b"category", "description", b"description", "language", b"language", "publish_at", b"publish_at", "tags", b"tags"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_comments_enabled", b"_comments_enabled", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "attributes", b"attributes", "category", b"category", "comments_enabled", b"comments_enabled", "description", b"description", "language", b"language", "publish_at", b"publish_at", "tags", b"tags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "attributes", b"attributes", "category", b"category", "description", b"description", "filename", b"filename", "language", b"language", "publish_at", b"publish_at", "size", b"size", "tags", b"tags", "title", b"title", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_comments_enabled", b"_comments_enabled", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "attributes", b"attributes", "category", b"category", "comments_enabled", b"comments_enabled", "description", b"description", "filename", b"filename", "language", b"language", "publish_at", b"publish_at", "size", b"size", "tags", b"tags", "title", b"title", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attributes: _TypeAlias = _typing.Literal["attributes"]  # noqa: Y015
     _WhichOneofArgType__attributes: _TypeAlias = _typing.Literal["_attributes", b"_attributes"]  # noqa: Y015
     _WhichOneofReturnType__category: _TypeAlias = _typing.Literal["category"]  # noqa: Y015
     _WhichOneofArgType__category: _TypeAlias = _typing.Literal["_category", b"_category"]  # noqa: Y015
+    _WhichOneofReturnType__comments_enabled: _TypeAlias = _typing.Literal["comments_enabled"]  # noqa: Y015
+    _WhichOneofArgType__comments_enabled: _TypeAlias = _typing.Literal["_comments_enabled", b"_comments_enabled"]  # noqa: Y015
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
     _WhichOneofReturnType__language: _TypeAlias = _typing.Literal["language"]  # noqa: Y015
@@ -298,6 +315,8 @@ class CreateMediaRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__attributes) -> _WhichOneofReturnType__attributes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__category) -> _WhichOneofReturnType__category | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__comments_enabled) -> _WhichOneofReturnType__comments_enabled | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
     @_typing.overload
@@ -481,12 +500,14 @@ class UpdateMediaRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     PUBLISH_AT_FIELD_NUMBER: _builtins.int
+    COMMENTS_ENABLED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     title: _builtins.str
     description: _builtins.str
     category: _builtins.str
     visibility: Global___Visibility.ValueType
     language: _builtins.str
+    comments_enabled: _builtins.bool
     @_builtins.property
     def tags(self) -> Global___TagList:
         """Set to replace all tags."""
@@ -511,15 +532,18 @@ class UpdateMediaRequest(_message.Message):
         attributes: _struct_pb2.Struct | None = ...,
         language: _builtins.str | None = ...,
         publish_at: _timestamp_pb2.Timestamp | None = ...,
+        comments_enabled: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "_title", b"_title", "attributes", b"attributes", "category", b"category", "description", b"description", "language", b"language", "publish_at", b"publish_at", "tags", b"tags", "title", b"title"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_comments_enabled", b"_comments_enabled", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "_title", b"_title", "attributes", b"attributes", "category", b"category", "comments_enabled", b"comments_enabled", "description", b"description", "language", b"language", "publish_at", b"publish_at", "tags", b"tags", "title", b"title"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "_title", b"_title", "attributes", b"attributes", "category", b"category", "description", b"description", "id", b"id", "language", b"language", "publish_at", b"publish_at", "tags", b"tags", "title", b"title", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_category", b"_category", "_comments_enabled", b"_comments_enabled", "_description", b"_description", "_language", b"_language", "_tags", b"_tags", "_title", b"_title", "attributes", b"attributes", "category", b"category", "comments_enabled", b"comments_enabled", "description", b"description", "id", b"id", "language", b"language", "publish_at", b"publish_at", "tags", b"tags", "title", b"title", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attributes: _TypeAlias = _typing.Literal["attributes"]  # noqa: Y015
     _WhichOneofArgType__attributes: _TypeAlias = _typing.Literal["_attributes", b"_attributes"]  # noqa: Y015
     _WhichOneofReturnType__category: _TypeAlias = _typing.Literal["category"]  # noqa: Y015
     _WhichOneofArgType__category: _TypeAlias = _typing.Literal["_category", b"_category"]  # noqa: Y015
+    _WhichOneofReturnType__comments_enabled: _TypeAlias = _typing.Literal["comments_enabled"]  # noqa: Y015
+    _WhichOneofArgType__comments_enabled: _TypeAlias = _typing.Literal["_comments_enabled", b"_comments_enabled"]  # noqa: Y015
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
     _WhichOneofReturnType__language: _TypeAlias = _typing.Literal["language"]  # noqa: Y015
@@ -532,6 +556,8 @@ class UpdateMediaRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__attributes) -> _WhichOneofReturnType__attributes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__category) -> _WhichOneofReturnType__category | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__comments_enabled) -> _WhichOneofReturnType__comments_enabled | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
     @_typing.overload
