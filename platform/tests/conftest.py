@@ -25,7 +25,7 @@ from kinora_kit.mongo import Database
 from kinora_kit.postgres import Pool
 from kinora_kit.queues import Queue
 from kinora_kit.s3 import ObjectStore
-from kinora_kit.testing import eventually, free_port
+from kinora_kit.testing import eventually, free_port, no_session_has_ended
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +141,7 @@ async def database(kit: dict[str, str], unique: str) -> AsyncIterator[Database]:
 async def client(kit: dict[str, str], unique: str) -> AsyncIterator[Redis]:
     """A Redis client; keys that start with ``unique`` are deleted afterwards."""
     async with redis.connect(kit["REDIS_URL"], name="kit-test") as client:
+        await no_session_has_ended(client)
         yield client
         async for key in client.scan_iter(match=f"{unique}*"):
             await client.delete(key)

@@ -17,7 +17,7 @@ from structlog.contextvars import bound_contextvars, get_contextvars
 
 from kinora.auth.v1 import auth_pb2
 from kinora.media.v1 import media_pb2
-from kinora_kit import deadline, http, identity, logs, rpc, s3
+from kinora_kit import deadline, http, logs, revocations, rpc, s3
 from kinora_kit.errors import (
     Conflict,
     DomainError,
@@ -266,7 +266,7 @@ async def test_call_has_a_default_deadline(monkeypatch: pytest.MonkeyPatch) -> N
 async def test_token_identifies_the_caller(client: Redis) -> None:
     verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=client)
     revoked = uuid4()
-    await client.set(identity.revocation_key(revoked), "1", ex=60)
+    await revocations.announce(client, {revoked: 60})
     good, user_id = token()
     async with serving(Service(who), verifier=verifier) as address, rpc.connect(address) as channel:
 
@@ -286,7 +286,6 @@ async def test_token_identifies_the_caller(client: Redis) -> None:
         assert (await asked_with(token(kid="other")[0])).startswith("401 invalid_token")
         assert (await asked_with("nonsense")).startswith("401 invalid_token")
         assert await asked_with(None) == "nobody"
-    await client.delete(identity.revocation_key(revoked))
 
 
 async def test_signed_in_rejects_anonymous_caller() -> None:

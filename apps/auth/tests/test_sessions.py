@@ -17,11 +17,13 @@ from kinora_auth.passwords import Passwords
 from kinora_auth.service import RECENT
 from kinora_auth.settings import MAX_ACCESS_TOKEN_SECONDS
 from kinora_kit import postgres
-from kinora_kit.identity import revocation_key
 from kinora_kit.ids import new_id
+from kinora_kit.revocations import revocation_key
 from kinora_kit.testing import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from conftest import Api, Device, Start
 
 
@@ -216,6 +218,39 @@ async def test_login_ends_least_recently_used_sessions_beyond_100(api: Api) -> N
     await asyncio.gather(*(person.sign_in() for _ in range(3)))
     assert await pool.fetchval("SELECT count(*) FROM sessions WHERE user_id = $1", person.id) == 100
     assert [(await device.verify()).status_code for device in (oldest, recent)] == [401, 200]
+
+
+async def reuse(here: Device, _: Device) -> httpx.Response:
+    await here.refresh((await here.refresh()).json()["refresh_token"])
+    return await here.refresh()
+
+
+async def revoke(here: Device, other: Device) -> httpx.Response:
+    return await other.call("DELETE", f"/auth/sessions/{await here.session_id()}")
+
+
+ENDS: dict[str, Callable[[Device, Device], Awaitable[httpx.Response]]] = {
+    "logout": lambda here, _: here.call("POST", "/auth/logout"),
+    "logout of all": lambda _, other: other.call("POST", "/auth/logout-all"),
+    "revocation": revoke,
+    "reuse of a refresh token": reuse,
+    "new password": lambda _, other: other.call(
+        "PUT", "/auth/password", {"current_password": PASSWORD, "new_password": "another long password"}
+    ),
+    "deletion": lambda _, other: other.call("DELETE", "/user/profile", {"current_password": PASSWORD}),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_end_of_a_session_is_answered_when_all_replicas_reject_it(api: Api, start: Start, end: str) -> None:
+    person = await api.person()
+    here, other = await person.sign_in(), await person.sign_in()
+    async with start() as one, start() as two:
+        for replica in (one, two):
+            for _ in range(2):  # the second time, the replica remembers the session
+                assert (await replica.verify(here.access_token)).status_code == 200
+        assert (await ENDS[end](here, other)).status_code in (204, 401)
+        assert [(await each.verify(here.access_token)).status_code for each in (one, two, api)] == [401] * 3
 
 
 async def test_logout_that_loses_a_deadlock_can_be_retried(api: Api) -> None:

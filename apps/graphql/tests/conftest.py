@@ -42,7 +42,7 @@ from kinora_kit.ids import new_id
 from kinora_kit.rpc import optional_caller, signed_in
 from kinora_kit.server import BoundedWebSocket
 from kinora_kit.structs import from_struct
-from kinora_kit.testing import Proxy, free_port, proxy
+from kinora_kit.testing import Proxy, free_port, no_session_has_ended, proxy
 
 ISSUER = "http://issuer.test"
 
@@ -394,6 +394,7 @@ def keys() -> Keys:
 @pytest.fixture(scope="session")
 async def revocations(kit: dict[str, str]) -> AsyncIterator[Redis]:
     async with redis.connect(kit["KINORA_REDIS_URL"], name="graphql-tests") as client:
+        await no_session_has_ended(client)
         yield client
 
 

@@ -15,8 +15,8 @@ from kinora.media.v1 import media_pb2
 from kinora_graphql import ids
 from kinora_graphql.problems import extensions
 from kinora_kit.errors import InvalidInput, Unavailable
-from kinora_kit.identity import revocation_key
 from kinora_kit.ids import new_id
+from kinora_kit.revocations import announce
 from kinora_kit.testing import eventually
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
@@ -215,7 +215,7 @@ async def test_token_identifies_the_caller(ask: Ask, world: World) -> None:
 @pytest.fixture(params=["no token", "another scheme", "expired", "of an ended session"])
 async def bad_token(request: pytest.FixtureRequest, world: World, keys: Keys, revocations: Redis) -> str:
     ended, user_id = new_id(), world.add_user()
-    await revocations.set(revocation_key(ended), "1", ex=60)
+    await announce(revocations, {ended: 60})
     return {
         "no token": "Bearer x",
         "another scheme": "Basic x",

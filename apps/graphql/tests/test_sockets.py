@@ -16,8 +16,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from kinora_graphql import ids
-from kinora_kit.identity import LEEWAY_SECONDS, revocation_key
+from kinora_kit.identity import LEEWAY_SECONDS
 from kinora_kit.ids import new_id
+from kinora_kit.revocations import announce
 from kinora_kit.testing import eventually
 
 Open = Callable[..., Any]
@@ -243,12 +244,12 @@ async def test_ended_session_closes_socket(
 ) -> None:
     user_id, session_id = world.add_user(), new_id()
     token = keys.token(user_id, session_id=session_id)
-    async with start(session_check_seconds=0.1) as address, open_socket(address) as socket:
+    async with start(session_check_seconds=60) as address, open_socket(address) as socket:
         await say(socket, {"type": "connection_init", "payload": {"authorization": f"Bearer {token}"}})
         assert await hear(socket) == ACK
         await say(socket, {"type": "ping"})
         assert await hear(socket) == {"type": "pong"}
-        await revocations.set(revocation_key(session_id), "1", ex=60)
+        await announce(revocations, {session_id: 60})
         assert await close_code(socket) == 4403
 
 

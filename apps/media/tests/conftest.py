@@ -22,7 +22,7 @@ from kinora_kit.health import Checks
 from kinora_kit.identity import AUDIENCE, Caller, TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database, Relay
-from kinora_kit.testing import free_port
+from kinora_kit.testing import free_port, no_session_has_ended
 from kinora_media import store
 from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Media, Upload, Visibility
@@ -176,6 +176,7 @@ def keys() -> Keys:
 @pytest.fixture(scope="session")
 async def verifier(keys: Keys, kit: dict[str, str]) -> AsyncIterator[TokenVerifier]:
     async with kinora_kit.redis.connect(kit["KINORA_REDIS_URL"], name="media-tests") as redis:
+        await no_session_has_ended(redis)
         yield TokenVerifier(keys=keys, issuer=ISSUER, revocations=redis)
 
 

@@ -19,14 +19,15 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 import kinora_kit.redis
-from kinora_kit import migrate, postgres, s3
+import kinora_kit.revocations
+from kinora_kit import migrate, postgres, s3, tasks
 from kinora_kit.app import create_app
 from kinora_kit.health import Checks
-from kinora_kit.identity import AUDIENCE, LEEWAY_SECONDS, Caller, TokenVerifier, revocation_key
+from kinora_kit.identity import AUDIENCE, LEEWAY_SECONDS, Caller, TokenVerifier
 from kinora_kit.ids import new_id
 from kinora_kit.postgres import Pool
 from kinora_kit.streams import Seats
-from kinora_kit.testing import eventually, free_port
+from kinora_kit.testing import eventually, free_port, no_session_has_ended
 from kinora_video import announce, rest, store
 from kinora_video.changes import Changes
 from kinora_video.links import Links
@@ -129,7 +130,7 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
         redis_url=SecretStr(env["KINORA_REDIS_URL"]),
         signing_secret=SecretStr(SECRET),
         streams_per_user=2,
-        session_check_seconds=0.1,
+        session_check_seconds=60,
     )
     async with (
         postgres.connect(url, name="video-test") as pool,
@@ -139,6 +140,7 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
         ) as objects,
         httpx.AsyncClient(timeout=60) as tusd,
     ):
+        await no_session_has_ended(revocations)
         watching = Watching(pool, objects, Links(SECRET, 3600), settings)
         videos = Videos(pool, Documents())
         uploads = Uploads(pool, objects, tusd, settings)
@@ -147,7 +149,7 @@ async def world(environment: Callable[[str], dict[str, str]]) -> AsyncIterator[W
         async def wire(_: VideoSettings) -> AsyncIterator[State]:
             changes = Changes()
             verifier = TokenVerifier(keys=Keys(), issuer=ISSUER, revocations=revocations)
-            async with changes.listening(url):
+            async with changes.listening(url), tasks.background(revocations=verifier.revocations.follow):
                 yield State(
                     checks=Checks(),
                     watching=watching,
@@ -248,7 +250,7 @@ async def test_progress_ends_with_the_session(world: World) -> None:
     video_id = await world.uploading(owner)
     async with following(world, video_id, token(owner, session_id=session_id)) as followed:
         await followed.event()
-        await world.revocations.set(revocation_key(session_id), "1", ex=60)
+        await kinora_kit.revocations.announce(world.revocations, {session_id: 60})
         await followed.end()
     async with following(world, video_id, token(owner, session_id=session_id)) as followed:
         assert followed.answer.status_code == 401

@@ -7,7 +7,7 @@ required. A token whose session was revoked is rejected although its signature i
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 from urllib.parse import urljoin
@@ -17,10 +17,11 @@ import httpx
 import jwt
 from fastapi import Depends, Request
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from kinora_kit import http, logs, tasks
 from kinora_kit.errors import InvalidToken, NotSignedIn, Unavailable
+from kinora_kit.recent import Recent
+from kinora_kit.revocations import HasEnded, Revocations
 
 log = logs.get(__name__)
 
@@ -37,9 +38,8 @@ LEEWAY_SECONDS = 5.0
 """Tolerated clock skew: tokens are valid this much earlier and later than stated."""
 
 RETRY_SECONDS = 1.0
-"""How soon the key set is fetched again while there is none, and Redis is asked again after it failed."""
-REDIS_SECONDS = 1.0
-"""Timeout of the revocation lookup in Redis."""
+"""How soon the key set is fetched again while there is none."""
+REMEMBERED_TOKENS = 10_000
 
 
 @dataclass(frozen=True)
@@ -169,15 +169,6 @@ class RemoteKeys:
         self._fetched = time.monotonic()
 
 
-def revocation_key(session_id: UUID) -> str:
-    """The Redis key of a revoked session; auth keeps it until the session's last access token has expired."""
-    return f"auth:revoked:{session_id}"
-
-
-HasEnded = Callable[[UUID, str], Awaitable[bool]]
-"""Whether a session, given by its id and its access token, has ended. Raises an outage if that is unknown."""
-
-
 @contextlib.asynccontextmanager
 async def ask_auth(jwks_url: str) -> AsyncIterator[HasEnded]:
     """Asks the auth service that publishes ``jwks_url``."""
@@ -193,18 +184,23 @@ async def ask_auth(jwks_url: str) -> AsyncIterator[HasEnded]:
         yield has_ended
 
 
-class TokenVerifier:
-    """Looks up ended sessions in ``revocations``, or asks ``otherwise`` while that does not answer.
+@dataclass(frozen=True)
+class _Verified:
+    caller: Caller
+    session_id: UUID
+    expires: float
+    kid: str
+    key: Any
 
-    Both are authoritative: a cached result could accept a session that has ended since.
-    """
+
+class TokenVerifier:
+    """Verifies the signature of each token once. Whether its session has ended is checked each time."""
 
     def __init__(self, *, keys: KeySource, issuer: str, revocations: Redis, otherwise: HasEnded | None = None) -> None:
         self._keys = keys
         self._issuer = issuer
-        self._revocations = revocations
-        self._otherwise = otherwise
-        self._away_until = float("-inf")
+        self.revocations = Revocations(revocations, otherwise)
+        self._verified: Recent[str, _Verified] = Recent(REMEMBERED_TOKENS)
 
     async def verify(self, token: str) -> Caller:
         """The caller to whom the token was issued.
@@ -217,10 +213,12 @@ class TokenVerifier:
     async def until_ended(self, token: str, *, check_seconds: float) -> None:
         """Return when the token has expired, or soon after its session ends. For long-lived connections.
 
-        While that cannot be determined, the session is assumed to be live until the token expires.
+        At once if ``revocations.follow`` runs, and after ``check_seconds`` otherwise. While that cannot be determined,
+        the session is assumed to be live until the token expires.
         """
         expiry = float("inf")
         while time.time() < expiry:
+            news = self.revocations.next()  # before verifying, so that none is missed
             try:
                 _, expiry = await self.verify_with_expiry(token)
             except InvalidToken:
@@ -228,15 +226,29 @@ class TokenVerifier:
             except Exception as error:
                 log.warning("cannot determine whether the session has ended", error=repr(error))
             tasks.raise_if_cancelled()
-            await asyncio.sleep(min(check_seconds, max(expiry - time.time(), 0)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(check_seconds, max(expiry - time.time(), 0))):
+                    await news.wait()
 
     async def verify_with_expiry(self, token: str) -> tuple[Caller, float]:
         """Like verify, plus the Unix time from which the token is rejected."""
+        known = self._verified.get(token)
+        if known is None or await self._keys.public_key(known.kid) != known.key:  # the key may have been withdrawn
+            known = await self._decode(token)
+            self._verified.put(token, known)
+        if time.time() >= known.expires:
+            raise InvalidToken("The access token has expired")
+        if await self.revocations.has_ended(known.session_id, token):
+            raise InvalidToken("The session has ended")
+        return known.caller, known.expires
+
+    async def _decode(self, token: str) -> _Verified:
         try:
             header = jwt.get_unverified_header(token)
             if header.get("alg") != ALGORITHM or str(header.get("typ", "")).lower() != TOKEN_TYPE:
                 raise InvalidToken
-            key = await self._keys.public_key(str(header.get("kid", "")))
+            kid = str(header.get("kid", ""))
+            key = await self._keys.public_key(kid)
             if key is None:
                 raise InvalidToken("The access token was not signed by a current key")
             claims = jwt.decode(
@@ -248,28 +260,10 @@ class TokenVerifier:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iat", "sub", "sid"]},
             )
-            caller = Caller(
-                user_id=UUID(claims["sub"]),
-                session_id=UUID(claims["sid"]),
-                roles=frozenset(claims.get("roles", ())),
-            )
+            session_id = UUID(claims["sid"])
+            caller = Caller(UUID(claims["sub"]), session_id, frozenset(claims.get("roles", ())))
         except jwt.ExpiredSignatureError:
             raise InvalidToken("The access token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
             raise InvalidToken from None
-        if await self._has_ended(UUID(claims["sid"]), token):
-            raise InvalidToken("The session has ended")
-        return caller, float(claims["exp"]) + LEEWAY_SECONDS
-
-    async def _has_ended(self, session_id: UUID, token: str) -> bool:
-        # While Redis is down, only one request per second waits for it.
-        if self._otherwise is None or time.monotonic() >= self._away_until:
-            try:
-                # The client's own timeouts are longer; they apply if there is no alternative.
-                async with asyncio.timeout(None if self._otherwise is None else REDIS_SECONDS):
-                    return bool(await self._revocations.exists(revocation_key(session_id)))
-            except (RedisError, OSError, TimeoutError) as error:
-                if self._otherwise is None:
-                    raise Unavailable("Cannot determine whether the session has ended") from error
-                self._away_until = time.monotonic() + RETRY_SECONDS
-        return await self._otherwise(session_id, token)
+        return _Verified(caller, session_id, float(claims["exp"]) + LEEWAY_SECONDS, kid, key)

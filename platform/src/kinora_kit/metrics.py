@@ -17,6 +17,12 @@ STREAMS_REFUSED = Counter(
     "Long-lived connections rejected because there are too many, by the limit that applied (process, user, address)",
     ["kind", "limit"],
 )
+SESSIONS_CHECKED = Counter(
+    "kinora_sessions_checked_total",
+    "Sessions of access tokens that were checked, by who said whether they had ended (memory, log, redis, auth)",
+    ["source"],
+)
+SESSIONS_REMEMBERED = Gauge("kinora_sessions_remembered", "Sessions remembered as live")
 RPC_SERVED = Histogram(
     "kinora_rpc_served_seconds",
     "gRPC calls served, by method and status",

@@ -14,6 +14,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from kinora_kit import revocations
 
 POLL_SECONDS = 0.02
 
@@ -34,6 +39,15 @@ async def eventually(condition: Callable[[], object | Awaitable[object]], *, sec
         if time.monotonic() > deadline:
             raise failure
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def no_session_has_ended(client: Redis) -> None:
+    """Write to Redis what verifiers must find there, as auth does."""
+
+    async def none() -> dict[UUID, float]:
+        return {}
+
+    await revocations.restore(client, none)
 
 
 def free_port() -> int:

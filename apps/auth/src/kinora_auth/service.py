@@ -2,8 +2,7 @@
 
 import dataclasses
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -44,10 +43,10 @@ from kinora_auth.keys import KeyRing
 from kinora_auth.passwords import Passwords
 from kinora_auth.settings import MAX_ACCESS_TOKEN_SECONDS, AuthSettings
 from kinora_auth.text import opaque
-from kinora_kit import outbox, postgres
+from kinora_kit import outbox, postgres, revocations
 from kinora_kit.errors import NotSignedIn
 from kinora_kit.events import Payload, event
-from kinora_kit.identity import Caller, revocation_key
+from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.postgres import Connection, Pool
 from kinora_kit.settings import reveal
@@ -58,6 +57,8 @@ REFRESHES = Counter("kinora_auth_refreshes_total", "Refreshes, by kind (rotate, 
 SESSIONS_ENDED = Counter("kinora_auth_sessions_ended_total", "Sessions ended before they expired")
 
 RECENT = timedelta(minutes=1)
+REVOKED_SECONDS = MAX_ACCESS_TOKEN_SECONDS + 60.0
+"""A minute longer than the lifetime of any access token, for clock skew. Replicas may have other settings."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ class Accounts:
             await self._confirm(caller, change.new_password)
             # The first attempt may have died before it announced the ended sessions.
             await self.restore_revocations()
+            await revocations.settle()
 
     async def _set_password(self, caller: Caller, change: PasswordChange) -> None:
         before = await self._confirm(caller, change.current_password)
@@ -332,8 +334,14 @@ class Accounts:
             raise SessionNotFound
 
     async def restore_revocations(self) -> None:
-        """Rewrite all revocations to Redis, which may have been down or have lost its data."""
-        await self._write(await store.revocations(self.pool, now=self.now()))
+        """Write the revocations that Redis lacks, because it was down or has lost data."""
+
+        async def all_revoked() -> dict[UUID, float]:
+            now = self.now()
+            revoked = await store.revocations(self.pool, now=now)
+            return {session_id: (until - now).total_seconds() for session_id, until in revoked.items()}
+
+        await revocations.restore(self.redis, all_revoked)
 
     async def sweep(self) -> None:
         now = self.now()
@@ -405,14 +413,10 @@ class Accounts:
         left = token.created_at + lifetime - self.now()
         return Tokens(user.id, access, opaque, expires_in=max(0, int(left.total_seconds())))
 
-    def _revoked_until(self) -> datetime:
-        # A minute longer than the lifetime of any access token, for clock skew. Replicas may have other settings.
-        return self.now() + timedelta(seconds=MAX_ACCESS_TOKEN_SECONDS + 60)
-
     async def _end(
         self, connection: Connection, user_id: UUID, *, only: Sequence[UUID] | None = None, keep: UUID | None = None
     ) -> list[UUID]:
-        until = self._revoked_until()
+        until = self.now() + timedelta(seconds=REVOKED_SECONDS)
         return await store.end_sessions(connection, user_id, only=only, keep=keep, revoked_until=until)
 
     async def _end_and_announce(self, caller: Caller, *, only: UUID | None = None) -> list[UUID]:
@@ -424,19 +428,9 @@ class Accounts:
         return ended
 
     async def _announce(self, ended: Sequence[UUID]) -> None:
-        """Make verifiers reject these sessions. Raises RedisError: then the request must not be confirmed.
+        """Make all verifiers reject these sessions. Raises RedisError: then the request must not be confirmed.
 
         PostgreSQL has recorded them anyway, and ``restore_revocations`` retries the write.
         """
-        until = self._revoked_until()
-        await self._write(dict.fromkeys(ended, until))
+        await revocations.announce(self.redis, dict.fromkeys(ended, REVOKED_SECONDS))
         SESSIONS_ENDED.inc(len(ended))
-
-    async def _write(self, revoked: Mapping[UUID, datetime]) -> None:
-        if not revoked:
-            return
-        now = self.now()
-        async with self.redis.pipeline(transaction=False) as pipeline:
-            for session_id, until in revoked.items():
-                pipeline.set(revocation_key(session_id), 1, ex=max(1, math.ceil((until - now).total_seconds())))
-            await pipeline.execute()

@@ -47,7 +47,7 @@ class AuthSettings(Settings):
     key_lead_seconds: int = Field(default=600, ge=0)
     """How long a new key is published before it signs; verifiers cache the key set for 300 s."""
     revocation_sync_seconds: float = Field(default=5, gt=0)
-    """How often revocations are rewritten to Redis, in case it lost its data."""
+    """How often the revocations that Redis lacks are written, in case it lost its data."""
 
     hashing_threads: int = Field(default=2, ge=1)
     """Passwords hashed in parallel; each takes 64 MiB."""

@@ -43,7 +43,13 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
         rpc.connect(settings.video_grpc) as video,
     ):
         progress = ProgressHub(bus)
-        async with tasks.background(progress=progress.run):
+        verifier = TokenVerifier(
+            keys=RemoteKeys(settings.jwks_url),
+            issuer=settings.public_url,
+            revocations=cache,
+            otherwise=has_ended,
+        )
+        async with tasks.background(progress=progress.run, revocations=verifier.revocations.follow):
             yield State(
                 clients=Clients(
                     users=UsersStub(auth),
@@ -62,12 +68,7 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                     trusted=read_manifest(settings.trusted_documents),
                     trusted_only=settings.trusted_only,
                 ),
-                verifier=TokenVerifier(
-                    keys=RemoteKeys(settings.jwks_url),
-                    issuer=settings.public_url,
-                    revocations=cache,
-                    otherwise=has_ended,
-                ),
+                verifier=verifier,
                 # Not the gRPC services, which report their own health.
                 checks=Checks({"redis": cache.ping, "rabbitmq": bus.check}),
             )

@@ -126,6 +126,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
                 verifier=verifier,
             ),
             tasks.background(
+                revocations=verifier.revocations.follow,
                 media_events=lambda: consumer.consume(stores.broker, queues.VIDEO_MEDIA, reactions.to_media),
                 auth_events=lambda: consumer.consume(stores.broker, queues.VIDEO_AUTH, reactions.to_auth),
                 schema=lambda: tasks.every(
