@@ -75,11 +75,11 @@ def caller_from_headers(headers: Mapping[str, str]) -> Caller | None:
         raise NotSignedIn("The identity headers are malformed") from None
 
 
-def _optional(request: Request) -> Caller | None:
+async def _optional(request: Request) -> Caller | None:
     return caller_from_headers(request.headers)
 
 
-def _required(request: Request) -> Caller:
+async def _required(request: Request) -> Caller:
     caller = caller_from_headers(request.headers)
     if caller is None:
         raise NotSignedIn
@@ -105,7 +105,7 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     return token.strip()
 
 
-def _required_token(request: Request) -> str:
+async def _required_token(request: Request) -> str:
     token = bearer(request.headers)
     if token is None:
         raise NotSignedIn

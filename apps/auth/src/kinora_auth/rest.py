@@ -64,7 +64,7 @@ class Sessions(BaseModel):
     items: list[Session]
 
 
-def _client(request: Request) -> domain.Client:
+async def _client(request: Request) -> domain.Client:
     return domain.Client.of(request.client.host if request.client else "", request.headers.get("user-agent", ""))
 
 

@@ -108,7 +108,7 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
                 )
 
 
-def _state(connection: HTTPConnection) -> State:
+async def _state(connection: HTTPConnection) -> State:
     state: State = connection.state.wired
     return state
 

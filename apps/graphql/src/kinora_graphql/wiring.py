@@ -74,7 +74,7 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
             )
 
 
-def _state(connection: HTTPConnection) -> State:
+async def _state(connection: HTTPConnection) -> State:
     state: State = connection.state.wired
     return state
 

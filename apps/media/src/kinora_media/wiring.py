@@ -98,7 +98,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
             )
 
 
-def _state(connection: HTTPConnection) -> State:
+async def _state(connection: HTTPConnection) -> State:
     state: State = connection.state.wired
     return state
 

@@ -162,7 +162,7 @@ async def wire_worker(settings: WorkerSettings) -> AsyncIterator[WorkerState]:
             yield WorkerState(checks=stores.checks)
 
 
-def _state(connection: HTTPConnection) -> State:
+async def _state(connection: HTTPConnection) -> State:
     state: State = connection.state.wired
     return state
 
