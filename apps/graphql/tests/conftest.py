@@ -486,6 +486,7 @@ def ask(http: httpx.AsyncClient, keys: Keys) -> Callable[..., Awaitable[dict[str
         answer = await http.post("/graphql", json={"query": document, "variables": variables}, headers=headers)
         assert answer.status_code == 200, answer.text
         result: dict[str, Any] = answer.json()
+        result.pop("extensions", None)  # the cost
         return result
 
     return post

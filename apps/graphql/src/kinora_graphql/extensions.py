@@ -1,4 +1,4 @@
-"""Extensions for every operation: limits, errors, metrics."""
+"""Extensions for every operation: validation, errors, metrics."""
 
 import contextlib
 import re
@@ -8,16 +8,10 @@ from typing import Any, cast
 
 from graphql import (
     FieldNode,
-    FragmentDefinitionNode,
-    FragmentSpreadNode,
     GraphQLError,
     GraphQLSyntaxError,
-    InlineFragmentNode,
     OperationDefinitionNode,
     OperationType,
-    SelectionSetNode,
-    ValidationContext,
-    ValidationRule,
     get_operation_ast,
 )
 from prometheus_client import Histogram
@@ -157,52 +151,3 @@ def _in_json_terms(message: str) -> str:
     """Replaces Python terms in graphql-core's messages with JSON terms, because clients write JSON."""
     message = message.replace("to be a mapping.", "to be an object.")
     return _PYTHON_LITERAL.sub(lambda literal: _JSON_LITERALS[literal[0]], message)
-
-
-def limits(*, max_depth: int, max_aliases: int) -> type[ValidationRule]:
-    """A rule that rejects operations that nest too deeply or have too many aliases.
-
-    Strawberry's limiters follow every path through the fragments, so they take exponential time for a small document in
-    which each fragment spreads the next one twice. This rule measures each fragment once.
-    """
-
-    class Limits(ValidationRule):
-        def __init__(self, context: ValidationContext) -> None:
-            super().__init__(context)
-            self._fragments: dict[str, tuple[int, int]] = {}
-
-        def enter_operation_definition(self, node: OperationDefinitionNode, *_: object) -> None:
-            depth, aliases = self._measure(node.selection_set)
-            if depth > max_depth:
-                self.report_error(GraphQLError(f"The operation nests deeper than {max_depth} levels", node))
-            if aliases > max_aliases:
-                self.report_error(GraphQLError(f"The operation has more than {max_aliases} aliases", node))
-
-        def _measure(self, selection_set: SelectionSetNode | None) -> tuple[int, int]:
-            """Its depth and its number of aliases."""
-            depth = aliases = 0
-            for selection in selection_set.selections if selection_set else ():
-                inner_depth = inner_aliases = 0
-                if isinstance(selection, FieldNode):
-                    inner_depth, inner_aliases = self._measure(selection.selection_set)
-                    # graphql-core has its own depth limit for introspection.
-                    inner_depth = 0 if selection.name.value.startswith("__") else inner_depth + 1
-                    inner_aliases += selection.alias is not None
-                elif isinstance(selection, InlineFragmentNode):
-                    inner_depth, inner_aliases = self._measure(selection.selection_set)
-                elif isinstance(selection, FragmentSpreadNode):
-                    inner_depth, inner_aliases = self._fragment(self.context.get_fragment(selection.name.value))
-                depth = max(depth, inner_depth)
-                aliases += inner_aliases
-            return depth, aliases
-
-        def _fragment(self, fragment: FragmentDefinitionNode | None) -> tuple[int, int]:
-            if fragment is None:
-                return 0, 0
-            name = fragment.name.value
-            if name not in self._fragments:
-                self._fragments[name] = 0, 0  # graphql-core's own rule rejects cycles
-                self._fragments[name] = self._measure(fragment.selection_set)
-            return self._fragments[name]
-
-    return Limits

@@ -7,7 +7,6 @@ rejection is a GraphQL response: JSON with ``errors``, each with ``extensions.co
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from graphql import OperationType
@@ -17,7 +16,9 @@ from strawberry.schema.exceptions import CannotGetOperationTypeError
 from strawberry.types import ExecutionResult
 
 from kinora_graphql.context import Context
+from kinora_graphql.costs import OperationTooLarge
 from kinora_graphql.documents import PersistedQueryNotFound, UntrustedDocument
+from kinora_graphql.operations import Operation, admit
 from kinora_graphql.problems import extensions
 from kinora_graphql.schema import Schema
 from kinora_kit import strict_json
@@ -64,36 +65,8 @@ class UnknownOperation(DomainError):
     title = "The document has no operation"
 
 
-REQUEST_ERRORS = (PersistedQueryNotFound, UntrustedDocument, UnknownOperation)
+REQUEST_ERRORS = (PersistedQueryNotFound, UntrustedDocument, UnknownOperation, OperationTooLarge)
 """Errors of well-formed requests, like an invalid document: clients that only accept application/json get 200."""
-
-
-@dataclass(frozen=True)
-class Operation:
-    query: str
-    name: str | None
-    variables: dict[str, Any] | None
-
-    @classmethod
-    async def of(cls, given: dict[str, Any], schema: Schema, context: Context) -> "Operation":
-        """Of the parameters of a request: query or documentId, operationName, variables, extensions.
-
-        Raises MalformedRequest, and the errors of Documents.find.
-        """
-        # Some clients send "" for absent values.
-        query = _member(given, "query", str)
-        variables = _member(given, "variables", dict)
-        name = _member(given, "operationName", str)
-        document = _member(given, "documentId", str)
-        persisted = _member(_member(given, "extensions", dict) or {}, "persistedQuery", dict)
-        if document is not None:
-            document = document.removeprefix("sha256:")
-        elif persisted is not None:
-            document = _member(persisted, "sha256Hash", str)
-        if query is None and document is None:
-            raise MalformedRequest("query is missing")
-        query = await context.documents.find(query, document, is_valid=schema.is_valid)
-        return cls(query, name, variables)
 
 
 Stream = Callable[[Request, Operation, Context], Response]
@@ -105,17 +78,16 @@ async def answer(request: Request, schema: Schema, context: Context, stream: Str
     weights = _weights(request.headers.get("accept", ""))
     preferred = weights[GRAPHQL_RESPONSE] > 0 and weights[GRAPHQL_RESPONSE] >= weights[JSON]
     media_type = GRAPHQL_RESPONSE if preferred else JSON
-    refused_status = 400 if media_type == GRAPHQL_RESPONSE else 200
+    streams_only = weights[EVENT_STREAM] > 0 and not weights[JSON] + weights[GRAPHQL_RESPONSE]
+    refused_status = 400 if preferred or streams_only else 200
     try:
-        operation = await Operation.of(await _parse(request), schema, context)
+        operation = await admit(await _parse(request), schema, context)
         definition = schema.operation(operation.query, operation.name)
         kind = definition.operation if definition else None
         if kind is OperationType.MUTATION and request.method == "GET":
             raise MutationByGet
         # Some clients accept JSON as well as streams, for all operations.
-        if weights[EVENT_STREAM] > 0 and (
-            kind is OperationType.SUBSCRIPTION or not weights[JSON] + weights[GRAPHQL_RESPONSE]
-        ):
+        if streams_only or (weights[EVENT_STREAM] > 0 and kind is OperationType.SUBSCRIPTION):
             return stream(request, operation, context)
         if kind is OperationType.SUBSCRIPTION:
             raise SubscriptionNeedsAStream
@@ -128,6 +100,11 @@ async def answer(request: Request, schema: Schema, context: Context, stream: Str
             raise
         return _response(_refusal(known), media_type, status=known.status, headers=known.headers)
     body = response(result)
+    if operation.measured and "data" in body:
+        body["extensions"] = {
+            **body.get("extensions", {}),
+            "cost": {"estimated": operation.measured.cost, "limit": schema.limits.cost},
+        }
     return _response(body, media_type, status=200 if "data" in body else refused_status)
 
 
@@ -173,15 +150,6 @@ async def _parse(request: Request) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise MalformedRequest("The body must be a JSON object")
     return given
-
-
-def _member(given: dict[str, Any], name: str, kind: type) -> Any:
-    value = given.get(name)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, kind):
-        raise MalformedRequest(f"{name} must be {'a string' if kind is str else 'an object'}")
-    return value
 
 
 def _json(text: bytes | str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, overload
 import strawberry
 from strawberry.utils.str_converters import to_camel_case, to_snake_case
 
+from kinora_graphql.costs import ListSize
 from kinora_kit.errors import DomainError
 
 T = TypeVar("T")
@@ -58,7 +59,9 @@ class FieldError:
 
 @strawberry.type
 class InvalidInput(Problem):
-    errors: list[FieldError] = strawberry.field(description="By field; empty if it concerns no single field.")
+    errors: list[FieldError] = strawberry.field(
+        description="By field; empty if it concerns no single field.", directives=[ListSize(assumed_size=10)]
+    )
 
     @classmethod
     def of(cls, error: DomainError) -> Self:

@@ -25,12 +25,14 @@ from kinora_graphql import scalars
 from kinora_graphql.auth.mutations import AuthMutation
 from kinora_graphql.auth.queries import AuthQuery
 from kinora_graphql.comments.mutations import CommentsMutation
-from kinora_graphql.extensions import Errors, Measure, OneOperation, Prepared, RejectInvalidToken, limits
+from kinora_graphql.costs import Limits, Measured, Measuring, declare, prices
+from kinora_graphql.extensions import Errors, Measure, OneOperation, Prepared, RejectInvalidToken
 from kinora_graphql.likes.mutations import LikesMutation
 from kinora_graphql.likes.queries import LikesQuery
 from kinora_graphql.media.mutations import MediaMutation
 from kinora_graphql.media.queries import MediaQuery
 from kinora_graphql.node.queries import NodeQuery
+from kinora_graphql.node.types import Node
 from kinora_graphql.settings import GraphqlSettings
 from kinora_graphql.video.mutations import VideoMutation
 from kinora_graphql.video.subscriptions import VideoSubscription
@@ -48,6 +50,9 @@ class Mutation(AuthMutation, MediaMutation, VideoMutation, CommentsMutation, Lik
 class Subscription(VideoSubscription): ...
 
 
+declare(Mutation, Query, Subscription, *Node.__subclasses__())
+
+
 class Document(NamedTuple):
     """A parsed document, and its validation errors."""
 
@@ -58,6 +63,8 @@ class Document(NamedTuple):
 class Schema(strawberry.Schema):
     def __init__(self, settings: GraphqlSettings, *rules: type[ASTValidationRule], **more: Any) -> None:
         super().__init__(Query, Mutation, Subscription, **more)
+        self.limits = Limits(depth=settings.max_depth, aliases=settings.max_aliases, cost=settings.max_cost)
+        self._prices = prices(self._schema)
 
         # Not Strawberry's ParserCache and ValidationCache: the latter hashes whole documents.
         @lru_cache(maxsize=settings.cached_documents)
@@ -81,6 +88,16 @@ class Schema(strawberry.Schema):
         except GraphQLSyntaxError:
             return None
 
+    def measure(self, query: str, name: str | None, variables: dict[str, Any] | None) -> Measured | None:
+        """None if the document is invalid or has no operation of this name."""
+        operation = self.operation(query, name)
+        if operation is None or not self.is_valid(query):
+            return None
+        root = self._schema.get_root_type(operation.operation)
+        document = self.prepare(query).document
+        measuring = Measuring(self._prices, document, operation, variables)
+        return measuring.measure(operation.selection_set, root.name) if root else None
+
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """The Errors extension logs, because it distinguishes bugs from expected errors."""
 
@@ -91,7 +108,6 @@ def build(settings: GraphqlSettings) -> Schema:
 
     return Schema(
         settings,
-        limits(max_depth=settings.max_depth, max_aliases=settings.max_aliases),
         *([] if settings.introspection else [NoSchemaIntrospectionCustomRule]),
         extensions=[Measure, Errors, limit_document, Prepared, RejectInvalidToken, OneOperation],
         config=StrawberryConfig(disable_field_suggestions=not settings.introspection, scalar_map=scalars.DEFINITIONS),

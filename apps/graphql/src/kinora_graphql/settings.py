@@ -25,6 +25,8 @@ class GraphqlSettings(StreamSettings):
     """Maximum depth of an operation, including fragments."""
     max_aliases: int = Field(default=20, ge=0)
     """Maximum number of aliases in an operation, including fragments."""
+    max_cost: int = Field(default=2000, ge=1)
+    """Maximum estimated cost of an operation; see costs.py. A page of 50 videos with all fields costs 700."""
     max_tokens: int = Field(default=1000, ge=1)
     """Maximum length of a document, in lexical tokens."""
 

@@ -21,6 +21,7 @@ from strawberry.types.unset import UnsetType
 
 from kinora_graphql import http
 from kinora_graphql.context import Context, get_context
+from kinora_graphql.operations import admit
 from kinora_graphql.problems import extensions
 from kinora_graphql.schema import build
 from kinora_graphql.settings import GraphqlSettings
@@ -57,7 +58,7 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
             return
         if message["type"] == "subscribe" and self.connection_acknowledged and message["id"] not in self.operations:
             try:
-                operation = await http.Operation.of(dict(message["payload"]), self.view.built, self.context)
+                operation = await admit(dict(message["payload"]), self.view.built, self.context)
             except DomainError as error:
                 refusal = GraphQLError(error.detail, extensions=extensions(error)).formatted
                 await self.send_message(ErrorMessage(id=message["id"], type="error", payload=[refusal]))

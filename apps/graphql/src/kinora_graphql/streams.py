@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kinora_graphql.context import Context
-from kinora_graphql.http import Operation, response
+from kinora_graphql.http import response
+from kinora_graphql.operations import Operation
 from kinora_graphql.schema import Schema
 from kinora_graphql.settings import GraphqlSettings
 from kinora_kit import rpc

@@ -5,9 +5,13 @@ import strawberry
 from kinora.auth.v1 import auth_pb2 as pb
 from kinora_graphql.auth.types import Profile, Tokens
 from kinora_graphql.context import Info
+from kinora_graphql.costs import Cost
 from kinora_graphql.ids import parse
 from kinora_graphql.inputs import given
 from kinora_graphql.problems import InvalidInput, Problem, TooManyRequests, outcome
+
+HASHES = [Cost(weight="100")]
+"""Of mutations that hash a password, which takes as long as loading many objects."""
 
 
 @strawberry.type
@@ -162,7 +166,7 @@ UpdateProfileResult = Annotated[
 
 @strawberry.type
 class AuthMutation:
-    @strawberry.mutation
+    @strawberry.mutation(directives=HASHES)
     async def register(self, info: Info, input: RegisterInput) -> RegisterResult:  # noqa: A002 - the name clients see
         async def call() -> RegisterPayload:
             request = pb.RegisterRequest(**given(input), client=info.context.client)
@@ -170,7 +174,7 @@ class AuthMutation:
 
         return await outcome(call(), UsernameTaken, EmailTaken, InvalidInput, TooManyRequests)
 
-    @strawberry.mutation
+    @strawberry.mutation(directives=HASHES)
     async def login(self, info: Info, input: LoginInput) -> LoginResult:  # noqa: A002
         async def call() -> LoginPayload:
             request = pb.LoginRequest(**given(input), client=info.context.client)
@@ -205,7 +209,7 @@ class AuthMutation:
 
         return await outcome(call(), SessionNotFound, InvalidInput)
 
-    @strawberry.mutation(description="Change the password, which ends all other sessions.")
+    @strawberry.mutation(description="Change the password, which ends all other sessions.", directives=HASHES)
     async def change_password(self, info: Info, input: ChangePasswordInput) -> ChangePasswordResult:  # noqa: A002
         async def call() -> ChangePasswordPayload:
             await info.context.clients.accounts.ChangePassword(pb.ChangePasswordRequest(**given(input)))
@@ -213,7 +217,7 @@ class AuthMutation:
 
         return await outcome(call(), WrongPassword, InvalidInput, TooManyRequests)
 
-    @strawberry.mutation(description="Delete the caller's account and all its data.")
+    @strawberry.mutation(description="Delete the caller's account and all its data.", directives=HASHES)
     async def delete_account(self, info: Info, input: DeleteAccountInput) -> DeleteAccountResult:  # noqa: A002
         async def call() -> DeleteAccountPayload:
             await info.context.clients.accounts.DeleteAccount(pb.DeleteAccountRequest(**given(input)))

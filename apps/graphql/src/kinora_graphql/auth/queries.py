@@ -3,6 +3,7 @@ import strawberry
 from kinora.auth.v1 import auth_pb2 as pb
 from kinora_graphql.auth.types import Profile, Session, User
 from kinora_graphql.context import Info
+from kinora_graphql.costs import ListSize
 from kinora_graphql.ids import parse
 from kinora_graphql.node.types import LISTED, load_list
 
@@ -21,7 +22,9 @@ class AuthQuery:
     async def users(self, info: Info, ids: list[strawberry.ID]) -> list[User | None]:
         return await load_list(info.context, ((User, parse(each, "User", field="ids")) for each in ids))
 
-    @strawberry.field(description="The caller's live sessions, most recently used first.")
+    @strawberry.field(
+        description="The caller's live sessions, most recently used first.", directives=[ListSize(assumed_size=10)]
+    )
     async def sessions(self, info: Info) -> list[Session]:
         answer = await info.context.clients.users.ListSessions(pb.ListSessionsRequest())
         return [Session.of(session) for session in answer.sessions]

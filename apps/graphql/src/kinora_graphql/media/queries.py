@@ -7,6 +7,7 @@ from kinora.media.v1 import media_pb2 as pb
 from kinora_graphql.auth.types import User
 from kinora_graphql.connections import DEFAULT_FIRST, After, Connection, First, page_size
 from kinora_graphql.context import Context, Info
+from kinora_graphql.costs import ListSize
 from kinora_graphql.ids import parse
 from kinora_graphql.media.types import Category, Media, media_page
 from kinora_graphql.node.types import LISTED, Node, load_list
@@ -49,7 +50,10 @@ class MediaQuery:
             page = await info.context.clients.catalogue.ListFeed(pb.ListFeedRequest(after=after or "", limit=limit))
         return media_page(page)
 
-    @strawberry.field(description="What a video's category can be, in the order to show them.")
+    @strawberry.field(
+        description="What a video's category can be, in the order to show them.",
+        directives=[ListSize(assumed_size=20)],
+    )
     async def categories(self, info: Info) -> list[Category]:
         answer = await info.context.clients.catalogue.ListCategories(pb.ListCategoriesRequest())
         names = info.context.loaders.category_names

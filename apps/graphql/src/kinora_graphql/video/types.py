@@ -7,6 +7,7 @@ import strawberry
 
 from kinora.events.video import TranscodeProgressed
 from kinora.video.v1 import video_pb2 as pb
+from kinora_graphql.costs import ListSize
 from kinora_graphql.node.types import Node
 from kinora_graphql.scalars import BigInt
 from kinora_kit.structs import moment
@@ -53,7 +54,7 @@ class Video(Node):
     duration: float | None = strawberry.field(description="Seconds.")
     width: int
     height: int
-    renditions: list[Rendition]
+    renditions: list[Rendition] = strawberry.field(directives=[ListSize(assumed_size=8)])
     stream_url: str | None = strawberry.field(
         description="The HLS master playlist, once the first seconds are playable."
     )
@@ -105,7 +106,7 @@ class VideoProgress:
     bytes_total: BigInt
     progress: float = strawberry.field(description="Transcoding progress: 0 to 1, never decreasing.")
     time_left: float | None = strawberry.field(description="Estimated seconds; null while unknown.")
-    renditions: list[RenditionProgress]
+    renditions: list[RenditionProgress] = strawberry.field(directives=[ListSize(assumed_size=8)])
     failure: Failure | None
 
     @classmethod

@@ -1,0 +1,51 @@
+"""An operation that a client asks for, and what it must satisfy before it is executed, over every transport."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kinora_graphql.context import Context
+from kinora_graphql.costs import Measured
+from kinora_graphql.schema import Schema
+from kinora_kit.errors import MalformedRequest
+
+
+@dataclass(frozen=True)
+class Operation:
+    query: str
+    name: str | None
+    variables: dict[str, Any] | None
+    measured: Measured | None
+    """None if the document is invalid or has no such operation, which its execution reports."""
+
+
+async def admit(given: dict[str, Any], schema: Schema, context: Context) -> Operation:
+    """Of the parameters of a request: query or documentId, operationName, variables, extensions.
+
+    Raises MalformedRequest, OperationTooLarge, and the errors of Documents.find.
+    """
+    # Some clients send "" for absent values.
+    query = _member(given, "query", str)
+    variables = _member(given, "variables", dict)
+    name = _member(given, "operationName", str)
+    document = _member(given, "documentId", str)
+    persisted = _member(_member(given, "extensions", dict) or {}, "persistedQuery", dict)
+    if document is not None:
+        document = document.removeprefix("sha256:")
+    elif persisted is not None:
+        document = _member(persisted, "sha256Hash", str)
+    if query is None and document is None:
+        raise MalformedRequest("query is missing")
+    query = await context.documents.find(query, document, is_valid=schema.is_valid)
+    measured = schema.measure(query, name, variables)
+    if measured is not None:
+        schema.limits.check(measured)
+    return Operation(query, name, variables, measured)
+
+
+def _member(given: dict[str, Any], name: str, kind: type) -> Any:
+    value = given.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, kind):
+        raise MalformedRequest(f"{name} must be {'a string' if kind is str else 'an object'}")
+    return value
