@@ -48,6 +48,7 @@ LISTS = """
     query ($id: ID!) {
       feed(first: 1) { nodes { id } }
       channel(id: $id) { media { nodes { id } } }
+      search(query: "ONE short", category: "film", ownerId: $id, sort: POPULAR) { nodes { id } }
     }
 """
 
@@ -99,6 +100,7 @@ async def test_graphql_journey_from_upload_to_playback(
     listed = await stranger.graphql(LISTS, {"id": global_id("User", person.id)})
     assert listed["feed"]["nodes"][0]["id"] == created["mediaId"]
     assert listed["channel"]["media"]["nodes"] == [{"id": created["mediaId"]}]
+    assert listed["search"]["nodes"] == [{"id": created["mediaId"]}]
     await assert_plays(person.http, shown["media"]["video"]["streamUrl"], source)
 
 

@@ -95,6 +95,7 @@ class World(
     clients: list[auth_pb2.Client] = field(default_factory=list)
     comments: dict[str, comments_pb2.Comment] = field(default_factory=dict)
     likes: defaultdict[UUID, set[str]] = field(default_factory=lambda: defaultdict(set))
+    searches: list[media_pb2.SearchMediaRequest] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     wrong_passwords: int = 0
 
@@ -229,8 +230,11 @@ class World(
         entries = [media_pb2.MediaEntry(media=media, cursor=media.id) for media in rest[:limit]]
         return media_pb2.MediaPage(entries=entries, has_more=len(rest) > limit)
 
-    async def ListFeed(self, request: media_pb2.ListFeedRequest, context: Any) -> media_pb2.MediaPage:
-        self.calls["ListFeed"] += 1
+    async def SearchMedia(self, request: media_pb2.SearchMediaRequest, context: Any) -> media_pb2.MediaPage:
+        self.calls["SearchMedia"] += 1
+        self.searches.append(request)
+        if request.after == "expired":
+            raise DomainError("Begin again", status=410, code="cursor_expired")
         return self._page(list(self.media.values()), request.after, request.limit)
 
     async def ListUserMedia(self, request: media_pb2.ListUserMediaRequest, context: Any) -> media_pb2.MediaPage:

@@ -633,6 +633,32 @@ query ($first: Int, $after: String) {
 CHANNEL = "query ($id: ID!, $first: Int) { channel(id: $id) { user { uuid } media(first: $first) { nodes { uuid } } } }"
 
 
+async def test_search_forwards_filters_order_and_cursor(ask: Ask, world: World) -> None:
+    owner_id = world.add_user()
+    for _ in range(3):
+        world.media[world.add_video(owner_id)].category = "music"
+    document = """
+        query ($owner: ID, $after: String) {
+          search(query: "cats", category: "music", tag: "a", ownerId: $owner, sort: POPULAR, first: 2, after: $after) {
+            nodes { category { slug name } } pageInfo { endCursor hasNextPage }
+          }
+          categories { slug name }
+        }
+    """
+    world.calls.clear()
+    answer = (await ask(document, {"owner": gid("User", owner_id)}))["data"]
+    assert answer["categories"] == [{"slug": "music", "name": "Music"}]
+    assert answer["search"]["nodes"][0]["category"] == {"slug": "music", "name": "Music"}
+    assert world.searches[-1] == media_pb2.SearchMediaRequest(
+        query="cats", category="music", tag="a", owner_id=str(owner_id), sort=media_pb2.SORT_POPULAR, limit=2
+    )
+    assert world.calls["ListCategories"] <= 2, "one for the list, and one for all names of an operation"
+    wrong = (await ask(document, {"owner": gid("Media", owner_id)}))["errors"][0]
+    assert (wrong["extensions"]["code"], wrong["extensions"]["errors"][0]["field"]) == ("invalid_input", "ownerId")
+    expired = await ask(document, {"after": "expired"})
+    assert codes(expired) == ["cursor_expired"]
+
+
 async def test_feed_of_fifty_makes_one_call_per_service(ask: Ask, world: World) -> None:
     owners = [world.add_user() for _ in range(50)]
     made = [world.add_video(owner) for owner in owners]
@@ -643,7 +669,7 @@ async def test_feed_of_fifty_makes_one_call_per_service(ask: Ask, world: World) 
     assert [edge["node"]["uuid"] for edge in feed["edges"]] == made[::-1]
     assert all(edge["node"]["owner"] and edge["node"]["video"] for edge in feed["edges"])
     assert {edge["node"]["uuid"] for edge in feed["edges"] if edge["node"]["viewerHasLiked"]} == liked
-    assert world.calls == {"ListFeed": 1, "ListUsers": 1, "ListVideos": 1, "ListLikes": 1}
+    assert world.calls == {"SearchMedia": 1, "ListUsers": 1, "ListVideos": 1, "ListLikes": 1}
     assert feed["pageInfo"]["startCursor"] == feed["edges"][0]["cursor"]
     assert feed["pageInfo"]["endCursor"] == feed["edges"][-1]["cursor"]
 

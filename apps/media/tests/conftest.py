@@ -143,13 +143,13 @@ def reactions(use_cases: UseCases) -> Reactions:
 
 @pytest.fixture(scope="session")
 def begin(reactions: Reactions) -> Callable[..., Awaitable[UUID]]:
-    """``begin(owner_id, visibility="private", ready=False)``: a document, as the video service's events make it."""
+    """``begin(owner_id, ...)``: a document, as the events of the video service make it."""
 
-    async def make(owner_id: UUID, *, visibility: str = "private", ready: bool = False) -> UUID:
+    async def make(owner_id: UUID, *, visibility: str = "private", ready: bool = False, title: str = "Title") -> UUID:
         media_id = new_id()
         ids = {"video_id": media_id, "owner_id": owner_id}
         handle = reactions.to_video
-        started = video.UploadStarted(**ids, title="Title", filename="a.mp4", size=9, visibility=visibility)
+        started = video.UploadStarted(**ids, title=title, filename="a.mp4", size=9, visibility=visibility)
         await handle(event("video", started))
         if ready:
             await handle(event("video", video.Ready(**ids, duration=10, width=1920, height=1080)))

@@ -160,10 +160,10 @@ async def test_pages_are_read_with_their_cursors(begin: Begin, stubs: Stubs) -> 
     last = await stubs.catalogue.ListUserMedia(following)
     assert ([entry.media.id for entry in last.entries], last.has_more) == (made[:1], False)
     with pytest.raises(DomainError, match="cursor is invalid"):
-        await stubs.catalogue.ListFeed(pb.ListFeedRequest(after=following.after, limit=2))
+        await stubs.catalogue.SearchMedia(pb.SearchMediaRequest(after=following.after, limit=2))
     for limit in (0, MAX_PAGE + 1):
         with pytest.raises(DomainError) as refused:
-            await stubs.catalogue.ListFeed(pb.ListFeedRequest(limit=limit))
+            await stubs.catalogue.SearchMedia(pb.SearchMediaRequest(limit=limit))
         assert refused.value.code == "invalid_input"
 
 

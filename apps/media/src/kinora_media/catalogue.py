@@ -12,7 +12,7 @@ from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Relay
 from kinora_media import domain
 from kinora_media.clock import now
-from kinora_media.domain import Changes, Creation, Media, Page, Position, Upload
+from kinora_media.domain import Changes, Creation, Media, Upload
 from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
 from kinora_media.store import channels, drafts
 from kinora_media.store import media as store
@@ -44,18 +44,6 @@ class Catalogue:
         if len(ids) > MAX_BATCH:
             raise InvalidInput(f"At most {MAX_BATCH} ids per request")
         return [media for media in await store.many(self.database, ids) if media.visible_to(_user_id(caller))]
-
-    async def feed(self, *, after: Position | None, limit: int) -> Page[Media]:
-        """The ready and public documents of all users, last published first, below ``after``."""
-        # One more than the limit, to know whether there is another page.
-        found = await store.feed(self.database, after=after, until=now(), limit=limit + 1)
-        return Page(found[:limit], more=len(found) > limit)
-
-    async def of_user(self, caller: Caller | None, owner_id: UUID, *, after: UUID | None, limit: int) -> Page[Media]:
-        """Newest first, with ids below ``after``: all documents for the owner, ready and public ones for others."""
-        others = _user_id(caller) != owner_id
-        found = await store.page(self.database, owner_id, published=others, before=after, limit=limit + 1)
-        return Page(found[:limit], more=len(found) > limit)
 
     async def create(self, caller: Caller, creation: Creation) -> Upload:
         """Create an upload whose document begins with these fields. Raises InvalidInput, and the errors of video.

@@ -1,38 +1,72 @@
 """Cursors: opaque to clients, and valid only for the kind of list that they come from."""
 
+import hashlib
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from kinora_kit.errors import InvalidInput
 from kinora_media.domain import Comment, Liked, Media, Position, TopPosition
 
-FEED = r"^f[0-9a-f]{12}[0-9a-f]{32}$"
-"""Milliseconds since 1970 and the id."""
-LIKE = r"^l[0-9a-f]{12}[0-9a-f]{32}$"
-"""As FEED."""
+NEWEST = r"n[0-9a-f]{12}[0-9a-f]{12}[0-9a-f]{32}"
+"""The list (see _list_of), milliseconds since 1970, and the id."""
+POPULAR = r"p[0-9a-f]{12}[0-9a-f]{12}[0-9a-f]{16}[0-9a-f]{32}"
+"""The list, the epoch, the score, and the id."""
 COMMENT = r"^c[0-9a-f]{32}$"
 """The id."""
 TOP_COMMENT = r"^t[0-9a-f]{12}[0-9a-f]{32}$"
 """The number of likes and the id."""
 REPLY = r"^r[0-9a-f]{32}$"
 """The id."""
-USER = r"^u[0-9a-f]{32}$"
+OWN = r"u[0-9a-f]{32}"
 """The id."""
-
+LISTED = f"^({NEWEST}|{POPULAR}|{OWN})$"
+LIKE = r"^l[0-9a-f]{12}[0-9a-f]{32}$"
+"""Milliseconds since 1970 and the id."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_MAX_SCORE = (1 << 63) - 1  # MongoDB has no larger integers
 
 
-def of_feed(media: Media) -> str:
-    assert media.published_at is not None  # noqa: S101 - as for every document in the feed
-    return _of_position("f", media.published_at, media.id)
+def of_newest(at: datetime, media_id: UUID, facets: Sequence[str]) -> str:
+    return _of_position(f"n{_list_of(facets)}", at, media_id)
 
 
-def in_feed(cursor: str) -> Position:
+def in_newest(cursor: str, facets: Sequence[str]) -> tuple[datetime, UUID]:
     """Raises InvalidInput."""
-    return _position(FEED, cursor)
+    _check(NEWEST, cursor)
+    _check(_list_of(facets), cursor[1:13])
+    position = _parse(cursor[13:])
+    return position.at, position.id
+
+
+def of_popular(epoch: int, score: int, media_id: UUID, facets: Sequence[str]) -> str:
+    return f"p{_list_of(facets)}{epoch:012x}{score:016x}{media_id.hex}"
+
+
+def in_popular(cursor: str, facets: Sequence[str]) -> tuple[int, tuple[int, UUID]]:
+    """The epoch, and the position in it. Raises InvalidInput."""
+    _check(POPULAR, cursor)
+    _check(_list_of(facets), cursor[1:13])
+    score = min(int(cursor[25:41], 16), _MAX_SCORE)
+    return int(cursor[13:25], 16), (score, UUID(cursor[41:]))
+
+
+def of_own(media: Media) -> str:
+    return f"u{media.id.hex}"
+
+
+def in_own(cursor: str) -> UUID:
+    """Raises InvalidInput."""
+    _check(OWN, cursor)
+    return UUID(cursor[1:])
+
+
+def _list_of(facets: Sequence[str]) -> str:
+    """Identifies the list of documents with these facets."""
+    return hashlib.sha256("\n".join(facets).encode()).hexdigest()[:12]
 
 
 def of_like(liked: Liked) -> str:
@@ -44,24 +78,18 @@ def in_like(cursor: str) -> Position:
     return _position(LIKE, cursor)
 
 
-def of_user(media: Media) -> str:
-    return f"u{media.id.hex}"
-
-
-def in_user(cursor: str) -> UUID:
-    """Raises InvalidInput."""
-    _check(USER, cursor)
-    return UUID(cursor[1:])
-
-
 def _of_position(kind: str, at: datetime, item_id: UUID) -> str:
     return f"{kind}{(at - _EPOCH) // _MILLISECOND:012x}{item_id.hex}"
 
 
 def _position(pattern: str, cursor: str) -> Position:
     _check(pattern, cursor)
-    milliseconds = min(int(cursor[1:13], 16), _LATEST)
-    return Position(_EPOCH + milliseconds * _MILLISECOND, UUID(cursor[13:]))
+    return _parse(cursor[1:])
+
+
+def _parse(position: str) -> Position:
+    milliseconds = min(int(position[:12], 16), _LATEST)
+    return Position(_EPOCH + milliseconds * _MILLISECOND, UUID(position[12:]))
 
 
 def of_comment(comment: Comment) -> str:

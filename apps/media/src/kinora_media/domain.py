@@ -27,6 +27,9 @@ MAX_TAGS = 20
 MAX_TAG_LENGTH = 50
 MAX_ATTRIBUTE_BYTES = 16 << 10
 MAX_ATTRIBUTE_DEPTH = 8
+LIKE_WEIGHT, COMMENT_WEIGHT = 10, 20
+"""In views."""
+POPULARITY_AGE = timedelta(days=3)
 MAX_PUBLISH_AHEAD = timedelta(days=365)
 MAX_INTEGER = (1 << 53) - 1
 """The largest integer that all JSON parsers keep exactly: https://www.rfc-editor.org/rfc/rfc7493#section-2.2"""
@@ -167,6 +170,19 @@ class Position:
     id: UUID
 
 
+class Sort(StrEnum):
+    NEWEST = "newest"
+    POPULAR = "popular"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """``cursor``: of the next page, if this document is the last one."""
+
+    media: Media
+    cursor: str
+
+
 @dataclass(frozen=True)
 class Page(Generic[T]):
     """``more``: whether there are items after the last one."""
@@ -185,6 +201,16 @@ def begun(media: Media, *, title: str, visibility: Visibility, at: datetime, dra
     described = draft or replace(media, title=title, visibility=visibility)
     fields = {name: getattr(described, name) for name in Changes.model_fields}
     return replace(media, begun=True, created_at=at, **fields)
+
+
+def popularity(counters: Counters, published_at: datetime) -> int:
+    """Ten times the interactions make up for POPULARITY_AGE (docs/adr/0022-popularity.md).
+
+    In millionths of that, never negative, and constant as long as the counters are.
+    """
+    interactions = counters.views + LIKE_WEIGHT * counters.likes + COMMENT_WEIGHT * counters.comments
+    age = (published_at - datetime.fromtimestamp(0, UTC)) / POPULARITY_AGE
+    return max(0, round(1_000_000 * (math.log10(max(1, interactions)) + age)))
 
 
 def uploaded(media: Media) -> Media:
@@ -236,14 +262,17 @@ def published_on_time(media: Media) -> Media:
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     """Normalised and without duplicates, in the given order."""
-    shown = (displayable(unicodedata.normalize("NFKC", tag).casefold()) for tag in tags)
-    kept = dict.fromkeys(" ".join(tag.split()) for tag in shown)
+    kept = dict.fromkeys(map(normal_tag, tags))
     kept.pop("", None)
     if len(kept) > MAX_TAGS:
         raise ValueError(f"at most {MAX_TAGS} tags")
     if any(len(tag) > MAX_TAG_LENGTH for tag in kept):
         raise ValueError(f"a tag has at most {MAX_TAG_LENGTH} characters")
     return tuple(kept)
+
+
+def normal_tag(tag: str) -> str:
+    return " ".join(displayable(unicodedata.normalize("NFKC", tag).casefold()).split())
 
 
 def _visible(text: str, *, lines: bool = False) -> str:

@@ -1,4 +1,4 @@
-from kinora_kit.errors import Conflict, Forbidden, NotFound
+from kinora_kit.errors import Conflict, DomainError, Forbidden, NotFound
 
 
 class MediaNotFound(NotFound):
@@ -33,3 +33,11 @@ class CommentsDisabled(Forbidden):
 class ChangedMeanwhile(Conflict):
     code = "changed_meanwhile"
     title = "This is being changed concurrently; try again"
+
+
+class CursorExpired(DomainError):
+    """The order that a list was read in no longer exists."""
+
+    status = 410
+    code = "cursor_expired"
+    title = "This list has been ranked anew; read it from its beginning"

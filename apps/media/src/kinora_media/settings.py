@@ -40,5 +40,7 @@ class MediaSettings(Settings):
         max_length=100,
     )
     """Names by id, in the order that clients show them. Documents keep a category that is removed."""
+    popularity_seconds: float = Field(default=600, gt=0)
+    """How often the popular lists are ranked anew, and for how long their cursors are valid at least."""
     tombstone_days: int = Field(default=30, ge=1)
     """How long a tombstone is kept, so that a late event does not recreate a deleted document."""

@@ -9,6 +9,7 @@ from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
 from kinora_media.comments import Comments
 from kinora_media.likes import Likes
+from kinora_media.lists import Lists
 from kinora_media.tallies import Tallies
 from kinora_media.videos import Videos
 
@@ -16,6 +17,7 @@ from kinora_media.videos import Videos
 @dataclass(frozen=True)
 class UseCases:
     catalogue: Catalogue
+    lists: Lists
     comments: Comments
     likes: Likes
     belongings: Belongings
@@ -28,4 +30,4 @@ class UseCases:
         catalogue = Catalogue(database, relay, videos, categories)
         comments = Comments(database, relay, tallies, catalogue)
         likes = Likes(database, relay, tallies, catalogue, comments)
-        return cls(catalogue, comments, likes, Belongings(database, catalogue))
+        return cls(catalogue, Lists(database), comments, likes, Belongings(database, catalogue))

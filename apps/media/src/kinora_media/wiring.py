@@ -18,6 +18,7 @@ from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.settings import reveal
 from kinora_media import store
 from kinora_media.events import Reactions
+from kinora_media.popularity import CHECK_SECONDS, Popularity
 from kinora_media.rpc import register
 from kinora_media.settings import MediaSettings
 from kinora_media.tallies import Tallies
@@ -78,6 +79,9 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
                 # In the background, so that the service starts without its store; repeated, so that a store that lost
                 # its data gets its indexes again.
                 indexes=lambda: tasks.every(INDEX_SECONDS, ensure_indexes),
+                popularity=lambda: tasks.every(
+                    CHECK_SECONDS, Popularity(database, settings.popularity_seconds).advance
+                ),
                 publishing=lambda: tasks.every(PUBLISH_SECONDS, use_cases.catalogue.publish_due),
                 video_events=lambda: consumer.consume(bus, queues.MEDIA_VIDEO, reactions.to_video),
                 auth_events=lambda: consumer.consume(bus, queues.MEDIA_AUTH, reactions.to_auth),

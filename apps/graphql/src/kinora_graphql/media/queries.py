@@ -1,4 +1,5 @@
-from typing import Self
+from enum import StrEnum
+from typing import Annotated, Self
 from uuid import UUID
 
 import strawberry
@@ -11,6 +12,17 @@ from kinora_graphql.costs import ListSize
 from kinora_graphql.ids import parse
 from kinora_graphql.media.types import Category, Media, media_page
 from kinora_graphql.node.types import LISTED, Node, load_list
+
+
+@strawberry.enum
+class Sort(StrEnum):
+    NEWEST = "newest"
+    POPULAR = "popular"
+
+
+async def _search(info: Info, request: pb.SearchMediaRequest) -> Connection[Media]:
+    with info.context.listing(request.limit):
+        return media_page(await info.context.clients.catalogue.SearchMedia(request))
 
 
 @strawberry.type(description="A user as the owner of videos.")
@@ -46,9 +58,34 @@ class MediaQuery:
     @strawberry.field(description="The videos of all users that are ready and public, last published first.")
     async def feed(self, info: Info, first: First = DEFAULT_FIRST, after: After = None) -> Connection[Media]:
         limit = page_size(first)
-        with info.context.listing(limit):
-            page = await info.context.clients.catalogue.ListFeed(pb.ListFeedRequest(after=after or "", limit=limit))
-        return media_page(page)
+        return await _search(info, pb.SearchMediaRequest(after=after or "", limit=limit))
+
+    @strawberry.field(
+        description="The videos of all users that are ready and public, and match all filters. An error with code"
+        " cursor_expired for an old cursor of popular ones: begin again."
+    )
+    async def search(
+        self,
+        info: Info,
+        *,
+        query: Annotated[str, strawberry.argument(description="Words, all of which are in the title.")] = "",
+        category: Annotated[str, strawberry.argument(description="The slug of a category.")] = "",
+        tag: str = "",
+        owner_id: strawberry.ID | None = None,
+        sort: Sort = Sort.NEWEST,
+        first: First = DEFAULT_FIRST,
+        after: After = None,
+    ) -> Connection[Media]:
+        request = pb.SearchMediaRequest(
+            after=after or "",
+            limit=page_size(first),
+            sort=pb.Sort.Value(f"SORT_{sort.name}"),
+            query=query,
+            category=category,
+            tag=tag,
+            owner_id=str(parse(owner_id, "User", "Channel", field="ownerId")) if owner_id else "",
+        )
+        return await _search(info, request)
 
     @strawberry.field(
         description="What a video's category can be, in the order to show them.",

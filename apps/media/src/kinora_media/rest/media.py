@@ -1,6 +1,5 @@
 """REST API of the catalogue."""
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -10,13 +9,13 @@ from pydantic import BaseModel, ConfigDict
 
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
-from kinora_media.domain import Changes, Creation, Media, Page, State, Visibility
+from kinora_media.domain import Changes, Creation, Listed, Media, Page, Sort, State, Visibility
+from kinora_media.facets import Filters
 from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["media"])
 
-FeedCursor = Annotated[str | None, Query(pattern=cursors.FEED)]
-UserCursor = Annotated[str | None, Query(pattern=cursors.USER)]
+Cursor = Annotated[str | None, Query(pattern=cursors.LISTED)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
@@ -83,10 +82,16 @@ def media_out(media: Media) -> MediaOut:
     )
 
 
-def _page(page: Page[Media], cursor: Callable[[Media], str]) -> MediaPage:
+def _page(page: Page[Listed]) -> MediaPage:
     return MediaPage(
-        items=[media_out(media) for media in page.items], next_cursor=cursor(page.items[-1]) if page.more else None
+        items=[media_out(each.media) for each in page.items], next_cursor=page.items[-1].cursor if page.more else None
     )
+
+
+class Search(Filters):
+    sort: Sort = Sort.NEWEST
+    cursor: Cursor = None
+    limit: Limit = 20
 
 
 CREATED: dict[int | str, dict[str, Any]] = {
@@ -108,11 +113,16 @@ async def categories(wired: Wired) -> Categories:
     return Categories(items=[CategoryOut(id=id_, name=name) for id_, name in wired.catalogue.categories.items()])
 
 
+@router.get("")
+async def search(search: Annotated[Search, Query()], wired: Wired) -> MediaPage:
+    """The ready and public videos that match all filters. 410 for a cursor that has expired: begin again."""
+    return _page(await wired.lists.search(search, search.sort, cursor=search.cursor, limit=search.limit))
+
+
 @router.get("/feed")
-async def feed(wired: Wired, cursor: FeedCursor = None, limit: Limit = 20) -> MediaPage:
+async def feed(wired: Wired, cursor: Cursor = None, limit: Limit = 20) -> MediaPage:
     """The ready and public videos of all users, last published first."""
-    after = cursors.in_feed(cursor) if cursor else None
-    return _page(await wired.catalogue.feed(after=after, limit=limit), cursors.of_feed)
+    return _page(await wired.lists.search(Filters(), Sort.NEWEST, cursor=cursor, limit=limit))
 
 
 @router.get("/{media_id:uuid}")
@@ -132,8 +142,7 @@ async def delete(media_id: UUID, caller: SignedIn, wired: Wired) -> None:
 
 @router.get("/users/{user_id:uuid}")
 async def of_user(
-    user_id: UUID, caller: OptionalCaller, wired: Wired, cursor: UserCursor = None, limit: Limit = 20
+    user_id: UUID, caller: OptionalCaller, wired: Wired, cursor: Cursor = None, limit: Limit = 20
 ) -> MediaPage:
     """A user's videos, newest first: all for that user, ready and public ones for others."""
-    after = cursors.in_user(cursor) if cursor else None
-    return _page(await wired.catalogue.of_user(caller, user_id, after=after, limit=limit), cursors.of_user)
+    return _page(await wired.lists.of_user(caller, user_id, cursor=cursor, limit=limit))

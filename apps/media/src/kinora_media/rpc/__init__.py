@@ -7,6 +7,6 @@ from kinora_media.use_cases import UseCases
 
 
 def register(server: grpc.aio.Server, use_cases: UseCases) -> None:
-    media.register(server, use_cases.catalogue)
+    media.register(server, use_cases.catalogue, use_cases.lists)
     comments.register(server, use_cases.comments, use_cases.likes)
     likes.register(server, use_cases.likes)

@@ -1,7 +1,6 @@
 """gRPC API of the catalogue: platform/protos/kinora/media/v1/media.proto."""
 # ruff: noqa: N802 - method names come from the proto
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -21,27 +20,30 @@ from kinora_kit.errors import InvalidInput
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import fields, optional_caller, signed_in
 from kinora_kit.structs import from_struct, moment, timestamp
-from kinora_media import cursors
 from kinora_media.catalogue import Catalogue
-from kinora_media.domain import Changes, Creation, Media, Page, State, Visibility
+from kinora_media.domain import Changes, Creation, Listed, Media, Page, Sort, State, Visibility
+from kinora_media.facets import Filters
+from kinora_media.lists import Lists
 
 MAX_PAGE = 50
 """A document may have 105 KB as a message, and a response at most rpc.MAX_MESSAGE_BYTES."""
 
 STATES = {state: pb.State.Value(f"STATE_{state.name}") for state in State}
 VISIBILITIES = {visibility: pb.Visibility.Value(f"VISIBILITY_{visibility.name}") for visibility in Visibility}
+SORTS = {pb.Sort.Value(f"SORT_{sort.name}"): sort for sort in Sort}
 OF_NUMBER = {number: visibility for visibility, number in VISIBILITIES.items()}
 
 
-def register(server: grpc.aio.Server, catalogue: Catalogue) -> None:
-    add_CatalogueServicer_to_server(CatalogueRpc(catalogue), server)
+def register(server: grpc.aio.Server, catalogue: Catalogue, lists: Lists) -> None:
+    add_CatalogueServicer_to_server(CatalogueRpc(catalogue, lists), server)
     add_EditingServicer_to_server(EditingRpc(catalogue), server)
     add_EnforcementServicer_to_server(EnforcementRpc(catalogue), server)
 
 
 class CatalogueRpc(CatalogueServicer):
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, lists: Lists) -> None:
         self._catalogue = catalogue
+        self._lists = lists
 
     async def ListCategories(self, request: pb.ListCategoriesRequest, context: object) -> pb.ListCategoriesResponse:
         found = [pb.Category(id=id_, name=name) for id_, name in self._catalogue.categories.items()]
@@ -51,16 +53,15 @@ class CatalogueRpc(CatalogueServicer):
         found = await self._catalogue.many(optional_caller(), [parse_id(text) for text in request.ids])
         return pb.ListMediaResponse(media=[message_of(media) for media in found])
 
-    async def ListFeed(self, request: pb.ListFeedRequest, context: object) -> pb.MediaPage:
-        after = cursors.in_feed(request.after) if request.after else None
-        page = await self._catalogue.feed(after=after, limit=page_size(request.limit))
-        return _page(page, cursors.of_feed)
+    async def SearchMedia(self, request: pb.SearchMediaRequest, context: object) -> pb.MediaPage:
+        given = fields(request, "query", "category", "tag")
+        filters = command(Filters, given | ({"owner": parse_id(request.owner_id)} if request.owner_id else {}))
+        sort, limit = SORTS.get(request.sort, Sort.NEWEST), page_size(request.limit)
+        return _page(await self._lists.search(filters, sort, cursor=request.after or None, limit=limit))
 
     async def ListUserMedia(self, request: pb.ListUserMediaRequest, context: object) -> pb.MediaPage:
-        after = cursors.in_user(request.after) if request.after else None
         user_id, limit = parse_id(request.user_id), page_size(request.limit)
-        page = await self._catalogue.of_user(optional_caller(), user_id, after=after, limit=limit)
-        return _page(page, cursors.of_user)
+        return _page(await self._lists.of_user(optional_caller(), user_id, cursor=request.after or None, limit=limit))
 
 
 class EditingRpc(EditingServicer):
@@ -100,8 +101,8 @@ def page_size(given: int) -> int:
     return given
 
 
-def _page(page: Page[Media], cursor: Callable[[Media], str]) -> pb.MediaPage:
-    entries = [pb.MediaEntry(media=message_of(media), cursor=cursor(media)) for media in page.items]
+def _page(page: Page[Listed]) -> pb.MediaPage:
+    entries = [pb.MediaEntry(media=message_of(each.media), cursor=each.cursor) for each in page.items]
     return pb.MediaPage(entries=entries, has_more=page.more)
 
 

@@ -4,7 +4,7 @@ Each write changes one document and includes the events it causes, so no transac
 """
 
 from kinora_kit.mongo import Database, IndexModel
-from kinora_media.store import channels, comments, drafts, likes, media
+from kinora_media.store import channels, comments, drafts, likes, media, popularity
 from kinora_media.store.tallies import Tally
 
 SECONDS_PER_DAY = 24 * 3600
@@ -42,6 +42,7 @@ def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
         | drafts.indexes()
         | likes.indexes()
         | comments.indexes()
+        | popularity.indexes()
     )
 
 

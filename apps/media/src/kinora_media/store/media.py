@@ -9,7 +9,8 @@ from uuid import UUID
 from kinora.events.media import EXCHANGE
 from kinora_kit.events import Event
 from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, IndexModel, pending, superseding
-from kinora_media.domain import Counters, Media, Position, State, Visibility
+from kinora_media import facets
+from kinora_media.domain import Counters, Media, State, Visibility, popularity
 from kinora_media.store import tallies
 from kinora_media.store.channels import CHANNELS
 from kinora_media.store.tallies import DUE, OPEN, Source, Thing
@@ -19,8 +20,12 @@ EARLIEST = datetime.fromtimestamp(0, UTC)
 MEDIA = "media"
 
 SHOWN = {OUTBOX: False, "tally.batch": False, "tally.days": False}
+FACETS = "facets"
+"""What published documents are found by; others do not have it (kinora_media.facets)."""
 FEED_AT = "feed_at"
-"""``published_at`` of documents that are ready and public; others do not have it."""
+"""``published_at`` of published documents; others do not have it."""
+SCORES = ("score_0", "score_1")
+"""Popularity in even and in odd epochs (docs/adr/0022-popularity.md), of documents that have ever been published."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,16 @@ class Tombstone:
 
 
 CARRIED = ("views", "likes", "comments")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    id: UUID
+    counters: Counters
+    published_at: datetime
+    score: int | None
+    """In the slot that was asked for."""
+    feed_at: datetime
 
 
 def _amounts(document: Document) -> tallies.Counters:
@@ -50,7 +65,7 @@ def indexes(*, tombstones: IndexModel) -> dict[str, list[IndexModel]]:
     return {
         MEDIA: [
             IndexModel([("owner_id", 1), ("_id", -1)], name="owner"),
-            IndexModel([(FEED_AT, -1), ("_id", -1)], sparse=True, name="feed"),
+            *(IndexModel([(FACETS, 1), (order, -1), ("_id", -1)], name=order) for order in (FEED_AT, *SCORES)),
             IndexModel("publish_at", sparse=True, name="schedule"),
             tombstones,
             DUE,
@@ -72,27 +87,44 @@ async def many(database: Database, ids: Sequence[UUID]) -> list[Media]:
     return [media_of(document) async for document in found]
 
 
-async def page(database: Database, owner_id: UUID, *, published: bool, before: UUID | None, limit: int) -> list[Media]:
-    """Documents of the owner that have begun, newest first, with ids below ``before``.
-
-    ``published``: only ready and public ones.
-    """
+async def page(database: Database, owner_id: UUID, *, before: UUID | None, limit: int) -> list[Media]:
+    """Documents of the owner that have begun, newest first, with ids below ``before``."""
     query: Document = {"owner_id": owner_id, "begun": True}
-    if published:
-        query |= {"state": str(State.READY), "visibility": str(Visibility.PUBLIC)}
     if before is not None:
         query["_id"] = {"$lt": before}
     found = database[MEDIA].find(query, SHOWN).sort("_id", -1).limit(limit)
     return [media_of(document) async for document in found]
 
 
-async def feed(database: Database, *, after: Position | None, until: datetime, limit: int) -> list[Media]:
-    """Ready and public documents that were published by ``until``, last published first, below ``after``."""
-    query: Document = {FEED_AT: {"$lte": until if after is None else min(until, after.at)}}
-    if after is not None:  # the range above bounds the scan of the index, this only skips equal times
-        query["$or"] = [{FEED_AT: {"$lt": after.at}}, {"_id": {"$lt": after.id}}]
-    found = database[MEDIA].find(query, SHOWN).sort([(FEED_AT, -1), ("_id", -1)]).limit(limit)
-    return [media_of(document) async for document in found]
+async def listed(
+    database: Database, wanted: Sequence[str], *, by: str, after: tuple[Any, UUID] | None, limit: int
+) -> list[tuple[Media, Any]]:
+    """Published documents with all facets of ``wanted``, each with its value of ``by``: FEED_AT or one of SCORES.
+
+    In descending order of this field and the id, below ``after``.
+    """
+    query = {FACETS: wanted[0] if len(wanted) == 1 else {"$all": list(wanted)}, **_below(by, after)}
+    found = database[MEDIA].find(query, SHOWN).sort([(by, -1), ("_id", -1)]).limit(limit)
+    return [(media_of(document), document[by]) async for document in found]
+
+
+async def ranked(database: Database, slot: str, *, after: tuple[datetime, UUID] | None, limit: int) -> list[Ranked]:
+    """Published documents, last published first, below ``after``."""
+    projection = {"tally.counters": True, "published_at": True, FEED_AT: True, slot: True}
+    query = {FACETS: facets.ALL, **_below(FEED_AT, after)}
+    found = database[MEDIA].find(query, projection).sort([(FEED_AT, -1), ("_id", -1)]).limit(limit)
+    return [
+        Ranked(document["_id"], _counters(document), document["published_at"], document.get(slot), document[FEED_AT])
+        async for document in found
+    ]
+
+
+def _below(field: str, after: tuple[Any, UUID] | None) -> Document:
+    if after is None:
+        return {}
+    value, media_id = after
+    # The first range bounds the scan of the index, the second only skips equal values.
+    return {field: {"$lte": value}, "$or": [{field: {"$lt": value}}, {"_id": {"$lt": media_id}}]}
 
 
 async def due(database: Database, *, until: datetime, limit: int) -> list[Media]:
@@ -115,8 +147,11 @@ async def insert(database: Database, media: Media, events: Sequence[Event]) -> b
 async def update(database: Database, media: Media, *, expected_version: int, events: Sequence[Event]) -> bool:
     """False if the document no longer has the expected version."""
     change: Document = {name: {"$literal": value} for name, value in document_of(media).items()}
-    for name in (FEED_AT, "publish_at"):
+    for name in (FACETS, FEED_AT, "publish_at"):
         change.setdefault(name, "$$REMOVE")
+    if media.published and media.published_at:  # later only popularity.py changes them, so that lists are stable
+        score = popularity(media.counters, media.published_at)
+        change |= {slot: {"$ifNull": [f"${slot}", score]} for slot in SCORES}
     if events:
         change[OUTBOX] = superseding(entries(events))
     result = await database[MEDIA].update_one({"_id": media.id, "version": expected_version}, [{"$set": change}])
@@ -136,7 +171,10 @@ async def delete(database: Database, media_id: UUID, owner_id: UUID, *, at: date
     change: Document = {
         "$set": {"deleted_at": at, **to_set},
         "$inc": increase,
-        "$unset": {FEED_AT: "", "tally": "", **{item.name: "" for item in fields(Media) if item.name not in kept}},
+        "$unset": {
+            **dict.fromkeys((FACETS, FEED_AT, *SCORES, "tally"), ""),
+            **{item.name: "" for item in fields(Media) if item.name not in kept},
+        },
         "$push": {OUTBOX: {"$each": entries([event])}},
     }
     try:
@@ -167,7 +205,7 @@ def document_of(media: Media) -> Document:
     if media.publish_at is None:  # the index has only documents that are scheduled
         del document["publish_at"]
     if media.published:
-        document[FEED_AT] = media.published_at
+        document |= {FACETS: facets.of(media), FEED_AT: media.published_at}
     return document
 
 
@@ -181,6 +219,10 @@ def media_of(document: dict[str, Any]) -> Media:
             "tags": tuple(document["tags"]),
             "visibility": Visibility(document["visibility"]),
             "state": State(document["state"]),
-            "counters": Counters(**document.get("tally", {}).get("counters", {})),
+            "counters": _counters(document),
         }
     )
+
+
+def _counters(document: Document) -> Counters:
+    return Counters(**document.get("tally", {}).get("counters", {}))

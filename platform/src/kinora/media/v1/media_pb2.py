@@ -26,17 +26,19 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkinora/media/v1/media.proto\x12\x0fkinora.media.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x05\n\x05Media\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0c\n\x04tags\x18\x05 \x03(\t\x12\x10\n\x08\x63\x61tegory\x18\x06 \x01(\t\x12/\n\nvisibility\x18\x07 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12%\n\x05state\x18\x08 \x01(\x0e\x32\x16.kinora.media.v1.State\x12+\n\nattributes\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x08\x64uration\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x66\x61ilure_code\x18\x0b \x01(\t\x12\x16\n\x0e\x66\x61ilure_detail\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08language\x18\x0f \x01(\t\x12\x30\n\x0cpublished_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x63ounters\x18\x11 \x01(\x0b\x32\x19.kinora.media.v1.Counters\x12.\n\npublish_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63omments_enabled\x18\x13 \x01(\x08\x12\x1e\n\x11pinned_comment_id\x18\x14 \x01(\tH\x01\x88\x01\x01\x42\x0b\n\t_durationB\x14\n\x12_pinned_comment_id\":\n\x08\x43ounters\x12\r\n\x05views\x18\x01 \x01(\x03\x12\r\n\x05likes\x18\x02 \x01(\x03\x12\x10\n\x08\x63omments\x18\x03 \x01(\x03\"\x17\n\x15ListCategoriesRequest\"G\n\x16ListCategoriesResponse\x12-\n\ncategories\x18\x01 \x03(\x0b\x32\x19.kinora.media.v1.Category\"$\n\x08\x43\x61tegory\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xc1\x03\n\x12\x43reateMediaRequest\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\r\n\x05title\x18\x03 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x04 \x01(\tH\x00\x88\x01\x01\x12+\n\x04tags\x18\x05 \x01(\x0b\x32\x18.kinora.media.v1.TagListH\x01\x88\x01\x01\x12\x15\n\x08\x63\x61tegory\x18\x06 \x01(\tH\x02\x88\x01\x01\x12\x15\n\x08language\x18\x07 \x01(\tH\x03\x88\x01\x01\x12/\n\nvisibility\x18\x08 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12\x30\n\nattributes\x18\t \x01(\x0b\x32\x17.google.protobuf.StructH\x04\x88\x01\x01\x12.\n\npublish_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x10\x63omments_enabled\x18\x0b \x01(\x08H\x05\x88\x01\x01\x42\x0e\n\x0c_descriptionB\x07\n\x05_tagsB\x0b\n\t_categoryB\x0b\n\t_languageB\r\n\x0b_attributesB\x13\n\x11_comments_enabled\"5\n\x13\x43reateMediaResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nupload_url\x18\x02 \x01(\t\"\x1f\n\x10ListMediaRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"/\n\x0fListFeedRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"E\n\x14ListUserMediaRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\"K\n\tMediaPage\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.kinora.media.v1.MediaEntry\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"C\n\nMediaEntry\x12%\n\x05media\x18\x01 \x01(\x0b\x32\x16.kinora.media.v1.Media\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\":\n\x11ListMediaResponse\x12%\n\x05media\x18\x01 \x03(\x0b\x32\x16.kinora.media.v1.Media\"\xbc\x03\n\x12UpdateMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\x05title\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x01\x88\x01\x01\x12+\n\x04tags\x18\x04 \x01(\x0b\x32\x18.kinora.media.v1.TagListH\x02\x88\x01\x01\x12\x15\n\x08\x63\x61tegory\x18\x05 \x01(\tH\x03\x88\x01\x01\x12/\n\nvisibility\x18\x06 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12\x30\n\nattributes\x18\x07 \x01(\x0b\x32\x17.google.protobuf.StructH\x04\x88\x01\x01\x12\x15\n\x08language\x18\x08 \x01(\tH\x05\x88\x01\x01\x12.\n\npublish_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x10\x63omments_enabled\x18\n \x01(\x08H\x06\x88\x01\x01\x42\x08\n\x06_titleB\x0e\n\x0c_descriptionB\x07\n\x05_tagsB\x0b\n\t_categoryB\r\n\x0b_attributesB\x0b\n\t_languageB\x13\n\x11_comments_enabled\"\x17\n\x07TagList\x12\x0c\n\x04tags\x18\x01 \x03(\t\" \n\x12\x44\x65leteMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteMediaResponse\"\x1e\n\x10\x44ropMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44ropMediaResponse\"\x15\n\x13\x44ropAllMediaRequest\"\x16\n\x14\x44ropAllMediaResponse*p\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12VISIBILITY_PRIVATE\x10\x01\x12\x17\n\x13VISIBILITY_UNLISTED\x10\x02\x12\x15\n\x11VISIBILITY_PUBLIC\x10\x03*|\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_DRAFT\x10\x01\x12\x14\n\x10STATE_PROCESSING\x10\x02\x12\x12\n\x0eSTATE_PLAYABLE\x10\x03\x12\x0f\n\x0bSTATE_READY\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x32\xe0\x02\n\tCatalogue\x12R\n\tListMedia\x12!.kinora.media.v1.ListMediaRequest\x1a\".kinora.media.v1.ListMediaResponse\x12H\n\x08ListFeed\x12 .kinora.media.v1.ListFeedRequest\x1a\x1a.kinora.media.v1.MediaPage\x12R\n\rListUserMedia\x12%.kinora.media.v1.ListUserMediaRequest\x1a\x1a.kinora.media.v1.MediaPage\x12\x61\n\x0eListCategories\x12&.kinora.media.v1.ListCategoriesRequest\x1a\'.kinora.media.v1.ListCategoriesResponse2\x89\x02\n\x07\x45\x64iting\x12X\n\x0b\x43reateMedia\x12#.kinora.media.v1.CreateMediaRequest\x1a$.kinora.media.v1.CreateMediaResponse\x12J\n\x0bUpdateMedia\x12#.kinora.media.v1.UpdateMediaRequest\x1a\x16.kinora.media.v1.Media\x12X\n\x0b\x44\x65leteMedia\x12#.kinora.media.v1.DeleteMediaRequest\x1a$.kinora.media.v1.DeleteMediaResponse2\xbe\x01\n\x0b\x45nforcement\x12R\n\tDropMedia\x12!.kinora.media.v1.DropMediaRequest\x1a\".kinora.media.v1.DropMediaResponse\x12[\n\x0c\x44ropAllMedia\x12$.kinora.media.v1.DropAllMediaRequest\x1a%.kinora.media.v1.DropAllMediaResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkinora/media/v1/media.proto\x12\x0fkinora.media.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x05\n\x05Media\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0c\n\x04tags\x18\x05 \x03(\t\x12\x10\n\x08\x63\x61tegory\x18\x06 \x01(\t\x12/\n\nvisibility\x18\x07 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12%\n\x05state\x18\x08 \x01(\x0e\x32\x16.kinora.media.v1.State\x12+\n\nattributes\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x08\x64uration\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x66\x61ilure_code\x18\x0b \x01(\t\x12\x16\n\x0e\x66\x61ilure_detail\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08language\x18\x0f \x01(\t\x12\x30\n\x0cpublished_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x63ounters\x18\x11 \x01(\x0b\x32\x19.kinora.media.v1.Counters\x12.\n\npublish_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63omments_enabled\x18\x13 \x01(\x08\x12\x1e\n\x11pinned_comment_id\x18\x14 \x01(\tH\x01\x88\x01\x01\x42\x0b\n\t_durationB\x14\n\x12_pinned_comment_id\":\n\x08\x43ounters\x12\r\n\x05views\x18\x01 \x01(\x03\x12\r\n\x05likes\x18\x02 \x01(\x03\x12\x10\n\x08\x63omments\x18\x03 \x01(\x03\"\x17\n\x15ListCategoriesRequest\"G\n\x16ListCategoriesResponse\x12-\n\ncategories\x18\x01 \x03(\x0b\x32\x19.kinora.media.v1.Category\"$\n\x08\x43\x61tegory\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xc1\x03\n\x12\x43reateMediaRequest\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\r\n\x05title\x18\x03 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x04 \x01(\tH\x00\x88\x01\x01\x12+\n\x04tags\x18\x05 \x01(\x0b\x32\x18.kinora.media.v1.TagListH\x01\x88\x01\x01\x12\x15\n\x08\x63\x61tegory\x18\x06 \x01(\tH\x02\x88\x01\x01\x12\x15\n\x08language\x18\x07 \x01(\tH\x03\x88\x01\x01\x12/\n\nvisibility\x18\x08 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12\x30\n\nattributes\x18\t \x01(\x0b\x32\x17.google.protobuf.StructH\x04\x88\x01\x01\x12.\n\npublish_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x10\x63omments_enabled\x18\x0b \x01(\x08H\x05\x88\x01\x01\x42\x0e\n\x0c_descriptionB\x07\n\x05_tagsB\x0b\n\t_categoryB\x0b\n\t_languageB\r\n\x0b_attributesB\x13\n\x11_comments_enabled\"5\n\x13\x43reateMediaResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nupload_url\x18\x02 \x01(\t\"\x1f\n\x10ListMediaRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"\x97\x01\n\x12SearchMediaRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12#\n\x04sort\x18\x03 \x01(\x0e\x32\x15.kinora.media.v1.Sort\x12\r\n\x05query\x18\x04 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x05 \x01(\t\x12\x0b\n\x03tag\x18\x06 \x01(\t\x12\x10\n\x08owner_id\x18\x07 \x01(\t\"E\n\x14ListUserMediaRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\"K\n\tMediaPage\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.kinora.media.v1.MediaEntry\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"C\n\nMediaEntry\x12%\n\x05media\x18\x01 \x01(\x0b\x32\x16.kinora.media.v1.Media\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\":\n\x11ListMediaResponse\x12%\n\x05media\x18\x01 \x03(\x0b\x32\x16.kinora.media.v1.Media\"\xbc\x03\n\x12UpdateMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\x05title\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x01\x88\x01\x01\x12+\n\x04tags\x18\x04 \x01(\x0b\x32\x18.kinora.media.v1.TagListH\x02\x88\x01\x01\x12\x15\n\x08\x63\x61tegory\x18\x05 \x01(\tH\x03\x88\x01\x01\x12/\n\nvisibility\x18\x06 \x01(\x0e\x32\x1b.kinora.media.v1.Visibility\x12\x30\n\nattributes\x18\x07 \x01(\x0b\x32\x17.google.protobuf.StructH\x04\x88\x01\x01\x12\x15\n\x08language\x18\x08 \x01(\tH\x05\x88\x01\x01\x12.\n\npublish_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x10\x63omments_enabled\x18\n \x01(\x08H\x06\x88\x01\x01\x42\x08\n\x06_titleB\x0e\n\x0c_descriptionB\x07\n\x05_tagsB\x0b\n\t_categoryB\r\n\x0b_attributesB\x0b\n\t_languageB\x13\n\x11_comments_enabled\"\x17\n\x07TagList\x12\x0c\n\x04tags\x18\x01 \x03(\t\" \n\x12\x44\x65leteMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteMediaResponse\"\x1e\n\x10\x44ropMediaRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44ropMediaResponse\"\x15\n\x13\x44ropAllMediaRequest\"\x16\n\x14\x44ropAllMediaResponse*p\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12VISIBILITY_PRIVATE\x10\x01\x12\x17\n\x13VISIBILITY_UNLISTED\x10\x02\x12\x15\n\x11VISIBILITY_PUBLIC\x10\x03*|\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_DRAFT\x10\x01\x12\x14\n\x10STATE_PROCESSING\x10\x02\x12\x12\n\x0eSTATE_PLAYABLE\x10\x03\x12\x0f\n\x0bSTATE_READY\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05*?\n\x04Sort\x12\x14\n\x10SORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSORT_NEWEST\x10\x01\x12\x10\n\x0cSORT_POPULAR\x10\x02\x32\xe6\x02\n\tCatalogue\x12R\n\tListMedia\x12!.kinora.media.v1.ListMediaRequest\x1a\".kinora.media.v1.ListMediaResponse\x12N\n\x0bSearchMedia\x12#.kinora.media.v1.SearchMediaRequest\x1a\x1a.kinora.media.v1.MediaPage\x12R\n\rListUserMedia\x12%.kinora.media.v1.ListUserMediaRequest\x1a\x1a.kinora.media.v1.MediaPage\x12\x61\n\x0eListCategories\x12&.kinora.media.v1.ListCategoriesRequest\x1a\'.kinora.media.v1.ListCategoriesResponse2\x89\x02\n\x07\x45\x64iting\x12X\n\x0b\x43reateMedia\x12#.kinora.media.v1.CreateMediaRequest\x1a$.kinora.media.v1.CreateMediaResponse\x12J\n\x0bUpdateMedia\x12#.kinora.media.v1.UpdateMediaRequest\x1a\x16.kinora.media.v1.Media\x12X\n\x0b\x44\x65leteMedia\x12#.kinora.media.v1.DeleteMediaRequest\x1a$.kinora.media.v1.DeleteMediaResponse2\xbe\x01\n\x0b\x45nforcement\x12R\n\tDropMedia\x12!.kinora.media.v1.DropMediaRequest\x1a\".kinora.media.v1.DropMediaResponse\x12[\n\x0c\x44ropAllMedia\x12$.kinora.media.v1.DropAllMediaRequest\x1a%.kinora.media.v1.DropAllMediaResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kinora.media.v1.media_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VISIBILITY']._serialized_start=2462
-  _globals['_VISIBILITY']._serialized_end=2574
-  _globals['_STATE']._serialized_start=2576
-  _globals['_STATE']._serialized_end=2700
+  _globals['_VISIBILITY']._serialized_start=2567
+  _globals['_VISIBILITY']._serialized_end=2679
+  _globals['_STATE']._serialized_start=2681
+  _globals['_STATE']._serialized_end=2805
+  _globals['_SORT']._serialized_start=2807
+  _globals['_SORT']._serialized_end=2870
   _globals['_MEDIA']._serialized_start=112
   _globals['_MEDIA']._serialized_end=769
   _globals['_COUNTERS']._serialized_start=771
@@ -53,36 +55,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEMEDIARESPONSE']._serialized_end=1472
   _globals['_LISTMEDIAREQUEST']._serialized_start=1474
   _globals['_LISTMEDIAREQUEST']._serialized_end=1505
-  _globals['_LISTFEEDREQUEST']._serialized_start=1507
-  _globals['_LISTFEEDREQUEST']._serialized_end=1554
-  _globals['_LISTUSERMEDIAREQUEST']._serialized_start=1556
-  _globals['_LISTUSERMEDIAREQUEST']._serialized_end=1625
-  _globals['_MEDIAPAGE']._serialized_start=1627
-  _globals['_MEDIAPAGE']._serialized_end=1702
-  _globals['_MEDIAENTRY']._serialized_start=1704
-  _globals['_MEDIAENTRY']._serialized_end=1771
-  _globals['_LISTMEDIARESPONSE']._serialized_start=1773
-  _globals['_LISTMEDIARESPONSE']._serialized_end=1831
-  _globals['_UPDATEMEDIAREQUEST']._serialized_start=1834
-  _globals['_UPDATEMEDIAREQUEST']._serialized_end=2278
-  _globals['_TAGLIST']._serialized_start=2280
-  _globals['_TAGLIST']._serialized_end=2303
-  _globals['_DELETEMEDIAREQUEST']._serialized_start=2305
-  _globals['_DELETEMEDIAREQUEST']._serialized_end=2337
-  _globals['_DELETEMEDIARESPONSE']._serialized_start=2339
-  _globals['_DELETEMEDIARESPONSE']._serialized_end=2360
-  _globals['_DROPMEDIAREQUEST']._serialized_start=2362
-  _globals['_DROPMEDIAREQUEST']._serialized_end=2392
-  _globals['_DROPMEDIARESPONSE']._serialized_start=2394
-  _globals['_DROPMEDIARESPONSE']._serialized_end=2413
-  _globals['_DROPALLMEDIAREQUEST']._serialized_start=2415
-  _globals['_DROPALLMEDIAREQUEST']._serialized_end=2436
-  _globals['_DROPALLMEDIARESPONSE']._serialized_start=2438
-  _globals['_DROPALLMEDIARESPONSE']._serialized_end=2460
-  _globals['_CATALOGUE']._serialized_start=2703
-  _globals['_CATALOGUE']._serialized_end=3055
-  _globals['_EDITING']._serialized_start=3058
-  _globals['_EDITING']._serialized_end=3323
-  _globals['_ENFORCEMENT']._serialized_start=3326
-  _globals['_ENFORCEMENT']._serialized_end=3516
+  _globals['_SEARCHMEDIAREQUEST']._serialized_start=1508
+  _globals['_SEARCHMEDIAREQUEST']._serialized_end=1659
+  _globals['_LISTUSERMEDIAREQUEST']._serialized_start=1661
+  _globals['_LISTUSERMEDIAREQUEST']._serialized_end=1730
+  _globals['_MEDIAPAGE']._serialized_start=1732
+  _globals['_MEDIAPAGE']._serialized_end=1807
+  _globals['_MEDIAENTRY']._serialized_start=1809
+  _globals['_MEDIAENTRY']._serialized_end=1876
+  _globals['_LISTMEDIARESPONSE']._serialized_start=1878
+  _globals['_LISTMEDIARESPONSE']._serialized_end=1936
+  _globals['_UPDATEMEDIAREQUEST']._serialized_start=1939
+  _globals['_UPDATEMEDIAREQUEST']._serialized_end=2383
+  _globals['_TAGLIST']._serialized_start=2385
+  _globals['_TAGLIST']._serialized_end=2408
+  _globals['_DELETEMEDIAREQUEST']._serialized_start=2410
+  _globals['_DELETEMEDIAREQUEST']._serialized_end=2442
+  _globals['_DELETEMEDIARESPONSE']._serialized_start=2444
+  _globals['_DELETEMEDIARESPONSE']._serialized_end=2465
+  _globals['_DROPMEDIAREQUEST']._serialized_start=2467
+  _globals['_DROPMEDIAREQUEST']._serialized_end=2497
+  _globals['_DROPMEDIARESPONSE']._serialized_start=2499
+  _globals['_DROPMEDIARESPONSE']._serialized_end=2518
+  _globals['_DROPALLMEDIAREQUEST']._serialized_start=2520
+  _globals['_DROPALLMEDIAREQUEST']._serialized_end=2541
+  _globals['_DROPALLMEDIARESPONSE']._serialized_start=2543
+  _globals['_DROPALLMEDIARESPONSE']._serialized_end=2565
+  _globals['_CATALOGUE']._serialized_start=2873
+  _globals['_CATALOGUE']._serialized_end=3231
+  _globals['_EDITING']._serialized_start=3234
+  _globals['_EDITING']._serialized_end=3499
+  _globals['_ENFORCEMENT']._serialized_start=3502
+  _globals['_ENFORCEMENT']._serialized_end=3692
 # @@protoc_insertion_point(module_scope)

@@ -69,6 +69,27 @@ STATE_READY: State.ValueType  # 4
 STATE_FAILED: State.ValueType  # 5
 Global___State: _TypeAlias = State  # noqa: Y015
 
+class _Sort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SORT_UNSPECIFIED: _Sort.ValueType  # 0
+    """As SORT_NEWEST."""
+    SORT_NEWEST: _Sort.ValueType  # 1
+    """Last published first."""
+    SORT_POPULAR: _Sort.ValueType  # 2
+
+class Sort(_Sort, metaclass=_SortEnumTypeWrapper): ...
+
+SORT_UNSPECIFIED: Sort.ValueType  # 0
+"""As SORT_NEWEST."""
+SORT_NEWEST: Sort.ValueType  # 1
+"""Last published first."""
+SORT_POPULAR: Sort.ValueType  # 2
+Global___Sort: _TypeAlias = Sort  # noqa: Y015
+
 @_typing.final
 class Media(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -371,28 +392,44 @@ class ListMediaRequest(_message.Message):
 Global___ListMediaRequest: _TypeAlias = ListMediaRequest  # noqa: Y015
 
 @_typing.final
-class ListFeedRequest(_message.Message):
+class SearchMediaRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    SORT_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
     after: _builtins.str
-    """The cursor of an entry; empty for the first page."""
+    """The cursor of an entry; empty for the first page. cursor_expired (410): begin again."""
     limit: _builtins.int
     """1 to 50."""
+    sort: Global___Sort.ValueType
+    query: _builtins.str
+    """The filters; empty: not by this. Words, all of which are in the title."""
+    category: _builtins.str
+    tag: _builtins.str
+    owner_id: _builtins.str
     def __init__(
         self,
         *,
         after: _builtins.str = ...,
         limit: _builtins.int = ...,
+        sort: Global___Sort.ValueType = ...,
+        query: _builtins.str = ...,
+        category: _builtins.str = ...,
+        tag: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "category", b"category", "limit", b"limit", "owner_id", b"owner_id", "query", b"query", "sort", b"sort", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListFeedRequest: _TypeAlias = ListFeedRequest  # noqa: Y015
+Global___SearchMediaRequest: _TypeAlias = SearchMediaRequest  # noqa: Y015
 
 @_typing.final
 class ListUserMediaRequest(_message.Message):
@@ -403,7 +440,7 @@ class ListUserMediaRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     after: _builtins.str
-    """As in ListFeedRequest."""
+    """As in SearchMediaRequest."""
     limit: _builtins.int
     def __init__(
         self,

@@ -40,9 +40,9 @@ class CatalogueStub:
                 request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaRequest.SerializeToString,
                 response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaResponse.FromString,
                 _registered_method=True)
-        self.ListFeed = channel.unary_unary(
-                '/kinora.media.v1.Catalogue/ListFeed',
-                request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListFeedRequest.SerializeToString,
+        self.SearchMedia = channel.unary_unary(
+                '/kinora.media.v1.Catalogue/SearchMedia',
+                request_serializer=kinora_dot_media_dot_v1_dot_media__pb2.SearchMediaRequest.SerializeToString,
                 response_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.FromString,
                 _registered_method=True)
         self.ListUserMedia = channel.unary_unary(
@@ -68,8 +68,8 @@ class CatalogueServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListFeed(self, request, context):
-        """The ready and public documents of all users, last published first.
+    def SearchMedia(self, request, context):
+        """The ready and public documents of all users that match all filters. The feed is this without filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,9 +97,9 @@ def add_CatalogueServicer_to_server(servicer, server):
                     request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaRequest.FromString,
                     response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.ListMediaResponse.SerializeToString,
             ),
-            'ListFeed': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListFeed,
-                    request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.ListFeedRequest.FromString,
+            'SearchMedia': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchMedia,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_media__pb2.SearchMediaRequest.FromString,
                     response_serializer=kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.SerializeToString,
             ),
             'ListUserMedia': grpc.unary_unary_rpc_method_handler(
@@ -152,7 +152,7 @@ class Catalogue:
             _registered_method=True)
 
     @staticmethod
-    def ListFeed(request,
+    def SearchMedia(request,
             target,
             options=(),
             channel_credentials=None,
@@ -165,8 +165,8 @@ class Catalogue:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/kinora.media.v1.Catalogue/ListFeed',
-            kinora_dot_media_dot_v1_dot_media__pb2.ListFeedRequest.SerializeToString,
+            '/kinora.media.v1.Catalogue/SearchMedia',
+            kinora_dot_media_dot_v1_dot_media__pb2.SearchMediaRequest.SerializeToString,
             kinora_dot_media_dot_v1_dot_media__pb2.MediaPage.FromString,
             options,
             channel_credentials,

@@ -35,8 +35,8 @@ class CatalogueStub:
     def __new__(cls, channel: _aio.Channel) -> CatalogueAsyncStub: ...
     ListMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListMediaRequest, _media_pb2.ListMediaResponse]
     """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
-    ListFeed: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListFeedRequest, _media_pb2.MediaPage]
-    """The ready and public documents of all users, last published first."""
+    SearchMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.SearchMediaRequest, _media_pb2.MediaPage]
+    """The ready and public documents of all users that match all filters. The feed is this without filters."""
     ListUserMedia: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListUserMediaRequest, _media_pb2.MediaPage]
     """A user's documents, newest first: all for that user, ready and public ones for others."""
     ListCategories: _grpc.UnaryUnaryMultiCallable[_media_pb2.ListCategoriesRequest, _media_pb2.ListCategoriesResponse]
@@ -49,8 +49,8 @@ class CatalogueAsyncStub(CatalogueStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.ListMediaRequest, _media_pb2.ListMediaResponse]  # type: ignore[assignment]
     """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
-    ListFeed: _aio.UnaryUnaryMultiCallable[_media_pb2.ListFeedRequest, _media_pb2.MediaPage]  # type: ignore[assignment]
-    """The ready and public documents of all users, last published first."""
+    SearchMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.SearchMediaRequest, _media_pb2.MediaPage]  # type: ignore[assignment]
+    """The ready and public documents of all users that match all filters. The feed is this without filters."""
     ListUserMedia: _aio.UnaryUnaryMultiCallable[_media_pb2.ListUserMediaRequest, _media_pb2.MediaPage]  # type: ignore[assignment]
     """A user's documents, newest first: all for that user, ready and public ones for others."""
     ListCategories: _aio.UnaryUnaryMultiCallable[_media_pb2.ListCategoriesRequest, _media_pb2.ListCategoriesResponse]  # type: ignore[assignment]
@@ -68,12 +68,12 @@ class CatalogueServicer(metaclass=_abc_1.ABCMeta):
         """Documents that do not exist or that the caller may not see are omitted. At most 100 ids."""
 
     @_abc_1.abstractmethod
-    def ListFeed(
+    def SearchMedia(
         self,
-        request: _media_pb2.ListFeedRequest,
+        request: _media_pb2.SearchMediaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_media_pb2.MediaPage, _abc.Awaitable[_media_pb2.MediaPage]]:
-        """The ready and public documents of all users, last published first."""
+        """The ready and public documents of all users that match all filters. The feed is this without filters."""
 
     @_abc_1.abstractmethod
     def ListUserMedia(
