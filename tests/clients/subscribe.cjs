@@ -32,7 +32,7 @@ const end = (event, more) => {
 for (const operation of operations) {
   client.subscribe(operation, {
     next: (result) => tell("next", { result }),
-    error: (error) => end("error", { error: String(error.message ?? error), code: error.code }),
+    error: (error) => end("error", { errors: [].concat(error).map(({ message, extensions }) => ({ message, extensions })), code: error.code }),
     complete: () => end("complete"),
   });
 }

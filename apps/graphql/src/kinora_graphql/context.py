@@ -22,9 +22,11 @@ from kinora_graphql.likes.loaders import load_likes
 from kinora_graphql.media.loaders import BATCH as MEDIA_BATCH
 from kinora_graphql.media.loaders import load_category_names, load_media
 from kinora_graphql.progress import ProgressHub
+from kinora_graphql.rates import Rate, Rates
 from kinora_graphql.video.loaders import load_videos
 from kinora_graphql.wiring import Wired
 from kinora_kit import rpc
+from kinora_kit.edge import client_network
 from kinora_kit.errors import InvalidInput, InvalidToken
 from kinora_kit.identity import Caller, TokenVerifier, bearer
 from kinora_kit.streams import Seat
@@ -58,6 +60,8 @@ class Context(BaseContext):
         clients: Clients,
         progress: ProgressHub,
         documents: Documents,
+        rates: Rates,
+        network: str,
         verifier: TokenVerifier,
         client: auth.Client,
         caller: Caller | None,
@@ -68,6 +72,10 @@ class Context(BaseContext):
         self.clients = clients
         self.progress = progress
         self.documents = documents
+        self.rate: Rate | None = None
+        """What the client has left."""
+        self._rates = rates
+        self._network = network
         self.verifier = verifier
         self.client = client
         self.caller = caller
@@ -85,6 +93,11 @@ class Context(BaseContext):
             comment_likes=DataLoader(load_comment_likes(clients.comments), max_batch_size=MAX_BATCH, cache=remember),
         )
         self._listed = 0
+
+    def charge(self, cost: int) -> None:
+        """Raises TooManyRequests if the client has not enough left."""
+        client = f"user:{self.caller.user_id}" if self.caller else f"address:{self._network}"
+        self.rate = self._rates.charge(client, cost)
 
     @contextlib.contextmanager
     def listing(self, count: int) -> Iterator[None]:
@@ -120,6 +133,8 @@ async def get_context(connection: HTTPConnection, wired: Wired) -> Context:
         clients=wired.clients,
         progress=wired.progress,
         documents=wired.documents,
+        rates=wired.rates,
+        network=client_network(connection.scope),
         verifier=wired.verifier,
         client=auth.Client(
             address=connection.client.host if connection.client else "",

@@ -93,19 +93,23 @@ async def answer(request: Request, schema: Schema, context: Context, stream: Str
             raise SubscriptionNeedsAStream
         result = await _execute(operation, schema, context)
     except REQUEST_ERRORS as error:
-        return _response(_refusal(error), media_type, status=refused_status)
+        return _response(_refusal(error), media_type, status=refused_status, headers=rate(context))
     except Exception as error:
         known = as_domain_error(error)
         if known is None:
             raise
-        return _response(_refusal(known), media_type, status=known.status, headers=known.headers)
+        return _response(_refusal(known), media_type, status=known.status, headers={**rate(context), **known.headers})
     body = response(result)
     if operation.measured and "data" in body:
         body["extensions"] = {
             **body.get("extensions", {}),
             "cost": {"estimated": operation.measured.cost, "limit": schema.limits.cost},
         }
-    return _response(body, media_type, status=200 if "data" in body else refused_status)
+    return _response(body, media_type, status=200 if "data" in body else refused_status, headers=rate(context))
+
+
+def rate(context: Context) -> dict[str, str]:
+    return context.rate.headers if context.rate else {}
 
 
 def _response(

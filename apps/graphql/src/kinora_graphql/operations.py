@@ -8,6 +8,9 @@ from kinora_graphql.costs import Measured
 from kinora_graphql.schema import Schema
 from kinora_kit.errors import MalformedRequest
 
+INVALID = 10
+"""The cost of parsing and validating a document that cannot be executed."""
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -21,7 +24,7 @@ class Operation:
 async def admit(given: dict[str, Any], schema: Schema, context: Context) -> Operation:
     """Of the parameters of a request: query or documentId, operationName, variables, extensions.
 
-    Raises MalformedRequest, OperationTooLarge, and the errors of Documents.find.
+    Raises MalformedRequest, OperationTooLarge, TooManyRequests, and the errors of Documents.find.
     """
     # Some clients send "" for absent values.
     query = _member(given, "query", str)
@@ -35,10 +38,14 @@ async def admit(given: dict[str, Any], schema: Schema, context: Context) -> Oper
         document = _member(persisted, "sha256Hash", str)
     if query is None and document is None:
         raise MalformedRequest("query is missing")
+    context.charge(1)  # before the document is looked up and parsed
     query = await context.documents.find(query, document, is_valid=schema.is_valid)
     measured = schema.measure(query, name, variables)
-    if measured is not None:
+    if measured is None:
+        context.charge(INVALID)
+    else:
         schema.limits.check(measured)
+        context.charge(measured.cost)
     return Operation(query, name, variables, measured)
 
 

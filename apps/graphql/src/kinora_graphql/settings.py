@@ -30,6 +30,9 @@ class GraphqlSettings(StreamSettings):
     max_tokens: int = Field(default=1000, ge=1)
     """Maximum length of a document, in lexical tokens."""
 
+    rate_limit: int = Field(default=120_000, ge=1)
+    """What the operations of a user, or of an anonymous address, may cost in a minute."""
+
     persisted_documents: int = Field(default=1000, ge=0)
     """Maximum number of documents of the automatic protocol in Redis, of at most 16 KiB each."""
     trusted_documents: Path = MANIFESTS / "relay.json"

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kinora_graphql.context import Context
-from kinora_graphql.http import response
+from kinora_graphql.http import rate, response
 from kinora_graphql.operations import Operation
 from kinora_graphql.schema import Schema
 from kinora_graphql.settings import GraphqlSettings
@@ -35,7 +35,7 @@ class Stream:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._seats.take(request.scope, user_id))
             answer = EventStream(self._events(operation, context), stack.pop_all())
-        answer.headers["Vary"] = "Accept"
+        answer.headers.update({"Vary": "Accept", **rate(context)})
         return answer
 
     async def _events(self, operation: Operation, context: Context) -> AsyncGenerator[str, None]:

@@ -16,6 +16,7 @@ from kinora.video.v1.video_pb2_grpc import UploadsStub, VideosStub
 from kinora_graphql.clients import Clients
 from kinora_graphql.documents import Documents, read_manifest
 from kinora_graphql.progress import ProgressHub
+from kinora_graphql.rates import Rates
 from kinora_graphql.settings import GraphqlSettings
 from kinora_kit import broker, redis, rpc, tasks
 from kinora_kit.health import Checks
@@ -28,6 +29,7 @@ class State:
     clients: Clients
     progress: ProgressHub
     documents: Documents
+    rates: Rates
     verifier: TokenVerifier
     checks: Checks
 
@@ -49,7 +51,8 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
             revocations=cache,
             otherwise=has_ended,
         )
-        async with tasks.background(progress=progress.run, revocations=verifier.revocations.follow):
+        rates = Rates(cache, limit=settings.rate_limit)
+        async with tasks.background(progress=progress.run, revocations=verifier.revocations.follow, rates=rates.run):
             yield State(
                 clients=Clients(
                     users=UsersStub(auth),
@@ -62,6 +65,7 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                     uploads=UploadsStub(video),
                 ),
                 progress=progress,
+                rates=rates,
                 documents=Documents(
                     cache,
                     limit=settings.persisted_documents,
