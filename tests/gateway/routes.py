@@ -77,7 +77,7 @@ ROUTES = {
         throttled=True,
     ),
     "user-own": Route("required", "auth", ("GET /user/profile", "PATCH /user/profile", "DELETE /user/profile")),
-    "user-others": Route("optional", "auth", (f"GET /user/{ID}", "POST /user/list")),
+    "user-others": Route("optional", "auth", (f"GET /user/{ID}", "GET /user/by-name/ada", "POST /user/list")),
     "user-token": Route(
         "public", "auth", ("GET /user/token_verify", "GET /user/token_verify?optional=1"), throttled=True
     ),

@@ -161,6 +161,14 @@ async def test_get_user_omits_private_fields(api: Api) -> None:
     problem(await api.http.get(f"/user/{new_id()}"), 404, "user_not_found")
 
 
+async def test_get_user_by_name_ignores_case(api: Api) -> None:
+    person = await api.person()
+    answer = await api.http.get(f"/user/by-name/{person.username.upper()}")
+    assert (answer.status_code, answer.json()["id"]) == (200, str(person.id))
+    problem(await api.http.get(f"/user/by-name/{new_id().hex}"), 404, "user_not_found")
+    problem(await api.http.get("/user/by-name/a%20b"), 422, "invalid_input")
+
+
 async def test_list_users_omits_unknown_ids(api: Api) -> None:
     people = [await api.person() for _ in range(3)]
     ids = [str(person.id) for person in people]

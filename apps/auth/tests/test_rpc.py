@@ -58,6 +58,9 @@ async def test_list_users_over_grpc_is_public_and_omits_private_fields(api: Api,
     answer = await UsersStub(channel).ListUsers(pb.ListUsersRequest(ids=[*ids, str(new_id())]))
     assert [user.id for user in answer.users] == ids
     assert answer.users[0].created_at.ToDatetime().year > 2000
+    names = [people[1].username.upper(), "nobody", "not a name"]
+    answer = await UsersStub(channel).ListUsers(pb.ListUsersRequest(ids=[ids[0]], usernames=names))
+    assert [user.id for user in answer.users] == ids
     for wrong in (["1"], [str(new_id())] * 101):
         with pytest.raises(DomainError) as refused:
             await UsersStub(channel).ListUsers(pb.ListUsersRequest(ids=wrong))

@@ -150,6 +150,8 @@ class World(
     async def ListUsers(self, request: auth_pb2.ListUsersRequest, context: Any) -> auth_pb2.ListUsersResponse:
         self.calls["ListUsers"] += 1
         found = [self.users[user_id].user for user_id in request.ids if user_id in self.users]
+        names = {name.lower() for name in request.usernames}
+        found += [profile.user for profile in self.users.values() if profile.user.username.lower() in names]
         return auth_pb2.ListUsersResponse(users=reversed(found))
 
     async def GetProfile(self, request: auth_pb2.GetProfileRequest, context: Any) -> auth_pb2.Profile:

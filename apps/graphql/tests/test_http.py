@@ -633,6 +633,22 @@ query ($first: Int, $after: String) {
 CHANNEL = "query ($id: ID!, $first: Int) { channel(id: $id) { user { uuid } media(first: $first) { nodes { uuid } } } }"
 
 
+async def test_channel_is_found_by_handle(ask: Ask, world: World) -> None:
+    ada, other = world.add_user("Ada"), world.add_user()
+    username = world.users[str(other)].user.username
+    document = """
+        query ($other: String!) {
+          a: channel(handle: "aDA") { id uuid } b: channel(handle: $other) { uuid } c: channel(handle: "none") { uuid }
+        }
+    """
+    world.calls.clear()
+    found = (await ask(document, {"other": username}))["data"]
+    assert found == {"a": {"id": gid("Channel", ada), "uuid": str(ada)}, "b": {"uuid": str(other)}, "c": None}
+    assert world.calls == {"ListUsers": 1}
+    for arguments in ("", f'(handle: "ada", id: "{gid("User", ada)}")'):
+        assert codes(await ask(f"{{ channel{arguments} {{ uuid }} }}")) == ["invalid_input"]
+
+
 async def test_search_forwards_filters_order_and_cursor(ask: Ask, world: World) -> None:
     owner_id = world.add_user()
     for _ in range(3):

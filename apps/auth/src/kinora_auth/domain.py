@@ -223,3 +223,7 @@ class Deletion(Command):
 
 class UserIds(Command):
     ids: Annotated[list[UUID], Field(max_length=LIST_LIMIT)]
+
+
+class Usernames(Command):
+    usernames: Annotated[list[str], Field(max_length=LIST_LIMIT)]

@@ -192,6 +192,12 @@ async def list_users(wanted: domain.UserIds, wired: Wired) -> Users:
     return Users(items=[User.model_validate(user) for user in await wired.accounts.users(wanted.ids)])
 
 
+@router.get("/user/by-name/{username}")
+async def user_named(username: domain.Username, wired: Wired) -> User:
+    """By username, regardless of case."""
+    return User.model_validate(await wired.accounts.user_named(username))
+
+
 @router.get("/user/{user_id:uuid}")
 async def user(user_id: UUID, wired: Wired) -> User:
     return User.model_validate(await wired.accounts.user(user_id))

@@ -53,7 +53,11 @@ class UsersServicer(service.UsersServicer):
 
     async def ListUsers(self, request: pb.ListUsersRequest, context: Any) -> pb.ListUsersResponse:
         wanted = command(domain.UserIds, {"ids": list(request.ids)})
-        return pb.ListUsersResponse(users=[_user(user) for user in await self._accounts.users(wanted.ids)])
+        named = command(domain.Usernames, {"usernames": list(request.usernames)})
+        found = await self._accounts.users(wanted.ids) if wanted.ids else []
+        if named.usernames:
+            found = [*found, *await self._accounts.users_named(named.usernames)]
+        return pb.ListUsersResponse(users=[_user(user) for user in found])
 
     async def GetProfile(self, request: pb.GetProfileRequest, context: Any) -> pb.Profile:
         return _profile(await self._accounts.user(signed_in().user_id))

@@ -153,6 +153,16 @@ class Accounts:
         """Those that exist, ordered by id."""
         return await store.users(self.pool, ids)
 
+    async def users_named(self, usernames: Sequence[str]) -> list[User]:
+        """Those that exist, regardless of case, ordered by id."""
+        return await store.users_named(self.pool, [username.lower() for username in usernames])
+
+    async def user_named(self, username: str) -> User:
+        found = await self.users_named([username])
+        if not found:
+            raise UserNotFound
+        return found[0]
+
     async def user(self, user_id: UUID) -> User:
         found = await store.users(self.pool, [user_id])
         if not found:

@@ -72,6 +72,12 @@ async def users(pool: Connection | Pool, ids: Sequence[UUID]) -> list[User]:
     return [_user(row) for row in rows]
 
 
+async def users_named(pool: Connection | Pool, usernames: Sequence[str]) -> list[User]:
+    """By usernames in lower case."""
+    rows = await pool.fetch(f"SELECT {_USER} FROM users WHERE lower(username) = ANY($1::text[]) ORDER BY id", usernames)
+    return [_user(row) for row in rows]
+
+
 async def credentials(pool: Pool, *, user_id: UUID | None = None, login: str | None = None) -> Credentials | None:
     """Of one user, by id or by login in lower case. No username contains an @, and every email address does."""
     row = await pool.fetchrow(

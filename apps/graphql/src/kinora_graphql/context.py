@@ -14,7 +14,7 @@ from kinora.auth.v1 import auth_pb2 as auth
 from kinora.media.v1 import comments_pb2 as comments
 from kinora.media.v1 import media_pb2 as media
 from kinora.video.v1 import video_pb2 as video
-from kinora_graphql.auth.loaders import load_profiles, load_sessions, load_users
+from kinora_graphql.auth.loaders import load_profiles, load_sessions, load_users, load_users_named
 from kinora_graphql.clients import Clients
 from kinora_graphql.comments.loaders import load_comment_likes, load_comments
 from kinora_graphql.documents import Documents
@@ -40,6 +40,7 @@ class Loaders:
     """Each batches the ids of one event loop iteration into one call; ``None`` for missing or invisible objects."""
 
     users: DataLoader[UUID, auth.User | None]
+    users_named: DataLoader[str, auth.User | None]
     profiles: DataLoader[UUID, auth.Profile | None]
     sessions: DataLoader[UUID, auth.Session | None]
     media: DataLoader[UUID, media.Media | None]
@@ -83,6 +84,7 @@ class Context(BaseContext):
         """Why the request's access token was rejected."""
         self.loaders = Loaders(
             users=DataLoader(load_users(clients.users), max_batch_size=MAX_BATCH, cache=remember),
+            users_named=DataLoader(load_users_named(clients.users), max_batch_size=MAX_BATCH, cache=remember),
             profiles=DataLoader(load_profiles(clients.users), cache=remember),
             sessions=DataLoader(load_sessions(clients.users), cache=remember),
             media=DataLoader(load_media(clients.catalogue), max_batch_size=MEDIA_BATCH, cache=remember),

@@ -17,6 +17,17 @@ def load_users(users: "UsersAsyncStub") -> Callable[[list[UUID]], Awaitable[list
     return load
 
 
+def load_users_named(users: "UsersAsyncStub") -> Callable[[list[str]], Awaitable[list[pb.User | None]]]:
+    """By usernames in lower case."""
+
+    async def load(usernames: list[str]) -> list[pb.User | None]:
+        answer = await users.ListUsers(pb.ListUsersRequest(usernames=usernames))
+        found = {user.username.lower(): user for user in answer.users}
+        return [found.get(username) for username in usernames]
+
+    return load
+
+
 def load_profiles(users: "UsersAsyncStub") -> Callable[[list[UUID]], Awaitable[list[pb.Profile | None]]]:
     """Only the caller's own; raises NotSignedIn for anonymous callers."""
 

@@ -12,6 +12,7 @@ from kinora_graphql.costs import ListSize
 from kinora_graphql.ids import parse
 from kinora_graphql.media.types import Category, Media, media_page
 from kinora_graphql.node.types import LISTED, Node, load_list
+from kinora_kit.errors import InvalidInput
 
 
 @strawberry.enum
@@ -97,6 +98,19 @@ class MediaQuery:
         names.prime_many({each.id: each.name for each in answer.categories})
         return [Category(slug=each.id) for each in answer.categories]
 
-    @strawberry.field(description="By its own id or that of its user; null if there is no such user.")
-    async def channel(self, info: Info, id: strawberry.ID) -> Channel | None:  # noqa: A002
-        return await Channel.load(info.context, parse(id, "Channel", "User"))
+    @strawberry.field(
+        description="By its own id, that of its user, or the username, regardless of case; null if there is no such"
+        " user."
+    )
+    async def channel(
+        self,
+        info: Info,
+        id: strawberry.ID | None = None,  # noqa: A002
+        handle: Annotated[str | None, strawberry.argument(description="The username.")] = None,
+    ) -> Channel | None:
+        if (id is None) == (handle is None):
+            raise InvalidInput.of([("handle", "give either an id or a handle")])
+        if id is not None:
+            return await Channel.load(info.context, parse(id, "Channel", "User"))
+        found = await info.context.loaders.users_named.load((handle or "").lower())
+        return Channel(uuid=UUID(found.id), user=User.of(found)) if found else None

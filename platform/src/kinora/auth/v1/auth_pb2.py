@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19kinora/auth/v1/auth.proto\x12\x0ekinora.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"-\n\x06\x43lient\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\"w\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0b\n\x03\x62io\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x07Profile\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.kinora.auth.v1.User\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\"Z\n\x06Tokens\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x0f\n\x07user_id\x18\x04 \x01(\t\"\xad\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x06 \x01(\x08\"\x1f\n\x10ListUsersRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"8\n\x11ListUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.kinora.auth.v1.User\"\x13\n\x11GetProfileRequest\"\x15\n\x13ListSessionsRequest\"A\n\x14ListSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.kinora.auth.v1.Session\"\x98\x01\n\x0fRegisterRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x10\n\x08password\x18\x03 \x01(\t\x12\x19\n\x0c\x64isplay_name\x18\x04 \x01(\tH\x00\x88\x01\x01\x12&\n\x06\x63lient\x18\x05 \x01(\x0b\x32\x16.kinora.auth.v1.ClientB\x0f\n\r_display_name\"W\n\x0cLoginRequest\x12\r\n\x05login\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12&\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x16.kinora.auth.v1.Client\"O\n\x0eRefreshRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\x12&\n\x06\x63lient\x18\x02 \x01(\x0b\x32\x16.kinora.auth.v1.Client\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x12\n\x10LogoutAllRequest\"\x13\n\x11LogoutAllResponse\"\"\n\x14RevokeSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x17\n\x15RevokeSessionResponse\"\xfa\x01\n\x14UpdateProfileRequest\x12\x15\n\x08username\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x65mail\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x19\n\x0c\x64isplay_name\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x03\x62io\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x1d\n\x10\x63urrent_password\x18\x05 \x01(\tH\x04\x88\x01\x01\x12&\n\x06\x63lient\x18\x06 \x01(\x0b\x32\x16.kinora.auth.v1.ClientB\x0b\n\t_usernameB\x08\n\x06_emailB\x0f\n\r_display_nameB\x06\n\x04_bioB\x13\n\x11_current_password\"G\n\x15\x43hangePasswordRequest\x12\x18\n\x10\x63urrent_password\x18\x01 \x01(\t\x12\x14\n\x0cnew_password\x18\x02 \x01(\t\"\x18\n\x16\x43hangePasswordResponse\"0\n\x14\x44\x65leteAccountRequest\x12\x18\n\x10\x63urrent_password\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteAccountResponse2\xfe\x01\n\x05Users\x12P\n\tListUsers\x12 .kinora.auth.v1.ListUsersRequest\x1a!.kinora.auth.v1.ListUsersResponse\x12H\n\nGetProfile\x12!.kinora.auth.v1.GetProfileRequest\x1a\x17.kinora.auth.v1.Profile\x12Y\n\x0cListSessions\x12#.kinora.auth.v1.ListSessionsRequest\x1a$.kinora.auth.v1.ListSessionsResponse2\xda\x05\n\x08\x41\x63\x63ounts\x12\x44\n\x08Register\x12\x1f.kinora.auth.v1.RegisterRequest\x1a\x17.kinora.auth.v1.Profile\x12=\n\x05Login\x12\x1c.kinora.auth.v1.LoginRequest\x1a\x16.kinora.auth.v1.Tokens\x12\x41\n\x07Refresh\x12\x1e.kinora.auth.v1.RefreshRequest\x1a\x16.kinora.auth.v1.Tokens\x12G\n\x06Logout\x12\x1d.kinora.auth.v1.LogoutRequest\x1a\x1e.kinora.auth.v1.LogoutResponse\x12P\n\tLogoutAll\x12 .kinora.auth.v1.LogoutAllRequest\x1a!.kinora.auth.v1.LogoutAllResponse\x12\\\n\rRevokeSession\x12$.kinora.auth.v1.RevokeSessionRequest\x1a%.kinora.auth.v1.RevokeSessionResponse\x12N\n\rUpdateProfile\x12$.kinora.auth.v1.UpdateProfileRequest\x1a\x17.kinora.auth.v1.Profile\x12_\n\x0e\x43hangePassword\x12%.kinora.auth.v1.ChangePasswordRequest\x1a&.kinora.auth.v1.ChangePasswordResponse\x12\\\n\rDeleteAccount\x12$.kinora.auth.v1.DeleteAccountRequest\x1a%.kinora.auth.v1.DeleteAccountResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19kinora/auth/v1/auth.proto\x12\x0ekinora.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"-\n\x06\x43lient\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\"w\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0b\n\x03\x62io\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x07Profile\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.kinora.auth.v1.User\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\r\n\x05roles\x18\x03 \x03(\t\"Z\n\x06Tokens\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x0f\n\x07user_id\x18\x04 \x01(\t\"\xad\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x06 \x01(\x08\"2\n\x10ListUsersRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x11\n\tusernames\x18\x02 \x03(\t\"8\n\x11ListUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.kinora.auth.v1.User\"\x13\n\x11GetProfileRequest\"\x15\n\x13ListSessionsRequest\"A\n\x14ListSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.kinora.auth.v1.Session\"\x98\x01\n\x0fRegisterRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x10\n\x08password\x18\x03 \x01(\t\x12\x19\n\x0c\x64isplay_name\x18\x04 \x01(\tH\x00\x88\x01\x01\x12&\n\x06\x63lient\x18\x05 \x01(\x0b\x32\x16.kinora.auth.v1.ClientB\x0f\n\r_display_name\"W\n\x0cLoginRequest\x12\r\n\x05login\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12&\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x16.kinora.auth.v1.Client\"O\n\x0eRefreshRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\x12&\n\x06\x63lient\x18\x02 \x01(\x0b\x32\x16.kinora.auth.v1.Client\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x12\n\x10LogoutAllRequest\"\x13\n\x11LogoutAllResponse\"\"\n\x14RevokeSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x17\n\x15RevokeSessionResponse\"\xfa\x01\n\x14UpdateProfileRequest\x12\x15\n\x08username\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x65mail\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x19\n\x0c\x64isplay_name\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x03\x62io\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x1d\n\x10\x63urrent_password\x18\x05 \x01(\tH\x04\x88\x01\x01\x12&\n\x06\x63lient\x18\x06 \x01(\x0b\x32\x16.kinora.auth.v1.ClientB\x0b\n\t_usernameB\x08\n\x06_emailB\x0f\n\r_display_nameB\x06\n\x04_bioB\x13\n\x11_current_password\"G\n\x15\x43hangePasswordRequest\x12\x18\n\x10\x63urrent_password\x18\x01 \x01(\t\x12\x14\n\x0cnew_password\x18\x02 \x01(\t\"\x18\n\x16\x43hangePasswordResponse\"0\n\x14\x44\x65leteAccountRequest\x12\x18\n\x10\x63urrent_password\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteAccountResponse2\xfe\x01\n\x05Users\x12P\n\tListUsers\x12 .kinora.auth.v1.ListUsersRequest\x1a!.kinora.auth.v1.ListUsersResponse\x12H\n\nGetProfile\x12!.kinora.auth.v1.GetProfileRequest\x1a\x17.kinora.auth.v1.Profile\x12Y\n\x0cListSessions\x12#.kinora.auth.v1.ListSessionsRequest\x1a$.kinora.auth.v1.ListSessionsResponse2\xda\x05\n\x08\x41\x63\x63ounts\x12\x44\n\x08Register\x12\x1f.kinora.auth.v1.RegisterRequest\x1a\x17.kinora.auth.v1.Profile\x12=\n\x05Login\x12\x1c.kinora.auth.v1.LoginRequest\x1a\x16.kinora.auth.v1.Tokens\x12\x41\n\x07Refresh\x12\x1e.kinora.auth.v1.RefreshRequest\x1a\x16.kinora.auth.v1.Tokens\x12G\n\x06Logout\x12\x1d.kinora.auth.v1.LogoutRequest\x1a\x1e.kinora.auth.v1.LogoutResponse\x12P\n\tLogoutAll\x12 .kinora.auth.v1.LogoutAllRequest\x1a!.kinora.auth.v1.LogoutAllResponse\x12\\\n\rRevokeSession\x12$.kinora.auth.v1.RevokeSessionRequest\x1a%.kinora.auth.v1.RevokeSessionResponse\x12N\n\rUpdateProfile\x12$.kinora.auth.v1.UpdateProfileRequest\x1a\x17.kinora.auth.v1.Profile\x12_\n\x0e\x43hangePassword\x12%.kinora.auth.v1.ChangePasswordRequest\x1a&.kinora.auth.v1.ChangePasswordResponse\x12\\\n\rDeleteAccount\x12$.kinora.auth.v1.DeleteAccountRequest\x1a%.kinora.auth.v1.DeleteAccountResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,45 +43,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION']._serialized_start=416
   _globals['_SESSION']._serialized_end=589
   _globals['_LISTUSERSREQUEST']._serialized_start=591
-  _globals['_LISTUSERSREQUEST']._serialized_end=622
-  _globals['_LISTUSERSRESPONSE']._serialized_start=624
-  _globals['_LISTUSERSRESPONSE']._serialized_end=680
-  _globals['_GETPROFILEREQUEST']._serialized_start=682
-  _globals['_GETPROFILEREQUEST']._serialized_end=701
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=703
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=724
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=726
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=791
-  _globals['_REGISTERREQUEST']._serialized_start=794
-  _globals['_REGISTERREQUEST']._serialized_end=946
-  _globals['_LOGINREQUEST']._serialized_start=948
-  _globals['_LOGINREQUEST']._serialized_end=1035
-  _globals['_REFRESHREQUEST']._serialized_start=1037
-  _globals['_REFRESHREQUEST']._serialized_end=1116
-  _globals['_LOGOUTREQUEST']._serialized_start=1118
-  _globals['_LOGOUTREQUEST']._serialized_end=1133
-  _globals['_LOGOUTRESPONSE']._serialized_start=1135
-  _globals['_LOGOUTRESPONSE']._serialized_end=1151
-  _globals['_LOGOUTALLREQUEST']._serialized_start=1153
-  _globals['_LOGOUTALLREQUEST']._serialized_end=1171
-  _globals['_LOGOUTALLRESPONSE']._serialized_start=1173
-  _globals['_LOGOUTALLRESPONSE']._serialized_end=1192
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=1194
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=1228
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1230
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1253
-  _globals['_UPDATEPROFILEREQUEST']._serialized_start=1256
-  _globals['_UPDATEPROFILEREQUEST']._serialized_end=1506
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1508
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1579
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1581
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1605
-  _globals['_DELETEACCOUNTREQUEST']._serialized_start=1607
-  _globals['_DELETEACCOUNTREQUEST']._serialized_end=1655
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=1657
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=1680
-  _globals['_USERS']._serialized_start=1683
-  _globals['_USERS']._serialized_end=1937
-  _globals['_ACCOUNTS']._serialized_start=1940
-  _globals['_ACCOUNTS']._serialized_end=2670
+  _globals['_LISTUSERSREQUEST']._serialized_end=641
+  _globals['_LISTUSERSRESPONSE']._serialized_start=643
+  _globals['_LISTUSERSRESPONSE']._serialized_end=699
+  _globals['_GETPROFILEREQUEST']._serialized_start=701
+  _globals['_GETPROFILEREQUEST']._serialized_end=720
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=722
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=743
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=745
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=810
+  _globals['_REGISTERREQUEST']._serialized_start=813
+  _globals['_REGISTERREQUEST']._serialized_end=965
+  _globals['_LOGINREQUEST']._serialized_start=967
+  _globals['_LOGINREQUEST']._serialized_end=1054
+  _globals['_REFRESHREQUEST']._serialized_start=1056
+  _globals['_REFRESHREQUEST']._serialized_end=1135
+  _globals['_LOGOUTREQUEST']._serialized_start=1137
+  _globals['_LOGOUTREQUEST']._serialized_end=1152
+  _globals['_LOGOUTRESPONSE']._serialized_start=1154
+  _globals['_LOGOUTRESPONSE']._serialized_end=1170
+  _globals['_LOGOUTALLREQUEST']._serialized_start=1172
+  _globals['_LOGOUTALLREQUEST']._serialized_end=1190
+  _globals['_LOGOUTALLRESPONSE']._serialized_start=1192
+  _globals['_LOGOUTALLRESPONSE']._serialized_end=1211
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=1213
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1247
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1249
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1272
+  _globals['_UPDATEPROFILEREQUEST']._serialized_start=1275
+  _globals['_UPDATEPROFILEREQUEST']._serialized_end=1525
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1527
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1598
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1600
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1624
+  _globals['_DELETEACCOUNTREQUEST']._serialized_start=1626
+  _globals['_DELETEACCOUNTREQUEST']._serialized_end=1674
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=1676
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=1699
+  _globals['_USERS']._serialized_start=1702
+  _globals['_USERS']._serialized_end=1956
+  _globals['_ACCOUNTS']._serialized_start=1959
+  _globals['_ACCOUNTS']._serialized_end=2689
 # @@protoc_insertion_point(module_scope)

@@ -57,7 +57,7 @@ class UsersServicer:
     """
 
     def ListUsers(self, request, context):
-        """Basic details of many users; unknown ids are omitted. At most 100 ids.
+        """Basic details of many users; unknown ones are omitted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class UsersStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UsersAsyncStub: ...
     ListUsers: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]
-    """Basic details of many users; unknown ids are omitted. At most 100 ids."""
+    """Basic details of many users; unknown ones are omitted."""
     GetProfile: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetProfileRequest, _auth_pb2.Profile]
     """The caller's own profile."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]
@@ -46,7 +46,7 @@ class UsersAsyncStub(UsersStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListUsers: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]  # type: ignore[assignment]
-    """Basic details of many users; unknown ids are omitted. At most 100 ids."""
+    """Basic details of many users; unknown ones are omitted."""
     GetProfile: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetProfileRequest, _auth_pb2.Profile]  # type: ignore[assignment]
     """The caller's own profile."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]  # type: ignore[assignment]
@@ -61,7 +61,7 @@ class UsersServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.ListUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ListUsersResponse, _abc.Awaitable[_auth_pb2.ListUsersResponse]]:
-        """Basic details of many users; unknown ids are omitted. At most 100 ids."""
+        """Basic details of many users; unknown ones are omitted."""
 
     @_abc_1.abstractmethod
     def GetProfile(
