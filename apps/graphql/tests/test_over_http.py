@@ -1,12 +1,17 @@
 """GraphQL over HTTP: the audits of npm's graphql-http 1.23, by their ids, and requests of third-party clients."""
 
 import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
 import pytest
 
 from kinora_graphql.documents import sha256
+
+Start = Callable[..., AbstractAsyncContextManager[str]]
 
 JSON = "application/json"
 RESPONSE = "application/graphql-response+json"
@@ -180,6 +185,24 @@ async def test_get_accepts_query_and_url_encoded_variables(http: httpx.AsyncClie
         "/graphql", params={"query": TYPENAME, "operationName": "", "variables": "", "extensions": ""}
     )
     assert empty.json()["data"] == {"__typename": "Query"}
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+async def test_browser_gets_graphiql_where_introspection_is_allowed(http: httpx.AsyncClient, start: Start) -> None:
+    async with start(introspection=True) as address, httpx.AsyncClient(base_url=f"http://{address}") as client:
+        for params in ({}, {"query": TYPENAME}):
+            page = await client.get("/graphql", params=params, headers={"accept": BROWSER})
+            assert page.headers["content-type"] == "text/html; charset=utf-8"
+            scripts = re.findall(r"<(?:script|link)[^>]*https://[^>]*>", page.text)
+            assert scripts
+            assert all("integrity=" in script for script in scripts), "foreign hosts cannot change them"
+        for accept in ("*/*", JSON, RESPONSE, "text/html;q=0"):
+            plain = await client.get("/graphql", params={"query": TYPENAME}, headers={"accept": accept})
+            assert plain.json()["data"] == {"__typename": "Query"}
+    elsewhere = await http.get("/graphql", params={"query": TYPENAME}, headers={"accept": BROWSER})
+    assert elsewhere.json()["data"] == {"__typename": "Query"}
 
 
 async def test_get_rejects_malformed_requests(http: httpx.AsyncClient) -> None:

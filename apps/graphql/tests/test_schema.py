@@ -1,9 +1,10 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from graphql import GraphQLObjectType, build_schema
+from graphql import GraphQLObjectType, build_schema, find_breaking_changes
 
 from kinora_graphql.node.types import Node
 from kinora_graphql.settings import GraphqlSettings
@@ -17,6 +18,35 @@ def test_committed_schema_is_current() -> None:
         [sys.executable, "-m", "kinora_graphql.schema"], capture_output=True, text=True, check=True
     )
     assert printed.stdout == (HERE.parent / "schema.graphql").read_text()
+
+
+ACCEPTED: set[str] = set()
+"""Breaking changes that clients have been told of, as the test names them. Remove them when they are on main."""
+
+
+def breaking_changes(before: str, after: str) -> set[str]:
+    return {change.description for change in find_breaking_changes(build_schema(before), build_schema(after))}
+
+
+def committed(revision: str) -> str | None:
+    """The schema of a revision; None if there is none."""
+    file = f"{revision}:./schema.graphql"
+    shown = subprocess.run(["git", "show", file], cwd=HERE.parent, capture_output=True, text=True, check=False)
+    return shown.stdout if shown.returncode == 0 else None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_schema_breaks_no_client() -> None:
+    """Compared with the last commit, and with main."""
+    now = (HERE.parent / "schema.graphql").read_text()
+    before = [schema for revision in ("HEAD", "origin/main") if (schema := committed(revision))]
+    assert set().union(*(breaking_changes(schema, now) for schema in before)) - ACCEPTED == set()
+
+
+def test_breaking_changes_are_named() -> None:
+    now = (HERE.parent / "schema.graphql").read_text()
+    other = now.replace("streamUrl: String\n", "streamUrl: Int\n")
+    assert breaking_changes(now, other) == {"Field Video.streamUrl changed type from String to Int."}
 
 
 def test_local_environment_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from kinora_kit.outages import as_domain_error
 JSON = "application/json"
 GRAPHQL_RESPONSE = "application/graphql-response+json"
 EVENT_STREAM = "text/event-stream"
+HTML = "text/html"
 
 _WEIGHT = re.compile(r";\s*q=([^;]*)", re.IGNORECASE)
 
@@ -125,9 +126,14 @@ def _refusal(error: DomainError) -> dict[str, Any]:
     return {"errors": [{"message": error.detail, "extensions": extensions(error)}]}
 
 
+def accepts_html(request: Request) -> bool:
+    """By name: only browsers do."""
+    return _weights(request.headers.get("accept", ""))[HTML] > 0
+
+
 def _weights(accept: str) -> dict[str, float]:
     """How much the client prefers each of our media types; 0 for those that it does not name."""
-    weights = {JSON: 0.0, GRAPHQL_RESPONSE: 0.0, EVENT_STREAM: 0.0}
+    weights = {JSON: 0.0, GRAPHQL_RESPONSE: 0.0, EVENT_STREAM: 0.0, HTML: 0.0}
     for item in accept.split(","):
         name = item.partition(";")[0].strip().lower()
         if name not in weights:

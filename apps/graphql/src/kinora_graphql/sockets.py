@@ -9,11 +9,12 @@ from datetime import timedelta
 
 from graphql import GraphQLError
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.websockets import WebSocket
 from strawberry.asgi import ASGIWebSocketAdapter
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.fastapi import GraphQLRouter
+from strawberry.http.ides import get_graphql_ide_html
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
 from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, ErrorMessage, Message
@@ -125,7 +126,7 @@ class _Adapter(ASGIWebSocketAdapter):
 
 
 class Router(GraphQLRouter[Context, None]):
-    """POST, GET, server-sent events, and WebSocket."""
+    """POST, GET, server-sent events, and WebSocket; for browsers, GraphiQL where introspection is allowed."""
 
     websocket_adapter_class = _Adapter
     graphql_transport_ws_handler_class = Socket
@@ -154,6 +155,8 @@ class Router(GraphQLRouter[Context, None]):
     ) -> Response | WebSocket:
         if isinstance(request, WebSocket):
             return await super().run(request, context, root_value)
+        if self.settings.introspection and request.method == "GET" and http.accepts_html(request):
+            return HTMLResponse(get_graphql_ide_html(), headers={"Vary": "Accept"})
         return await http.answer(request, self.built, context, self.stream)
 
     async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
