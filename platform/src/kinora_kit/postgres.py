@@ -28,6 +28,11 @@ async def _prepare(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
 
+async def _keep_session(_: asyncpg.Connection) -> None:
+    """asyncpg would send another query after each use, to undo what nobody does: change the session's settings, listen,
+    or hold an advisory lock on a pooled connection. It still rolls back an open transaction."""
+
+
 @contextlib.asynccontextmanager
 async def connect(url: str, *, name: str, size: int = 10) -> AsyncIterator[Pool]:
     """A pool that opens connections on demand, so that the process can start without its database.
@@ -47,6 +52,7 @@ async def connect(url: str, *, name: str, size: int = 10) -> AsyncIterator[Pool]
         timeout=3,
         command_timeout=15,
         init=_prepare,
+        reset=_keep_session,
         server_settings={
             "application_name": name,
             "statement_timeout": "10000",
