@@ -1,6 +1,7 @@
 """uvicorn for every service: drains before it stops, and bounds how long a request may take to arrive."""
 
 import asyncio
+import gc
 import ipaddress
 import resource
 import signal
@@ -21,6 +22,8 @@ from kinora_kit.settings import Settings
 MAX_HEAD_BYTES = 64 << 10
 MAX_FRAMES = 1000
 """In one message of a WebSocket."""
+GARBAGE_OBJECTS = 20_000
+"""New objects after which the collector looks for cycles among them. The default, 700, is less than one request."""
 LINGER_SECONDS = 5.0
 """How long the rest of a body may still arrive after the response. Closing at once would reset the connection, and the
 response could be lost."""
@@ -137,6 +140,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        # Modules, the schema and the like live as long as the process: the collector need not visit them again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_OBJECTS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         second_time = self._health.draining
