@@ -4,21 +4,25 @@ Figures are only meaningful relative to the limit, or to another commit's figure
 """
 
 import asyncio
-import statistics
+import contextlib
+import json
+import re
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "e2e"), str(ROOT / "local")]
 
-from client import GATEWAY, Person, register, video_id  # noqa: E402
+import ctl  # noqa: E402
+from client import Person, global_id, register, video_id  # noqa: E402
 from clips import make  # noqa: E402
 
 from kinora_kit.testing import served  # noqa: E402
@@ -28,8 +32,17 @@ from kinora_video.ladder import ladder  # noqa: E402
 from kinora_video.probe import probe  # noqa: E402
 
 REQUESTS = 400
+CLIENTS = 10
+LOAD_SECONDS = 5.0
 UPLOAD_BYTES = 512 << 20
-DIRECT_AUTH = "http://127.0.0.1:8101"
+GATEWAY_PORT, AUTH_PORT = 8080, 8101
+WATCHED = ("traefik", "auth", "media", "video", "graphql", "postgres", "mongo", "redis")
+NESTED = """
+    query ($id: ID!) {
+      me { user { username } }
+      media(id: $id) { title state owner { username } video { streamUrl posterUrl duration } }
+    }
+"""
 
 console = Console(highlight=False, width=110)
 
@@ -118,35 +131,198 @@ async def bench_upload(person: Person, folder: Path) -> Row:
     return Row("upload through the gateway", f"{through:.0f} MB/s", f"{disk:.0f} MB/s dd fdatasync", through / disk)
 
 
-async def latencies(http: httpx.AsyncClient, url: str, headers: dict[str, str]) -> list[float]:
-    """Latencies in milliseconds of REQUESTS sequential requests."""
-    found = []
-    for number in range(REQUESTS + 20):
+class Wire:
+    """One connection. httpx takes longer for a request than what is measured."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def ask(self, request: bytes) -> None:
+        self._writer.write(request)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        length = re.search(rb"content-length: (\d+)", head)
+        body = await self._reader.readexactly(int(length[1]) if length else 0)
+        if int(head[9:12]) not in (200, 404) or b'"errors"' in body:
+            raise SystemExit(f"unexpected response: {head + body!r}")
+
+
+@contextlib.asynccontextmanager
+async def wires(port: int, count: int) -> AsyncIterator[list[Wire]]:
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+    try:
+        yield [Wire(*pair) for pair in opened]
+    finally:
+        for _, writer in opened:
+            writer.close()
+
+
+@dataclass(frozen=True)
+class Request:
+    port: int
+    bytes: bytes
+
+    @classmethod
+    def of(cls, port: int, path: str, headers: dict[str, str], body: object = None) -> "Request":
+        content = b"" if body is None else json.dumps(body).encode()
+        if content:
+            headers = {**headers, "Content-Type": "application/json", "Content-Length": str(len(content))}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"{'POST' if content else 'GET'} {path} HTTP/1.1\r\nHost: localhost:{port}\r\n{lines}\r\n"
+        return cls(port, head.encode() + content)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run of requests took."""
+
+    seconds: float
+    latencies: Sequence[float]
+    """In milliseconds, ascending."""
+    cpu: dict[str, float]
+    """CPU milliseconds per request, by process."""
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def at(self, percent: int) -> float:
+        return self.latencies[len(self.latencies) * percent // 100]
+
+
+def cpu_seconds() -> dict[str, float]:
+    """From /proc, so that a client on the same cores does not count."""
+    running = {name: psutil.Process(info["pid"]) for name, info in ctl.processes().items() if name in WATCHED}
+    return {
+        name: sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True)))
+        for name, process in running.items()
+    }
+
+
+async def loaded(run: Callable[[list[float]], Awaitable[object]]) -> Load:
+    found: list[float] = []
+    before, begun = cpu_seconds(), time.perf_counter()
+    await run(found)
+    seconds, after = time.perf_counter() - begun, cpu_seconds()
+    spent = {name: 1000 * (after[name] - before[name]) / len(found) for name in WATCHED}
+    return Load(seconds, sorted(found), spent)
+
+
+async def saturate(request: Request, *, clients: int) -> Load:
+    """Each client sends its next request when it has the response."""
+    async with wires(request.port, clients) as open_wires:
+        end = time.perf_counter() + LOAD_SECONDS
+
+        async def client(wire: Wire, found: list[float]) -> None:
+            while (begun := time.perf_counter()) < end:
+                await wire.ask(request.bytes)
+                found.append(1000 * (time.perf_counter() - begun))
+
+        return await loaded(lambda found: asyncio.gather(*(client(wire, found) for wire in open_wires)))
+
+
+async def at_rate(request: Request, rate: float) -> Load:
+    """Requests at regular times, whether or not others have been answered."""
+    async with wires(request.port, 64) as open_wires:
+        free: asyncio.Queue[Wire] = asyncio.Queue()
+        for wire in open_wires:
+            free.put_nowait(wire)
+
+        async def one(due: float, found: list[float]) -> None:
+            await asyncio.sleep(due - time.perf_counter())
+            wire = await free.get()
+            await wire.ask(request.bytes)
+            free.put_nowait(wire)
+            found.append(1000 * (time.perf_counter() - due))
+
         begun = time.perf_counter()
-        await http.get(url, headers=headers)
-        if number >= 20:  # the first ones are warm-up
-            found.append(1000 * (time.perf_counter() - begun))
-    return sorted(found)
+        due = [begun + number / rate for number in range(int(LOAD_SECONDS * rate))]
+        return await loaded(lambda found: asyncio.gather(*(one(each, found) for each in due)))
 
 
-async def bench_forward_auth(person: Person) -> Row:
+async def one_by_one(requests: Sequence[Request]) -> list[Load]:
+    """Each request in turn, so that all meet the same conditions."""
+    found: list[list[float]] = [[] for _ in requests]
+    async with contextlib.AsyncExitStack() as stack:
+        open_wires = [(await stack.enter_async_context(wires(each.port, 1)))[0] for each in requests]
+        for _ in range(REQUESTS):
+            for request, wire, latencies in zip(requests, open_wires, found, strict=True):
+                begun = time.perf_counter()
+                await wire.ask(request.bytes)
+                latencies.append(1000 * (time.perf_counter() - begun))
+    return [Load(sum(each) / 1000, sorted(each), {}) for each in found]
+
+
+def added(loads: Sequence[Load], percent: int) -> float:
+    """What ForwardAuth adds: the gateway's share of a guarded route, minus that of a public one."""
+    direct_open, direct_signed, gateway_open, gateway_signed = (load.at(percent) for load in loads)
+    return (gateway_signed - direct_signed) - (gateway_open - direct_open)
+
+
+async def bench_forward_auth(person: Person) -> list[Row]:
     # A nonexistent path is the only route without ForwardAuth and without throttling.
     open_route, signed_route = "/nowhere", "/user/profile"
-    headers = {"X-User-Id": person.id, "X-Session-Id": "01890000-0000-7000-8000-000000000000"}
-    async with httpx.AsyncClient() as http:
-        direct_open = await latencies(http, DIRECT_AUTH + open_route, {})
-        direct_signed = await latencies(http, DIRECT_AUTH + signed_route, headers)
-        gateway_open = await latencies(http, GATEWAY + open_route, {})
-        gateway_signed = await latencies(http, GATEWAY + signed_route, person.headers)
-    # The gateway's overhead on a route with ForwardAuth, minus that on one without.
-    p50, p99 = (
-        (gateway_signed[at] - direct_signed[at]) - (gateway_open[at] - direct_open[at])
-        for at in (REQUESTS // 2, REQUESTS * 99 // 100)
-    )
-    hop = statistics.median(gateway_open) - statistics.median(direct_open)
-    return Row(
-        "ForwardAuth, added latency", f"p50 {p50:.2f} ms, p99 {p99:.2f} ms", f"{hop:.2f} ms gateway hop", p50 / hop
-    )
+    identity = {"X-User-Id": person.id, "X-Session-Id": "01890000-0000-7000-8000-000000000000"}
+    verify = Request.of(AUTH_PORT, "/user/token_verify", person.headers)
+    signed = Request.of(GATEWAY_PORT, signed_route, person.headers)
+    requests = [
+        Request.of(AUTH_PORT, open_route, {}),
+        Request.of(AUTH_PORT, signed_route, identity),
+        Request.of(GATEWAY_PORT, open_route, {}),
+        signed,
+    ]
+
+    def row(what: str, loads: Sequence[Load]) -> Row:
+        p50, p99 = added(loads, 50), added(loads, 99)
+        hop = loads[2].at(50) - loads[0].at(50)
+        return Row(what, f"p50 {p50:.2f} ms, p99 {p99:.2f} ms", f"{hop:.2f} ms gateway hop", p50 / hop)
+
+    await one_by_one([*requests, verify])  # warm-up
+    *alone, verify_alone = await one_by_one([*requests, verify])
+    busy = (await saturate(signed, clients=CLIENTS)).rate / 2
+    half = [await at_rate(request, busy) for request in requests]
+    most = await saturate(verify, clients=CLIENTS)
+    verify_half = await at_rate(verify, most.rate / 2)
+    return [
+        row("ForwardAuth adds, one client", alone),
+        row(f"ForwardAuth adds, at {busy:.0f}/s", half),
+        *(
+            Row(
+                f"GET /user/token_verify, {what}",
+                f"p50 {load.at(50):.2f} ms, p99 {load.at(99):.2f} ms",
+                f"{alone[0].at(50):.2f} ms open route",
+                load.at(50) / alone[0].at(50),
+            )
+            for what, load in (("one client", verify_alone), (f"at {most.rate / 2:.0f}/s", verify_half))
+        ),
+        Row(
+            f"GET /user/token_verify, {CLIENTS} clients",
+            f"{most.rate:.0f}/s, {most.cpu['auth']:.2f} ms CPU",
+            f"{1000 / most.cpu['auth']:.0f}/s of one core",
+            most.rate * most.cpu["auth"] / 1000,
+        ),
+    ]
+
+
+async def bench_graphql(person: Person, video: str) -> list[Row]:
+    body = {"query": NESTED, "variables": {"id": global_id("Media", video)}}
+    nested = Request.of(GATEWAY_PORT, "/graphql", person.headers, body)
+    await saturate(nested, clients=CLIENTS)  # warm-up
+    public = await saturate(Request.of(GATEWAY_PORT, "/nowhere", {}), clients=CLIENTS)
+    load = await saturate(nested, clients=CLIENTS)
+    cpu = sum(load.cpu.values())
+    return [
+        Row(
+            f"nested query, {CLIENTS} clients",
+            f"{load.rate:.0f}/s, p50 {load.at(50):.0f} ms",
+            f"{public.rate:.0f}/s open route",
+            load.rate / public.rate,
+        ),
+        *(
+            Row(f"  CPU of {name}", f"{spent:.2f} ms", f"{cpu:.1f} ms of all", spent / cpu)
+            for name, spent in load.cpu.items()
+        ),
+    ]
 
 
 async def main() -> None:
@@ -154,7 +330,11 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as folder, console.status("measuring") as status:
         async with register() as person:
             status.update("measuring ForwardAuth")
-            rows = [await bench_forward_auth(person)]
+            rows = await bench_forward_auth(person)
+            status.update("measuring GraphQL")
+            video = await person.upload(make("short", Path(folder)).path)
+            await person.outcome(video)
+            rows += await bench_graphql(person, video)
             status.update("measuring the upload")
             rows.append(await bench_upload(person, Path(folder)))
             status.update("measuring the transcode (a few minutes)")
