@@ -62,10 +62,14 @@ async def broker() -> AsyncIterator[Broker]:
 def test_redis_revocations_are_readable_by_all_and_writable_by_auth() -> None:
     key = f"auth:revoked:{uuid.uuid4()}"
     redis("auth").set(key, "1", ex=60)
+    redis("auth").xadd("auth:revoked:log", {"session": ""})
     for user in ("media", "video", "graphql"):
         assert redis(user).get(key) == b"1"
+        assert redis(user).xrevrange("auth:revoked:log", count=1)
         with pytest.raises(NoPermissionError):
             redis(user).delete(key)
+        with pytest.raises(NoPermissionError):
+            redis(user).xadd("auth:revoked:log", {"session": ""})
 
 
 @pytest.mark.parametrize(("user", "key"), [("video", "media:x"), ("graphql", "auth:x"), ("auth", "graphql:x")])

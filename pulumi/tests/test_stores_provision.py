@@ -146,6 +146,9 @@ def test_redis_identities_are_limited_to_their_prefix(single_redis: SingleRedis)
         assert media.ask("SET media:feed page") == "+OK"
         assert media.ask("GET auth:revoked:1") == "yes"
         assert media.ask("SET auth:revoked:2 yes").startswith("-NOPERM")
+        assert auth.ask("XADD auth:revoked:log 1-1 session x") == "1-1"
+        assert media.ask("XLEN auth:revoked:log") == ":1"
+        assert media.ask("XADD auth:revoked:log * session x").startswith("-NOPERM")
         assert media.ask("GET auth:throttle").startswith("-NOPERM")
         assert auth.ask("GET media:feed").startswith("-NOPERM")
         assert media.ask("PUBLISH auth:x y").startswith("-NOPERM")
