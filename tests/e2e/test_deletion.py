@@ -1,6 +1,7 @@
-"""Deleted data is gone from every store: rows, documents, objects, incomplete uploads."""
+"""Deleted data is gone from every store: rows, documents, objects, incomplete uploads. A new visibility is enforced."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -53,6 +54,8 @@ async def test_deleted_account_leaves_no_data(clip: Callable[[str], Clip]) -> No
         assert (await person.outcome(ready))["state"] == "ready"
         begun = await person.create("half.mp4", 60 << 20)
         unfinished = video_id(begun.headers["location"])
+        described = {"title": "Mine", "filename": "a.mp4", "size": 9}
+        assert (await person.http.post("/media", headers=person.headers, json=described)).status_code == 201
         assert await rows_of(person.id)
         gone = await person.delete("/user/profile", {"current_password": person.password})
         assert gone.status_code == 204, gone.text
@@ -80,6 +83,24 @@ async def test_deleted_video_is_inaccessible_at_once(
         assert (await stranger.http.get(url)).status_code == 404
     await until(emptied(video), what="the buckets to be empty")
     assert (await person.get(f"/media/{video}")).status_code == 404
+
+
+async def test_scheduled_video_is_accessible_at_its_time(
+    person: Person, stranger: Person, clip: Callable[[str], Clip]
+) -> None:
+    video = await person.upload(clip("short").path, visibility="private")
+    assert (await person.outcome(video))["state"] == "ready"
+    at = datetime.now(UTC) + timedelta(seconds=3)
+    scheduled = await person.patch(f"/media/{video}", {"publish_at": at.isoformat()})
+    assert scheduled.status_code == 200, scheduled.text
+    assert (await stranger.get(f"/video/{video}")).status_code == 404
+
+    async def is_public() -> bool:
+        return (await stranger.get(f"/video/{video}")).status_code == 200
+
+    await until(is_public, what="the stream to be public")
+    assert at <= datetime.now(UTC) < at + timedelta(seconds=5)
+    assert (await stranger.get("/media/feed")).json()["items"][0]["id"] == video
 
 
 async def test_private_video_is_inaccessible_at_once(

@@ -24,6 +24,8 @@ from kinora_media.errors import ChangedMeanwhile
 from kinora_media.events import Reactions
 from kinora_media.facets import Filters
 from kinora_media.store import media as store
+from kinora_media.store.drafts import DRAFTS
+from kinora_media.use_cases import UseCases
 
 if TYPE_CHECKING:
     from conftest import Streams
@@ -183,6 +185,23 @@ async def test_post_media_names_invalid_fields_before_an_upload_exists(
     answer = await call("POST", "/media", new_id(), json=CREATION | wrong)
     assert (answer.status_code, [each["field"] for each in answer.json()["errors"]]) == (422, [field])
     assert streams.created == []
+
+
+async def test_draft_is_deleted_with_the_video_and_with_the_account(
+    call: Call, use_cases: UseCases, reactions: Reactions, streams: Streams, database: Database
+) -> None:
+    owner_id = new_id()
+    for _ in range(3):
+        assert (await call("POST", "/media", owner_id, json=CREATION)).status_code == 201
+    (media_id, draft), (again, _), _ = streams.created
+    for each in (media_id, again):  # the upload was created twice
+        await reactions.to_video(started(each, owner_id, draft.id))
+        assert (await call("GET", f"/media/{each}", owner_id)).json()["title"] == "Mine"
+    assert (await call("DELETE", f"/media/{again}", owner_id)).status_code == 204
+    left = [document["_id"] async for document in database[DRAFTS].find({"owner_id": owner_id})]
+    assert left == [other.id for _, other in streams.created[1:]]
+    await use_cases.belongings.remove_of_user(owner_id)
+    assert await database[DRAFTS].find_one({"owner_id": owner_id}) is None
 
 
 async def test_uploads_cannot_take_the_draft_of_another_user(

@@ -59,8 +59,9 @@ class Catalogue:
             await drafts.delete_of(self.database, caller.user_id)
         return await self.videos.create_upload(draft, filename=creation.filename, size=creation.size)
 
-    async def draft(self, draft_id: UUID, owner_id: UUID) -> Media | None:
-        return await drafts.find(self.database, draft_id, owner_id)
+    async def draft(self, draft_id: UUID, owner_id: UUID, media_id: UUID) -> Media | None:
+        """What the owner said of this document in ``create``."""
+        return await drafts.use(self.database, draft_id, owner_id, media_id)
 
     async def edit(self, caller: Caller, media_id: UUID, changes: Changes) -> Media:
         """Once this returns, video enforces the new visibility. Raises an outage if video does not confirm it."""
@@ -147,6 +148,7 @@ class Catalogue:
         deleted = event(SERVICE, MediaDeleted(media_id=media_id, owner_id=owner_id))
         if await store.delete(self.database, media_id, owner_id, at=now(), event=deleted):
             self.relay.wake()
+        await drafts.delete_of_video(self.database, media_id)
 
     async def remove_owner(self, owner_id: UUID) -> None:
         """Remove all documents of a user, including ones whose events have not arrived yet."""

@@ -31,10 +31,10 @@ class Reactions:
             await self.catalogue.apply(about.video_id, about.owner_id, partial(_apply, event))
 
     async def _begin(self, started: video.UploadStarted, at: datetime) -> None:
-        draft = await self.catalogue.draft(started.draft_id, started.owner_id) if started.draft_id else None
-        visibility = Visibility(started.visibility)
+        media_id, owner_id, visibility = started.video_id, started.owner_id, Visibility(started.visibility)
+        draft = await self.catalogue.draft(started.draft_id, owner_id, media_id) if started.draft_id else None
         begin = partial(domain.begun, title=started.title, visibility=visibility, at=at, draft=draft)
-        await self.catalogue.apply(started.video_id, started.owner_id, begin)
+        await self.catalogue.apply(media_id, owner_id, begin)
 
     async def to_auth(self, event: Event) -> None:
         if event.type != auth.UserDeleted.type:

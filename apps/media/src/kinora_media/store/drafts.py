@@ -1,4 +1,8 @@
-"""What the owner said of a video before its upload was created. Deleted by the store some days later."""
+"""What the owner said of a video before its upload was created.
+
+A draft may describe several videos: creating an upload may be repeated, and one of them stays unused. It is deleted
+with any of its videos, or by the store some days later.
+"""
 
 from datetime import timedelta
 from uuid import UUID
@@ -16,6 +20,7 @@ def indexes() -> dict[str, list[IndexModel]]:
     return {
         DRAFTS: [
             IndexModel("owner_id", name="owner"),
+            IndexModel("video_ids", sparse=True, name="videos"),
             IndexModel("created_at", expireAfterSeconds=int(KEPT.total_seconds()), name="expiry"),
         ]
     }
@@ -25,10 +30,16 @@ async def insert(database: Database, draft: Media) -> None:
     await database[DRAFTS].insert_one({"_id": draft.id, **document_of(draft)})
 
 
-async def find(database: Database, draft_id: UUID, owner_id: UUID) -> Media | None:
-    """None if it is another user's: uploads may name any."""
-    document = await database[DRAFTS].find_one({"_id": draft_id, "owner_id": owner_id})
+async def use(database: Database, draft_id: UUID, owner_id: UUID, video_id: UUID) -> Media | None:
+    """The draft, which describes this video from now on. None if it is another user's: uploads may name any."""
+    document = await database[DRAFTS].find_one_and_update(
+        {"_id": draft_id, "owner_id": owner_id}, {"$addToSet": {"video_ids": video_id}}
+    )
     return None if document is None else media_of(document)
+
+
+async def delete_of_video(database: Database, video_id: UUID) -> None:
+    await database[DRAFTS].delete_many({"video_ids": video_id})
 
 
 async def delete_of(database: Database, owner_id: UUID) -> None:
