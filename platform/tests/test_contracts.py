@@ -113,6 +113,8 @@ def test_events_of_the_first_version_are_still_valid() -> None:
         file.stem: json.loads(file.read_text()).get("required") for file in (PLATFORM / "schemas/events").glob("*.json")
     }
     assert required == {
+        "channel.subscribed": ["channel_id", "user_id", "version"],
+        "channel.unsubscribed": ["channel_id", "user_id", "version"],
         "comment.deleted": ["media_id", "owner_id", "comment_id"],
         "comment.posted": ["media_id", "owner_id", "comment_id", "author_id"],
         "media.deleted": ["media_id", "owner_id"],
@@ -120,6 +122,7 @@ def test_events_of_the_first_version_are_still_valid() -> None:
         "media.published": ["media_id", "owner_id", "title"],
         "media.unliked": ["media_id", "owner_id", "user_id", "version"],
         "media.updated": ["media_id", "owner_id", "title", "visibility", "version"],
+        "recommendation.dismissed": ["user_id", "dismissed", "version"],
         "user.deleted": ["user_id"],
         "user.registered": ["user_id", "username", "display_name"],
         "user.updated": ["user_id", "username", "display_name"],

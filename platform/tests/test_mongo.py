@@ -12,7 +12,7 @@ from kinora_kit import mongo
 from kinora_kit.broker import Broker
 from kinora_kit.errors import Unavailable
 from kinora_kit.events import Event, Payload, event
-from kinora_kit.mongo import OUTBOX, Collection, Database
+from kinora_kit.mongo import OUTBOX, Collection, Database, IndexModel
 from kinora_kit.queues import Queue
 from kinora_kit.testing import eventually, proxy
 
@@ -67,7 +67,6 @@ async def test_relay_publishes_pending_events_in_order_and_removes_them(
 ) -> None:
     events = await change(things, exchange, 1, 2) + await change(things, exchange, 3)
     relay = mongo.Relay([things], broker)
-    await relay.ensure_indexes()
     assert await relay.publish_pending() == 3
     assert await relay.publish_pending() == 0
     messages = await inbox()
@@ -210,3 +209,20 @@ async def test_relay_publishes_more_than_one_batch(
     async with mongo.Relay([things], broker).running():
         await eventually(lambda: is_published(things))
     assert len(await inbox()) == mongo.BATCH + 20
+
+
+async def test_indexes_become_as_declared(database: Database) -> None:
+    things = database["indexed"]
+
+    def declare(*indexes: IndexModel) -> dict[str, list[IndexModel]]:
+        return {"indexed": list(indexes)}
+
+    async def keys() -> dict[str, list[tuple[str, int]]]:
+        return {name: index["key"] for name, index in (await things.index_information()).items() if name != "_id_"}
+
+    await mongo.ensure_indexes(database, declare(IndexModel("a", name="first"), IndexModel("b", name="second")))
+    assert await keys() == {"first": [("a", 1)], "second": [("b", 1)]}
+    changed = declare(IndexModel([("a", 1), ("c", -1)], name="first"), mongo.OUTBOX_INDEX)
+    for _ in range(2):
+        await mongo.ensure_indexes(database, changed)
+        assert await keys() == {"first": [("a", 1), ("c", -1)], "outbox": [("outbox.id", 1)]}

@@ -210,6 +210,16 @@ def test_only_graphql_and_media_may_create_uploads(rendered_policies: list[Manif
     assert allowed == {"graphql", "media"}
 
 
+def test_media_may_only_list_users_of_auth(rendered_policies: list[Manifest]) -> None:
+    port = SERVICES["auth"]["grpc"]
+    allowed = [
+        method
+        for method in ("Users/ListUsers", "Users/GetProfile", "Accounts/Login")
+        if permitted(rendered_policies, "media", "auth", port, f"POST /kinora.auth.v1.{method}")
+    ]
+    assert allowed == ["Users/ListUsers"]
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_metrics_and_unlisted_paths_are_denied(rendered_policies: list[Manifest], service: str) -> None:
     for protocol in ("http", "grpc"):

@@ -33,6 +33,8 @@ class Asked:
     media_id: str
     video_id: str
     comment_id: str
+    user_id: str
+    """Of another user."""
     session_id: str
     refresh_token: str
     """Of a second session of the user."""
@@ -45,9 +47,9 @@ class Asked:
 
 
 @pytest.fixture
-async def asked(person: Person, clip: Callable[[str], Clip]) -> AsyncIterator[Asked]:
-    media, video = [await person.upload(clip("short").path) for _ in range(2)]
-    assert [(await person.outcome(each))["state"] for each in (media, video)] == ["ready", "ready"]
+async def asked(person: Person, stranger: Person, clip: Callable[[str], Clip]) -> AsyncIterator[Asked]:
+    document, video = [await person.upload(clip("short").path) for _ in range(2)]
+    assert [(await person.outcome(each))["state"] for each in (document, video)] == ["ready", "ready"]
     login = {"login": person.username, "password": person.password}
     tokens = (await person.http.post("/auth/login", json=login)).json()
     sessions = (await person.get("/auth/sessions")).json()["items"]
@@ -56,9 +58,9 @@ async def asked(person: Person, clip: Callable[[str], Clip]) -> AsyncIterator[As
     account = {"username": name, "email": f"{name}@example.org", "password": person.password}
     try:
         posted = await person.http.post(
-            f"/media/{media}/comments", json={"body": "Hello"}, headers={**person.headers, "Idempotency-Key": "1"}
+            f"/media/{document}/comments", json={"body": "Hello"}, headers={**person.headers, "Idempotency-Key": "1"}
         )
-        yield Asked(person, media, video, posted.json()["id"], other, tokens["refresh_token"], account)
+        yield Asked(person, document, video, posted.json()["id"], stranger.id, other, tokens["refresh_token"], account)
     finally:
         signed_in = await person.http.post("/auth/login", json={"login": name, "password": account["password"]})
         headers = {"Authorization": f"Bearer {signed_in.json()['access_token']}"}
@@ -99,6 +101,12 @@ REST = {
     "PUT /media/{media_id}/comments/{comment_id}/pin": Request(nothing, 200, 200),
     "DELETE /media/{media_id}/comments/{comment_id}/pin": Request(nothing, 200, 200),
     "DELETE /media/{media_id}/comments/{comment_id}": Request(nothing, 204, 404),
+    "PUT /media/users/{user_id}/subscription": Request(nothing, 200, 200),
+    "DELETE /media/users/{user_id}/subscription": Request(nothing, 200, 200),
+    "PUT /media/users/{user_id}/hidden": Request(nothing, 204, 204),
+    "DELETE /media/users/{user_id}/hidden": Request(nothing, 204, 204),
+    "PUT /media/{media_id}/hidden": Request(nothing, 204, 204),
+    "DELETE /media/{media_id}/hidden": Request(nothing, 204, 204),
     "PUT /media/{media_id}/like": Request(nothing, 200, 200),
     "DELETE /media/{media_id}/like": Request(nothing, 200, 200),
     "PATCH /video/{video_id}": Request(lambda _: {"poster_time": 2.5}, 202, 202),
@@ -151,6 +159,14 @@ class Mutation:
     second: str = ""
     """The type of the second response, if it differs from the first."""
     creates: bool = False
+
+
+def media(result: str) -> Callable[[Asked], str]:
+    return lambda it: f'(mediaId: "{global_id("Media", it.media_id)}") {{ __typename ... on {result} }}'
+
+
+def channel(result: str) -> Callable[[Asked], str]:
+    return lambda it: f'(channelId: "{global_id("Channel", it.user_id)}") {{ __typename ... on {result} }}'
 
 
 def comment(result: str) -> Callable[[Asked], str]:
@@ -207,16 +223,19 @@ MUTATIONS = {
     "pinComment": Mutation(comment("PinCommentPayload { comment { isPinned } }")),
     "unpinComment": Mutation(comment("PinCommentPayload { comment { isPinned } }")),
     "deleteComment": Mutation(comment("DeleteCommentPayload { commentId }"), second="CommentNotFound"),
-    "like": Mutation(
-        lambda it: (
-            f'(mediaId: "{global_id("Media", it.media_id)}") {{ ... on LikePayload {{ media {{ likeCount }} }} }}'
+    **{
+        name: Mutation(channel(result))
+        for name, result in (
+            ("subscribe", "SubscribePayload { channel { subscriberCount } }"),
+            ("unsubscribe", "SubscribePayload { channel { subscriberCount } }"),
+            ("hideChannel", "HideChannelPayload { channelId }"),
+            ("unhideChannel", "HideChannelPayload { channelId }"),
         )
-    ),
-    "unlike": Mutation(
-        lambda it: (
-            f'(mediaId: "{global_id("Media", it.media_id)}") {{ ... on LikePayload {{ media {{ likeCount }} }} }}'
-        )
-    ),
+    },
+    "notInterested": Mutation(media("NotInterestedPayload { mediaId }")),
+    "interested": Mutation(media("NotInterestedPayload { mediaId }")),
+    "like": Mutation(media("LikePayload { media { likeCount } }")),
+    "unlike": Mutation(media("LikePayload { media { likeCount } }")),
     "deleteMedia": Mutation(
         lambda it: f'(id: "{global_id("Media", it.media_id)}") {{ __typename }}', second="MediaNotFound"
     ),

@@ -96,7 +96,11 @@ ROUTES = {
             f"GET /media/{ID}/comments/{ID}/replies",
         ),
     ),
-    "media-own": Route("required", "media", ("GET /media/dashboard", "GET /media/likes")),
+    "media-own": Route(
+        "required",
+        "media",
+        ("GET /media/dashboard", "GET /media/likes", "GET /media/subscriptions", "GET /media/subscriptions/media"),
+    ),
     "media-write": Route(
         "required",
         "media",
@@ -115,6 +119,10 @@ ROUTES = {
             f"DELETE /media/{ID}/comments/{ID}/pin",
             f"PUT /media/users/{ID}/subscription",
             f"DELETE /media/users/{ID}/subscription",
+            f"PUT /media/users/{ID}/hidden",
+            f"DELETE /media/users/{ID}/hidden",
+            f"PUT /media/{ID}/hidden",
+            f"DELETE /media/{ID}/hidden",
         ),
     ),
     "video-upload": Route(

@@ -28,7 +28,16 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from kinora.auth.v1 import auth_pb2, auth_pb2_grpc
 from kinora.events.video import PROGRESS_EXCHANGE
-from kinora.media.v1 import comments_pb2, comments_pb2_grpc, likes_pb2, likes_pb2_grpc, media_pb2, media_pb2_grpc
+from kinora.media.v1 import (
+    channels_pb2,
+    channels_pb2_grpc,
+    comments_pb2,
+    comments_pb2_grpc,
+    likes_pb2,
+    likes_pb2_grpc,
+    media_pb2,
+    media_pb2_grpc,
+)
 from kinora.video.v1 import video_pb2, video_pb2_grpc
 from kinora_graphql.settings import GraphqlSettings
 from kinora_graphql.sockets import Router
@@ -78,6 +87,7 @@ class World(
     auth_pb2_grpc.AccountsServicer,
     media_pb2_grpc.CatalogueServicer,
     media_pb2_grpc.EditingServicer,
+    channels_pb2_grpc.ChannelsServicer,
     comments_pb2_grpc.CommentsServicer,
     likes_pb2_grpc.LikesServicer,
     video_pb2_grpc.VideosServicer,
@@ -104,6 +114,7 @@ class World(
         auth_pb2_grpc.add_AccountsServicer_to_server(self, server)
         media_pb2_grpc.add_CatalogueServicer_to_server(self, server)
         media_pb2_grpc.add_EditingServicer_to_server(self, server)
+        channels_pb2_grpc.add_ChannelsServicer_to_server(self, server)
         comments_pb2_grpc.add_CommentsServicer_to_server(self, server)
         likes_pb2_grpc.add_LikesServicer_to_server(self, server)
         video_pb2_grpc.add_VideosServicer_to_server(self, server)
@@ -280,6 +291,32 @@ class World(
     async def DeleteMedia(self, request: media_pb2.DeleteMediaRequest, context: Any) -> media_pb2.DeleteMediaResponse:
         del self.media[self._writable(request.id).id]
         return media_pb2.DeleteMediaResponse()
+
+    async def BatchGetChannels(
+        self, request: channels_pb2.BatchGetChannelsRequest, context: Any
+    ) -> channels_pb2.BatchGetChannelsResponse:
+        self.calls["BatchGetChannels"] += 1
+        channels = [channels_pb2.Channel(user_id=user_id, subscribers=7) for user_id in request.user_ids]
+        return channels_pb2.BatchGetChannelsResponse(channels=channels)
+
+    async def ListSubscriptions(
+        self, request: channels_pb2.ListSubscriptionsRequest, context: Any
+    ) -> channels_pb2.ListSubscriptionsResponse:
+        self.calls["ListSubscriptions"] += 1
+        signed_in()
+        return channels_pb2.ListSubscriptionsResponse(user_ids=request.user_ids[::2])
+
+    async def ListSubscribedChannels(
+        self, request: channels_pb2.ListSubscribedChannelsRequest, context: Any
+    ) -> channels_pb2.ChannelPage:
+        self.calls["ListSubscribedChannels"] += 1
+        users = list(self.users)[: request.limit]
+        entries = [channels_pb2.ChannelEntry(channel=channels_pb2.Channel(user_id=each), cursor=each) for each in users]
+        return channels_pb2.ChannelPage(entries=entries)
+
+    async def Subscribe(self, request: Any, context: Any) -> Any: ...
+    async def Unsubscribe(self, request: Any, context: Any) -> Any: ...
+    async def ListSubscribedMedia(self, request: Any, context: Any) -> Any: ...
 
     async def ListComments(self, request: comments_pb2.ListCommentsRequest, context: Any) -> comments_pb2.CommentPage:
         self.calls["ListComments"] += 1

@@ -766,3 +766,20 @@ async def test_fifty_comments_make_one_call_per_type(ask: Ask, world: World) -> 
     # ListMedia: of the query, and then of the comments, from the loader's cache.
     once = ("ListMedia", "ListComments", "ListUsers", "BatchGetComments", "ListCommentLikes")
     assert world.calls == dict.fromkeys(once, 1)
+
+
+SUBSCRIPTIONS = """
+{ subscriptions(first: 50) { nodes { uuid user { username } subscriberCount viewCount viewerIsSubscribed } } }
+"""
+
+
+async def test_fifty_channels_make_one_call_per_type(ask: Ask, world: World) -> None:
+    for _ in range(50):
+        world.add_user()
+    world.calls.clear()
+    found = (await ask(SUBSCRIPTIONS, None, new_id()))["data"]["subscriptions"]["nodes"]
+    assert [channel["uuid"] for channel in found] == list(world.users)[:50]
+    assert all(channel["user"] and channel["subscriberCount"] == 7 for channel in found)
+    assert [channel["viewerIsSubscribed"] for channel in found] == [True, False] * 25
+    once = ("ListSubscribedChannels", "ListUsers", "BatchGetChannels", "ListSubscriptions")
+    assert world.calls == dict.fromkeys(once, 1)

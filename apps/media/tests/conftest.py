@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +32,7 @@ from kinora_media.settings import MediaSettings
 from kinora_media.store.media import MEDIA
 from kinora_media.tallies import Tallies
 from kinora_media.use_cases import UseCases
+from kinora_media.users import User
 from kinora_media.wiring import State
 
 ISSUER = "http://issuer.test"
@@ -48,7 +49,7 @@ async def database(kit: dict[str, str]) -> AsyncIterator[Database]:
     """With its indexes."""
     name = f"media_test_{new_id().hex}"
     async with mongo.connect(kit["KINORA_MONGO_URL"], database=name, name="media-tests") as database:
-        await store.ensure_indexes(database, tombstone_days=1)
+        await mongo.ensure_indexes(database, store.indexes(tombstone_days=1))
         yield database
         await database.client.drop_database(name)
 
@@ -70,9 +71,7 @@ async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
 @pytest.fixture(scope="session")
 async def relay(database: Database, bus: Broker) -> Relay:
     """Not running: events stay in the outbox until a test publishes them."""
-    relay = Relay([database[name] for name in store.OUTBOXES], bus)
-    await relay.ensure_indexes()
-    return relay
+    return Relay([database[name] for name in store.OUTBOXES], bus)
 
 
 class Streams:
@@ -119,6 +118,24 @@ def streams(streams_of_all: Streams) -> Iterator[Streams]:
     streams_of_all.error = None
 
 
+class People:
+    """Stands for auth: everybody exists, except ``unknown`` ones."""
+
+    def __init__(self) -> None:
+        self.unknown: set[UUID] = set()
+
+    async def many(self, ids: Sequence[UUID]) -> dict[UUID, User]:
+        known = [user_id for user_id in ids if user_id not in self.unknown]
+        return {user_id: User(id=user_id, username=f"u{user_id.hex}", display_name="Someone") for user_id in known}
+
+    async def changed(self, user_id: UUID) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def people() -> People:
+    return People()
+
+
 @pytest.fixture(scope="session")
 async def tallies(database: Database) -> AsyncIterator[Tallies]:
     tallies = Tallies(database, store.TALLIES)
@@ -127,8 +144,8 @@ async def tallies(database: Database) -> AsyncIterator[Tallies]:
 
 
 @pytest.fixture(scope="session")
-def use_cases(database: Database, relay: Relay, tallies: Tallies, streams_of_all: Streams) -> UseCases:
-    return UseCases.of(database, relay, tallies, videos=streams_of_all, categories=CATEGORIES)
+def use_cases(database: Database, relay: Relay, tallies: Tallies, streams_of_all: Streams, people: People) -> UseCases:
+    return UseCases.of(database, relay, tallies, videos=streams_of_all, users=people, categories=CATEGORIES)
 
 
 @pytest.fixture(scope="session")
@@ -137,8 +154,8 @@ def catalogue(use_cases: UseCases) -> Catalogue:
 
 
 @pytest.fixture(scope="session")
-def reactions(use_cases: UseCases) -> Reactions:
-    return Reactions(use_cases.catalogue, use_cases.belongings)
+def reactions(use_cases: UseCases, people: People) -> Reactions:
+    return Reactions(use_cases.catalogue, use_cases.belongings, people)
 
 
 @pytest.fixture(scope="session")
@@ -229,6 +246,7 @@ def make_settings(kit: dict[str, str]) -> Callable[..., MediaSettings]:
             "redis_url": kit["KINORA_REDIS_URL"],
             "rabbitmq_url": kit["KINORA_RABBITMQ_URL"],
             "jwks_url": "http://127.0.0.1:9/jwks.json",
+            "auth_grpc": "127.0.0.1:9",
             "video_grpc": "127.0.0.1:9",
         }
         return MediaSettings(**{**values, **different})

@@ -14,7 +14,7 @@ from kinora_kit.mongo import OUTBOX, Database
 from kinora_kit.testing import eventually
 from kinora_media.events import Reactions
 from kinora_media.store.comments import COMMENTS
-from kinora_media.store.likes import OF_COMMENTS
+from kinora_media.store.marks import COMMENT_LIKE
 
 Call = Callable[..., Awaitable[httpx.Response]]
 Begin = Callable[..., Awaitable[UUID]]
@@ -228,7 +228,7 @@ async def test_deleted_account_leaves_no_comment(
 
     async def gone() -> bool:
         found = [document async for document in database[COMMENTS].find({"media_id": media_id})]
-        likes = await database[OF_COMMENTS].count_documents({"thing_id": UUID(reply["id"])})
+        likes = await database[COMMENT_LIKE.collection].count_documents({"thing_id": UUID(reply["id"])})
         return len(found) == 2 and str(leaving) not in str(found) and likes == 0
 
     await eventually(gone)
@@ -248,4 +248,4 @@ async def test_deleted_media_leaves_no_comment(
     await call("DELETE", f"/media/{media_id}", owner_id)
     await reactions.to_media(event("media", media.MediaDeleted(media_id=media_id, owner_id=owner_id)))
     assert not await database[COMMENTS].count_documents({"media_id": media_id})
-    assert not await database[OF_COMMENTS].count_documents({"thing_id": UUID(comment["id"])})
+    assert not await database[COMMENT_LIKE.collection].count_documents({"thing_id": UUID(comment["id"])})

@@ -129,7 +129,7 @@ async def ranked(kit: dict[str, str]) -> AsyncIterator[Database]:
     """A database of its own, because an epoch ranks all documents."""
     name = f"media_test_{new_id().hex}"
     async with mongo.connect(kit["KINORA_MONGO_URL"], database=name, name="media-tests") as database:
-        await store.ensure_indexes(database, tombstone_days=1)
+        await mongo.ensure_indexes(database, store.indexes(tombstone_days=1))
         yield database
         await database.client.drop_database(name)
 

@@ -19,15 +19,16 @@ from kinora_kit.events import event
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Relay
 from kinora_media import store
-from kinora_media.domain import Comment, Like, Media, Position, TopPosition
-from kinora_media.store import channels, comments, drafts, likes, media, popularity, tallies
+from kinora_media.domain import Comment, Mark, Media, Position, TopPosition
+from kinora_media.store import channels, comments, drafts, marks, media, popularity, tallies
+from kinora_media.store.marks import LIKE
 from kinora_media.store.popularity import Epoch, Lease
 from kinora_media.store.tallies import Contribution, State, Thing
 
 ID, AT = new_id(), datetime(2026, 1, 1, tzinfo=UTC)
 DOCUMENT = Media(id=ID, owner_id=ID, created_at=AT, updated_at=AT)
 DELETED = event("media", MediaDeleted(media_id=ID, owner_id=ID))
-LIKED, LIKE = Thing(media.MEDIA, ID), Like(ID, ID, on=True, at=AT, version=2)
+LIKED, MARK = Thing(media.MEDIA, ID), Mark(ID, ID, on=True, at=AT, version=2)
 TALLY, SOURCE = store.TALLIES[0], store.TALLIES[0].sources[0]
 COMMENT = Comment(id=ID, media_id=ID, owner_id=ID, author_id=ID, body="", created_at=AT)
 BATCH = [Contribution(source=SOURCE.collection, id=ID, version=1, amounts={})]
@@ -38,6 +39,7 @@ Query = Callable[[Database], Awaitable[object]]
 # One line for each function of the store that has a query: a call with all arguments, and the indexes that it uses.
 QUERIES: dict[str, tuple[Query, set[str]]] = {
     "channels.delete": (lambda db: channels.delete(db, ID, at=AT), {"_id_"}),
+    "channels.many": (lambda db: channels.many(db, [ID]), {"_id_"}),
     "channels.deleted": (lambda db: channels.deleted(db, [ID]), {"_id_"}),
     "comments.delete": (lambda db: comments.delete(db, [ID]), {"_id_"}),
     "comments.edit": (lambda db: comments.edit(db, COMMENT), {"_id_"}),
@@ -54,12 +56,14 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
     "drafts.delete_of_video": (lambda db: drafts.delete_of_video(db, ID), {"videos"}),
     "drafts.insert": (lambda db: drafts.insert(db, DOCUMENT), set()),
     "drafts.use": (lambda db: drafts.use(db, ID, ID, ID), {"_id_"}),
-    "likes.delete_of": (lambda db: likes.delete_of(db, media.MEDIA, [ID]), {"thing"}),
-    "likes.find": (lambda db: likes.find(db, ID, LIKED), {"_id_"}),
-    "likes.liked": (lambda db: likes.liked(db, ID, media.MEDIA, [ID]), {"_id_"}),
-    "likes.page": (lambda db: likes.page(db, ID, after=Position(AT, ID), limit=1), {"user"}),
-    "likes.remove_of_user": (lambda db: likes.remove_of_user(db, ID), {"user"}),
-    "likes.save": (lambda db: likes.save(db, media.MEDIA, LIKE, []), {"_id_"}),
+    "marks.among": (lambda db: marks.among(db, LIKE, ID, [ID]), {"_id_"}),
+    "marks.delete_of": (lambda db: marks.delete_of(db, media.MEDIA, [ID]), {"thing"}),
+    "marks.find": (lambda db: marks.find(db, LIKE, ID, ID), {"_id_"}),
+    "marks.page": (lambda db: marks.page(db, LIKE, ID, after=Position(AT, ID), limit=1), {"user"}),
+    "marks.remove_of_user": (lambda db: marks.remove_of_user(db, ID), {"user"}),
+    "marks.save": (lambda db: marks.save(db, LIKE, MARK, []), {"_id_"}),
+    "marks.things": (lambda db: marks.things(db, LIKE, ID, limit=1), {"user"}),
+    "marks.users": (lambda db: marks.users(db, LIKE, ID, after=ID, limit=1), {"thing"}),
     "media.delete": (lambda db: media.delete(db, ID, ID, at=AT, event=DELETED), {"_id_"}),
     "media.due": (lambda db: media.due(db, until=AT, limit=1), {"schedule"}),
     "media.find": (lambda db: media.find(db, ID), {"_id_"}),
@@ -67,6 +71,7 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
     "media.insert": (lambda db: media.insert(db, DOCUMENT, []), set()),
     "media.listed": (lambda db: each_list(db, limit=1), {media.FEED_AT, *media.SCORES}),
     "media.many": (lambda db: media.many(db, [ID]), {"_id_"}),
+    "media.of_owners": (lambda db: media.of_owners(db, [ID, ID], after=(AT, ID), limit=1), {media.FEED_AT}),
     "media.page": (lambda db: media.page(db, ID, before=ID, limit=1), {"owner"}),
     "media.pin": (lambda db: media.pin(db, ID, ID), {"_id_"}),
     "media.ranked": (lambda db: media.ranked(db, "score_0", after=(AT, ID), limit=1), {media.FEED_AT}),
@@ -161,12 +166,11 @@ def commands() -> Commands:
 
 
 @pytest.fixture(scope="module")
-async def observed(kit: dict[str, str], commands: Commands, bus: Broker) -> Any:
+async def observed(kit: dict[str, str], commands: Commands) -> Any:
     name = f"media_test_{new_id().hex}"
     monitoring.register(commands)  # for clients from now on
     async with mongo.connect(kit["KINORA_MONGO_URL"], database=name, name="media-tests") as database:
-        await store.ensure_indexes(database, tombstone_days=1)
-        await Relay([database[each] for each in store.OUTBOXES], bus).ensure_indexes()
+        await mongo.ensure_indexes(database, store.indexes(tombstone_days=1))
         yield database
         await database.client.drop_database(name)
 

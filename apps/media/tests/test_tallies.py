@@ -18,8 +18,8 @@ from kinora_kit.testing import eventually
 from kinora_media import store
 from kinora_media.errors import MediaNotFound
 from kinora_media.likes import Likes
-from kinora_media.store import likes as likes_store
 from kinora_media.store.channels import CHANNELS
+from kinora_media.store.marks import LIKE
 from kinora_media.store.media import MEDIA
 from kinora_media.store.tallies import Thing
 from kinora_media.tallies import Tallies
@@ -34,7 +34,7 @@ def likes(use_cases: UseCases) -> Likes:
 
 
 async def truth(database: Database, media_id: UUID) -> int:
-    return await database[likes_store.OF_MEDIA].count_documents({"thing_id": media_id, "on": True, "gone": None})
+    return await database[LIKE.collection].count_documents({"thing_id": media_id, "on": True, "gone": None})
 
 
 async def tally(database: Database, collection: str, thing_id: UUID) -> dict[str, Any]:
@@ -113,17 +113,18 @@ async def test_death_at_each_write_loses_and_repeats_nothing(
     thing = Thing(MEDIA, media_id)
     for user_id, on in ((user_ids[0], True), (user_ids[1], True), (user_ids[1], False), (user_ids[2], True)):
         dying: Any = Mortal(database, at=at, after=after)
-        mortal = replace(likes, database=dying, tallies=Synchronous(dying, store.TALLIES))
+        marks = replace(likes.marks, database=dying, tallies=Synchronous(dying, store.TALLIES))
         try:
-            await mortal.switch(Caller(user_id), media_id, on=on)
+            await replace(likes, marks=marks).switch(Caller(user_id), media_id, on=on)
         except Dies:  # the client repeats its request
-            await replace(likes, tallies=Idle(database, store.TALLIES)).switch(Caller(user_id), media_id, on=on)
+            marks = replace(likes.marks, tallies=Idle(database, store.TALLIES))
+            await replace(likes, marks=marks).switch(Caller(user_id), media_id, on=on)
     await Tallies(database, store.TALLIES).count(thing)
     assert await truth(database, media_id) == await counted(database, media_id) == 2
     state = await tally(database, MEDIA, media_id)
     assert "batch" not in state
     assert "open" not in state
-    assert not await database[likes_store.OF_MEDIA].count_documents({"count.due": media_id})
+    assert not await database[LIKE.collection].count_documents({"count.due": media_id})
 
 
 async def test_64_writers_and_several_processes_end_with_the_truth(
@@ -136,7 +137,7 @@ async def test_64_writers_and_several_processes_end_with_the_truth(
 
     async def write(writer: int) -> None:
         chance = random.Random(writer)
-        process = replace(likes, tallies=chance.choice(processes))
+        process = replace(likes, marks=replace(likes.marks, tallies=chance.choice(processes)))
         for _ in range(4):
             await process.switch(chance.choice(users), media_id, on=chance.random() < 0.6)
 
@@ -168,7 +169,7 @@ async def test_likes_of_a_deleted_account_are_not_counted(
 
 
 async def _only(database: Database, media_id: UUID, user_id: UUID) -> bool:
-    found = database[likes_store.OF_MEDIA].find({"thing_id": media_id})
+    found = database[LIKE.collection].find({"thing_id": media_id})
     users = [document["user_id"] async for document in found]
     return users == [user_id] and await counted(database, media_id) == 1
 
@@ -185,7 +186,7 @@ async def test_likes_of_a_deleted_document_leave_nothing(
         await likes.switch(user, media_id, on=False)
     await use_cases.belongings.remove_of_media(media_id)
     await eventually(lambda: _has(database, owner_id, 0))
-    assert not await database[likes_store.OF_MEDIA].count_documents({"thing_id": media_id})
+    assert not await database[LIKE.collection].count_documents({"thing_id": media_id})
 
 
 async def _has(database: Database, owner_id: UUID, likes: int) -> bool:

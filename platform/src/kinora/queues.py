@@ -14,7 +14,7 @@ def _queue(consumer: str, exchange: str, *events: type[Payload]) -> Queue:
     return Queue(f"{consumer}.{exchange}", [(exchange, event.type) for event in events])
 
 
-MEDIA_AUTH = _queue("media", auth.EXCHANGE, auth.UserDeleted)
+MEDIA_AUTH = _queue("media", auth.EXCHANGE, auth.UserUpdated, auth.UserDeleted)
 MEDIA_VIDEO = _queue(
     "media",
     video.EXCHANGE,

@@ -6,7 +6,7 @@ caused them. The relay publishes them with a confirm and then removes them from 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from bson.codec_options import CodecOptions
@@ -15,7 +15,7 @@ from pymongo import DeleteOne as DeleteOne
 from pymongo import IndexModel as IndexModel
 from pymongo import UpdateOne as UpdateOne
 from pymongo.errors import DuplicateKeyError as DuplicateKeyError
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from kinora_kit import logs, tasks
 from kinora_kit.broker import Broker, Unroutable
@@ -63,6 +63,32 @@ async def check(database: Database) -> None:
     await database.command("ping")
 
 
+OUTBOX_INDEX = IndexModel(f"{OUTBOX}.id", sparse=True, name="outbox")
+"""Of each collection with an outbox."""
+
+_CONFLICTS = {85, 86}  # IndexOptionsConflict, IndexKeySpecsConflict: another definition has this name
+
+
+async def ensure_indexes(database: Database, declared: Mapping[str, Sequence[IndexModel]]) -> None:
+    """Make the indexes of each collection as declared: create what is missing, replace what changed, drop the others.
+
+    While releases with different declarations run, each replaces the other's; queries then take longer.
+    """
+    for name, indexes in declared.items():
+        collection = database[name]
+        for index in indexes:
+            try:
+                await collection.create_indexes([index])
+            except OperationFailure as error:
+                if error.code not in _CONFLICTS:
+                    raise
+                await collection.drop_index(index.document["name"])
+                await collection.create_indexes([index])
+        known = {"_id_", *(index.document["name"] for index in indexes)}
+        for unknown in (await collection.index_information()).keys() - known:
+            await collection.drop_index(unknown)
+
+
 def pending(event: Event, *, exchange: str) -> Document:
     """The entry of ``event`` for a document's outbox array: ``{"$push": {OUTBOX: pending(...)}}``."""
     return {
@@ -95,10 +121,6 @@ class Relay:
 
     def wake(self) -> None:
         self._work.set()
-
-    async def ensure_indexes(self) -> None:
-        for collection in self._collections:
-            await collection.create_index(f"{OUTBOX}.id", sparse=True, name="outbox")
 
     async def publish_pending(self, kept: set[Any] | None = None) -> int:
         """Publish all pending events; returns their number.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # defined only in the type stubs
     from kinora.auth.v1.auth_pb2_grpc import AccountsAsyncStub, UsersAsyncStub
+    from kinora.media.v1.channels_pb2_grpc import ChannelsAsyncStub, HidingAsyncStub
     from kinora.media.v1.comments_pb2_grpc import CommentsAsyncStub
     from kinora.media.v1.likes_pb2_grpc import LikesAsyncStub
     from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub
@@ -19,6 +20,8 @@ class Clients:
     accounts: "AccountsAsyncStub"
     catalogue: "CatalogueAsyncStub"
     editing: "EditingAsyncStub"
+    channels: "ChannelsAsyncStub"
+    hiding: "HidingAsyncStub"
     comments: "CommentsAsyncStub"
     likes: "LikesAsyncStub"
     videos: "VideosAsyncStub"

@@ -11,10 +11,12 @@ from strawberry.dataloader import DataLoader
 from strawberry.fastapi import BaseContext
 
 from kinora.auth.v1 import auth_pb2 as auth
+from kinora.media.v1 import channels_pb2 as channels
 from kinora.media.v1 import comments_pb2 as comments
 from kinora.media.v1 import media_pb2 as media
 from kinora.video.v1 import video_pb2 as video
 from kinora_graphql.auth.loaders import load_profiles, load_sessions, load_users, load_users_named
+from kinora_graphql.channels.loaders import load_channels, load_subscriptions
 from kinora_graphql.clients import Clients
 from kinora_graphql.comments.loaders import load_comment_likes, load_comments
 from kinora_graphql.documents import Documents
@@ -47,6 +49,8 @@ class Loaders:
     category_names: DataLoader[str, str]
     videos: DataLoader[UUID, video.Video | None]
     likes: DataLoader[UUID, bool]
+    channels: DataLoader[UUID, channels.Channel | None]
+    subscriptions: DataLoader[UUID, bool]
     comments: DataLoader[UUID, comments.Comment | None]
     comment_likes: DataLoader[UUID, bool]
 
@@ -91,6 +95,8 @@ class Context(BaseContext):
             category_names=DataLoader(load_category_names(clients.catalogue), cache=remember),
             videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
             likes=DataLoader(load_likes(clients.likes), max_batch_size=MAX_BATCH, cache=remember),
+            channels=DataLoader(load_channels(clients.channels), max_batch_size=MAX_BATCH, cache=remember),
+            subscriptions=DataLoader(load_subscriptions(clients.channels), max_batch_size=MAX_BATCH, cache=remember),
             comments=DataLoader(load_comments(clients.comments), max_batch_size=MAX_BATCH, cache=remember),
             comment_likes=DataLoader(load_comment_likes(clients.comments), max_batch_size=MAX_BATCH, cache=remember),
         )

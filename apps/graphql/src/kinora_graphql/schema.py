@@ -24,6 +24,8 @@ from strawberry.types import ExecutionContext
 from kinora_graphql import scalars
 from kinora_graphql.auth.mutations import AuthMutation
 from kinora_graphql.auth.queries import AuthQuery
+from kinora_graphql.channels.mutations import ChannelsMutation
+from kinora_graphql.channels.queries import ChannelsQuery
 from kinora_graphql.comments.mutations import CommentsMutation
 from kinora_graphql.costs import Limits, Measured, Measuring, declare, prices
 from kinora_graphql.extensions import Errors, Measure, OneOperation, Prepared, RejectInvalidToken
@@ -39,11 +41,11 @@ from kinora_graphql.video.subscriptions import VideoSubscription
 
 
 @strawberry.type
-class Query(NodeQuery, AuthQuery, MediaQuery, LikesQuery): ...
+class Query(NodeQuery, AuthQuery, MediaQuery, ChannelsQuery, LikesQuery): ...
 
 
 @strawberry.type
-class Mutation(AuthMutation, MediaMutation, VideoMutation, CommentsMutation, LikesMutation): ...
+class Mutation(AuthMutation, MediaMutation, VideoMutation, ChannelsMutation, CommentsMutation, LikesMutation): ...
 
 
 @strawberry.type

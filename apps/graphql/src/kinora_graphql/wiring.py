@@ -9,6 +9,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from kinora.auth.v1.auth_pb2_grpc import AccountsStub, UsersStub
+from kinora.media.v1.channels_pb2_grpc import ChannelsStub, HidingStub
 from kinora.media.v1.comments_pb2_grpc import CommentsStub
 from kinora.media.v1.likes_pb2_grpc import LikesStub
 from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub
@@ -59,6 +60,8 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                     accounts=AccountsStub(auth),
                     catalogue=CatalogueStub(media),
                     editing=EditingStub(media),
+                    channels=ChannelsStub(media),
+                    hiding=HidingStub(media),
                     comments=CommentsStub(media),
                     likes=LikesStub(media),
                     videos=VideosStub(video),

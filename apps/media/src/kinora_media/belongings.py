@@ -6,7 +6,8 @@ from uuid import UUID
 from kinora_kit.mongo import Database
 from kinora_media.catalogue import Catalogue
 from kinora_media.clock import now
-from kinora_media.store import comments, likes
+from kinora_media.store import comments, marks
+from kinora_media.store.channels import CHANNELS
 from kinora_media.store.media import MEDIA
 
 BATCH = 1000
@@ -21,13 +22,14 @@ class Belongings:
 
     async def remove_of_media(self, media_id: UUID) -> None:
         """After the document itself was removed."""
-        await likes.delete_of(self.database, MEDIA, [media_id])
+        await marks.delete_of(self.database, MEDIA, [media_id])
         while ids := await comments.ids_of(self.database, media_id, limit=BATCH):
-            await likes.delete_of(self.database, comments.COMMENTS, ids)
+            await marks.delete_of(self.database, comments.COMMENTS, ids)
             await comments.delete(self.database, ids)
 
     async def remove_of_user(self, user_id: UUID) -> None:
         """Remove all documents of a user, including ones whose events have not arrived yet, and what they did."""
         await self.catalogue.remove_owner(user_id)
-        await likes.remove_of_user(self.database, user_id)
+        await marks.delete_of(self.database, CHANNELS, [user_id])
+        await marks.remove_of_user(self.database, user_id)
         await comments.remove_of_user(self.database, user_id, at=now())

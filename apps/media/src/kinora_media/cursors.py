@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from kinora_kit.errors import InvalidInput
-from kinora_media.domain import Comment, Liked, Media, Position, TopPosition
+from kinora_media.domain import Comment, Mark, Media, Position, TopPosition
 
 NEWEST = r"n[0-9a-f]{12}[0-9a-f]{12}[0-9a-f]{32}"
 """The list (see _list_of), milliseconds since 1970, and the id."""
@@ -22,8 +22,10 @@ REPLY = r"^r[0-9a-f]{32}$"
 OWN = r"u[0-9a-f]{32}"
 """The id."""
 LISTED = f"^({NEWEST}|{POPULAR}|{OWN})$"
-LIKE = r"^l[0-9a-f]{12}[0-9a-f]{32}$"
+MARK = r"^m[0-9a-f]{12}[0-9a-f]{32}$"
 """Milliseconds since 1970 and the id."""
+SUBSCRIBED = r"^s[0-9a-f]{12}[0-9a-f]{32}$"
+"""As MARK."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
@@ -69,13 +71,23 @@ def _list_of(facets: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(facets).encode()).hexdigest()[:12]
 
 
-def of_like(liked: Liked) -> str:
-    return _of_position("l", liked.at, liked.media.id)
+def of_mark(mark: Mark) -> str:
+    return _of_position("m", mark.at, mark.thing_id)
 
 
-def in_like(cursor: str) -> Position:
+def in_marks(cursor: str) -> Position:
     """Raises InvalidInput."""
-    return _position(LIKE, cursor)
+    return _position(MARK, cursor)
+
+
+def of_subscribed(at: datetime, media_id: UUID) -> str:
+    return _of_position("s", at, media_id)
+
+
+def in_subscribed(cursor: str) -> tuple[datetime, UUID]:
+    """Raises InvalidInput."""
+    position = _position(SUBSCRIBED, cursor)
+    return position.at, position.id
 
 
 def _of_position(kind: str, at: datetime, item_id: UUID) -> str:

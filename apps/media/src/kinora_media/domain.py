@@ -110,10 +110,11 @@ class Media:
 
 
 @dataclass(frozen=True)
-class Like:
+class Mark:
+    """What a user switches on and off for a thing: a like, a subscription."""
+
     user_id: UUID
     thing_id: UUID
-    """Of a media document or comment."""
     on: bool
     at: datetime
     """Of the last change."""
@@ -122,11 +123,14 @@ class Like:
 
 
 @dataclass(frozen=True)
-class Liked:
-    """A media document that a user likes."""
+class Channel:
+    """A user as the owner of videos, with totals."""
 
-    media: Media
-    at: datetime
+    user_id: UUID
+    subscribers: int = 0
+    views: int = 0
+    likes: int = 0
+    comments: int = 0
 
 
 class CommentOrder(StrEnum):

@@ -15,6 +15,16 @@ class CommentNotFound(NotFound):
     title = "This comment does not exist"
 
 
+class ChannelNotFound(NotFound):
+    code = "channel_not_found"
+    title = "This channel does not exist"
+
+
+class TooManySubscriptions(Conflict):
+    code = "too_many_subscriptions"
+    title = "You subscribe to too many channels; unsubscribe from one first"
+
+
 class NotTheOwner(Forbidden):
     code = "not_the_owner"
     title = "Only the media's owner may do this"

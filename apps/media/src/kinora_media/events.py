@@ -12,6 +12,7 @@ from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
 from kinora_media.clock import in_milliseconds
 from kinora_media.domain import Media, Visibility
+from kinora_media.users import Users
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Reactions:
 
     catalogue: Catalogue
     belongings: Belongings
+    users: Users
 
     async def to_video(self, event: Event) -> None:
         about = event.read(video.Deleted)  # video_id and owner_id, which all video events have
@@ -37,9 +39,14 @@ class Reactions:
         await self.catalogue.apply(media_id, owner_id, begin)
 
     async def to_auth(self, event: Event) -> None:
-        if event.type != auth.UserDeleted.type:
+        if event.type == auth.UserDeleted.type:
+            user_id = event.read(auth.UserDeleted).user_id
+            await self.belongings.remove_of_user(user_id)
+        elif event.type == auth.UserUpdated.type:
+            user_id = event.read(auth.UserUpdated).user_id
+        else:
             raise UnknownEvent(event.type)
-        await self.belongings.remove_of_user(event.read(auth.UserDeleted).user_id)
+        await self.users.changed(user_id)
 
     async def to_media(self, event: Event) -> None:
         if event.type != media.MediaDeleted.type:

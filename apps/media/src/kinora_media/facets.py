@@ -25,10 +25,14 @@ def tokens(text: str) -> list[str]:
     return list(dict.fromkeys(word[:MAX_TOKEN_LENGTH] for word in words))[:MAX_TOKENS]
 
 
+def of_owner(owner_id: UUID) -> str:
+    return f"o:{owner_id.hex}"
+
+
 def of(media: Media) -> list[str]:
     return [
         ALL,
-        f"o:{media.owner_id.hex}",
+        of_owner(media.owner_id),
         *([f"c:{media.category}"] if media.category else []),
         *(f"g:{tag}" for tag in media.tags),
         *(f"t:{token}" for token in tokens(media.title)),
@@ -56,5 +60,5 @@ class Filters(BaseModel):
         if self.tag:
             wanted.add(f"g:{normal_tag(self.tag)}")
         if self.owner:
-            wanted.add(f"o:{self.owner.hex}")
+            wanted.add(of_owner(self.owner))
         return sorted(wanted) or [ALL]

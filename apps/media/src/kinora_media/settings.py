@@ -19,6 +19,7 @@ class MediaSettings(Settings):
     redis_url: SecretStr
     rabbitmq_url: SecretStr
     jwks_url: str
+    auth_grpc: str
     video_grpc: str
     categories: dict[CategoryId, CategoryName] = Field(
         default={

@@ -8,9 +8,13 @@ from kinora_kit.mongo import Database, Relay
 from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
 from kinora_media.comments import Comments
+from kinora_media.hiding import Hiding
 from kinora_media.likes import Likes
 from kinora_media.lists import Lists
+from kinora_media.marks import Marks
+from kinora_media.subscriptions import Subscriptions
 from kinora_media.tallies import Tallies
+from kinora_media.users import Users
 from kinora_media.videos import Videos
 
 
@@ -20,14 +24,31 @@ class UseCases:
     lists: Lists
     comments: Comments
     likes: Likes
+    subscriptions: Subscriptions
+    hiding: Hiding
     belongings: Belongings
 
     @classmethod
     def of(
-        cls, database: Database, relay: Relay, tallies: Tallies, *, videos: Videos, categories: Mapping[str, str]
+        cls,
+        database: Database,
+        relay: Relay,
+        tallies: Tallies,
+        *,
+        videos: Videos,
+        users: Users,
+        categories: Mapping[str, str],
     ) -> Self:
         """``categories``: names by id."""
         catalogue = Catalogue(database, relay, videos, categories)
         comments = Comments(database, relay, tallies, catalogue)
-        likes = Likes(database, relay, tallies, catalogue, comments)
-        return cls(catalogue, Lists(database), comments, likes, Belongings(database, catalogue))
+        marks = Marks(database, relay, tallies)
+        return cls(
+            catalogue=catalogue,
+            lists=Lists(database),
+            comments=comments,
+            likes=Likes(marks, catalogue, comments),
+            subscriptions=Subscriptions(database, marks, users),
+            hiding=Hiding(marks, catalogue, users),
+            belongings=Belongings(database, catalogue),
+        )

@@ -10,6 +10,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from kinora import queues
+from kinora.auth.v1.auth_pb2_grpc import UsersStub
 from kinora.events import media
 from kinora.video.v1.video_pb2_grpc import EnforcementStub, UploadsStub
 from kinora_kit import broker, consumer, mongo, redis, rpc, tasks
@@ -23,6 +24,7 @@ from kinora_media.rpc import register
 from kinora_media.settings import MediaSettings
 from kinora_media.tallies import Tallies
 from kinora_media.use_cases import UseCases
+from kinora_media.users import CachedUsers
 from kinora_media.videos import RemoteVideos
 
 INDEX_SECONDS = 3600
@@ -46,13 +48,15 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
             queues=queues.of(media.EXCHANGE),
         ) as bus,
         ask_auth(settings.jwks_url) as has_ended,
+        rpc.connect(settings.auth_grpc) as auth,
         rpc.connect(settings.video_grpc) as video,
     ):
         relay = mongo.Relay([database[name] for name in store.OUTBOXES], bus)
         tallies = Tallies(database, store.TALLIES)
         videos = RemoteVideos(EnforcementStub(video), UploadsStub(video))
-        use_cases = UseCases.of(database, relay, tallies, videos=videos, categories=settings.categories)
-        reactions = Reactions(use_cases.catalogue, use_cases.belongings)
+        users = CachedUsers(UsersStub(auth), cache)
+        use_cases = UseCases.of(database, relay, tallies, videos=videos, users=users, categories=settings.categories)
+        reactions = Reactions(use_cases.catalogue, use_cases.belongings, users)
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
             issuer=settings.public_url,
@@ -63,8 +67,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         indexed = asyncio.Event()
 
         async def ensure_indexes() -> None:
-            await store.ensure_indexes(database, tombstone_days=settings.tombstone_days)
-            await relay.ensure_indexes()
+            await mongo.ensure_indexes(database, store.indexes(tombstone_days=settings.tombstone_days))
             indexed.set()
 
         async with (

@@ -81,3 +81,40 @@ class CommentPosted(_Comment):
 
 class CommentDeleted(_Comment):
     type: ClassVar[str] = "comment.deleted"
+
+
+class _Subscription(Payload):
+    channel_id: UUID
+    """Of the channel's user."""
+    user_id: UUID
+    """Who subscribes."""
+    version: int
+    """Increases with each change of this user's subscription to this channel; the event with the highest one holds."""
+
+    @property
+    def subject(self) -> str:
+        return str(self.channel_id)
+
+
+class ChannelSubscribed(_Subscription):
+    type: ClassVar[str] = "channel.subscribed"
+
+
+class ChannelUnsubscribed(_Subscription):
+    type: ClassVar[str] = "channel.unsubscribed"
+
+
+class RecommendationDismissed(Payload):
+    """A user does not want to be recommended a media document, or a channel; with ``dismissed`` false, does again."""
+
+    type: ClassVar[str] = "recommendation.dismissed"
+    user_id: UUID
+    media_id: UUID | None = None
+    channel_id: UUID | None = None
+    dismissed: bool
+    version: int
+    """Increases with each change of this user's choice; the event with the highest one holds."""
+
+    @property
+    def subject(self) -> str:
+        return str(self.user_id)

@@ -138,15 +138,19 @@ class CommentsMutation:
     @strawberry.mutation
     async def like_comment(self, info: Info, id: strawberry.ID) -> LikeCommentResult:  # noqa: A002
         async def call() -> LikeCommentPayload:
-            request = pb.LikeCommentRequest(id=str(parse(id, "Comment")))
-            return LikeCommentPayload(comment=Comment.of(await info.context.clients.comments.LikeComment(request)))
+            uuid = parse(id, "Comment")
+            comment = await info.context.clients.comments.LikeComment(pb.LikeCommentRequest(id=str(uuid)))
+            info.context.loaders.comment_likes.prime(uuid, True, force=True)
+            return LikeCommentPayload(comment=Comment.of(comment))
 
         return await outcome(call(), CommentNotFound, ChangedMeanwhile, InvalidInput)
 
     @strawberry.mutation(description="No error if the caller does not like it.")
     async def unlike_comment(self, info: Info, id: strawberry.ID) -> LikeCommentResult:  # noqa: A002
         async def call() -> LikeCommentPayload:
-            request = pb.UnlikeCommentRequest(id=str(parse(id, "Comment")))
-            return LikeCommentPayload(comment=Comment.of(await info.context.clients.comments.UnlikeComment(request)))
+            uuid = parse(id, "Comment")
+            comment = await info.context.clients.comments.UnlikeComment(pb.UnlikeCommentRequest(id=str(uuid)))
+            info.context.loaders.comment_likes.prime(uuid, False, force=True)
+            return LikeCommentPayload(comment=Comment.of(comment))
 
         return await outcome(call(), CommentNotFound, ChangedMeanwhile, InvalidInput)

@@ -23,15 +23,19 @@ class LikesMutation:
     @strawberry.mutation(description="Like a video.")
     async def like(self, info: Info, media_id: strawberry.ID) -> LikeResult:
         async def call() -> LikePayload:
-            request = pb.LikeMediaRequest(media_id=str(parse(media_id, "Media", field="mediaId")))
-            return LikePayload(media=Media.of(await info.context.clients.likes.LikeMedia(request)))
+            uuid = parse(media_id, "Media", field="mediaId")
+            media = await info.context.clients.likes.LikeMedia(pb.LikeMediaRequest(media_id=str(uuid)))
+            info.context.loaders.likes.prime(uuid, True, force=True)
+            return LikePayload(media=Media.of(media))
 
         return await outcome(call(), MediaNotFound, ChangedMeanwhile, InvalidInput)
 
     @strawberry.mutation(description="Withdraw a like; no error if there is none.")
     async def unlike(self, info: Info, media_id: strawberry.ID) -> LikeResult:
         async def call() -> LikePayload:
-            request = pb.UnlikeMediaRequest(media_id=str(parse(media_id, "Media", field="mediaId")))
-            return LikePayload(media=Media.of(await info.context.clients.likes.UnlikeMedia(request)))
+            uuid = parse(media_id, "Media", field="mediaId")
+            media = await info.context.clients.likes.UnlikeMedia(pb.UnlikeMediaRequest(media_id=str(uuid)))
+            info.context.loaders.likes.prime(uuid, False, force=True)
+            return LikePayload(media=Media.of(media))
 
         return await outcome(call(), MediaNotFound, ChangedMeanwhile, InvalidInput)

@@ -12,7 +12,7 @@ from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["likes"])
 
-LikeCursor = Annotated[str | None, Query(pattern=cursors.LIKE)]
+MarkCursor = Annotated[str | None, Query(pattern=cursors.MARK)]
 
 
 @router.put("/{media_id:uuid}/like")
@@ -28,10 +28,10 @@ async def unlike(media_id: UUID, caller: SignedIn, wired: Wired) -> MediaOut:
 
 
 @router.get("/likes")
-async def liked(caller: SignedIn, wired: Wired, cursor: LikeCursor = None, limit: Limit = 20) -> MediaPage:
+async def liked(caller: SignedIn, wired: Wired, cursor: MarkCursor = None, limit: Limit = 20) -> MediaPage:
     """The videos that the caller likes, last liked first."""
-    page = await wired.likes.mine(caller, after=cursors.in_like(cursor) if cursor else None, limit=limit)
+    page = await wired.likes.mine(caller, after=cursors.in_marks(cursor) if cursor else None, limit=limit)
     return MediaPage(
-        items=[media_out(each.media) for each in page.items],
-        next_cursor=cursors.of_like(page.items[-1]) if page.more else None,
+        items=[media_out(each.thing) for each in page.items],
+        next_cursor=cursors.of_mark(page.items[-1].mark) if page.more else None,
     )

@@ -82,7 +82,7 @@ def media_out(media: Media) -> MediaOut:
     )
 
 
-def _page(page: Page[Listed]) -> MediaPage:
+def media_page(page: Page[Listed]) -> MediaPage:
     return MediaPage(
         items=[media_out(each.media) for each in page.items], next_cursor=page.items[-1].cursor if page.more else None
     )
@@ -116,13 +116,13 @@ async def categories(wired: Wired) -> Categories:
 @router.get("")
 async def search(search: Annotated[Search, Query()], wired: Wired) -> MediaPage:
     """The ready and public videos that match all filters. 410 for a cursor that has expired: begin again."""
-    return _page(await wired.lists.search(search, search.sort, cursor=search.cursor, limit=search.limit))
+    return media_page(await wired.lists.search(search, search.sort, cursor=search.cursor, limit=search.limit))
 
 
 @router.get("/feed")
 async def feed(wired: Wired, cursor: Cursor = None, limit: Limit = 20) -> MediaPage:
     """The ready and public videos of all users, last published first."""
-    return _page(await wired.lists.search(Filters(), Sort.NEWEST, cursor=cursor, limit=limit))
+    return media_page(await wired.lists.search(Filters(), Sort.NEWEST, cursor=cursor, limit=limit))
 
 
 @router.get("/{media_id:uuid}")
@@ -145,4 +145,4 @@ async def of_user(
     user_id: UUID, caller: OptionalCaller, wired: Wired, cursor: Cursor = None, limit: Limit = 20
 ) -> MediaPage:
     """A user's videos, newest first: all for that user, ready and public ones for others."""
-    return _page(await wired.lists.of_user(caller, user_id, cursor=cursor, limit=limit))
+    return media_page(await wired.lists.of_user(caller, user_id, cursor=cursor, limit=limit))

@@ -2,11 +2,12 @@
 
 import grpc
 
-from kinora_media.rpc import comments, likes, media
+from kinora_media.rpc import channels, comments, likes, media
 from kinora_media.use_cases import UseCases
 
 
 def register(server: grpc.aio.Server, use_cases: UseCases) -> None:
     media.register(server, use_cases.catalogue, use_cases.lists)
+    channels.register(server, use_cases.subscriptions, use_cases.hiding)
     comments.register(server, use_cases.comments, use_cases.likes)
     likes.register(server, use_cases.likes)

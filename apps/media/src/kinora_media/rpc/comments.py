@@ -16,7 +16,6 @@ from kinora_media.comments import Comments
 from kinora_media.domain import Comment, CreationKey, Page, Words
 from kinora_media.likes import Likes
 from kinora_media.rpc.media import page_size
-from kinora_media.store.comments import COMMENTS
 
 
 def register(server: grpc.aio.Server, comments: Comments, likes: Likes) -> None:
@@ -81,7 +80,7 @@ class CommentsRpc(CommentsServicer):
     async def ListCommentLikes(
         self, request: pb.ListCommentLikesRequest, context: object
     ) -> pb.ListCommentLikesResponse:
-        liked = await self._likes.among(signed_in(), COMMENTS, [parse_id(text) for text in request.ids])
+        liked = await self._likes.comments_among(signed_in(), [parse_id(text) for text in request.ids])
         return pb.ListCommentLikesResponse(ids=map(str, liked))
 
 

@@ -11,7 +11,6 @@ from kinora_kit.rpc import signed_in
 from kinora_media import cursors
 from kinora_media.likes import Likes
 from kinora_media.rpc.media import message_of, page_size
-from kinora_media.store.media import MEDIA
 
 
 def register(server: grpc.aio.Server, likes: Likes) -> None:
@@ -29,11 +28,11 @@ class LikesRpc(LikesServicer):
         return message_of(await self._likes.switch(signed_in(), parse_id(request.media_id), on=False))
 
     async def ListLikes(self, request: pb.ListLikesRequest, context: object) -> pb.ListLikesResponse:
-        liked = await self._likes.among(signed_in(), MEDIA, [parse_id(text) for text in request.media_ids])
+        liked = await self._likes.among(signed_in(), [parse_id(text) for text in request.media_ids])
         return pb.ListLikesResponse(media_ids=map(str, liked))
 
     async def ListLikedMedia(self, request: pb.ListLikedMediaRequest, context: object) -> MediaPage:
-        after = cursors.in_like(request.after) if request.after else None
+        after = cursors.in_marks(request.after) if request.after else None
         page = await self._likes.mine(signed_in(), after=after, limit=page_size(request.limit))
-        entries = [MediaEntry(media=message_of(each.media), cursor=cursors.of_like(each)) for each in page.items]
+        entries = [MediaEntry(media=message_of(each.thing), cursor=cursors.of_mark(each.mark)) for each in page.items]
         return MediaPage(entries=entries, has_more=page.more)

@@ -57,11 +57,13 @@ class CatalogueRpc(CatalogueServicer):
         given = fields(request, "query", "category", "tag")
         filters = command(Filters, given | ({"owner": parse_id(request.owner_id)} if request.owner_id else {}))
         sort, limit = SORTS.get(request.sort, Sort.NEWEST), page_size(request.limit)
-        return _page(await self._lists.search(filters, sort, cursor=request.after or None, limit=limit))
+        return media_page(await self._lists.search(filters, sort, cursor=request.after or None, limit=limit))
 
     async def ListUserMedia(self, request: pb.ListUserMediaRequest, context: object) -> pb.MediaPage:
         user_id, limit = parse_id(request.user_id), page_size(request.limit)
-        return _page(await self._lists.of_user(optional_caller(), user_id, cursor=request.after or None, limit=limit))
+        return media_page(
+            await self._lists.of_user(optional_caller(), user_id, cursor=request.after or None, limit=limit)
+        )
 
 
 class EditingRpc(EditingServicer):
@@ -101,7 +103,7 @@ def page_size(given: int) -> int:
     return given
 
 
-def _page(page: Page[Listed]) -> pb.MediaPage:
+def media_page(page: Page[Listed]) -> pb.MediaPage:
     entries = [pb.MediaEntry(media=message_of(each.media), cursor=each.cursor) for each in page.items]
     return pb.MediaPage(entries=entries, has_more=page.more)
 

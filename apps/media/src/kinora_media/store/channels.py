@@ -1,10 +1,11 @@
 """Channels: users as owners of videos. A deleted account leaves a tombstone under its id."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from kinora_kit.mongo import Database, IndexModel
+from kinora_media.domain import Channel
 from kinora_media.store.tallies import OPEN
 
 CHANNELS = "channels"
@@ -12,6 +13,19 @@ CHANNELS = "channels"
 
 def indexes(*, tombstones: IndexModel) -> dict[str, list[IndexModel]]:
     return {CHANNELS: [OPEN, tombstones]}
+
+
+async def many(database: Database, user_ids: Sequence[UUID]) -> dict[UUID, Channel]:
+    """By user; without those whose accounts were deleted."""
+    found = {user_id: Channel(user_id) for user_id in user_ids}
+    async for document in database[CHANNELS].find(
+        {"_id": {"$in": list(user_ids)}}, {"tally.counters": True, "deleted_at": True}
+    ):
+        if "deleted_at" in document:
+            del found[document["_id"]]
+        else:
+            found[document["_id"]] = Channel(document["_id"], **document["tally"]["counters"])
+    return found
 
 
 async def delete(database: Database, user_id: UUID, *, at: datetime) -> None:

@@ -17,6 +17,8 @@ from kinora_media.store.tallies import DUE, OPEN, Source, Thing
 
 EARLIEST = datetime.fromtimestamp(0, UTC)
 
+OWNERS = 100
+
 MEDIA = "media"
 
 SHOWN = {OUTBOX: False, "tally.batch": False, "tally.days": False}
@@ -133,6 +135,15 @@ async def due(database: Database, *, until: datetime, limit: int) -> list[Media]
     query = {"publish_at": {"$gte": EARLIEST, "$lte": until}}
     found = database[MEDIA].find(query, SHOWN).sort("publish_at", 1).limit(limit)
     return [media_of(document) async for document in found]
+
+
+async def of_owners(
+    database: Database, owner_ids: Sequence[UUID], *, after: tuple[datetime, UUID] | None, limit: int
+) -> list[tuple[Media, datetime]]:
+    """As listed by FEED_AT, of some owners: at most OWNERS, because MongoDB merges that many ranges of an index."""
+    query = {FACETS: {"$in": [facets.of_owner(owner_id) for owner_id in owner_ids]}, **_below(FEED_AT, after)}
+    found = database[MEDIA].find(query, SHOWN).sort([(FEED_AT, -1), ("_id", -1)]).limit(limit)
+    return [(media_of(document), document[FEED_AT]) async for document in found]
 
 
 async def insert(database: Database, media: Media, events: Sequence[Event]) -> bool:

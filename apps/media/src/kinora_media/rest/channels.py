@@ -1,0 +1,81 @@
+"""REST API of channels: subscriptions, and hiding."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict
+
+from kinora_kit.identity import SignedIn
+from kinora_media import cursors
+from kinora_media.rest.likes import MarkCursor
+from kinora_media.rest.media import Limit, MediaPage, media_page
+from kinora_media.wiring import Wired
+
+router = APIRouter(prefix="/media", tags=["channels"])
+
+
+SubscribedCursor = Annotated[str | None, Query(pattern=cursors.SUBSCRIBED)]
+
+
+class ChannelOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    user_id: UUID
+    subscribers: int
+    views: int
+
+
+class ChannelPage(BaseModel):
+    items: list[ChannelOut]
+    next_cursor: str | None
+
+
+@router.put("/users/{user_id:uuid}/subscription")
+async def subscribe(user_id: UUID, caller: SignedIn, wired: Wired) -> ChannelOut:
+    """Subscribe to a user's videos; the response has the new counters."""
+    return ChannelOut.model_validate(await wired.subscriptions.switch(caller, user_id, on=True))
+
+
+@router.delete("/users/{user_id:uuid}/subscription")
+async def unsubscribe(user_id: UUID, caller: SignedIn, wired: Wired) -> ChannelOut:
+    """No error if there is no subscription."""
+    return ChannelOut.model_validate(await wired.subscriptions.switch(caller, user_id, on=False))
+
+
+@router.get("/subscriptions")
+async def subscriptions(caller: SignedIn, wired: Wired, cursor: MarkCursor = None, limit: Limit = 20) -> ChannelPage:
+    """The channels that the caller subscribes to, last subscribed first."""
+    page = await wired.subscriptions.mine(caller, after=cursors.in_marks(cursor) if cursor else None, limit=limit)
+    return ChannelPage(
+        items=[ChannelOut.model_validate(each.thing) for each in page.items],
+        next_cursor=cursors.of_mark(page.items[-1].mark) if page.more else None,
+    )
+
+
+@router.get("/subscriptions/media")
+async def media(caller: SignedIn, wired: Wired, cursor: SubscribedCursor = None, limit: Limit = 20) -> MediaPage:
+    """The ready and public videos of these channels, last published first."""
+    return media_page(await wired.subscriptions.media(caller, cursor=cursor, limit=limit))
+
+
+@router.put("/{media_id:uuid}/hidden", status_code=204)
+async def hide_media(media_id: UUID, caller: SignedIn, wired: Wired) -> None:
+    """Do not recommend this video to the caller."""
+    await wired.hiding.switch_media(caller, media_id, on=True)
+
+
+@router.delete("/{media_id:uuid}/hidden", status_code=204)
+async def unhide_media(media_id: UUID, caller: SignedIn, wired: Wired) -> None:
+    await wired.hiding.switch_media(caller, media_id, on=False)
+
+
+@router.put("/users/{user_id:uuid}/hidden", status_code=204)
+async def hide_channel(user_id: UUID, caller: SignedIn, wired: Wired) -> None:
+    """Recommend nothing of this channel to the caller."""
+    await wired.hiding.switch_channel(caller, user_id, on=True)
+
+
+@router.delete("/users/{user_id:uuid}/hidden", status_code=204)
+async def unhide_channel(user_id: UUID, caller: SignedIn, wired: Wired) -> None:
+    await wired.hiding.switch_channel(caller, user_id, on=False)
