@@ -202,12 +202,12 @@ def test_only_deciding_services_may_call_enforcement(rendered_policies: list[Man
         assert others == (caller == "graphql"), caller
 
 
-def test_only_graphql_and_media_may_create_uploads(rendered_policies: list[Manifest]) -> None:
+def test_only_media_may_create_uploads(rendered_policies: list[Manifest]) -> None:
     create = "POST /kinora.video.v1.Uploads/CreateUpload"
     port = SERVICES["video"]["grpc"]
     callers = ("auth", "media", "graphql", "gateway", "tusd")
     allowed = {caller for caller in callers if permitted(rendered_policies, caller, "video", port, create)}
-    assert allowed == {"graphql", "media"}
+    assert allowed == {"media"}
 
 
 def test_media_may_only_list_users_of_auth(rendered_policies: list[Manifest]) -> None:

@@ -76,6 +76,7 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
     "media.pin": (lambda db: media.pin(db, ID, ID), {"_id_"}),
     "media.ranked": (lambda db: media.ranked(db, "score_0", after=(AT, ID), limit=1), {media.FEED_AT}),
     "media.update": (lambda db: media.update(db, DOCUMENT, expected_version=1, events=[]), {"_id_"}),
+    "media.without_facets": (lambda db: media.without_facets(db, after=ID, limit=1), {"_id_"}),
     "popularity.claim": (lambda db: popularity.claim(db, ID, age_ms=0, lease_ms=0), {"_id_"}),
     "popularity.current": (popularity.current, {"_id_"}),
     "popularity.extend": (lambda db: popularity.extend(db, LEASE, lease_ms=0), {"_id_"}),

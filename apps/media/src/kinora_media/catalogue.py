@@ -78,6 +78,14 @@ class Catalogue:
             await self.videos.set_visibility(after)
         return after
 
+    async def add_facets(self) -> None:
+        """Add published documents of earlier releases to the lists, without another version."""
+        after = UUID(int=0)
+        while found := await store.without_facets(self.database, after=after, limit=MAX_BATCH):
+            for media in found:
+                await store.update(self.database, media, expected_version=media.version, events=[])
+            after = found[-1].id
+
     async def publish_due(self) -> None:
         """Make those documents public whose time has come.
 

@@ -42,7 +42,7 @@ def of(media: Media) -> list[str]:
 class Filters(BaseModel):
     """What a list is restricted to; empty: not by this."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     query: str = Field("", max_length=200, description="Words, all of which are in the title")
     category: Category = ""

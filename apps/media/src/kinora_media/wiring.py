@@ -69,6 +69,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         async def ensure_indexes() -> None:
             await mongo.ensure_indexes(database, store.indexes(tombstone_days=settings.tombstone_days))
             indexed.set()
+            await use_cases.catalogue.add_facets()
 
         async with (
             rpc.serve(

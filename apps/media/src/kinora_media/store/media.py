@@ -110,6 +110,18 @@ async def listed(
     return [(media_of(document), document[by]) async for document in found]
 
 
+async def without_facets(database: Database, *, after: UUID, limit: int) -> list[Media]:
+    """Published documents of releases before facets, by id."""
+    query = {
+        "_id": {"$gt": after},
+        "state": str(State.READY),
+        "visibility": str(Visibility.PUBLIC),
+        FACETS: {"$exists": False},
+    }
+    found = database[MEDIA].find(query, SHOWN).sort("_id", 1).limit(limit)
+    return [media_of(document) async for document in found]
+
+
 async def ranked(database: Database, slot: str, *, after: tuple[datetime, UUID] | None, limit: int) -> list[Ranked]:
     """Published documents, last published first, below ``after``."""
     projection = {"tally.counters": True, "published_at": True, FEED_AT: True, slot: True}
