@@ -105,6 +105,10 @@ REST = {
     "DELETE /media/users/{user_id}/subscription": Request(nothing, 200, 200),
     "PUT /media/users/{user_id}/hidden": Request(nothing, 204, 204),
     "DELETE /media/users/{user_id}/hidden": Request(nothing, 204, 204),
+    "POST /media/{media_id}/views": Request(lambda _: {"position": 1.5}, 204, 204),
+    "PUT /media/personalisation": Request(lambda _: {"enabled": True}, 200, 200),
+    "DELETE /media/{media_id}/history": Request(nothing, 204, 204),
+    "DELETE /media/history": Request(nothing, 204, 204),
     "PUT /media/{media_id}/hidden": Request(nothing, 204, 204),
     "DELETE /media/{media_id}/hidden": Request(nothing, 204, 204),
     "PUT /media/{media_id}/like": Request(nothing, 200, 200),
@@ -232,6 +236,15 @@ MUTATIONS = {
             ("unhideChannel", "HideChannelPayload { channelId }"),
         )
     },
+    "recordView": Mutation(
+        lambda it: (
+            f"""(input: {{mediaId: "{global_id("Media", it.media_id)}", position: 1.5}})
+            {{ ... on RecordViewPayload {{ mediaId }} }}"""
+        )
+    ),
+    "setPersonalisation": Mutation(lambda _: "(enabled: true) { enabled }"),
+    "removeFromHistory": Mutation(media("RemoveFromHistoryPayload { mediaId }")),
+    "clearHistory": Mutation(lambda _: "{ done }"),
     "notInterested": Mutation(media("NotInterestedPayload { mediaId }")),
     "interested": Mutation(media("NotInterestedPayload { mediaId }")),
     "like": Mutation(media("LikePayload { media { likeCount } }")),

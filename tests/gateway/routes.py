@@ -99,8 +99,17 @@ ROUTES = {
     "media-own": Route(
         "required",
         "media",
-        ("GET /media/dashboard", "GET /media/likes", "GET /media/subscriptions", "GET /media/subscriptions/media"),
+        (
+            "GET /media/dashboard",
+            "GET /media/history",
+            "GET /media/likes",
+            "GET /media/personalisation",
+            "GET /media/subscriptions",
+            "GET /media/subscriptions/media",
+            f"GET /media/{ID}/retention",
+        ),
     ),
+    "media-watch": Route("optional", "media", (f"POST /media/{ID}/views",)),
     "media-write": Route(
         "required",
         "media",
@@ -119,6 +128,9 @@ ROUTES = {
             f"DELETE /media/{ID}/comments/{ID}/pin",
             f"PUT /media/users/{ID}/subscription",
             f"DELETE /media/users/{ID}/subscription",
+            "PUT /media/personalisation",
+            "DELETE /media/history",
+            f"DELETE /media/{ID}/history",
             f"PUT /media/users/{ID}/hidden",
             f"DELETE /media/users/{ID}/hidden",
             f"PUT /media/{ID}/hidden",

@@ -37,6 +37,8 @@ from kinora.media.v1 import (
     likes_pb2_grpc,
     media_pb2,
     media_pb2_grpc,
+    watching_pb2,
+    watching_pb2_grpc,
 )
 from kinora.video.v1 import video_pb2, video_pb2_grpc
 from kinora_graphql.settings import GraphqlSettings
@@ -90,6 +92,7 @@ class World(
     channels_pb2_grpc.ChannelsServicer,
     comments_pb2_grpc.CommentsServicer,
     likes_pb2_grpc.LikesServicer,
+    watching_pb2_grpc.WatchingServicer,
     video_pb2_grpc.VideosServicer,
     video_pb2_grpc.UploadsServicer,
 ):
@@ -117,6 +120,7 @@ class World(
         channels_pb2_grpc.add_ChannelsServicer_to_server(self, server)
         comments_pb2_grpc.add_CommentsServicer_to_server(self, server)
         likes_pb2_grpc.add_LikesServicer_to_server(self, server)
+        watching_pb2_grpc.add_WatchingServicer_to_server(self, server)
         video_pb2_grpc.add_VideosServicer_to_server(self, server)
         video_pb2_grpc.add_UploadsServicer_to_server(self, server)
 
@@ -346,6 +350,21 @@ class World(
     async def UnpinComment(self, request: Any, context: Any) -> Any: ...
     async def LikeComment(self, request: Any, context: Any) -> Any: ...
     async def UnlikeComment(self, request: Any, context: Any) -> Any: ...
+
+    async def ListPositions(
+        self, request: watching_pb2.ListPositionsRequest, context: Any
+    ) -> watching_pb2.ListPositionsResponse:
+        self.calls["ListPositions"] += 1
+        signed_in()
+        return watching_pb2.ListPositionsResponse(positions=dict.fromkeys(request.media_ids[::2], 1.5))
+
+    async def RecordView(self, request: Any, context: Any) -> Any: ...
+    async def ListHistory(self, request: Any, context: Any) -> Any: ...
+    async def RemoveFromHistory(self, request: Any, context: Any) -> Any: ...
+    async def ClearHistory(self, request: Any, context: Any) -> Any: ...
+    async def GetPersonalisation(self, request: Any, context: Any) -> Any: ...
+    async def SetPersonalisation(self, request: Any, context: Any) -> Any: ...
+    async def GetRetention(self, request: Any, context: Any) -> Any: ...
 
     async def ListLikes(self, request: likes_pb2.ListLikesRequest, context: Any) -> likes_pb2.ListLikesResponse:
         self.calls["ListLikes"] += 1

@@ -626,7 +626,7 @@ async def test_lists_of_an_operation_have_100_ids(ask: Ask, *, lists: int, each:
 FEED = """
 query ($first: Int, $after: String) {
   feed(first: $first, after: $after) {
-    edges { cursor node { uuid viewerHasLiked owner { username } video { state } } }
+    edges { cursor node { uuid viewerHasLiked viewerPosition owner { username } video { state } } }
     pageInfo { hasNextPage endCursor startCursor hasPreviousPage }
   }
 }
@@ -686,7 +686,8 @@ async def test_feed_of_fifty_makes_one_call_per_service(ask: Ask, world: World) 
     assert [edge["node"]["uuid"] for edge in feed["edges"]] == made[::-1]
     assert all(edge["node"]["owner"] and edge["node"]["video"] for edge in feed["edges"])
     assert {edge["node"]["uuid"] for edge in feed["edges"] if edge["node"]["viewerHasLiked"]} == liked
-    assert world.calls == {"SearchMedia": 1, "ListUsers": 1, "ListVideos": 1, "ListLikes": 1}
+    assert [edge["node"]["viewerPosition"] for edge in feed["edges"]] == [1.5, None] * 25
+    assert world.calls == {"SearchMedia": 1, "ListUsers": 1, "ListVideos": 1, "ListLikes": 1, "ListPositions": 1}
     assert feed["pageInfo"]["startCursor"] == feed["edges"][0]["cursor"]
     assert feed["pageInfo"]["endCursor"] == feed["edges"][-1]["cursor"]
 

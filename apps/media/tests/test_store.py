@@ -19,8 +19,8 @@ from kinora_kit.events import event
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Relay
 from kinora_media import store
-from kinora_media.domain import Comment, Mark, Media, Position, TopPosition
-from kinora_media.store import channels, comments, drafts, marks, media, popularity, tallies
+from kinora_media.domain import Comment, Mark, Media, Position, TopPosition, View, Visit
+from kinora_media.store import channels, comments, drafts, history, marks, media, popularity, tallies, views
 from kinora_media.store.marks import LIKE
 from kinora_media.store.popularity import Epoch, Lease
 from kinora_media.store.tallies import Contribution, State, Thing
@@ -32,6 +32,7 @@ LIKED, MARK = Thing(media.MEDIA, ID), Mark(ID, ID, on=True, at=AT, version=2)
 TALLY, SOURCE = store.TALLIES[0], store.TALLIES[0].sources[0]
 COMMENT = Comment(id=ID, media_id=ID, owner_id=ID, author_id=ID, body="", created_at=AT)
 BATCH = [Contribution(source=SOURCE.collection, id=ID, version=1, amounts={})]
+VIEW, VISIT = View(b"x", ID, 0, AT, version=2), Visit(ID, ID, 0, 0, AT, version=2)
 LEASE = Lease(ID, Epoch(1), until=0)
 
 Query = Callable[[Database], Awaitable[object]]
@@ -39,8 +40,11 @@ Query = Callable[[Database], Awaitable[object]]
 # One line for each function of the store that has a query: a call with all arguments, and the indexes that it uses.
 QUERIES: dict[str, tuple[Query, set[str]]] = {
     "channels.delete": (lambda db: channels.delete(db, ID, at=AT), {"_id_"}),
+    "channels.keep_history": (lambda db: channels.keep_history(db, ID, on=True), {"_id_"}),
+    "channels.keeps_history": (lambda db: channels.keeps_history(db, ID), {"_id_"}),
     "channels.many": (lambda db: channels.many(db, [ID]), {"_id_"}),
     "channels.deleted": (lambda db: channels.deleted(db, [ID]), {"_id_"}),
+    "channels.note": (lambda db: channels.note(db, ID, []), {"_id_"}),
     "comments.delete": (lambda db: comments.delete(db, [ID]), {"_id_"}),
     "comments.edit": (lambda db: comments.edit(db, COMMENT), {"_id_"}),
     "comments.find": (lambda db: comments.find(db, ID), {"_id_"}),
@@ -56,6 +60,14 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
     "drafts.delete_of_video": (lambda db: drafts.delete_of_video(db, ID), {"videos"}),
     "drafts.insert": (lambda db: drafts.insert(db, DOCUMENT), set()),
     "drafts.use": (lambda db: drafts.use(db, ID, ID, ID), {"_id_"}),
+    "history.delete": (lambda db: history.delete(db, ID, ID), {"_id_"}),
+    "history.delete_of": (lambda db: history.delete_of(db, ID), {"media"}),
+    "history.delete_of_user": (lambda db: history.delete_of_user(db, ID), {"user"}),
+    "history.delete_until": (lambda db: history.delete_until(db, ID, AT), {"user"}),
+    "history.find": (lambda db: history.find(db, ID, ID), {"_id_"}),
+    "history.many": (lambda db: history.many(db, ID, [ID]), {"_id_"}),
+    "history.page": (lambda db: history.page(db, ID, after=Position(AT, ID), limit=1), {"user"}),
+    "history.save": (lambda db: history.save(db, VISIT, []), {"_id_"}),
     "marks.among": (lambda db: marks.among(db, LIKE, ID, [ID]), {"_id_"}),
     "marks.delete_of": (lambda db: marks.delete_of(db, media.MEDIA, [ID]), {"thing"}),
     "marks.find": (lambda db: marks.find(db, LIKE, ID, ID), {"_id_"}),
@@ -89,6 +101,11 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
     "tallies.read": (lambda db: tallies.read(db, TALLY, LIKED), {"_id_"}),
     "tallies.record": (lambda db: tallies.record(db, BATCH), {"_id_"}),
     "tallies.remove": (lambda db: tallies.remove(db, BATCH[0], LIKED), {"_id_"}),
+    "views.delete_of": (lambda db: views.delete_of(db, ID), {"media"}),
+    "views.find": (lambda db: views.find(db, b"x"), {"_id_"}),
+    "views.retention": (lambda db: views.retention(db, ID, 1), {"_id_"}),
+    "views.salt": (lambda db: twice(views.salt, db, "2026-01-01", b"x", until=AT), {"_id_"}),
+    "views.save": (lambda db: views.save(db, VIEW, []), {"_id_"}),
     "tallies.unfinished": (lambda db: tallies.unfinished(db, TALLY), {"open", "due"}),
 }
 

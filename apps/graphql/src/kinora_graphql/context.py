@@ -26,6 +26,7 @@ from kinora_graphql.media.loaders import load_category_names, load_media
 from kinora_graphql.progress import ProgressHub
 from kinora_graphql.rates import Rate, Rates
 from kinora_graphql.video.loaders import load_videos
+from kinora_graphql.watching.loaders import load_positions
 from kinora_graphql.wiring import Wired
 from kinora_kit import rpc
 from kinora_kit.edge import client_network
@@ -49,6 +50,7 @@ class Loaders:
     category_names: DataLoader[str, str]
     videos: DataLoader[UUID, video.Video | None]
     likes: DataLoader[UUID, bool]
+    positions: DataLoader[UUID, float | None]
     channels: DataLoader[UUID, channels.Channel | None]
     subscriptions: DataLoader[UUID, bool]
     comments: DataLoader[UUID, comments.Comment | None]
@@ -95,6 +97,7 @@ class Context(BaseContext):
             category_names=DataLoader(load_category_names(clients.catalogue), cache=remember),
             videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
             likes=DataLoader(load_likes(clients.likes), max_batch_size=MAX_BATCH, cache=remember),
+            positions=DataLoader(load_positions(clients.watching), max_batch_size=MAX_BATCH, cache=remember),
             channels=DataLoader(load_channels(clients.channels), max_batch_size=MAX_BATCH, cache=remember),
             subscriptions=DataLoader(load_subscriptions(clients.channels), max_batch_size=MAX_BATCH, cache=remember),
             comments=DataLoader(load_comments(clients.comments), max_batch_size=MAX_BATCH, cache=remember),

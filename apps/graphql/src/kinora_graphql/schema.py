@@ -38,14 +38,18 @@ from kinora_graphql.node.types import Node
 from kinora_graphql.settings import GraphqlSettings
 from kinora_graphql.video.mutations import VideoMutation
 from kinora_graphql.video.subscriptions import VideoSubscription
+from kinora_graphql.watching.mutations import WatchingMutation
+from kinora_graphql.watching.queries import WatchingQuery
 
 
 @strawberry.type
-class Query(NodeQuery, AuthQuery, MediaQuery, ChannelsQuery, LikesQuery): ...
+class Query(NodeQuery, AuthQuery, MediaQuery, ChannelsQuery, LikesQuery, WatchingQuery): ...
 
 
 @strawberry.type
-class Mutation(AuthMutation, MediaMutation, VideoMutation, ChannelsMutation, CommentsMutation, LikesMutation): ...
+class Mutation(
+    AuthMutation, MediaMutation, VideoMutation, ChannelsMutation, CommentsMutation, LikesMutation, WatchingMutation
+): ...
 
 
 @strawberry.type

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from kinora_kit.errors import InvalidInput
-from kinora_media.domain import Comment, Mark, Media, Position, TopPosition
+from kinora_media.domain import Comment, Mark, Media, Position, TopPosition, Visit
 
 NEWEST = r"n[0-9a-f]{12}[0-9a-f]{12}[0-9a-f]{32}"
 """The list (see _list_of), milliseconds since 1970, and the id."""
@@ -24,6 +24,8 @@ OWN = r"u[0-9a-f]{32}"
 LISTED = f"^({NEWEST}|{POPULAR}|{OWN})$"
 MARK = r"^m[0-9a-f]{12}[0-9a-f]{32}$"
 """Milliseconds since 1970 and the id."""
+HISTORY = r"^h[0-9a-f]{12}[0-9a-f]{32}$"
+"""As MARK."""
 SUBSCRIBED = r"^s[0-9a-f]{12}[0-9a-f]{32}$"
 """As MARK."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -78,6 +80,15 @@ def of_mark(mark: Mark) -> str:
 def in_marks(cursor: str) -> Position:
     """Raises InvalidInput."""
     return _position(MARK, cursor)
+
+
+def of_visit(visit: Visit) -> str:
+    return _of_position("h", visit.at, visit.media_id)
+
+
+def in_history(cursor: str) -> Position:
+    """Raises InvalidInput."""
+    return _position(HISTORY, cursor)
 
 
 def of_subscribed(at: datetime, media_id: UUID) -> str:

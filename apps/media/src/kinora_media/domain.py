@@ -122,6 +122,66 @@ class Mark:
     """Increases with each change."""
 
 
+VIEW_SECONDS = 10.0
+"""How long a viewer must watch for a view, or half of a shorter video."""
+SPEED = 2.0
+"""The fastest playback that counts as watching."""
+SEEK_SECONDS = 5.0
+"""How much further than that the position may be because a heartbeat was late; beyond, the viewer has sought."""
+BINS = 100
+"""In how many equal parts of a video it is counted who watched them."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What one viewer has watched of a media document in one hour."""
+
+    id: bytes
+    media_id: UUID
+    position: float
+    """Seconds, as of the last heartbeat."""
+    at: datetime
+    """Of the last heartbeat."""
+    seconds: float = 0.0
+    """That were watched."""
+    bins: frozenset[int] = frozenset()
+    """The parts that were watched."""
+    counted: bool = False
+    """Whether it is a view, or continues one of the hour before."""
+    continued: bool = False
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Visit:
+    """An entry of a user's watch history."""
+
+    user_id: UUID
+    media_id: UUID
+    position: float
+    """Seconds: where to resume."""
+    seconds: float
+    """That were watched, all together."""
+    at: datetime
+    version: int
+
+    def share(self, media: Media) -> float:
+        """Of the document that was watched: 0 to 1."""
+        return min(self.seconds / media.duration, 1.0) if media.duration else 0.0
+
+
+def watched(before: View, *, position: float, at: datetime, duration: float | None) -> View:
+    """Apply a heartbeat. No more is watched than SPEED times the time since the last one, and nothing by seeking."""
+    step, most = position - before.position, SPEED * (at - before.at).total_seconds()
+    seen = min(step, most) if 0 < step <= most + SEEK_SECONDS else 0.0
+    view = replace(before, position=position, at=at, seconds=before.seconds + seen, version=before.version + 1)
+    if seen and duration:
+        first, last = (int(BINS * min(seconds / duration, 1)) for seconds in (before.position, position))
+        view = replace(view, bins=before.bins | frozenset(range(first, min(last, BINS - 1) + 1)))
+    enough = min(VIEW_SECONDS, duration / 2) if duration else VIEW_SECONDS
+    return replace(view, counted=view.counted or view.seconds >= enough)
+
+
 @dataclass(frozen=True)
 class Channel:
     """A user as the owner of videos, with totals."""
@@ -386,6 +446,15 @@ class CreationKey(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     key: Key
+
+
+class Heartbeat(BaseModel):
+    """Of a player, about every ten seconds, and at pauses and seeks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    position: float = Field(ge=0, le=1e6, allow_inf_nan=False, description="Seconds.")
+    final: bool = Field(False, description="Whether the viewer stops here.")
 
 
 class Words(BaseModel):

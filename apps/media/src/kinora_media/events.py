@@ -49,9 +49,13 @@ class Reactions:
         await self.users.changed(user_id)
 
     async def to_media(self, event: Event) -> None:
-        if event.type != media.MediaDeleted.type:
+        if event.type == media.MediaDeleted.type:
+            await self.belongings.remove_of_media(event.read(media.MediaDeleted).media_id)
+        elif event.type == media.HistoryCleared.type:
+            cleared = event.read(media.HistoryCleared)
+            await self.belongings.remove_history(cleared.user_id, cleared.at)
+        else:
             raise UnknownEvent(event.type)
-        await self.belongings.remove_of_media(event.read(media.MediaDeleted).media_id)
 
 
 def _apply(event: Event, document: Media) -> Media:

@@ -16,6 +16,7 @@ from kinora_media.subscriptions import Subscriptions
 from kinora_media.tallies import Tallies
 from kinora_media.users import Users
 from kinora_media.videos import Videos
+from kinora_media.watching import Watching
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class UseCases:
     likes: Likes
     subscriptions: Subscriptions
     hiding: Hiding
+    watching: Watching
     belongings: Belongings
 
     @classmethod
@@ -50,5 +52,6 @@ class UseCases:
             likes=Likes(marks, catalogue, comments),
             subscriptions=Subscriptions(database, marks, users),
             hiding=Hiding(marks, catalogue, users),
+            watching=Watching(database, relay, tallies, catalogue),
             belongings=Belongings(database, catalogue),
         )

@@ -118,3 +118,36 @@ class RecommendationDismissed(Payload):
     @property
     def subject(self) -> str:
         return str(self.user_id)
+
+
+class MediaViewed(_Media):
+    """Somebody has watched enough for a view; see MediaWatched for who."""
+
+    type: ClassVar[str] = "media.viewed"
+
+
+class MediaWatched(_Media):
+    """How far a user who keeps a history is in a media document."""
+
+    type: ClassVar[str] = "media.watched"
+    user_id: UUID
+    share: float
+    """Of the document that was watched: 0 to 1."""
+    position: float
+    """Seconds."""
+    final: bool = False
+    """Whether the user stopped here."""
+    version: int
+    """Increases with each event of this user and this media; the one with the highest holds."""
+
+
+class HistoryCleared(Payload):
+    """A user has removed the watch history up to a time."""
+
+    type: ClassVar[str] = "history.cleared"
+    user_id: UUID
+    at: datetime
+
+    @property
+    def subject(self) -> str:
+        return str(self.user_id)

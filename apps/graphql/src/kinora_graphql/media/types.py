@@ -8,10 +8,12 @@ from strawberry.scalars import JSON
 
 from kinora.media.v1 import comments_pb2 as comments_pb
 from kinora.media.v1 import media_pb2 as pb
+from kinora.media.v1 import watching_pb2 as watching_pb
 from kinora_graphql.auth.types import User
 from kinora_graphql.comments.types import Comment, CommentOrder, comment_page
 from kinora_graphql.connections import DEFAULT_FIRST, After, Connection, Edge, First, connection, page_size
 from kinora_graphql.context import Context, Info
+from kinora_graphql.costs import Cost, ListSize
 from kinora_graphql.node.types import Node
 from kinora_graphql.scalars import BigInt
 from kinora_graphql.video.types import Failure, Video
@@ -81,6 +83,18 @@ class Media(Node):
     @strawberry.field(description="False for anonymous callers.")
     async def viewer_has_liked(self, info: Info) -> bool:
         return await info.context.loaders.likes.load(self.uuid)
+
+    @strawberry.field(description="Seconds: where the caller may resume; null if there is nothing to resume.")
+    async def viewer_position(self, info: Info) -> float | None:
+        return await info.context.loaders.positions.load(self.uuid)
+
+    @strawberry.field(
+        description="How many views have watched each of 100 equal parts: for the owner, an error for others.",
+        directives=[ListSize(assumed_size=100), Cost(weight="5")],
+    )
+    async def retention(self, info: Info) -> list[int]:
+        request = watching_pb.GetRetentionRequest(media_id=str(self.uuid))
+        return list((await info.context.clients.watching.GetRetention(request)).parts)
 
     @strawberry.field(description="To be shown before all others.")
     async def pinned_comment(self, info: Info) -> Comment | None:

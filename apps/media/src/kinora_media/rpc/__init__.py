@@ -2,7 +2,7 @@
 
 import grpc
 
-from kinora_media.rpc import channels, comments, likes, media
+from kinora_media.rpc import channels, comments, likes, media, watching
 from kinora_media.use_cases import UseCases
 
 
@@ -11,3 +11,4 @@ def register(server: grpc.aio.Server, use_cases: UseCases) -> None:
     channels.register(server, use_cases.subscriptions, use_cases.hiding)
     comments.register(server, use_cases.comments, use_cases.likes)
     likes.register(server, use_cases.likes)
+    watching.register(server, use_cases.watching)

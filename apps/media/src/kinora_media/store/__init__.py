@@ -4,7 +4,7 @@ Each write changes one document and includes the events it causes, so no transac
 """
 
 from kinora_kit.mongo import OUTBOX_INDEX, IndexModel
-from kinora_media.store import channels, comments, drafts, marks, media, popularity
+from kinora_media.store import channels, comments, drafts, history, marks, media, popularity, views
 from kinora_media.store.tallies import Tally
 
 SECONDS_PER_DAY = 24 * 3600
@@ -12,7 +12,7 @@ SECONDS_PER_DAY = 24 * 3600
 TALLIES = (
     Tally(
         media.MEDIA,
-        [*marks.sources(media.MEDIA), comments.SOURCE],
+        [*marks.sources(media.MEDIA), comments.SOURCE, views.SOURCE, history.SOURCE],
         parent=media.channel,
         fields=["owner_id"],
         carried=media.CARRIED,
@@ -27,7 +27,14 @@ TALLIES = (
     Tally(channels.CHANNELS, [*marks.sources(channels.CHANNELS), media.SOURCE], creates=True, daily=True),
 )
 
-OUTBOXES = (media.MEDIA, comments.COMMENTS, *(kind.collection for kind in marks.KINDS))
+OUTBOXES = (
+    media.MEDIA,
+    channels.CHANNELS,
+    comments.COMMENTS,
+    history.HISTORY,
+    views.VIEWS,
+    *(kind.collection for kind in marks.KINDS),
+)
 """Collections whose documents have events to publish."""
 
 
@@ -42,6 +49,8 @@ def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
         | drafts.indexes()
         | marks.indexes()
         | comments.indexes()
+        | history.indexes()
+        | views.indexes()
         | popularity.indexes()
     )
     return {name: [*found, *([OUTBOX_INDEX] if name in OUTBOXES else [])] for name, found in declared.items()}

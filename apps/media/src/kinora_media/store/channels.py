@@ -1,11 +1,14 @@
-"""Channels: users as owners of videos. A deleted account leaves a tombstone under its id."""
+"""Channels: users as owners of videos, and their settings. A deleted account leaves a tombstone under its id."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from kinora_kit.mongo import Database, IndexModel
+from kinora_kit.events import Event
+from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, IndexModel, superseding
 from kinora_media.domain import Channel
+from kinora_media.store.outbox import entries
 from kinora_media.store.tallies import OPEN
 
 CHANNELS = "channels"
@@ -24,7 +27,7 @@ async def many(database: Database, user_ids: Sequence[UUID]) -> dict[UUID, Chann
         if "deleted_at" in document:
             del found[document["_id"]]
         else:
-            found[document["_id"]] = Channel(document["_id"], **document["tally"]["counters"])
+            found[document["_id"]] = Channel(document["_id"], **document.get("tally", {}).get("counters", {}))
     return found
 
 
@@ -40,3 +43,24 @@ async def deleted(database: Database, user_ids: Iterable[UUID]) -> set[UUID]:
         return set()
     found = database[CHANNELS].find({"_id": {"$in": ids}, "deleted_at": {"$exists": True}}, {"_id": True})
     return {document["_id"] async for document in found}
+
+
+async def keeps_history(database: Database, user_id: UUID) -> bool:
+    """Whether the user keeps a watch history: yes, unless it was switched off."""
+    document = await database[CHANNELS].find_one({"_id": user_id}, {"history": True})
+    return document is None or bool(document.get("history", True))
+
+
+async def keep_history(database: Database, user_id: UUID, *, on: bool) -> None:
+    await _update(database, user_id, {"$set": {"history": on}})
+
+
+async def note(database: Database, user_id: UUID, events: Sequence[Event]) -> None:
+    """Store events that concern a user, each instead of an earlier one of its type."""
+    await _update(database, user_id, [{"$set": {OUTBOX: superseding(entries(events))}}])
+
+
+async def _update(database: Database, user_id: UUID, change: Document | list[Document]) -> None:
+    """Nothing happens if the account was deleted."""
+    with contextlib.suppress(DuplicateKeyError):  # a tombstone does not match, so the upsert tries to insert its id
+        await database[CHANNELS].update_one({"_id": user_id, "deleted_at": {"$exists": False}}, change, upsert=True)

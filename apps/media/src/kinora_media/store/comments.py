@@ -8,7 +8,8 @@ from kinora_kit.events import Event
 from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, IndexModel, superseding
 from kinora_media.domain import Comment, TopPosition
 from kinora_media.store import tallies
-from kinora_media.store.media import MEDIA, entries
+from kinora_media.store.media import MEDIA
+from kinora_media.store.outbox import entries
 from kinora_media.store.tallies import DUE, OPEN, Source, Thing
 
 COMMENTS = "comments"

@@ -13,7 +13,8 @@ from kinora_media.domain import Mark, Position
 from kinora_media.store import tallies
 from kinora_media.store.channels import CHANNELS
 from kinora_media.store.comments import COMMENTS
-from kinora_media.store.media import MEDIA, entries
+from kinora_media.store.media import MEDIA
+from kinora_media.store.outbox import entries
 from kinora_media.store.tallies import DUE, Source, Thing
 
 

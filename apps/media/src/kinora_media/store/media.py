@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from kinora.events.media import EXCHANGE
 from kinora_kit.events import Event
-from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, IndexModel, pending, superseding
+from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, IndexModel, superseding
 from kinora_media import facets
 from kinora_media.domain import Counters, Media, State, Visibility, popularity
 from kinora_media.store import tallies
 from kinora_media.store.channels import CHANNELS
+from kinora_media.store.outbox import entries
 from kinora_media.store.tallies import DUE, OPEN, Source, Thing
 
 EARLIEST = datetime.fromtimestamp(0, UTC)
@@ -21,7 +21,7 @@ OWNERS = 100
 
 MEDIA = "media"
 
-SHOWN = {OUTBOX: False, "tally.batch": False, "tally.days": False}
+SHOWN = {OUTBOX: False, "tally.batch": False, "tally.counters.watched": False}
 FACETS = "facets"
 """What published documents are found by; others do not have it (kinora_media.facets)."""
 FEED_AT = "feed_at"
@@ -212,11 +212,6 @@ async def ids_of(database: Database, owner_id: UUID) -> Sequence[UUID]:
     return [document["_id"] async for document in database[MEDIA].find({"owner_id": owner_id}, {"_id": True})]
 
 
-def entries(events: Sequence[Event]) -> list[Document]:
-    """The outbox of a document."""
-    return [pending(event, exchange=EXCHANGE) for event in events]
-
-
 def document_of(media: Media) -> Document:
     """What is stored, without the id."""
     document = asdict(media) | {
@@ -248,4 +243,5 @@ def media_of(document: dict[str, Any]) -> Media:
 
 
 def _counters(document: Document) -> Counters:
-    return Counters(**document.get("tally", {}).get("counters", {}))
+    counters = document.get("tally", {}).get("counters", {})
+    return Counters(**{name: counters.get(name, 0) for name in CARRIED})

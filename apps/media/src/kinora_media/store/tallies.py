@@ -23,6 +23,7 @@ from uuid import UUID
 from kinora_kit.mongo import Database, DeleteOne, Document, DuplicateKeyError, IndexModel, UpdateOne
 
 Counters = Mapping[str, int]
+"""By name; a dot in a name is a level in the document: ``watched.7``."""
 
 BATCH = 100
 """Contributors that are counted together. Their batch is a part of the tally's document: about 10 KB."""
@@ -103,6 +104,11 @@ def new(thing: Thing) -> Document:
     return {"version": 1, "counted": {}, "counted_version": 0, "tally": thing.collection, "due": thing.id}
 
 
+def idle() -> Document:
+    """``count`` of a new contributor that contributes nothing yet."""
+    return {"version": 1, "counted": {}, "counted_version": 1}
+
+
 def changed(thing: Thing) -> tuple[Document, Document]:
     """What to $inc and to $set in a contributor whose amounts change."""
     return {"count.version": 1}, {"count.tally": thing.collection, "count.due": thing.id}
@@ -119,8 +125,8 @@ async def read(database: Database, tally: Tally, thing: Thing) -> State | None:
     found = document.get("tally", {})
     return State(
         version=found.get("version", 0),
-        counters=found.get("counters", {}),
-        batch=[Contribution(**entry) for entry in found.get("batch", ())],
+        counters=_flat(found.get("counters", {})),
+        batch=[Contribution(**entry | {"amounts": _flat(entry["amounts"])}) for entry in found.get("batch", ())],
         days=found.get("days", {}),
         parent=tally.parent(document) if tally.parent else None,
     )
@@ -137,7 +143,7 @@ async def due(database: Database, source: Source, thing: Thing) -> list[Contribu
             id=document["_id"],
             version=document["count"]["version"],
             amounts={} if "gone" in document else source.amounts(document),
-            counted=document["count"].get("counted", {}),
+            counted=_flat(document["count"].get("counted", {})),
             author=document.get(author) if source.author else None,
             gone="gone" in document,
         )
@@ -157,9 +163,9 @@ async def add(
     after = replace(before, version=before.version + 1, counters=_sum(before.counters, change), batch=batch)
     to_set: Document = {
         "tally.version": after.version,
-        "tally.counters": after.counters,
+        **{f"tally.counters.{name}": after.counters[name] for name in change},
         "tally.batch": [
-            {"source": each.source, "id": each.id, "version": each.version, "amounts": dict(each.amounts)}
+            {"source": each.source, "id": each.id, "version": each.version, "amounts": _nested(each.amounts)}
             for each in batch
         ],
         "tally.open": True,
@@ -185,7 +191,7 @@ async def record(database: Database, batch: Iterable[Contribution]) -> None:
     writes: dict[str, list[UpdateOne | DeleteOne]] = {}
     for each in batch:
         counted = {
-            "count.counted": {"$literal": dict(each.amounts)},
+            "count.counted": {"$literal": _nested(each.amounts)},
             "count.counted_version": each.version,
             "count.due": {"$cond": [{"$gt": ["$count.version", each.version]}, "$count.due", "$$REMOVE"]},
         }
@@ -241,3 +247,22 @@ def _as_read(thing: Thing, before: State) -> Document:
 
 def _sum(counters: Counters, change: Counters) -> dict[str, int]:
     return {name: counters.get(name, 0) + change.get(name, 0) for name in {**counters, **change}}
+
+
+def _nested(counters: Counters) -> Document:
+    document: Document = {}
+    for name, amount in counters.items():
+        *levels, last = name.split(".")
+        inner = document
+        for level in levels:
+            inner = inner.setdefault(level, {})
+        inner[last] = amount
+    return document
+
+
+def _flat(document: Document) -> dict[str, int]:
+    counters: dict[str, int] = {}
+    for name, value in document.items():
+        inner = {f"{name}.{rest}": amount for rest, amount in _flat(value).items()} if isinstance(value, dict) else None
+        counters |= {name: value} if inner is None else inner
+    return counters
