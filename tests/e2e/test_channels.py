@@ -42,3 +42,27 @@ async def test_subscriber_sees_what_is_new(person: Person, stranger: Person, cli
         "views": 0,
     }
     assert await stranger.graphql(MINE) == {"subscriptions": {"nodes": []}, "subscribedMedia": {"nodes": []}}
+
+
+DASHBOARD = """{
+  dashboard { totals { subscribers likes } days { date changes { subscribers } } }
+  uploads { nodes { uuid state video { state } } }
+}"""
+
+
+async def test_dashboard_of_the_owner(person: Person, stranger: Person, clip: Callable[[str], Clip]) -> None:
+    video = await person.upload(clip("short").path)
+    await stranger.graphql(SUBSCRIBE, {"id": global_id("Channel", person.id)})
+
+    async def shown() -> bool:
+        mine = await person.graphql(DASHBOARD)
+        (day,) = mine["dashboard"]["days"]
+        return (
+            mine["dashboard"]["totals"] == {"subscribers": 1, "likes": 0}
+            and day["changes"] == {"subscribers": 1}
+            and [node["uuid"] for node in mine["uploads"]["nodes"]] == [video]
+        )
+
+    await until(shown, what="the subscriber and the upload")
+    anonymous = await person.http.post("/graphql", json={"query": DASHBOARD})
+    assert {error["extensions"]["code"] for error in anonymous.json()["errors"]} == {"not_signed_in"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -144,3 +145,27 @@ async def test_deleted_account_leaves_no_mark(
         return not any(marks) and channel is not None and channel["tally"]["counters"]["subscribers"] == 1
 
     await eventually(gone)
+
+
+async def test_dashboard_has_totals_by_day_uploads_and_what_is_new(call: Call, begin: Begin) -> None:
+    owner_id, fan, other = new_id(), new_id(), new_id()
+    ready, draft = await begin(owner_id, visibility="public", ready=True), await begin(owner_id)
+    new = await begin(other, visibility="public", ready=True)
+    await call("PUT", path(owner_id), fan)
+    await call("PUT", path(other), owner_id)
+    for user_id in (fan, other):
+        await call("PUT", f"/media/{ready}/like", user_id)
+    totals = {"subscribers": 1, "views": 0, "likes": 2, "comments": 0}
+
+    async def shown() -> bool:
+        answer = (await call("GET", "/media/dashboard", owner_id)).json()
+        assert [item["id"] for item in answer["uploads"]["items"]] == [str(draft), str(ready)]
+        assert [item["id"] for item in answer["subscriptions"]["items"]] == [str(new)]
+        today = [{"date": datetime.now(UTC).date().isoformat(), **totals}]
+        return bool((answer["totals"], answer["days"]) == (totals, today))
+
+    await eventually(shown)
+    assert (await call("GET", "/media/dashboard")).status_code == 401
+    assert (await call("GET", "/media/dashboard", owner_id, params={"days": 401})).status_code == 422
+    empty = (await call("GET", "/media/dashboard", new_id())).json()
+    assert (empty["totals"]["views"], empty["days"], empty["uploads"]["items"]) == (0, [], [])

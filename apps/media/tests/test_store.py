@@ -40,6 +40,7 @@ Query = Callable[[Database], Awaitable[object]]
 # One line for each function of the store that has a query: a call with all arguments, and the indexes that it uses.
 QUERIES: dict[str, tuple[Query, set[str]]] = {
     "channels.delete": (lambda db: channels.delete(db, ID, at=AT), {"_id_"}),
+    "channels.dashboard": (lambda db: channels.dashboard(db, ID), {"_id_"}),
     "channels.keep_history": (lambda db: channels.keep_history(db, ID, on=True), {"_id_"}),
     "channels.keeps_history": (lambda db: channels.keeps_history(db, ID), {"_id_"}),
     "channels.many": (lambda db: channels.many(db, [ID]), {"_id_"}),

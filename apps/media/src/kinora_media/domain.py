@@ -9,7 +9,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
@@ -191,6 +191,24 @@ class Channel:
     views: int = 0
     likes: int = 0
     comments: int = 0
+
+
+@dataclass(frozen=True)
+class Day:
+    """How the totals of a channel changed on a day (UTC), deletions included."""
+
+    date: date
+    subscribers: int = 0
+    views: int = 0
+    likes: int = 0
+    comments: int = 0
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    channel: Channel
+    days: Sequence[Day]
+    """Latest first; days without a change are missing."""
 
 
 class CommentOrder(StrEnum):

@@ -2,7 +2,8 @@
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from uuid import UUID
 
 from kinora.events.media import ChannelSubscribed, ChannelUnsubscribed
@@ -12,7 +13,8 @@ from kinora_kit.identity import Caller
 from kinora_kit.mongo import Database
 from kinora_media import cursors
 from kinora_media.catalogue import MAX_BATCH, SERVICE
-from kinora_media.domain import Channel, Listed, Mark, Page, Position
+from kinora_media.clock import now
+from kinora_media.domain import Channel, Dashboard, Listed, Mark, Page, Position
 from kinora_media.errors import ChannelNotFound, TooManySubscriptions
 from kinora_media.marks import Marked, Marks
 from kinora_media.store import channels
@@ -35,6 +37,12 @@ class Subscriptions:
         if len(user_ids) > MAX_BATCH:
             raise InvalidInput(f"At most {MAX_BATCH} ids per request")
         return await channels.many(self.database, user_ids)
+
+    async def dashboard(self, caller: Caller, *, days: int) -> Dashboard:
+        """The caller's own channel, with the latest ``days``."""
+        found = await channels.dashboard(self.database, caller.user_id)
+        first = now().date() - timedelta(days=days - 1)
+        return replace(found, days=[day for day in found.days if day.date >= first])
 
     async def switch(self, caller: Caller, channel_id: UUID, *, on: bool) -> Channel:
         """Subscribe to a channel, or unsubscribe."""

@@ -5,13 +5,15 @@ from uuid import UUID
 import strawberry
 
 from kinora.media.v1 import channels_pb2 as pb
+from kinora.media.v1 import media_pb2 as media_pb
 from kinora_graphql.auth.types import User
-from kinora_graphql.channels.types import Channel
+from kinora_graphql.channels.types import Channel, Dashboard
 from kinora_graphql.connections import DEFAULT_FIRST, After, Connection, Edge, First, connection, page_size
 from kinora_graphql.context import Info
+from kinora_graphql.costs import Cost
 from kinora_graphql.ids import parse
 from kinora_graphql.media.types import Media, media_page
-from kinora_kit.errors import InvalidInput
+from kinora_kit.errors import InvalidInput, NotSignedIn
 
 
 @strawberry.type
@@ -32,6 +34,23 @@ class ChannelsQuery:
             return await Channel.load(info.context, parse(id, "Channel", "User"))
         found = await info.context.loaders.users_named.load((handle or "").lower())
         return Channel(uuid=UUID(found.id), user=User.of(found)) if found else None
+
+    @strawberry.field(description="The caller's own channel.", directives=[Cost(weight="5")])
+    async def dashboard(
+        self,
+        info: Info,
+        days: Annotated[int, strawberry.argument(description="1 to 400: the latest ones.")] = 30,
+    ) -> Dashboard:
+        return Dashboard.of(await info.context.clients.channels.GetDashboard(pb.GetDashboardRequest(days=days)))
+
+    @strawberry.field(description="The caller's videos in all states, newest first.")
+    async def uploads(self, info: Info, first: First = DEFAULT_FIRST, after: After = None) -> Connection[Media]:
+        if info.context.caller is None:
+            raise NotSignedIn
+        user_id, limit = str(info.context.caller.user_id), page_size(first)
+        with info.context.listing(limit):
+            request = media_pb.ListUserMediaRequest(user_id=user_id, after=after or "", limit=limit)
+            return media_page(await info.context.clients.catalogue.ListUserMedia(request))
 
     @strawberry.field(description="The channels that the caller subscribes to, last subscribed first.")
     async def subscriptions(self, info: Info, first: First = DEFAULT_FIRST, after: After = None) -> Connection[Channel]:

@@ -1,5 +1,6 @@
 """REST API of channels: subscriptions, and hiding."""
 
+from datetime import date
 from typing import Annotated
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from kinora_kit.identity import SignedIn
 from kinora_media import cursors
 from kinora_media.rest.likes import MarkCursor
 from kinora_media.rest.media import Limit, MediaPage, media_page
+from kinora_media.store.tallies import DAYS
 from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["channels"])
@@ -26,9 +28,48 @@ class ChannelOut(BaseModel):
     views: int
 
 
+class Totals(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    subscribers: int
+    views: int
+    likes: int
+    comments: int
+
+
+class DayOut(Totals):
+    """How the totals changed on a day (UTC), deletions included."""
+
+    date: date
+
+
+class DashboardOut(BaseModel):
+    totals: Totals
+    days: list[DayOut]
+    """Latest first; days without a change are missing."""
+    uploads: MediaPage
+    """The caller's videos in all states, newest first; more: GET /media/users/{id}."""
+    subscriptions: MediaPage
+    """What is new in the caller's subscriptions; more: GET /media/subscriptions/media."""
+
+
 class ChannelPage(BaseModel):
     items: list[ChannelOut]
     next_cursor: str | None
+
+
+@router.get("/dashboard")
+async def dashboard(caller: SignedIn, wired: Wired, days: Annotated[int, Query(ge=1, le=DAYS)] = 30) -> DashboardOut:
+    """The caller's own channel."""
+    found = await wired.subscriptions.dashboard(caller, days=days)
+    uploads = await wired.lists.of_user(caller, caller.user_id, cursor=None, limit=20)
+    subscribed = await wired.subscriptions.media(caller, cursor=None, limit=20)
+    return DashboardOut(
+        totals=Totals.model_validate(found.channel),
+        days=[DayOut.model_validate(day) for day in found.days],
+        uploads=media_page(uploads),
+        subscriptions=media_page(subscribed),
+    )
 
 
 @router.put("/users/{user_id:uuid}/subscription")

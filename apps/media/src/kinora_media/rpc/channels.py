@@ -11,12 +11,14 @@ from kinora.media.v1.channels_pb2_grpc import (
     add_HidingServicer_to_server,
 )
 from kinora.media.v1.media_pb2 import MediaPage
+from kinora_kit.errors import InvalidInput
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import signed_in
 from kinora_media import cursors
-from kinora_media.domain import Channel
+from kinora_media.domain import Channel, Day
 from kinora_media.hiding import Hiding
 from kinora_media.rpc.media import media_page, page_size
+from kinora_media.store.tallies import DAYS
 from kinora_media.subscriptions import Subscriptions
 
 
@@ -34,6 +36,13 @@ class ChannelsRpc(ChannelsServicer):
     ) -> pb.BatchGetChannelsResponse:
         found = await self._subscriptions.channels([parse_id(text) for text in request.user_ids])
         return pb.BatchGetChannelsResponse(channels=map(_message, found.values()))
+
+    async def GetDashboard(self, request: pb.GetDashboardRequest, context: object) -> pb.Dashboard:
+        if not 1 <= request.days <= DAYS:
+            raise InvalidInput(f"The dashboard has 1 to {DAYS} days")
+        found = await self._subscriptions.dashboard(signed_in(), days=request.days)
+        days = [pb.Day(date=day.date.isoformat(), changes=_totals(day)) for day in found.days]
+        return pb.Dashboard(totals=_totals(found.channel), days=days)
 
     async def Subscribe(self, request: pb.SubscribeRequest, context: object) -> pb.Channel:
         return _message(await self._subscriptions.switch(signed_in(), parse_id(request.user_id), on=True))
@@ -85,3 +94,7 @@ class HidingRpc(HidingServicer):
 
 def _message(channel: Channel) -> pb.Channel:
     return pb.Channel(user_id=str(channel.user_id), subscribers=channel.subscribers, views=channel.views)
+
+
+def _totals(of: Channel | Day) -> pb.Totals:
+    return pb.Totals(subscribers=of.subscribers, views=of.views, likes=of.likes, comments=of.comments)

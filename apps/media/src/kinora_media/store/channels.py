@@ -2,12 +2,12 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from kinora_kit.events import Event
 from kinora_kit.mongo import OUTBOX, Database, Document, DuplicateKeyError, IndexModel, superseding
-from kinora_media.domain import Channel
+from kinora_media.domain import Channel, Dashboard, Day
 from kinora_media.store.outbox import entries
 from kinora_media.store.tallies import OPEN
 
@@ -29,6 +29,16 @@ async def many(database: Database, user_ids: Sequence[UUID]) -> dict[UUID, Chann
         else:
             found[document["_id"]] = Channel(document["_id"], **document.get("tally", {}).get("counters", {}))
     return found
+
+
+async def dashboard(database: Database, user_id: UUID) -> Dashboard:
+    document = await database[CHANNELS].find_one({"_id": user_id}, {"tally.counters": True, "tally.days": True}) or {}
+    found = document.get("tally", {})
+    days = sorted(found.get("days", {}).items(), reverse=True)
+    return Dashboard(
+        channel=Channel(user_id, **found.get("counters", {})),
+        days=[Day(date.fromisoformat(day), **changes) for day, changes in days],
+    )
 
 
 async def delete(database: Database, user_id: UUID, *, at: datetime) -> None:

@@ -196,10 +196,12 @@ async def record(database: Database, batch: Iterable[Contribution]) -> None:
             "count.due": {"$cond": [{"$gt": ["$count.version", each.version]}, "$count.due", "$$REMOVE"]},
         }
         earlier = {"_id": each.id, "count.counted_version": {"$not": {"$gte": each.version}}}
-        removed = {"_id": each.id, "count.version": each.version, "gone": True}
-        writes.setdefault(each.source, []).extend((UpdateOne(earlier, [{"$set": counted}]), DeleteOne(removed)))
-    for source, operations in writes.items():
-        await database[source].bulk_write(operations)
+        operations = writes.setdefault(each.source, [])
+        operations.append(UpdateOne(earlier, [{"$set": counted}]))
+        if not each.amounts:
+            operations.append(DeleteOne({"_id": each.id, "count.version": each.version, "gone": True}))
+    for source, found in writes.items():
+        await database[source].bulk_write(found)
 
 
 async def close(database: Database, thing: Thing, before: State) -> None:

@@ -41,6 +41,11 @@ class ChannelsStub:
                 request_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.BatchGetChannelsRequest.SerializeToString,
                 response_deserializer=kinora_dot_media_dot_v1_dot_channels__pb2.BatchGetChannelsResponse.FromString,
                 _registered_method=True)
+        self.GetDashboard = channel.unary_unary(
+                '/kinora.media.v1.Channels/GetDashboard',
+                request_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.GetDashboardRequest.SerializeToString,
+                response_deserializer=kinora_dot_media_dot_v1_dot_channels__pb2.Dashboard.FromString,
+                _registered_method=True)
         self.Subscribe = channel.unary_unary(
                 '/kinora.media.v1.Channels/Subscribe',
                 request_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.SubscribeRequest.SerializeToString,
@@ -74,6 +79,13 @@ class ChannelsServicer:
 
     def BatchGetChannels(self, request, context):
         """Channels whose accounts were deleted are omitted. At most 100 ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDashboard(self, request, context):
+        """The caller's own channel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +131,11 @@ def add_ChannelsServicer_to_server(servicer, server):
                     servicer.BatchGetChannels,
                     request_deserializer=kinora_dot_media_dot_v1_dot_channels__pb2.BatchGetChannelsRequest.FromString,
                     response_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.BatchGetChannelsResponse.SerializeToString,
+            ),
+            'GetDashboard': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDashboard,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_channels__pb2.GetDashboardRequest.FromString,
+                    response_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.Dashboard.SerializeToString,
             ),
             'Subscribe': grpc.unary_unary_rpc_method_handler(
                     servicer.Subscribe,
@@ -174,6 +191,33 @@ class Channels:
             '/kinora.media.v1.Channels/BatchGetChannels',
             kinora_dot_media_dot_v1_dot_channels__pb2.BatchGetChannelsRequest.SerializeToString,
             kinora_dot_media_dot_v1_dot_channels__pb2.BatchGetChannelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDashboard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.media.v1.Channels/GetDashboard',
+            kinora_dot_media_dot_v1_dot_channels__pb2.GetDashboardRequest.SerializeToString,
+            kinora_dot_media_dot_v1_dot_channels__pb2.Dashboard.FromString,
             options,
             channel_credentials,
             insecure,

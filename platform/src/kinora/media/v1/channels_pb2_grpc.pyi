@@ -36,6 +36,8 @@ class ChannelsStub:
     def __new__(cls, channel: _aio.Channel) -> ChannelsAsyncStub: ...
     BatchGetChannels: _grpc.UnaryUnaryMultiCallable[_channels_pb2.BatchGetChannelsRequest, _channels_pb2.BatchGetChannelsResponse]
     """Channels whose accounts were deleted are omitted. At most 100 ids."""
+    GetDashboard: _grpc.UnaryUnaryMultiCallable[_channels_pb2.GetDashboardRequest, _channels_pb2.Dashboard]
+    """The caller's own channel."""
     Subscribe: _grpc.UnaryUnaryMultiCallable[_channels_pb2.SubscribeRequest, _channels_pb2.Channel]
     Unsubscribe: _grpc.UnaryUnaryMultiCallable[_channels_pb2.UnsubscribeRequest, _channels_pb2.Channel]
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_channels_pb2.ListSubscriptionsRequest, _channels_pb2.ListSubscriptionsResponse]
@@ -52,6 +54,8 @@ class ChannelsAsyncStub(ChannelsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     BatchGetChannels: _aio.UnaryUnaryMultiCallable[_channels_pb2.BatchGetChannelsRequest, _channels_pb2.BatchGetChannelsResponse]  # type: ignore[assignment]
     """Channels whose accounts were deleted are omitted. At most 100 ids."""
+    GetDashboard: _aio.UnaryUnaryMultiCallable[_channels_pb2.GetDashboardRequest, _channels_pb2.Dashboard]  # type: ignore[assignment]
+    """The caller's own channel."""
     Subscribe: _aio.UnaryUnaryMultiCallable[_channels_pb2.SubscribeRequest, _channels_pb2.Channel]  # type: ignore[assignment]
     Unsubscribe: _aio.UnaryUnaryMultiCallable[_channels_pb2.UnsubscribeRequest, _channels_pb2.Channel]  # type: ignore[assignment]
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_channels_pb2.ListSubscriptionsRequest, _channels_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
@@ -71,6 +75,14 @@ class ChannelsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_channels_pb2.BatchGetChannelsResponse, _abc.Awaitable[_channels_pb2.BatchGetChannelsResponse]]:
         """Channels whose accounts were deleted are omitted. At most 100 ids."""
+
+    @_abc_1.abstractmethod
+    def GetDashboard(
+        self,
+        request: _channels_pb2.GetDashboardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_channels_pb2.Dashboard, _abc.Awaitable[_channels_pb2.Dashboard]]:
+        """The caller's own channel."""
 
     @_abc_1.abstractmethod
     def Subscribe(
