@@ -125,6 +125,8 @@ def test_events_of_the_first_version_are_still_valid() -> None:
         "media.updated": ["media_id", "owner_id", "title", "visibility", "version"],
         "media.viewed": ["media_id", "owner_id"],
         "media.watched": ["media_id", "owner_id", "user_id", "share", "position", "version"],
+        "playlist.item_added": ["playlist_id", "media_id", "user_id", "version"],
+        "playlist.item_removed": ["playlist_id", "media_id", "user_id", "version"],
         "recommendation.dismissed": ["user_id", "dismissed", "version"],
         "user.deleted": ["user_id"],
         "user.registered": ["user_id", "username", "display_name"],

@@ -35,6 +35,7 @@ class Asked:
     comment_id: str
     user_id: str
     """Of another user."""
+    playlist_id: str
     session_id: str
     refresh_token: str
     """Of a second session of the user."""
@@ -60,7 +61,20 @@ async def asked(person: Person, stranger: Person, clip: Callable[[str], Clip]) -
         posted = await person.http.post(
             f"/media/{document}/comments", json={"body": "Hello"}, headers={**person.headers, "Idempotency-Key": "1"}
         )
-        yield Asked(person, document, video, posted.json()["id"], stranger.id, other, tokens["refresh_token"], account)
+        listed = await person.http.post(
+            "/media/playlists", json={"title": "Mine"}, headers={**person.headers, "Idempotency-Key": "1"}
+        )
+        yield Asked(
+            person=person,
+            media_id=document,
+            video_id=video,
+            comment_id=posted.json()["id"],
+            user_id=stranger.id,
+            playlist_id=listed.json()["id"],
+            session_id=other,
+            refresh_token=tokens["refresh_token"],
+            account=account,
+        )
     finally:
         signed_in = await person.http.post("/auth/login", json={"login": name, "password": account["password"]})
         headers = {"Authorization": f"Bearer {signed_in.json()['access_token']}"}
@@ -105,6 +119,11 @@ REST = {
     "DELETE /media/users/{user_id}/subscription": Request(nothing, 200, 200),
     "PUT /media/users/{user_id}/hidden": Request(nothing, 204, 204),
     "DELETE /media/users/{user_id}/hidden": Request(nothing, 204, 204),
+    "POST /media/playlists": Request(lambda _: {"title": "Once"}, 201, 201, headers={"Idempotency-Key": "once"}),
+    "PATCH /media/playlists/{playlist_id}": Request(lambda _: {"title": "Edited"}, 200, 200),
+    "PUT /media/playlists/{playlist_id}/items/{media_id}": Request(lambda _: {"index": 0}, 200, 200),
+    "DELETE /media/playlists/{playlist_id}/items/{media_id}": Request(nothing, 200, 200),
+    "DELETE /media/playlists/{playlist_id}": Request(nothing, 204, 404),
     "POST /media/{media_id}/views": Request(lambda _: {"position": 1.5}, 204, 204),
     "PUT /media/personalisation": Request(lambda _: {"enabled": True}, 200, 200),
     "DELETE /media/{media_id}/history": Request(nothing, 204, 204),
@@ -173,6 +192,15 @@ def channel(result: str) -> Callable[[Asked], str]:
     return lambda it: f'(channelId: "{global_id("Channel", it.user_id)}") {{ __typename ... on {result} }}'
 
 
+def playlist(more: str, result: str) -> Callable[[Asked], str]:
+    return lambda it: f'(id: "{global_id("Playlist", it.playlist_id)}" {more}) {{ __typename ... on {result} }}'
+
+
+def item(it: Asked) -> str:
+    media_id = global_id("Media", it.media_id)
+    return playlist(f'mediaId: "{media_id}"', "PlaylistItemPayload { playlist { itemCount } }")(it)
+
+
 def comment(result: str) -> Callable[[Asked], str]:
     return lambda it: f'(id: "{global_id("Comment", it.comment_id)}") {{ __typename ... on {result} }}'
 
@@ -236,6 +264,15 @@ MUTATIONS = {
             ("unhideChannel", "HideChannelPayload { channelId }"),
         )
     },
+    "createPlaylist": Mutation(
+        lambda _: '(input: {title: "Once", key: "once"}) { ... on CreatePlaylistPayload { playlist { id } } }'
+    ),
+    "updatePlaylist": Mutation(
+        playlist('input: {title: "Edited"}', "UpdatePlaylistPayload { playlist { title updatedAt } }")
+    ),
+    "placeInPlaylist": Mutation(item),
+    "removeFromPlaylist": Mutation(item),
+    "deletePlaylist": Mutation(playlist("", "DeletePlaylistPayload { playlistId }"), second="PlaylistNotFound"),
     "recordView": Mutation(
         lambda it: (
             f"""(input: {{mediaId: "{global_id("Media", it.media_id)}", position: 1.5}})

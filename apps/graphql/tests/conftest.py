@@ -37,6 +37,7 @@ from kinora.media.v1 import (
     likes_pb2_grpc,
     media_pb2,
     media_pb2_grpc,
+    playlists_pb2_grpc,
     watching_pb2,
     watching_pb2_grpc,
 )
@@ -92,6 +93,7 @@ class World(
     channels_pb2_grpc.ChannelsServicer,
     comments_pb2_grpc.CommentsServicer,
     likes_pb2_grpc.LikesServicer,
+    playlists_pb2_grpc.PlaylistsServicer,
     watching_pb2_grpc.WatchingServicer,
     video_pb2_grpc.VideosServicer,
     video_pb2_grpc.UploadsServicer,
@@ -120,6 +122,7 @@ class World(
         channels_pb2_grpc.add_ChannelsServicer_to_server(self, server)
         comments_pb2_grpc.add_CommentsServicer_to_server(self, server)
         likes_pb2_grpc.add_LikesServicer_to_server(self, server)
+        playlists_pb2_grpc.add_PlaylistsServicer_to_server(self, server)
         watching_pb2_grpc.add_WatchingServicer_to_server(self, server)
         video_pb2_grpc.add_VideosServicer_to_server(self, server)
         video_pb2_grpc.add_UploadsServicer_to_server(self, server)
@@ -358,6 +361,16 @@ class World(
         self.calls["ListPositions"] += 1
         signed_in()
         return watching_pb2.ListPositionsResponse(positions=dict.fromkeys(request.media_ids[::2], 1.5))
+
+    async def BatchGetPlaylists(self, request: Any, context: Any) -> Any: ...
+    async def ListPlaylists(self, request: Any, context: Any) -> Any: ...
+    async def ListItems(self, request: Any, context: Any) -> Any: ...
+    async def GetWatchLater(self, request: Any, context: Any) -> Any: ...
+    async def CreatePlaylist(self, request: Any, context: Any) -> Any: ...
+    async def UpdatePlaylist(self, request: Any, context: Any) -> Any: ...
+    async def DeletePlaylist(self, request: Any, context: Any) -> Any: ...
+    async def PlaceItem(self, request: Any, context: Any) -> Any: ...
+    async def RemoveItem(self, request: Any, context: Any) -> Any: ...
 
     async def RecordView(self, request: Any, context: Any) -> Any: ...
     async def ListHistory(self, request: Any, context: Any) -> Any: ...

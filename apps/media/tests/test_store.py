@@ -19,8 +19,8 @@ from kinora_kit.events import event
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Relay
 from kinora_media import store
-from kinora_media.domain import Comment, Mark, Media, Position, TopPosition, View, Visit
-from kinora_media.store import channels, comments, drafts, history, marks, media, popularity, tallies, views
+from kinora_media.domain import Comment, Mark, Media, Playlist, Position, TopPosition, View, Visibility, Visit
+from kinora_media.store import channels, comments, drafts, history, marks, media, playlists, popularity, tallies, views
 from kinora_media.store.marks import LIKE
 from kinora_media.store.popularity import Epoch, Lease
 from kinora_media.store.tallies import Contribution, State, Thing
@@ -33,6 +33,7 @@ TALLY, SOURCE = store.TALLIES[0], store.TALLIES[0].sources[0]
 COMMENT = Comment(id=ID, media_id=ID, owner_id=ID, author_id=ID, body="", created_at=AT)
 BATCH = [Contribution(source=SOURCE.collection, id=ID, version=1, amounts={})]
 VIEW, VISIT = View(b"x", ID, 0, AT, version=2), Visit(ID, ID, 0, 0, AT, version=2)
+PLAYLIST = Playlist(ID, ID, "", Visibility.PUBLIC, AT, AT)
 LEASE = Lease(ID, Epoch(1), until=0)
 
 Query = Callable[[Database], Awaitable[object]]
@@ -90,6 +91,16 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
     "media.ranked": (lambda db: media.ranked(db, "score_0", after=(AT, ID), limit=1), {media.FEED_AT}),
     "media.update": (lambda db: media.update(db, DOCUMENT, expected_version=1, events=[]), {"_id_"}),
     "media.without_facets": (lambda db: media.without_facets(db, after=ID, limit=1), {"_id_"}),
+    "playlists.delete": (lambda db: playlists.delete(db, ID), {"_id_"}),
+    "playlists.delete_of_user": (lambda db: playlists.delete_of_user(db, ID), {"owner"}),
+    "playlists.find": (lambda db: playlists.find(db, ID), {"_id_"}),
+    "playlists.ids_of": (lambda db: playlists.ids_of(db, ID, limit=1), {"owner"}),
+    "playlists.insert": (lambda db: playlists.insert(db, PLAYLIST, key=""), set()),
+    "playlists.many": (lambda db: playlists.many(db, [ID]), {"_id_"}),
+    "playlists.page": (lambda db: playlists.page(db, ID, public=True, before=ID, limit=1), {"owner"}),
+    "playlists.remove_media": (lambda db: playlists.remove_media(db, ID), {"media"}),
+    "playlists.update": (lambda db: playlists.update(db, PLAYLIST, [DELETED]), {"_id_"}),
+    "playlists.with_key": (lambda db: playlists.with_key(db, ID, ""), {"key"}),
     "popularity.claim": (lambda db: popularity.claim(db, ID, age_ms=0, lease_ms=0), {"_id_"}),
     "popularity.current": (popularity.current, {"_id_"}),
     "popularity.extend": (lambda db: popularity.extend(db, LEASE, lease_ms=0), {"_id_"}),

@@ -18,6 +18,7 @@ B = TypeVar("B", bound="Problem")
 C = TypeVar("C", bound="Problem")
 D = TypeVar("D", bound="Problem")
 E = TypeVar("E", bound="Problem")
+F = TypeVar("F", bound="Problem")
 
 
 @strawberry.interface(description="Why a mutation failed.")
@@ -40,6 +41,10 @@ async def outcome(call: Awaitable[T], a: type[A], b: type[B], c: type[C], d: typ
 async def outcome(
     call: Awaitable[T], a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /
 ) -> T | A | B | C | D | E: ...
+@overload
+async def outcome(
+    call: Awaitable[T], a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], f: type[F], /
+) -> T | A | B | C | D | E | F: ...
 async def outcome(call: Awaitable[T], *named: "type[Problem]") -> "T | Problem":
     """The result of ``call``, or the type in ``named`` that matches its error. Raises all other errors."""
     try:

@@ -35,6 +35,8 @@ from kinora_graphql.media.mutations import MediaMutation
 from kinora_graphql.media.queries import MediaQuery
 from kinora_graphql.node.queries import NodeQuery
 from kinora_graphql.node.types import Node
+from kinora_graphql.playlists.mutations import PlaylistsMutation
+from kinora_graphql.playlists.queries import PlaylistsQuery
 from kinora_graphql.settings import GraphqlSettings
 from kinora_graphql.video.mutations import VideoMutation
 from kinora_graphql.video.subscriptions import VideoSubscription
@@ -43,12 +45,19 @@ from kinora_graphql.watching.queries import WatchingQuery
 
 
 @strawberry.type
-class Query(NodeQuery, AuthQuery, MediaQuery, ChannelsQuery, LikesQuery, WatchingQuery): ...
+class Query(NodeQuery, AuthQuery, MediaQuery, ChannelsQuery, LikesQuery, WatchingQuery, PlaylistsQuery): ...
 
 
 @strawberry.type
 class Mutation(
-    AuthMutation, MediaMutation, VideoMutation, ChannelsMutation, CommentsMutation, LikesMutation, WatchingMutation
+    AuthMutation,
+    MediaMutation,
+    VideoMutation,
+    ChannelsMutation,
+    CommentsMutation,
+    LikesMutation,
+    WatchingMutation,
+    PlaylistsMutation,
 ): ...
 
 

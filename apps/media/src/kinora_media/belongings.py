@@ -7,7 +7,7 @@ from uuid import UUID
 from kinora_kit.mongo import Database
 from kinora_media.catalogue import Catalogue
 from kinora_media.clock import now
-from kinora_media.store import comments, history, marks, views
+from kinora_media.store import comments, history, marks, playlists, views
 from kinora_media.store.channels import CHANNELS
 from kinora_media.store.media import MEDIA
 
@@ -26,6 +26,7 @@ class Belongings:
         await marks.delete_of(self.database, MEDIA, [media_id])
         await views.delete_of(self.database, media_id)
         await history.delete_of(self.database, media_id)
+        await playlists.remove_media(self.database, media_id)
         while ids := await comments.ids_of(self.database, media_id, limit=BATCH):
             await marks.delete_of(self.database, comments.COMMENTS, ids)
             await comments.delete(self.database, ids)
@@ -39,4 +40,5 @@ class Belongings:
         await marks.delete_of(self.database, CHANNELS, [user_id])
         await marks.remove_of_user(self.database, user_id)
         await history.delete_of_user(self.database, user_id)
+        await playlists.delete_of_user(self.database, user_id)
         await comments.remove_of_user(self.database, user_id, at=now())

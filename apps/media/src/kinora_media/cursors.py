@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from kinora_kit.errors import InvalidInput
-from kinora_media.domain import Comment, Mark, Media, Position, TopPosition, Visit
+from kinora_media.domain import Comment, Mark, Media, Place, Playlist, Position, TopPosition, Visit
 
 NEWEST = r"n[0-9a-f]{12}[0-9a-f]{12}[0-9a-f]{32}"
 """The list (see _list_of), milliseconds since 1970, and the id."""
@@ -22,6 +22,10 @@ REPLY = r"^r[0-9a-f]{32}$"
 OWN = r"u[0-9a-f]{32}"
 """The id."""
 LISTED = f"^({NEWEST}|{POPULAR}|{OWN})$"
+PLAYLIST = r"^l[0-9a-f]{32}$"
+"""The id."""
+ITEM = r"^i[0-9a-f]{4}[0-9a-f]{32}$"
+"""The index and the id of the media document."""
 MARK = r"^m[0-9a-f]{12}[0-9a-f]{32}$"
 """Milliseconds since 1970 and the id."""
 HISTORY = r"^h[0-9a-f]{12}[0-9a-f]{32}$"
@@ -89,6 +93,26 @@ def of_visit(visit: Visit) -> str:
 def in_history(cursor: str) -> Position:
     """Raises InvalidInput."""
     return _position(HISTORY, cursor)
+
+
+def of_playlist(playlist: Playlist) -> str:
+    return f"l{playlist.id.hex}"
+
+
+def in_playlists(cursor: str) -> UUID:
+    """Raises InvalidInput."""
+    _check(PLAYLIST, cursor)
+    return UUID(cursor[1:])
+
+
+def of_item(place: Place) -> str:
+    return f"i{place.index:04x}{place.media_id.hex}"
+
+
+def in_items(cursor: str) -> Place:
+    """Raises InvalidInput."""
+    _check(ITEM, cursor)
+    return Place(int(cursor[1:5], 16), UUID(cursor[5:]))
 
 
 def of_subscribed(at: datetime, media_id: UUID) -> str:

@@ -193,6 +193,68 @@ class Channel:
     comments: int = 0
 
 
+MAX_ITEMS = 500
+"""Of a playlist."""
+
+
+class PlaylistKind(StrEnum):
+    CUSTOM = "custom"
+    WATCH_LATER = "watch_later"
+    """One for each user, always private."""
+
+
+@dataclass(frozen=True)
+class Item:
+    media_id: UUID
+    added_at: datetime
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of an item in its playlist."""
+
+    index: int
+    media_id: UUID
+
+
+@dataclass(frozen=True)
+class Playlist:
+    id: UUID
+    owner_id: UUID
+    title: str
+    visibility: Visibility
+    created_at: datetime
+    updated_at: datetime
+    kind: PlaylistKind = PlaylistKind.CUSTOM
+    items: tuple[Item, ...] = ()
+    version: int = 1
+
+    def visible_to(self, user_id: UUID | None) -> bool:
+        return self.visibility is not Visibility.PRIVATE or self.owner_id == user_id
+
+    def index(self, media_id: UUID) -> int | None:
+        """Of a document, if it is an item."""
+        return next((index for index, item in enumerate(self.items) if item.media_id == media_id), None)
+
+
+def placed(playlist: Playlist, media_id: UUID, *, at: datetime, index: int | None) -> Playlist:
+    """With a document at ``index``: moved if it is an item already, otherwise added. None: at the end, or where it is.
+
+    An index beyond the end is the end.
+    """
+    before = playlist.index(media_id)
+    if before is not None and index is None:
+        return playlist
+    item = Item(media_id, at) if before is None else playlist.items[before]
+    rest = [each for each in playlist.items if each.media_id != media_id]
+    rest.insert(len(rest) if index is None else index, item)
+    return replace(playlist, items=tuple(rest))
+
+
+def without(playlist: Playlist, media_id: UUID) -> Playlist:
+    return replace(playlist, items=tuple(each for each in playlist.items if each.media_id != media_id))
+
+
 @dataclass(frozen=True)
 class Day:
     """How the totals of a channel changed on a day (UTC), deletions included."""
@@ -473,6 +535,22 @@ class Heartbeat(BaseModel):
 
     position: float = Field(ge=0, le=1e6, allow_inf_nan=False, description="Seconds.")
     final: bool = Field(False, description="Whether the viewer stops here.")
+
+
+class NewPlaylist(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: Title
+    visibility: Visibility = Visibility.PRIVATE
+
+
+class PlaylistChanges(BaseModel):
+    """An owner's edit. Fields that are not set stay unchanged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_without_defaults)
+
+    title: Title = ""
+    visibility: Visibility = Visibility.PRIVATE
 
 
 class Words(BaseModel):

@@ -20,6 +20,23 @@ class ChannelNotFound(NotFound):
     title = "This channel does not exist"
 
 
+class PlaylistNotFound(NotFound):
+    """Also for a playlist that the caller may not see."""
+
+    code = "playlist_not_found"
+    title = "This playlist does not exist"
+
+
+class PlaylistFull(Conflict):
+    code = "playlist_full"
+    title = "This playlist has the largest number of items"
+
+
+class TooManyPlaylists(Conflict):
+    code = "too_many_playlists"
+    title = "You have the largest number of playlists; delete one first"
+
+
 class TooManySubscriptions(Conflict):
     code = "too_many_subscriptions"
     title = "You subscribe to too many channels; unsubscribe from one first"

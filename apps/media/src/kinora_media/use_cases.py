@@ -12,6 +12,7 @@ from kinora_media.hiding import Hiding
 from kinora_media.likes import Likes
 from kinora_media.lists import Lists
 from kinora_media.marks import Marks
+from kinora_media.playlists import Playlists
 from kinora_media.subscriptions import Subscriptions
 from kinora_media.tallies import Tallies
 from kinora_media.users import Users
@@ -28,6 +29,7 @@ class UseCases:
     subscriptions: Subscriptions
     hiding: Hiding
     watching: Watching
+    playlists: Playlists
     belongings: Belongings
 
     @classmethod
@@ -53,5 +55,6 @@ class UseCases:
             subscriptions=Subscriptions(database, marks, users),
             hiding=Hiding(marks, catalogue, users),
             watching=Watching(database, relay, tallies, catalogue),
+            playlists=Playlists(database, relay, tallies, catalogue),
             belongings=Belongings(database, catalogue),
         )

@@ -151,3 +151,24 @@ class HistoryCleared(Payload):
     @property
     def subject(self) -> str:
         return str(self.user_id)
+
+
+class _PlaylistItem(Payload):
+    playlist_id: UUID
+    media_id: UUID
+    user_id: UUID
+    """The playlist's owner."""
+    version: int
+    """Increases with each change of the playlist."""
+
+    @property
+    def subject(self) -> str:
+        return str(self.playlist_id)
+
+
+class PlaylistItemAdded(_PlaylistItem):
+    type: ClassVar[str] = "playlist.item_added"
+
+
+class PlaylistItemRemoved(_PlaylistItem):
+    type: ClassVar[str] = "playlist.item_removed"

@@ -1,5 +1,5 @@
 """REST API, in modules by use case."""
 
-from kinora_media.rest import channels, comments, likes, media, watching
+from kinora_media.rest import channels, comments, likes, media, playlists, watching
 
-ROUTERS = [media.router, channels.router, comments.router, likes.router, watching.router]
+ROUTERS = [media.router, channels.router, comments.router, likes.router, watching.router, playlists.router]

@@ -4,7 +4,7 @@ Each write changes one document and includes the events it causes, so no transac
 """
 
 from kinora_kit.mongo import OUTBOX_INDEX, IndexModel
-from kinora_media.store import channels, comments, drafts, history, marks, media, popularity, views
+from kinora_media.store import channels, comments, drafts, history, marks, media, playlists, popularity, views
 from kinora_media.store.tallies import Tally
 
 SECONDS_PER_DAY = 24 * 3600
@@ -24,7 +24,9 @@ TALLIES = (
         fields=["media_id", "parent_id"],
         carried=["replies"],
     ),
-    Tally(channels.CHANNELS, [*marks.sources(channels.CHANNELS), media.SOURCE], creates=True, daily=True),
+    Tally(
+        channels.CHANNELS, [*marks.sources(channels.CHANNELS), media.SOURCE, playlists.SOURCE], creates=True, daily=True
+    ),
 )
 
 OUTBOXES = (
@@ -32,6 +34,7 @@ OUTBOXES = (
     channels.CHANNELS,
     comments.COMMENTS,
     history.HISTORY,
+    playlists.PLAYLISTS,
     views.VIEWS,
     *(kind.collection for kind in marks.KINDS),
 )
@@ -51,6 +54,7 @@ def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
         | comments.indexes()
         | history.indexes()
         | views.indexes()
+        | playlists.indexes()
         | popularity.indexes()
     )
     return {name: [*found, *([OUTBOX_INDEX] if name in OUTBOXES else [])] for name, found in declared.items()}
