@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from kinora_kit import logs, tasks
 from kinora_kit.mongo import Database
@@ -57,16 +57,16 @@ class Tallies:
             waiting, self._waiting = self._waiting, {}
             try:
                 async with asyncio.TaskGroup() as group:
-                    for thing in waiting:
-                        group.create_task(self._round(thing))
+                    for thing, future in waiting.items():
+                        group.create_task(self._round(thing, future))
             finally:
                 for future in waiting.values():
-                    future.set_result(None)
+                    _resolve(future)
 
-    async def _round(self, thing: Thing) -> None:
+    async def _round(self, thing: Thing, counted: asyncio.Future[None]) -> None:
         async with self._limit:
             try:
-                await self.count(thing)
+                await self.count(thing, lambda: _resolve(counted))
             except Exception as error:  # the sweep repeats it
                 log.warning("a tally could not be brought up to date", thing=str(thing.id), error=repr(error))
 
@@ -79,8 +79,8 @@ class Tallies:
             for thing in await store.unfinished(self._database, tally):
                 self.wake(thing)
 
-    async def count(self, thing: Thing) -> None:
-        """Return once everything is counted that was written before the call."""
+    async def count(self, thing: Thing, counted: Callable[[], None] = lambda: None) -> None:
+        """Count everything that was written before the call; ``counted`` is called before it is also recorded."""
         tally = self._tallies[thing.collection]
         while True:
             state = await store.read(self._database, tally, thing)
@@ -101,10 +101,12 @@ class Tallies:
             added = await store.add(self._database, tally, thing, state, batch=batch, today=now().date())
             if added is None:
                 continue
+            if is_all := sum(map(len, found)) < store.BATCH:
+                counted()
             await self._record(thing, added)
             if state.parent:
                 self.wake(state.parent)
-            if sum(map(len, found)) < store.BATCH:
+            if is_all:
                 return
 
     async def _record(self, thing: Thing, state: State) -> None:
@@ -118,3 +120,8 @@ class Tallies:
         for each in orphans:
             await store.remove(self._database, each, thing)
         return bool(orphans)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
