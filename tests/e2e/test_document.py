@@ -50,6 +50,16 @@ CONFIG: dict[str, Any] = {
             "checks": {"positive_data_acceptance": {"expected-statuses": [200, 400, 401, 429, 503]}},
         },
         {
+            # The document cannot express that a cursor belongs to its list and order, that a category exists, that the
+            # time to publish is ahead, and that no text has a NUL.
+            "include-path-regex": r"^/media(/feed|/users/\{user_id\}|/\{media_id\}(/comments)?)?$",
+            "checks": {
+                "positive_data_acceptance": {
+                    "expected-statuses": [200, 201, 204, 400, 401, 403, 404, 409, 410, 422, 429, 503]
+                }
+            },
+        },
+        {
             # The document cannot express that one of Upload-Length, Upload-Defer-Length and Upload-Concat is required,
             # nor the format of Upload-Metadata and the maximum length.
             "include-path": "/video/upload",

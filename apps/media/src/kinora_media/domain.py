@@ -15,7 +15,16 @@ from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    StringConstraints,
+)
 
 from kinora_kit.errors import InvalidInput
 from kinora_kit.text import displayable
@@ -499,14 +508,14 @@ class Changes(BaseModel):
         datetime.max.replace(tzinfo=UTC),
         description="When a private document becomes public. An edit of the visibility cancels it.",
     )
-    comments_enabled: bool = True
+    comments_enabled: StrictBool = True
 
 
 class Creation(Changes):
     """A new upload, and its document."""
 
     filename: str = Field(min_length=1, max_length=255)
-    size: int = Field(ge=0, description="Bytes.")
+    size: int = Field(ge=0, strict=True, description="Bytes.")
     title: Title
 
 
@@ -531,7 +540,7 @@ class CreationKey(BaseModel):
 class Heartbeat(BaseModel):
     """Of a player, about every ten seconds, and at pauses and seeks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     position: float = Field(ge=0, le=1e6, allow_inf_nan=False, description="Seconds.")
     final: bool = Field(False, description="Whether the viewer stops here.")

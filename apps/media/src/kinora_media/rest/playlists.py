@@ -48,7 +48,7 @@ class ItemPage(BaseModel):
 
 
 class Placing(BaseModel):
-    index: int | None = Field(None, ge=0, lt=1 << 31)
+    index: int | None = Field(None, ge=0, lt=1 << 31, strict=True)
     """From 0; null: at the end, or where it is."""
 
 

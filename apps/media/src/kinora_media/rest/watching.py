@@ -5,7 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, StrictBool
 
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
@@ -32,7 +32,7 @@ class History(BaseModel):
 
 
 class Personalisation(BaseModel):
-    enabled: bool
+    enabled: StrictBool
     """Whether what the caller watches is kept, and used for recommendations."""
 
 
