@@ -130,6 +130,8 @@ async def test_only_trusted_documents_are_executed_where_configured(start: Start
         assert await send(http, query=other) == "untrusted_document"
         assert await send(http, query=other, **persisted(other)) == "untrusted_document"
         assert await send(http, documentId=sha256(other)) == "untrusted_document"
+        metrics = (await http.get("/metrics")).text
+        assert 'kinora_graphql_refused_operations_total{code="untrusted_document"} 3.0' in metrics
 
 
 def test_committed_manifests_are_current_valid_and_equal() -> None:

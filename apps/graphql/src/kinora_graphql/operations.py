@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import Counter
+
 from kinora_graphql.context import Context
 from kinora_graphql.costs import Measured
 from kinora_graphql.schema import Schema
-from kinora_kit.errors import MalformedRequest
+from kinora_kit.errors import DomainError, MalformedRequest
 
 INVALID = 10
 """The cost of parsing and validating a document that cannot be executed."""
+
+REFUSED = Counter("kinora_graphql_refused_operations", "Operations refused before execution, by error code", ["code"])
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,14 @@ async def admit(given: dict[str, Any], schema: Schema, context: Context) -> Oper
 
     Raises MalformedRequest, OperationTooLarge, TooManyRequests, and the errors of Documents.find.
     """
+    try:
+        return await _admit(given, schema, context)
+    except DomainError as error:
+        REFUSED.labels(error.code).inc()
+        raise
+
+
+async def _admit(given: dict[str, Any], schema: Schema, context: Context) -> Operation:
     # Some clients send "" for absent values.
     query = _member(given, "query", str)
     variables = _member(given, "variables", dict)
