@@ -286,6 +286,12 @@ MUTATIONS = {
     "interested": Mutation(media("NotInterestedPayload { mediaId }")),
     "like": Mutation(media("LikePayload { media { likeCount } }")),
     "unlike": Mutation(media("LikePayload { media { likeCount } }")),
+    "choosePoster": Mutation(
+        lambda it: (
+            f"""(id: "{global_id("Video", it.video_id)}", time: 0.5)
+            {{ __typename ... on ChoosePosterPayload {{ videoId }} }}"""
+        )
+    ),
     "deleteMedia": Mutation(
         lambda it: f'(id: "{global_id("Media", it.media_id)}") {{ __typename }}', second="MediaNotFound"
     ),

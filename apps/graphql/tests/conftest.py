@@ -425,6 +425,14 @@ class World(
     ) -> video_pb2.CreateUploadResponse:
         raise NotImplementedError("only media calls it")
 
+    async def ChoosePoster(
+        self, request: video_pb2.ChoosePosterRequest, context: Any
+    ) -> video_pb2.ChoosePosterResponse:
+        signed_in()
+        if request.id not in self.videos:
+            raise error(NotFound, "video_not_found")
+        raise error(Conflict, "not_playable")
+
     async def DeleteVideo(self, request: video_pb2.DeleteVideoRequest, context: Any) -> video_pb2.DeleteVideoResponse:
         signed_in()
         if self.videos.pop(request.id, None) is None:

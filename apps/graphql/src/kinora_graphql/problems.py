@@ -76,7 +76,7 @@ class InvalidInput(Problem):
 
 @strawberry.type
 class TooManyRequests(Problem):
-    retry_after: int | None = strawberry.field(description="Seconds.")
+    retry_after: int | None = strawberry.field(description="Seconds; null if unknown.")
 
     @classmethod
     def of(cls, error: DomainError) -> Self:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from kinora_kit.identity import OptionalCaller, RequiredToken, SignedIn
 from kinora_kit.outages import OUTAGES
@@ -19,6 +19,7 @@ from kinora_kit.streams import EventStream
 from kinora_video.domain import GONE, Video
 from kinora_video.errors import VideoNotFound
 from kinora_video.tus import ROUTE, UploadName
+from kinora_video.videos import VideoChange
 from kinora_video.watching import Shown
 from kinora_video.wiring import Wired
 
@@ -115,15 +116,6 @@ async def one_upload_options(upload: UploadName, response: Response, wired: Wire
 @router.get("/{video_id:uuid}")
 async def get_video(video_id: UUID, caller: OptionalCaller, wired: Wired) -> VideoBody:
     return _body(await wired.watching.get(caller, video_id))
-
-
-class VideoChange(BaseModel):
-    """Title and visibility belong to the media document, and are changed there."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    poster_time: float = Field(ge=0, allow_inf_nan=False)
-    """Seconds from the start of the video."""
 
 
 @router.patch("/{video_id:uuid}", status_code=202)

@@ -9,13 +9,14 @@ from kinora.events.video import TranscodeProgressed, UploadProgressed
 from kinora.video.v1 import video_pb2 as pb
 from kinora.video.v1 import video_pb2_grpc as pb_grpc
 from kinora_kit import logs
+from kinora_kit.commands import command
 from kinora_kit.errors import InvalidInput
 from kinora_kit.ids import parse_id
-from kinora_kit.rpc import optional_caller, signed_in
+from kinora_kit.rpc import fields, optional_caller, signed_in
 from kinora_kit.structs import timestamp
 from kinora_video.domain import parse_visibility
 from kinora_video.uploads import Uploads
-from kinora_video.videos import Videos
+from kinora_video.videos import VideoChange, Videos
 from kinora_video.watching import Shown, Watching
 
 MAX_IDS = 100
@@ -93,6 +94,11 @@ class UploadsServicer(pb_grpc.UploadsServicer):
             trace={"traceparent": trace} if trace else {},
         )
         return pb.CreateUploadResponse(video_id=str(video_id), upload_url=url)
+
+    async def ChoosePoster(self, request: pb.ChoosePosterRequest, context: Any) -> pb.ChoosePosterResponse:
+        change = command(VideoChange, fields(request, "poster_time"))
+        await self._videos.choose_poster(signed_in(), parse_id(request.id), change.poster_time)
+        return pb.ChoosePosterResponse()
 
     async def DeleteVideo(self, request: pb.DeleteVideoRequest, context: Any) -> pb.DeleteVideoResponse:
         await self._videos.delete(signed_in(), parse_id(request.id))

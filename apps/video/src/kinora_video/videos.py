@@ -6,6 +6,8 @@ Called by REST, gRPC, tusd's hooks and events.
 from dataclasses import dataclass
 from uuid import UUID
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from kinora_kit import postgres
 from kinora_kit.errors import InvalidInput
 from kinora_kit.identity import Caller
@@ -16,6 +18,15 @@ from kinora_video.domain import Video, Visibility
 from kinora_video.errors import NotPlayable, VideoNotFound
 
 DELETE_BATCH = 200
+
+
+class VideoChange(BaseModel):
+    """Title and visibility belong to the media document, and are changed there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    poster_time: float = Field(ge=0, allow_inf_nan=False)
+    """Seconds from the start of the video."""
 
 
 @dataclass(frozen=True)

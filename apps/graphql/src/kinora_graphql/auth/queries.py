@@ -10,7 +10,7 @@ from kinora_graphql.node.types import LISTED, load_list
 
 @strawberry.type
 class AuthQuery:
-    @strawberry.field(description="The caller's own profile; an error with code not_signed_in for anonymous callers.")
+    @strawberry.field(description="The caller's own profile; null and an error for anonymous ones.")
     async def me(self, info: Info) -> Profile | None:
         return Profile.of(await info.context.clients.users.GetProfile(pb.GetProfileRequest()))
 

@@ -40,7 +40,7 @@ class Comment(Node):
     async def author(self, info: Info) -> User | None:
         return await User.load(info.context, self.author_id) if self.author_id else None
 
-    @strawberry.field(description="Of a reply: the comment that it belongs to.")
+    @strawberry.field(description="The comment that a reply belongs to; null if this is none.")
     async def parent(self, info: Info) -> "Comment | None":
         return await Comment.load(info.context, self.parent_id) if self.parent_id else None
 

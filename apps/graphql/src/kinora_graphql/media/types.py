@@ -55,8 +55,8 @@ class Media(Node):
     visibility: Visibility
     state: MediaState
     attributes: JSON = strawberry.field(description="Free-form, set by the owner.")
-    duration: float | None = strawberry.field(description="Seconds.")
-    failure: Failure | None
+    duration: float | None = strawberry.field(description="Seconds; null until the source has been probed.")
+    failure: Failure | None = strawberry.field(description="Null unless processing failed.")
     created_at: datetime
     updated_at: datetime
     publish_at: datetime | None = strawberry.field(
@@ -96,7 +96,7 @@ class Media(Node):
         request = watching_pb.GetRetentionRequest(media_id=str(self.uuid))
         return list((await info.context.clients.watching.GetRetention(request)).parts)
 
-    @strawberry.field(description="To be shown before all others.")
+    @strawberry.field(description="To be shown before all others; null if none is pinned.")
     async def pinned_comment(self, info: Info) -> Comment | None:
         pinned = await Comment.load(info.context, self.pinned_comment_id) if self.pinned_comment_id else None
         return None if pinned is None or pinned.is_deleted else pinned

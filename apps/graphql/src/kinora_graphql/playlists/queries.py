@@ -36,6 +36,6 @@ class PlaylistsQuery:
             request = pb.ListPlaylistsRequest(user_id=str(of), after=after or "", limit=limit)
             return playlist_page(await info.context.clients.playlists.ListPlaylists(request))
 
-    @strawberry.field(description="The caller's playlist of what to watch later.")
+    @strawberry.field(description="The caller's playlist of what to watch later; null and an error for anonymous ones.")
     async def watch_later(self, info: Info) -> Playlist | None:
         return Playlist.of(await info.context.clients.playlists.GetWatchLater(pb.GetWatchLaterRequest()))

@@ -13,6 +13,21 @@ class VideoNotFound(Problem): ...
 
 
 @strawberry.type
+class NotPlayable(Problem): ...
+
+
+@strawberry.type
+class ChoosePosterPayload:
+    video_id: strawberry.ID
+
+
+ChoosePosterResult = Annotated[
+    ChoosePosterPayload | VideoNotFound | NotTheOwner | NotPlayable | InvalidInput,
+    strawberry.union("ChoosePosterResult"),
+]
+
+
+@strawberry.type
 class DeleteVideoPayload:
     video_id: strawberry.ID
 
@@ -24,6 +39,22 @@ DeleteVideoResult = Annotated[
 
 @strawberry.type
 class VideoMutation:
+    @strawberry.mutation(
+        description="Make the poster from another moment of a playable video. It is available soon, at a new URL."
+    )
+    async def choose_poster(
+        self,
+        info: Info,
+        id: strawberry.ID,  # noqa: A002
+        time: Annotated[float, strawberry.argument(description="Seconds from the start of the video.")],
+    ) -> ChoosePosterResult:
+        async def call() -> ChoosePosterPayload:
+            request = pb.ChoosePosterRequest(id=str(ids.parse(id, "Video")), poster_time=time)
+            await info.context.clients.uploads.ChoosePoster(request)
+            return ChoosePosterPayload(video_id=id)
+
+        return await outcome(call(), VideoNotFound, NotTheOwner, NotPlayable, InvalidInput)
+
     @strawberry.mutation(description="Delete a video with all its renditions, and with it its media document.")
     async def delete_video(self, info: Info, id: strawberry.ID) -> DeleteVideoResult:  # noqa: A002
         async def call() -> DeleteVideoPayload:

@@ -42,8 +42,8 @@ class Failure:
 @strawberry.type
 class Rendition:
     name: str = strawberry.field(description='"1080p", or "audio".')
-    width: int
-    height: int
+    width: int | None = strawberry.field(description="Pixels; null for audio.")
+    height: int | None = strawberry.field(description="Pixels; null for audio.")
     codecs: str
     average_bandwidth: BigInt = strawberry.field(description="Bits per second, averaged over the whole video.")
 
@@ -51,15 +51,15 @@ class Rendition:
 @strawberry.type
 class Video(Node):
     state: VideoState
-    duration: float | None = strawberry.field(description="Seconds.")
-    width: int
-    height: int
+    duration: float | None = strawberry.field(description="Seconds; null until the source has been probed.")
+    width: int | None = strawberry.field(description="Pixels of the source; null until it has been probed.")
+    height: int | None = strawberry.field(description="Pixels of the source; null until it has been probed.")
     renditions: list[Rendition] = strawberry.field(directives=[ListSize(assumed_size=8)])
     stream_url: str | None = strawberry.field(
-        description="The HLS master playlist, once the first seconds are playable."
+        description="The HLS master playlist; null until the first seconds are playable."
     )
-    poster_url: str | None
-    failure: Failure | None
+    poster_url: str | None = strawberry.field(description="A JPEG image; null until it has been made.")
+    failure: Failure | None = strawberry.field(description="Null unless processing failed.")
     created_at: datetime
 
     @classmethod
@@ -68,13 +68,13 @@ class Video(Node):
             uuid=UUID(video.id),
             state=VideoState(video.state),
             duration=video.duration if video.HasField("duration") else None,
-            width=video.width,
-            height=video.height,
+            width=video.width or None,
+            height=video.height or None,
             renditions=[
                 Rendition(
                     name=rendition.name,
-                    width=rendition.width,
-                    height=rendition.height,
+                    width=rendition.width or None,
+                    height=rendition.height or None,
                     codecs=rendition.codecs,
                     average_bandwidth=BigInt(rendition.average_bandwidth),
                 )
@@ -102,12 +102,12 @@ class RenditionProgress:
 class VideoProgress:
     state: VideoState
     version: BigInt = strawberry.field(description="Increases with every change.")
-    bytes_received: BigInt
-    bytes_total: BigInt
+    bytes_received: BigInt = strawberry.field(description="Bytes.")
+    bytes_total: BigInt = strawberry.field(description="Bytes.")
     progress: float = strawberry.field(description="Transcoding progress: 0 to 1, never decreasing.")
     time_left: float | None = strawberry.field(description="Estimated seconds; null while unknown.")
     renditions: list[RenditionProgress] = strawberry.field(directives=[ListSize(assumed_size=8)])
-    failure: Failure | None
+    failure: Failure | None = strawberry.field(description="Null unless processing failed.")
 
     @classmethod
     def of(cls, progress: pb.Progress) -> Self:

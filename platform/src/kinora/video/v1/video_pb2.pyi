@@ -307,6 +307,44 @@ class CreateUploadResponse(_message.Message):
 Global___CreateUploadResponse: _TypeAlias = CreateUploadResponse  # noqa: Y015
 
 @_typing.final
+class ChoosePosterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    POSTER_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    poster_time: _builtins.float
+    """Seconds from the start of the video."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        poster_time: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "poster_time", b"poster_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChoosePosterRequest: _TypeAlias = ChoosePosterRequest  # noqa: Y015
+
+@_typing.final
+class ChoosePosterResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChoosePosterResponse: _TypeAlias = ChoosePosterResponse  # noqa: Y015
+
+@_typing.final
 class DeleteVideoRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

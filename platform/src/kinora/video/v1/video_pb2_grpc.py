@@ -146,7 +146,7 @@ class Videos:
 
 
 class UploadsStub:
-    """Creating and deleting videos.
+    """Creating, changing and deleting videos.
     """
 
     def __init__(self, channel):
@@ -160,6 +160,11 @@ class UploadsStub:
                 request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.CreateUploadRequest.SerializeToString,
                 response_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.CreateUploadResponse.FromString,
                 _registered_method=True)
+        self.ChoosePoster = channel.unary_unary(
+                '/kinora.video.v1.Uploads/ChoosePoster',
+                request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.ChoosePosterRequest.SerializeToString,
+                response_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.ChoosePosterResponse.FromString,
+                _registered_method=True)
         self.DeleteVideo = channel.unary_unary(
                 '/kinora.video.v1.Uploads/DeleteVideo',
                 request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.DeleteVideoRequest.SerializeToString,
@@ -168,11 +173,18 @@ class UploadsStub:
 
 
 class UploadsServicer:
-    """Creating and deleting videos.
+    """Creating, changing and deleting videos.
     """
 
     def CreateUpload(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChoosePoster(self, request, context):
+        """The new poster is available a moment later, at a new URL.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -191,6 +203,11 @@ def add_UploadsServicer_to_server(servicer, server):
                     request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.CreateUploadRequest.FromString,
                     response_serializer=kinora_dot_video_dot_v1_dot_video__pb2.CreateUploadResponse.SerializeToString,
             ),
+            'ChoosePoster': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChoosePoster,
+                    request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.ChoosePosterRequest.FromString,
+                    response_serializer=kinora_dot_video_dot_v1_dot_video__pb2.ChoosePosterResponse.SerializeToString,
+            ),
             'DeleteVideo': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteVideo,
                     request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.DeleteVideoRequest.FromString,
@@ -205,7 +222,7 @@ def add_UploadsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Uploads:
-    """Creating and deleting videos.
+    """Creating, changing and deleting videos.
     """
 
     @staticmethod
@@ -225,6 +242,33 @@ class Uploads:
             '/kinora.video.v1.Uploads/CreateUpload',
             kinora_dot_video_dot_v1_dot_video__pb2.CreateUploadRequest.SerializeToString,
             kinora_dot_video_dot_v1_dot_video__pb2.CreateUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChoosePoster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.video.v1.Uploads/ChoosePoster',
+            kinora_dot_video_dot_v1_dot_video__pb2.ChoosePosterRequest.SerializeToString,
+            kinora_dot_video_dot_v1_dot_video__pb2.ChoosePosterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,25 +70,29 @@ class VideosServicer(metaclass=_abc_1.ABCMeta):
 def add_VideosServicer_to_server(servicer: VideosServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class UploadsStub:
-    """Creating and deleting videos."""
+    """Creating, changing and deleting videos."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UploadsAsyncStub: ...
     CreateUpload: _grpc.UnaryUnaryMultiCallable[_video_pb2.CreateUploadRequest, _video_pb2.CreateUploadResponse]
+    ChoosePoster: _grpc.UnaryUnaryMultiCallable[_video_pb2.ChoosePosterRequest, _video_pb2.ChoosePosterResponse]
+    """The new poster is available a moment later, at a new URL."""
     DeleteVideo: _grpc.UnaryUnaryMultiCallable[_video_pb2.DeleteVideoRequest, _video_pb2.DeleteVideoResponse]
 
 @_typing.type_check_only
 class UploadsAsyncStub(UploadsStub):
-    """Creating and deleting videos."""
+    """Creating, changing and deleting videos."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateUpload: _aio.UnaryUnaryMultiCallable[_video_pb2.CreateUploadRequest, _video_pb2.CreateUploadResponse]  # type: ignore[assignment]
+    ChoosePoster: _aio.UnaryUnaryMultiCallable[_video_pb2.ChoosePosterRequest, _video_pb2.ChoosePosterResponse]  # type: ignore[assignment]
+    """The new poster is available a moment later, at a new URL."""
     DeleteVideo: _aio.UnaryUnaryMultiCallable[_video_pb2.DeleteVideoRequest, _video_pb2.DeleteVideoResponse]  # type: ignore[assignment]
 
 class UploadsServicer(metaclass=_abc_1.ABCMeta):
-    """Creating and deleting videos."""
+    """Creating, changing and deleting videos."""
 
     @_abc_1.abstractmethod
     def CreateUpload(
@@ -96,6 +100,14 @@ class UploadsServicer(metaclass=_abc_1.ABCMeta):
         request: _video_pb2.CreateUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_video_pb2.CreateUploadResponse, _abc.Awaitable[_video_pb2.CreateUploadResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ChoosePoster(
+        self,
+        request: _video_pb2.ChoosePosterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_pb2.ChoosePosterResponse, _abc.Awaitable[_video_pb2.ChoosePosterResponse]]:
+        """The new poster is available a moment later, at a new URL."""
 
     @_abc_1.abstractmethod
     def DeleteVideo(
