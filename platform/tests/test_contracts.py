@@ -116,6 +116,7 @@ def test_events_of_the_first_version_are_still_valid() -> None:
         "channel.subscribed": ["channel_id", "user_id", "version"],
         "channel.unsubscribed": ["channel_id", "user_id", "version"],
         "comment.deleted": ["media_id", "owner_id", "comment_id"],
+        "comment.pinned": ["media_id", "owner_id", "comment_id"],
         "comment.posted": ["media_id", "owner_id", "comment_id", "author_id"],
         "history.cleared": ["user_id", "at"],
         "media.deleted": ["media_id", "owner_id"],

@@ -18,6 +18,8 @@ from client import TUS, Person, global_id
 from clips import Clip
 from graphql import build_schema
 
+from conftest import until
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 OPENAPI = json.loads(resources.files("kinora").joinpath("openapi.json").read_text())
@@ -36,6 +38,7 @@ class Asked:
     user_id: str
     """Of another user."""
     playlist_id: str
+    notification_id: str
     session_id: str
     refresh_token: str
     """Of a second session of the user."""
@@ -71,6 +74,7 @@ async def asked(person: Person, stranger: Person, clip: Callable[[str], Clip]) -
             comment_id=posted.json()["id"],
             user_id=stranger.id,
             playlist_id=listed.json()["id"],
+            notification_id=await notified(person, stranger, document, posted.json()["id"]),
             session_id=other,
             refresh_token=tokens["refresh_token"],
             account=account,
@@ -80,6 +84,25 @@ async def asked(person: Person, stranger: Person, clip: Callable[[str], Clip]) -
         headers = {"Authorization": f"Bearer {signed_in.json()['access_token']}"}
         password = {"current_password": account["password"]}
         await person.http.request("DELETE", "/user/profile", json=password, headers=headers)
+
+
+async def notified(person: Person, stranger: Person, media_id: str, comment_id: str) -> str:
+    """The id of a notification: of another user's reply."""
+    await stranger.http.post(
+        f"/media/{media_id}/comments",
+        json={"body": "Reply", "parent_id": comment_id},
+        headers={**stranger.headers, "Idempotency-Key": "1"},
+    )
+
+    async def items() -> list[Any]:
+        found: list[Any] = (await person.get("/media/notifications")).json()["items"]
+        return found
+
+    async def arrived() -> bool:
+        return bool(await items())
+
+    await until(arrived, what="the notification")
+    return str((await items())[0]["id"])
 
 
 def nothing(_: Asked) -> None:
@@ -114,6 +137,8 @@ REST = {
     "DELETE /media/{media_id}/comments/{comment_id}/like": Request(nothing, 200, 200),
     "PUT /media/{media_id}/comments/{comment_id}/pin": Request(nothing, 200, 200),
     "DELETE /media/{media_id}/comments/{comment_id}/pin": Request(nothing, 200, 200),
+    "PUT /media/notifications/read": Request(lambda it: {"ids": [it.notification_id]}, 200, 200),
+    "DELETE /media/notifications/{notification_id}": Request(nothing, 204, 404),
     "DELETE /media/{media_id}/comments/{comment_id}": Request(nothing, 204, 404),
     "PUT /media/users/{user_id}/subscription": Request(nothing, 200, 200),
     "DELETE /media/users/{user_id}/subscription": Request(nothing, 200, 200),
@@ -254,6 +279,16 @@ MUTATIONS = {
     "unlikeComment": Mutation(comment("LikeCommentPayload { comment { likeCount } }")),
     "pinComment": Mutation(comment("PinCommentPayload { comment { isPinned } }")),
     "unpinComment": Mutation(comment("PinCommentPayload { comment { isPinned } }")),
+    "markNotificationsRead": Mutation(
+        lambda it: (
+            f"""(input: {{ids: ["{global_id("Notification", it.notification_id)}"]}})
+            {{ ... on MarkNotificationsReadPayload {{ unreadNotifications }} }}"""
+        )
+    ),
+    "deleteNotification": Mutation(
+        lambda it: f'(id: "{global_id("Notification", it.notification_id)}") {{ __typename }}',
+        second="NotificationNotFound",
+    ),
     "deleteComment": Mutation(comment("DeleteCommentPayload { commentId }"), second="CommentNotFound"),
     **{
         name: Mutation(channel(result))

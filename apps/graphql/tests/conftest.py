@@ -37,6 +37,8 @@ from kinora.media.v1 import (
     likes_pb2_grpc,
     media_pb2,
     media_pb2_grpc,
+    notifications_pb2,
+    notifications_pb2_grpc,
     playlists_pb2_grpc,
     watching_pb2,
     watching_pb2_grpc,
@@ -93,6 +95,7 @@ class World(
     channels_pb2_grpc.ChannelsServicer,
     comments_pb2_grpc.CommentsServicer,
     likes_pb2_grpc.LikesServicer,
+    notifications_pb2_grpc.NotificationsServicer,
     playlists_pb2_grpc.PlaylistsServicer,
     watching_pb2_grpc.WatchingServicer,
     video_pb2_grpc.VideosServicer,
@@ -122,6 +125,7 @@ class World(
         channels_pb2_grpc.add_ChannelsServicer_to_server(self, server)
         comments_pb2_grpc.add_CommentsServicer_to_server(self, server)
         likes_pb2_grpc.add_LikesServicer_to_server(self, server)
+        notifications_pb2_grpc.add_NotificationsServicer_to_server(self, server)
         playlists_pb2_grpc.add_PlaylistsServicer_to_server(self, server)
         watching_pb2_grpc.add_WatchingServicer_to_server(self, server)
         video_pb2_grpc.add_VideosServicer_to_server(self, server)
@@ -361,6 +365,25 @@ class World(
         self.calls["ListPositions"] += 1
         signed_in()
         return watching_pb2.ListPositionsResponse(positions=dict.fromkeys(request.media_ids[::2], 1.5))
+
+    async def ListNotifications(
+        self, request: notifications_pb2.ListNotificationsRequest, context: Any
+    ) -> notifications_pb2.NotificationPage:
+        """One of each comment."""
+        self.calls["ListNotifications"] += 1
+        made = [
+            notifications_pb2.Notification(
+                id=each.id, kind=notifications_pb2.NOTIFICATION_KIND_REPLY, media_id=each.media_id, comment_id=each.id
+            )
+            for each in self.comments.values()
+        ]
+        entries = [notifications_pb2.NotificationEntry(notification=each, cursor=each.id) for each in made]
+        return notifications_pb2.NotificationPage(entries=entries[: request.limit])
+
+    async def BatchGetNotifications(self, request: Any, context: Any) -> Any: ...
+    async def CountUnread(self, request: Any, context: Any) -> Any: ...
+    async def MarkRead(self, request: Any, context: Any) -> Any: ...
+    async def DismissNotification(self, request: Any, context: Any) -> Any: ...
 
     async def BatchGetPlaylists(self, request: Any, context: Any) -> Any: ...
     async def ListPlaylists(self, request: Any, context: Any) -> Any: ...

@@ -769,6 +769,22 @@ async def test_fifty_comments_make_one_call_per_type(ask: Ask, world: World) -> 
     assert world.calls == dict.fromkeys(once, 1)
 
 
+NOTIFICATIONS = """
+{ notifications(first: 50) { nodes { uuid kind media { title } comment { author { username } } } } }
+"""
+
+
+async def test_fifty_notifications_make_one_call_per_type(ask: Ask, world: World) -> None:
+    authors = [world.add_user() for _ in range(50)]
+    made = [world.add_comment(world.add_video(author), author) for author in authors]
+    world.calls.clear()
+    found = (await ask(NOTIFICATIONS, None, authors[0]))["data"]["notifications"]["nodes"]
+    assert [notification["uuid"] for notification in found] == made
+    assert all(each["kind"] == "REPLY" and each["media"] and each["comment"]["author"] for each in found)
+    once = ("ListNotifications", "ListMedia", "BatchGetComments", "ListUsers")
+    assert world.calls == dict.fromkeys(once, 1)
+
+
 SUBSCRIPTIONS = """
 { subscriptions(first: 50) { nodes { uuid user { username } subscriberCount viewCount viewerIsSubscribed } } }
 """

@@ -155,7 +155,7 @@ def catalogue(use_cases: UseCases) -> Catalogue:
 
 @pytest.fixture(scope="session")
 def reactions(use_cases: UseCases, people: People) -> Reactions:
-    return Reactions(use_cases.catalogue, use_cases.belongings, people)
+    return Reactions(use_cases.catalogue, use_cases.belongings, use_cases.notifications, people)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,33 @@ from kinora_kit.events import event
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Relay
 from kinora_media import store
-from kinora_media.domain import Comment, Mark, Media, Playlist, Position, TopPosition, View, Visibility, Visit
-from kinora_media.store import channels, comments, drafts, history, marks, media, playlists, popularity, tallies, views
+from kinora_media.domain import (
+    Comment,
+    Mark,
+    Media,
+    Notification,
+    NotificationKind,
+    NotificationState,
+    Playlist,
+    Position,
+    TopPosition,
+    View,
+    Visibility,
+    Visit,
+)
+from kinora_media.store import (
+    channels,
+    comments,
+    drafts,
+    history,
+    marks,
+    media,
+    notifications,
+    playlists,
+    popularity,
+    tallies,
+    views,
+)
 from kinora_media.store.marks import LIKE
 from kinora_media.store.popularity import Epoch, Lease
 from kinora_media.store.tallies import Contribution, State, Thing
@@ -34,6 +59,7 @@ COMMENT = Comment(id=ID, media_id=ID, owner_id=ID, author_id=ID, body="", create
 BATCH = [Contribution(source=SOURCE.collection, id=ID, version=1, amounts={})]
 VIEW, VISIT = View(b"x", ID, 0, AT, version=2), Visit(ID, ID, 0, 0, AT, version=2)
 PLAYLIST = Playlist(ID, ID, "", Visibility.PUBLIC, AT, AT)
+NEWS = Notification(ID, NotificationKind.VIDEO, ID, ID, AT)
 LEASE = Lease(ID, Epoch(1), until=0)
 
 Query = Callable[[Database], Awaitable[object]]
@@ -77,7 +103,7 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
     "marks.remove_of_user": (lambda db: marks.remove_of_user(db, ID), {"user"}),
     "marks.save": (lambda db: marks.save(db, LIKE, MARK, []), {"_id_"}),
     "marks.things": (lambda db: marks.things(db, LIKE, ID, limit=1), {"user"}),
-    "marks.users": (lambda db: marks.users(db, LIKE, ID, after=ID, limit=1), {"thing"}),
+    "marks.users": (lambda db: marks.users(db, LIKE, ID, until=AT, after=ID, limit=1), {"thing"}),
     "media.delete": (lambda db: media.delete(db, ID, ID, at=AT, event=DELETED), {"_id_"}),
     "media.due": (lambda db: media.due(db, until=AT, limit=1), {"schedule"}),
     "media.find": (lambda db: media.find(db, ID), {"_id_"}),
@@ -87,10 +113,24 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
     "media.many": (lambda db: media.many(db, [ID]), {"_id_"}),
     "media.of_owners": (lambda db: media.of_owners(db, [ID, ID], after=(AT, ID), limit=1), {media.FEED_AT}),
     "media.page": (lambda db: media.page(db, ID, before=ID, limit=1), {"owner"}),
-    "media.pin": (lambda db: media.pin(db, ID, ID), {"_id_"}),
+    "media.pin": (lambda db: media.pin(db, ID, ID, []), {"_id_"}),
     "media.ranked": (lambda db: media.ranked(db, "score_0", after=(AT, ID), limit=1), {media.FEED_AT}),
     "media.update": (lambda db: media.update(db, DOCUMENT, expected_version=1, events=[]), {"_id_"}),
     "media.without_facets": (lambda db: media.without_facets(db, after=ID, limit=1), {"_id_"}),
+    "notifications.delete": (lambda db: notifications.delete(db, [ID]), {"_id_"}),
+    "notifications.delete_of_media": (lambda db: notifications.delete_of_media(db, ID), {"media"}),
+    "notifications.delete_of_subject": (lambda db: notifications.delete_of_subject(db, ID), {"subject"}),
+    "notifications.delete_of_user": (lambda db: notifications.delete_of_user(db, ID), {"user", "actor"}),
+    "notifications.dismiss": (lambda db: notifications.dismiss(db, ID, ID), {"_id_"}),
+    "notifications.insert": (lambda db: notifications.insert(db, [NEWS]), {"_id_"}),
+    "notifications.many": (lambda db: notifications.many(db, ID, [ID]), {"_id_"}),
+    "notifications.page": (
+        lambda db: notifications.page(db, ID, list(NotificationState), after=Position(AT, ID), limit=1),
+        {"user"},
+    ),
+    "notifications.read": (lambda db: notifications.read(db, ID, [ID]), {"user"}),
+    "notifications.read_until": (lambda db: notifications.read_until(db, ID, AT), {"user"}),
+    "notifications.recipients": (lambda db: notifications.recipients(db, ID, after=ID, limit=1), {"subject"}),
     "playlists.delete": (lambda db: playlists.delete(db, ID), {"_id_"}),
     "playlists.delete_of_user": (lambda db: playlists.delete_of_user(db, ID), {"owner"}),
     "playlists.find": (lambda db: playlists.find(db, ID), {"_id_"}),

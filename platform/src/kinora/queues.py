@@ -25,7 +25,16 @@ MEDIA_VIDEO = _queue(
     video.Failed,
     video.Deleted,
 )
-MEDIA_MEDIA = _queue("media", media.EXCHANGE, media.MediaDeleted, media.HistoryCleared)
+MEDIA_MEDIA = _queue(
+    "media",
+    media.EXCHANGE,
+    media.MediaPublished,
+    media.MediaDeleted,
+    media.CommentPosted,
+    media.CommentPinned,
+    media.CommentDeleted,
+    media.HistoryCleared,
+)
 VIDEO_AUTH = _queue("video", auth.EXCHANGE, auth.UserDeleted)
 VIDEO_MEDIA = _queue("video", media.EXCHANGE, media.MediaUpdated, media.MediaDeleted)
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # defined only in the type stubs
     from kinora.media.v1.comments_pb2_grpc import CommentsAsyncStub
     from kinora.media.v1.likes_pb2_grpc import LikesAsyncStub
     from kinora.media.v1.media_pb2_grpc import CatalogueAsyncStub, EditingAsyncStub
+    from kinora.media.v1.notifications_pb2_grpc import NotificationsAsyncStub
     from kinora.media.v1.playlists_pb2_grpc import PlaylistsAsyncStub
     from kinora.media.v1.watching_pb2_grpc import WatchingAsyncStub
     from kinora.video.v1.video_pb2_grpc import UploadsAsyncStub, VideosAsyncStub
@@ -26,6 +27,7 @@ class Clients:
     hiding: "HidingAsyncStub"
     comments: "CommentsAsyncStub"
     likes: "LikesAsyncStub"
+    notifications: "NotificationsAsyncStub"
     playlists: "PlaylistsAsyncStub"
     watching: "WatchingAsyncStub"
     videos: "VideosAsyncStub"

@@ -14,6 +14,7 @@ from kinora.auth.v1 import auth_pb2 as auth
 from kinora.media.v1 import channels_pb2 as channels
 from kinora.media.v1 import comments_pb2 as comments
 from kinora.media.v1 import media_pb2 as media
+from kinora.media.v1 import notifications_pb2 as notifications
 from kinora.media.v1 import playlists_pb2 as playlists
 from kinora.video.v1 import video_pb2 as video
 from kinora_graphql.auth.loaders import load_profiles, load_sessions, load_users, load_users_named
@@ -24,6 +25,7 @@ from kinora_graphql.documents import Documents
 from kinora_graphql.likes.loaders import load_likes
 from kinora_graphql.media.loaders import BATCH as MEDIA_BATCH
 from kinora_graphql.media.loaders import load_category_names, load_media
+from kinora_graphql.notifications.loaders import load_notifications
 from kinora_graphql.playlists.loaders import load_playlists
 from kinora_graphql.progress import ProgressHub
 from kinora_graphql.rates import Rate, Rates
@@ -52,6 +54,7 @@ class Loaders:
     category_names: DataLoader[str, str]
     videos: DataLoader[UUID, video.Video | None]
     likes: DataLoader[UUID, bool]
+    notifications: DataLoader[UUID, notifications.Notification | None]
     playlists: DataLoader[UUID, playlists.Playlist | None]
     positions: DataLoader[UUID, float | None]
     channels: DataLoader[UUID, channels.Channel | None]
@@ -100,6 +103,9 @@ class Context(BaseContext):
             category_names=DataLoader(load_category_names(clients.catalogue), cache=remember),
             videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
             likes=DataLoader(load_likes(clients.likes), max_batch_size=MAX_BATCH, cache=remember),
+            notifications=DataLoader(
+                load_notifications(clients.notifications), max_batch_size=MAX_BATCH, cache=remember
+            ),
             playlists=DataLoader(load_playlists(clients.playlists), max_batch_size=MAX_BATCH, cache=remember),
             positions=DataLoader(load_positions(clients.watching), max_batch_size=MAX_BATCH, cache=remember),
             channels=DataLoader(load_channels(clients.channels), max_batch_size=MAX_BATCH, cache=remember),

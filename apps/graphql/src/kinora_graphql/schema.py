@@ -35,6 +35,8 @@ from kinora_graphql.media.mutations import MediaMutation
 from kinora_graphql.media.queries import MediaQuery
 from kinora_graphql.node.queries import NodeQuery
 from kinora_graphql.node.types import Node
+from kinora_graphql.notifications.mutations import NotificationsMutation
+from kinora_graphql.notifications.queries import NotificationsQuery
 from kinora_graphql.playlists.mutations import PlaylistsMutation
 from kinora_graphql.playlists.queries import PlaylistsQuery
 from kinora_graphql.settings import GraphqlSettings
@@ -45,7 +47,16 @@ from kinora_graphql.watching.queries import WatchingQuery
 
 
 @strawberry.type
-class Query(NodeQuery, AuthQuery, MediaQuery, ChannelsQuery, LikesQuery, WatchingQuery, PlaylistsQuery): ...
+class Query(
+    NodeQuery,
+    AuthQuery,
+    MediaQuery,
+    ChannelsQuery,
+    LikesQuery,
+    WatchingQuery,
+    PlaylistsQuery,
+    NotificationsQuery,
+): ...
 
 
 @strawberry.type
@@ -58,6 +69,7 @@ class Mutation(
     LikesMutation,
     WatchingMutation,
     PlaylistsMutation,
+    NotificationsMutation,
 ): ...
 
 

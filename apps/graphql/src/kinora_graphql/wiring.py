@@ -13,6 +13,7 @@ from kinora.media.v1.channels_pb2_grpc import ChannelsStub, HidingStub
 from kinora.media.v1.comments_pb2_grpc import CommentsStub
 from kinora.media.v1.likes_pb2_grpc import LikesStub
 from kinora.media.v1.media_pb2_grpc import CatalogueStub, EditingStub
+from kinora.media.v1.notifications_pb2_grpc import NotificationsStub
 from kinora.media.v1.playlists_pb2_grpc import PlaylistsStub
 from kinora.media.v1.watching_pb2_grpc import WatchingStub
 from kinora.video.v1.video_pb2_grpc import UploadsStub, VideosStub
@@ -66,6 +67,7 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                     hiding=HidingStub(media),
                     comments=CommentsStub(media),
                     likes=LikesStub(media),
+                    notifications=NotificationsStub(media),
                     playlists=PlaylistsStub(media),
                     watching=WatchingStub(media),
                     videos=VideosStub(video),

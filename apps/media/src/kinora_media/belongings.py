@@ -7,7 +7,7 @@ from uuid import UUID
 from kinora_kit.mongo import Database
 from kinora_media.catalogue import Catalogue
 from kinora_media.clock import now
-from kinora_media.store import comments, history, marks, playlists, views
+from kinora_media.store import comments, history, marks, notifications, playlists, views
 from kinora_media.store.channels import CHANNELS
 from kinora_media.store.media import MEDIA
 
@@ -30,6 +30,7 @@ class Belongings:
         while ids := await comments.ids_of(self.database, media_id, limit=BATCH):
             await marks.delete_of(self.database, comments.COMMENTS, ids)
             await comments.delete(self.database, ids)
+        await notifications.delete_of_media(self.database, media_id)
 
     async def remove_history(self, user_id: UUID, until: datetime) -> None:
         await history.delete_until(self.database, user_id, until)
@@ -42,3 +43,4 @@ class Belongings:
         await history.delete_of_user(self.database, user_id)
         await playlists.delete_of_user(self.database, user_id)
         await comments.remove_of_user(self.database, user_id, at=now())
+        await notifications.delete_of_user(self.database, user_id)

@@ -95,9 +95,10 @@ class Catalogue:
             for media in due:
                 await self._save(media, domain.published_on_time(media))
 
-    async def pin(self, media: Media, comment_id: UUID | None) -> Media:
+    async def pin(self, media: Media, comment_id: UUID | None, events: Sequence[Event]) -> Media:
         """Show a comment of the document before all others, or with None, no longer."""
-        await store.pin(self.database, media.id, comment_id)
+        await store.pin(self.database, media.id, comment_id, events)
+        self.relay.wake()
         return replace(media, pinned_comment_id=comment_id)
 
     async def delete(self, caller: Caller, media_id: UUID) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from kinora.events.media import CommentDeleted, CommentPosted
+from kinora.events.media import CommentDeleted, CommentPinned, CommentPosted
 from kinora_kit.errors import InvalidInput
 from kinora_kit.events import event
 from kinora_kit.identity import Caller
@@ -64,6 +64,7 @@ class Comments:
         media = await self.catalogue.get(caller, media_id)
         if not media.comments_enabled:
             raise CommentsDisabled
+        answered_id = parent_id
         if parent_id is not None:
             parent, _ = await self._find(caller, parent_id)
             if parent.media_id != media_id:
@@ -78,7 +79,7 @@ class Comments:
             body=words.body,
             created_at=now(),
         )
-        posted = event(SERVICE, CommentPosted(**_about(comment), author_id=caller.user_id))
+        posted = event(SERVICE, CommentPosted(**_about(comment), author_id=caller.user_id, answered_id=answered_id))
         saved = await store.insert(self.database, comment, key=key, events=[posted])
         if saved is None:
             raise ChangedMeanwhile
@@ -116,7 +117,8 @@ class Comments:
         if comment.parent_id is not None:
             raise InvalidInput("A reply cannot be pinned")
         if pinned != (media.pinned_comment_id == comment_id):
-            media = await self.catalogue.pin(media, comment_id if pinned else None)
+            events = [event(SERVICE, CommentPinned(**_about(comment)))] if pinned else []
+            media = await self.catalogue.pin(media, comment_id if pinned else None, events)
         return _shown(comment, media)
 
     async def check(self, comment_id: UUID, media_id: UUID) -> None:

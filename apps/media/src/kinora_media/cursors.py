@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from kinora_kit.errors import InvalidInput
-from kinora_media.domain import Comment, Mark, Media, Place, Playlist, Position, TopPosition, Visit
+from kinora_media.domain import Comment, Mark, Media, Notification, Place, Playlist, Position, TopPosition, Visit
 
 NEWEST = r"n[0-9a-f]{12}[0-9a-f]{12}[0-9a-f]{32}"
 """The list (see _list_of), milliseconds since 1970, and the id."""
@@ -31,6 +31,8 @@ MARK = r"^m[0-9a-f]{12}[0-9a-f]{32}$"
 HISTORY = r"^h[0-9a-f]{12}[0-9a-f]{32}$"
 """As MARK."""
 SUBSCRIBED = r"^s[0-9a-f]{12}[0-9a-f]{32}$"
+"""As MARK."""
+NOTIFICATION = r"^o[0-9a-f]{12}[0-9a-f]{32}$"
 """As MARK."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -93,6 +95,15 @@ def of_visit(visit: Visit) -> str:
 def in_history(cursor: str) -> Position:
     """Raises InvalidInput."""
     return _position(HISTORY, cursor)
+
+
+def of_notification(notification: Notification) -> str:
+    return _of_position("o", notification.at, notification.id)
+
+
+def in_notifications(cursor: str) -> Position:
+    """Raises InvalidInput."""
+    return _position(NOTIFICATION, cursor)
 
 
 def of_playlist(playlist: Playlist) -> str:

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,7 @@ from pydantic import (
     JsonValue,
     StrictBool,
     StringConstraints,
+    model_validator,
 )
 
 from kinora_kit.errors import InvalidInput
@@ -307,6 +308,41 @@ class Comment:
     pinned: bool = False
 
 
+class NotificationKind(StrEnum):
+    VIDEO = "video"
+    """A new video of a channel."""
+    REPLY = "reply"
+    """To a comment."""
+    PIN = "pin"
+    """Of a comment."""
+
+
+class NotificationState(StrEnum):
+    UNREAD = "unread"
+    READ = "read"
+    DISMISSED = "dismissed"
+    """It is not listed."""
+
+
+@dataclass(frozen=True)
+class Notification:
+    user_id: UUID
+    """Who is notified."""
+    kind: NotificationKind
+    media_id: UUID
+    subject_id: UUID
+    """The new document, the reply, or the pinned comment."""
+    at: datetime
+    state: NotificationState = NotificationState.UNREAD
+    actor_id: UUID | None = None
+    """The author of a reply."""
+
+    @property
+    def id(self) -> UUID:
+        """The same for the same news, so that it is written once."""
+        return uuid5(self.user_id, f"{self.kind} {self.subject_id}")
+
+
 @dataclass(frozen=True)
 class TopPosition:
     """In a list that is ordered by both, descending."""
@@ -544,6 +580,21 @@ class Heartbeat(BaseModel):
 
     position: float = Field(ge=0, le=1e6, allow_inf_nan=False, description="Seconds.")
     final: bool = Field(False, description="Whether the viewer stops here.")
+
+
+class Reading(BaseModel):
+    """Which notifications were read: some, or all up to a time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ids: Annotated[list[UUID], Field(max_length=100)] | None = None
+    until: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Reading":
+        if (self.ids is None) == (self.until is None):
+            raise ValueError("give either ids or until")
+        return self
 
 
 class NewPlaylist(BaseModel):

@@ -42,6 +42,13 @@ class TooManySubscriptions(Conflict):
     title = "You subscribe to too many channels; unsubscribe from one first"
 
 
+class NotificationNotFound(NotFound):
+    """Also for one of another user."""
+
+    code = "notification_not_found"
+    title = "This notification does not exist"
+
+
 class NotTheOwner(Forbidden):
     code = "not_the_owner"
     title = "Only the media's owner may do this"

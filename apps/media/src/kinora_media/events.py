@@ -1,4 +1,4 @@
-"""Consumers of events: the life of videos, and deletions."""
+"""Consumers of events: the life of videos, deletions, and notifications."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +12,7 @@ from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
 from kinora_media.clock import in_milliseconds
 from kinora_media.domain import Media, Visibility
+from kinora_media.notifications import Notifications
 from kinora_media.users import Users
 
 
@@ -21,6 +22,7 @@ class Reactions:
 
     catalogue: Catalogue
     belongings: Belongings
+    notifications: Notifications
     users: Users
 
     async def to_video(self, event: Event) -> None:
@@ -51,6 +53,14 @@ class Reactions:
     async def to_media(self, event: Event) -> None:
         if event.type == media.MediaDeleted.type:
             await self.belongings.remove_of_media(event.read(media.MediaDeleted).media_id)
+        elif event.type == media.MediaPublished.type:
+            await self.notifications.of_video(event.read(media.MediaPublished), event.time)
+        elif event.type == media.CommentPosted.type:
+            await self.notifications.of_reply(event.read(media.CommentPosted), event.time)
+        elif event.type == media.CommentPinned.type:
+            await self.notifications.of_pin(event.read(media.CommentPinned), event.time)
+        elif event.type == media.CommentDeleted.type:
+            await self.notifications.remove_of_comment(event.read(media.CommentDeleted).comment_id)
         elif event.type == media.HistoryCleared.type:
             cleared = event.read(media.HistoryCleared)
             await self.belongings.remove_history(cleared.user_id, cleared.at)

@@ -12,6 +12,7 @@ from kinora_media.hiding import Hiding
 from kinora_media.likes import Likes
 from kinora_media.lists import Lists
 from kinora_media.marks import Marks
+from kinora_media.notifications import Notifications
 from kinora_media.playlists import Playlists
 from kinora_media.subscriptions import Subscriptions
 from kinora_media.tallies import Tallies
@@ -30,6 +31,7 @@ class UseCases:
     hiding: Hiding
     watching: Watching
     playlists: Playlists
+    notifications: Notifications
     belongings: Belongings
 
     @classmethod
@@ -56,5 +58,6 @@ class UseCases:
             hiding=Hiding(marks, catalogue, users),
             watching=Watching(database, relay, tallies, catalogue),
             playlists=Playlists(database, relay, tallies, catalogue),
+            notifications=Notifications(database, catalogue, comments),
             belongings=Belongings(database, catalogue),
         )

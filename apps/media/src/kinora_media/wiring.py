@@ -56,7 +56,7 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         videos = RemoteVideos(EnforcementStub(video), UploadsStub(video))
         users = CachedUsers(UsersStub(auth), cache)
         use_cases = UseCases.of(database, relay, tallies, videos=videos, users=users, categories=settings.categories)
-        reactions = Reactions(use_cases.catalogue, use_cases.belongings, users)
+        reactions = Reactions(use_cases.catalogue, use_cases.belongings, use_cases.notifications, users)
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
             issuer=settings.public_url,

@@ -77,10 +77,18 @@ class _Comment(_Media):
 class CommentPosted(_Comment):
     type: ClassVar[str] = "comment.posted"
     author_id: UUID
+    answered_id: UUID | None = None
+    """Of a reply: the comment or the other reply that it answers."""
 
 
 class CommentDeleted(_Comment):
     type: ClassVar[str] = "comment.deleted"
+
+
+class CommentPinned(_Comment):
+    """The owner of the media shows this comment before all others."""
+
+    type: ClassVar[str] = "comment.pinned"
 
 
 class _Subscription(Payload):

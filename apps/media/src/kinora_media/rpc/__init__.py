@@ -2,7 +2,7 @@
 
 import grpc
 
-from kinora_media.rpc import channels, comments, likes, media, playlists, watching
+from kinora_media.rpc import channels, comments, likes, media, notifications, playlists, watching
 from kinora_media.use_cases import UseCases
 
 
@@ -13,3 +13,4 @@ def register(server: grpc.aio.Server, use_cases: UseCases) -> None:
     likes.register(server, use_cases.likes)
     watching.register(server, use_cases.watching)
     playlists.register(server, use_cases.playlists)
+    notifications.register(server, use_cases.notifications)

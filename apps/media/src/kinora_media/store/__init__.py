@@ -4,7 +4,18 @@ Each write changes one document and includes the events it causes, so no transac
 """
 
 from kinora_kit.mongo import OUTBOX_INDEX, IndexModel
-from kinora_media.store import channels, comments, drafts, history, marks, media, playlists, popularity, views
+from kinora_media.store import (
+    channels,
+    comments,
+    drafts,
+    history,
+    marks,
+    media,
+    notifications,
+    playlists,
+    popularity,
+    views,
+)
 from kinora_media.store.tallies import Tally
 
 SECONDS_PER_DAY = 24 * 3600
@@ -55,6 +66,7 @@ def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
         | history.indexes()
         | views.indexes()
         | playlists.indexes()
+        | notifications.indexes()
         | popularity.indexes()
     )
     return {name: [*found, *([OUTBOX_INDEX] if name in OUTBOXES else [])] for name, found in declared.items()}

@@ -5,6 +5,7 @@ A mark that was switched off stays, so that its version never restarts.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from kinora_kit.events import Event
@@ -83,10 +84,12 @@ async def things(database: Database, kind: Kind, user_id: UUID, *, limit: int) -
     return [document["thing_id"] async for document in found]
 
 
-async def users(database: Database, kind: Kind, thing_id: UUID, *, after: UUID | None, limit: int) -> list[UUID]:
-    """Who has marked a thing, in the order of their ids, above ``after``."""
+async def users(
+    database: Database, kind: Kind, thing_id: UUID, *, until: datetime, after: UUID | None, limit: int
+) -> list[UUID]:
+    """Who has marked a thing up to a time, in the order of their ids, above ``after``."""
     above = {} if after is None else {"_id": {"$gt": _key(after, thing_id)}}
-    query = {"thing_id": thing_id, "on": True, **above}
+    query = {"thing_id": thing_id, "on": True, "at": {"$lte": until}, **above}
     found = database[kind.collection].find(query, {"user_id": True}).sort("_id", 1).limit(limit)
     return [document["user_id"] async for document in found]
 

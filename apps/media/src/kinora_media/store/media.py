@@ -181,10 +181,12 @@ async def update(database: Database, media: Media, *, expected_version: int, eve
     return result.matched_count == 1
 
 
-async def pin(database: Database, media_id: UUID, comment_id: UUID | None) -> None:
+async def pin(database: Database, media_id: UUID, comment_id: UUID | None, events: Sequence[Event]) -> None:
     # The version: a concurrent edit must not restore the former value.
-    change = {"$set": {"pinned_comment_id": comment_id}, "$inc": {"version": 1}}
-    await database[MEDIA].update_one({"_id": media_id, "deleted_at": {"$exists": False}}, change)
+    change: Document = {"pinned_comment_id": {"$literal": comment_id}, "version": {"$add": ["$version", 1]}}
+    if events:
+        change[OUTBOX] = superseding(entries(events))
+    await database[MEDIA].update_one({"_id": media_id, "deleted_at": {"$exists": False}}, [{"$set": change}])
 
 
 async def delete(database: Database, media_id: UUID, owner_id: UUID, *, at: datetime, event: Event) -> bool:
