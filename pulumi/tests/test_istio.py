@@ -202,6 +202,16 @@ def test_only_deciding_services_may_call_enforcement(rendered_policies: list[Man
         assert others == (caller == "graphql"), caller
 
 
+@pytest.mark.parametrize("service", ["media", "video"])
+def test_only_auth_may_export(rendered_policies: list[Manifest], service: str) -> None:
+    export = "POST /kinora.export.v1.Export/ExportPage"
+    callers = {"auth", "media", "video", "graphql", "gateway", "tusd"} - {service}
+    allowed = {
+        caller for caller in callers if permitted(rendered_policies, caller, service, SERVICES[service]["grpc"], export)
+    }
+    assert allowed == {"auth"}
+
+
 def test_only_media_may_create_uploads(rendered_policies: list[Manifest]) -> None:
     create = "POST /kinora.video.v1.Uploads/CreateUpload"
     port = SERVICES["video"]["grpc"]

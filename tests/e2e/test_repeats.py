@@ -127,6 +127,8 @@ REST = {
     "POST /auth/refresh": Request(lambda it: {"refresh_token": it.refresh_token}, 200, 200),
     "POST /user/list": Request(lambda it: {"ids": [it.person.id]}, 200, 200),
     "PATCH /user/profile": Request(lambda _: {"display_name": "Ada", "bio": "Counts."}, 200, 200),
+    "POST /user/export": Request(nothing, 202, 202),
+    "DELETE /user/export": Request(nothing, 204, 204),
     "POST /media": Request(lambda _: {"title": "T", "filename": "t.mp4", "size": 10}, 201, 201, creates=True),
     "PATCH /media/{media_id}": Request(lambda _: {"title": "A title", "tags": ["a", "b"]}, 200, 200),
     "POST /media/{media_id}/comments": Request(
@@ -253,6 +255,8 @@ MUTATIONS = {
     "updateProfile": Mutation(
         lambda _: '(input: {bio: "Counts."}) { ... on UpdateProfilePayload { profile { user { bio } } } }'
     ),
+    "requestExport": Mutation(lambda _: "{ export { createdAt } }"),
+    "cancelExport": Mutation(lambda _: "{ done }"),
     "updateMedia": Mutation(
         lambda it: (
             f"""(id: "{global_id("Media", it.media_id)}", input: {{title: "A title"}})

@@ -77,6 +77,12 @@ ROUTES = {
         throttled=True,
     ),
     "user-own": Route("required", "auth", ("GET /user/profile", "PATCH /user/profile", "DELETE /user/profile")),
+    "user-export": Route(
+        "required", "auth", ("POST /user/export", "GET /user/export", "DELETE /user/export"), throttled=True
+    ),
+    "user-export-archive": Route(
+        "public", "auth", (f"GET /user/export/{ID}/archive?exp=1&sig=2",), throttled=True, compressed=False
+    ),
     "user-others": Route("optional", "auth", (f"GET /user/{ID}", "GET /user/by-name/ada", "POST /user/list")),
     "user-token": Route(
         "public", "auth", ("GET /user/token_verify", "GET /user/token_verify?optional=1"), throttled=True

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from bson import json_util
 from pymongo import monitoring
 
 from kinora.events.media import MediaDeleted
@@ -37,6 +38,7 @@ from kinora_media.store import (
     channels,
     comments,
     drafts,
+    export,
     history,
     marks,
     media,
@@ -87,7 +89,8 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
     "drafts.delete_of": (lambda db: drafts.delete_of(db, ID), {"owner"}),
     "drafts.delete_of_video": (lambda db: drafts.delete_of_video(db, ID), {"videos"}),
     "drafts.insert": (lambda db: drafts.insert(db, DOCUMENT), set()),
-    "drafts.use": (lambda db: drafts.use(db, ID, ID, ID), {"_id_"}),
+    "drafts.use": (lambda db: drafts.use(db, ID, ID, ID), {"owner"}),
+    "export.page": (lambda db: each_export(db, limit=1), {"_id_", "owner", "author", "user"}),
     "history.delete": (lambda db: history.delete(db, ID, ID), {"_id_"}),
     "history.delete_of": (lambda db: history.delete_of(db, ID), {"media"}),
     "history.delete_of_user": (lambda db: history.delete_of_user(db, ID), {"user"}),
@@ -172,6 +175,16 @@ async def each_list(database: Database, *, limit: int) -> None:
     for by, value in ((media.FEED_AT, AT), (media.SCORES[0], 1), (media.SCORES[1], 1)):
         for after, wanted in itertools.product((None, (value, ID)), (["*"], ["c:music", "t:a"])):
             await media.listed(database, wanted, by=by, after=after, limit=limit)
+
+
+async def each_export(database: Database, *, limit: int) -> None:
+    """Of each kind, from the beginning and further on."""
+    for kind in export.KINDS.values():
+        await export.page(database, kind, ID, "", limit)
+        if kind.order:
+            values = {"_id": ID, "key": "", "at": AT}
+            position = json_util.dumps([values[name] for name in kind.order], json_options=export.POSITION)
+            await export.page(database, kind, ID, position, limit)
 
 
 class Commands(monitoring.CommandListener):

@@ -103,6 +103,49 @@ def classify_refresh(
     return RefreshKind.LATE if token.late_run < LATE_RUN else RefreshKind.REUSE
 
 
+class ExportState(enum.StrEnum):
+    RUNNING = "running"
+    READY = "ready"
+    FAILED = "failed"
+
+
+EXPORT_KEPT = timedelta(days=1)
+EXPORT_LIMIT = timedelta(hours=6)
+"""How long an export may take: longer than outages of other services."""
+EXPORT_AGAIN = timedelta(minutes=10)
+"""How long after an export was finished there is no new one."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """One's own data, as collected so far. ``size`` is in bytes, ``progress`` from 0 to 1."""
+
+    id: UUID
+    user_id: UUID
+    session_id: UUID
+    created_at: datetime
+    expires_at: datetime
+    source: str
+    """The service of the next page."""
+    cursor: str = ""
+    progress: float = 0
+    pages: int = 0
+    records: int = 0
+    size: int = 0
+    finished_at: datetime | None = None
+
+    def state(self, now: datetime) -> ExportState:
+        if self.finished_at is not None:
+            return ExportState.READY
+        return ExportState.RUNNING if now < self.created_at + EXPORT_LIMIT else ExportState.FAILED
+
+    def is_current(self, now: datetime) -> bool:
+        """Whether a new request is answered with this export."""
+        if self.finished_at is not None:
+            return now < min(self.finished_at + EXPORT_AGAIN, self.expires_at)
+        return self.state(now) is ExportState.RUNNING
+
+
 @dataclass(frozen=True)
 class Client:
     """The origin of a request."""

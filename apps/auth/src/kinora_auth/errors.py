@@ -46,6 +46,18 @@ class SessionNotFound(NotFound):
     title = "Session not found"
 
 
+class ExportNotFound(NotFound):
+    """There is none, it has expired, was cancelled, or ended with its session."""
+
+    code = "export_not_found"
+    title = "Export not found"
+
+
+class LinkExpired(Forbidden):
+    code = "link_expired"
+    title = "This address has expired or is incomplete; get a new one"
+
+
 class TooBusy(DomainError):
     status = 503
     code = "too_busy"

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
 from kinora_auth import domain, oauth
+from kinora_auth.domain import ExportState
 from kinora_auth.errors import InvalidRefreshToken, RefreshTokenReused
 from kinora_auth.service import Tokens
 from kinora_auth.wiring import Wired
@@ -62,6 +63,24 @@ class Session(BaseModel):
 
 class Sessions(BaseModel):
     items: list[Session]
+
+
+class ExportId(BaseModel):
+    id: UUID
+
+
+class Export(BaseModel):
+    id: UUID
+    state: ExportState
+    progress: float
+    """0 to 1."""
+    records: int
+    size: int
+    """In bytes."""
+    created_at: datetime
+    expires_at: datetime
+    download_url: str | None
+    """Null unless ready. Valid for an hour, without a token."""
 
 
 async def _client(request: Request) -> domain.Client:
@@ -185,6 +204,53 @@ async def change_profile(change: domain.ProfileChange, caller: SignedIn, wired: 
 @router.delete("/user/profile", status_code=204)
 async def delete_account(deletion: domain.Deletion, caller: SignedIn, wired: Wired) -> None:
     await wired.accounts.delete_account(caller, deletion.current_password)
+
+
+@router.post("/user/export", status_code=202)
+async def request_export(caller: SignedIn, wired: Wired) -> ExportId:
+    return ExportId(id=(await wired.exports.request(caller)).id)
+
+
+@router.get("/user/export")
+async def export(caller: SignedIn, wired: Wired, response: Response) -> Export:
+    found = await wired.exports.find(caller)
+    response.headers["Cache-Control"] = "no-store"
+    return Export(
+        id=found.id,
+        state=wired.exports.state(found),
+        progress=found.progress,
+        records=found.records,
+        size=found.size,
+        created_at=found.created_at,
+        expires_at=found.expires_at,
+        download_url=wired.exports.url(found),
+    )
+
+
+@router.delete("/user/export", status_code=204)
+async def cancel_export(caller: SignedIn, wired: Wired) -> None:
+    await wired.exports.cancel(caller)
+
+
+@router.get(
+    "/user/export/{export_id:uuid}/archive",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}}}, 403: {}},
+)
+async def export_archive(
+    export_id: UUID,
+    wired: Wired,
+    exp: Annotated[int, Query(ge=0, le=1 << 40)],
+    sig: Annotated[str, Query(max_length=64)],
+) -> StreamingResponse:
+    """The signed address of an export: JSON objects {kind, data}, each on a line, compressed with gzip."""
+    found, pages = await wired.exports.archive(export_id, exp, sig)
+    headers = {
+        "Content-Length": str(found.size),
+        "Content-Disposition": 'attachment; filename="kinora-export.ndjson.gz"',
+        "Cache-Control": "no-store",
+    }
+    return StreamingResponse(pages, media_type="application/gzip", headers=headers)
 
 
 @router.post("/user/list")

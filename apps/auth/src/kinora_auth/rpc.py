@@ -8,16 +8,25 @@ import grpc
 from kinora.auth.v1 import auth_pb2 as pb
 from kinora.auth.v1 import auth_pb2_grpc as service
 from kinora_auth import domain
+from kinora_auth.domain import ExportState
+from kinora_auth.exports import Exports
 from kinora_auth.service import Accounts, Tokens
 from kinora_kit.commands import command
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import fields, signed_in
 from kinora_kit.structs import timestamp
 
+STATES = {
+    ExportState.RUNNING: pb.EXPORT_STATE_RUNNING,
+    ExportState.READY: pb.EXPORT_STATE_READY,
+    ExportState.FAILED: pb.EXPORT_STATE_FAILED,
+}
 
-def register(server: grpc.aio.Server, accounts: Accounts) -> None:
+
+def register(server: grpc.aio.Server, accounts: Accounts, exports: Exports) -> None:
     service.add_UsersServicer_to_server(UsersServicer(accounts), server)
     service.add_AccountsServicer_to_server(AccountsServicer(accounts), server)
+    service.add_ExportsServicer_to_server(ExportsServicer(exports), server)
 
 
 def _user(user: domain.User) -> pb.User:
@@ -123,3 +132,30 @@ class AccountsServicer(service.AccountsServicer):
         deletion = command(domain.Deletion, fields(request, "current_password"))
         await self._accounts.delete_account(signed_in(), deletion.current_password)
         return pb.DeleteAccountResponse()
+
+
+class ExportsServicer(service.ExportsServicer):
+    def __init__(self, exports: Exports) -> None:
+        self._exports = exports
+
+    async def RequestExport(self, request: pb.RequestExportRequest, context: Any) -> pb.Export:
+        return self._message(await self._exports.request(signed_in()))
+
+    async def GetExport(self, request: pb.GetExportRequest, context: Any) -> pb.Export:
+        return self._message(await self._exports.find(signed_in()))
+
+    async def CancelExport(self, request: pb.CancelExportRequest, context: Any) -> pb.CancelExportResponse:
+        await self._exports.cancel(signed_in())
+        return pb.CancelExportResponse()
+
+    def _message(self, export: domain.Export) -> pb.Export:
+        return pb.Export(
+            id=str(export.id),
+            state=STATES[self._exports.state(export)],
+            progress=export.progress,
+            records=export.records,
+            size=export.size,
+            created_at=timestamp(export.created_at),
+            expires_at=timestamp(export.expires_at),
+            download_url=self._exports.url(export),
+        )

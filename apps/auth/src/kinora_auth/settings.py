@@ -33,7 +33,8 @@ class AuthSettings(Settings):
     key_encryption_secret: Secret
     """Encrypts the signing keys in the database."""
     refresh_secret: Secret
-    """Derives each refresh token from its predecessor (docs/adr/0002-refresh-rotation.md)."""
+    """Derives each refresh token from its predecessor (docs/adr/0002-refresh-rotation.md), and signs the addresses of
+    exports (docs/adr/0023-export.md)."""
 
     access_token_seconds: int = Field(default=600, ge=60, le=MAX_ACCESS_TOKEN_SECONDS)
     refresh_token_days: int = Field(default=30, ge=1)

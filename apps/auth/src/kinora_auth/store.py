@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from kinora_auth.domain import SESSION_LIMIT, Credentials, RefreshToken, Session, User
+from kinora_auth.domain import EXPORT_LIMIT, SESSION_LIMIT, Credentials, Export, RefreshToken, Session, User
 from kinora_auth.errors import EmailTaken, UsernameTaken
 from kinora_kit.errors import Conflict
 from kinora_kit.postgres import Connection, Pool
@@ -301,6 +301,112 @@ async def sweep(pool: Pool, *, now: datetime, used_before: datetime) -> None:
     await pool.execute("DELETE FROM sessions WHERE expires_at <= $1", now)
     await pool.execute("DELETE FROM refresh_tokens WHERE used_at < $1", used_before)
     await pool.execute("DELETE FROM revocations WHERE expires_at <= $1", now)
+    await pool.execute("DELETE FROM exports WHERE expires_at <= $1", now)
+
+
+# --- exports -------------------------------------------------------------------------------------------------------
+
+_EXPORT = "id, user_id, session_id, created_at, expires_at, source, cursor, progress, pages, records, size, finished_at"
+
+
+async def add_export(connection: Connection, export: Export) -> bool:
+    """Instead of an earlier one of the user. False if the session or the user does not exist any more."""
+    await connection.execute("DELETE FROM exports WHERE user_id = $1", export.user_id)
+    try:
+        await connection.execute(
+            "INSERT INTO exports (id, user_id, session_id, created_at, expires_at, source)"
+            " VALUES ($1, $2, $3, $4, $5, $6)",
+            export.id,
+            export.user_id,
+            export.session_id,
+            export.created_at,
+            export.expires_at,
+            export.source,
+        )
+    except asyncpg.ForeignKeyViolationError:
+        return False
+    return True
+
+
+async def export_of(pool: Connection | Pool, user_id: UUID, *, now: datetime) -> Export | None:
+    row = await pool.fetchrow(f"SELECT {_EXPORT} FROM exports WHERE user_id = $1 AND expires_at > $2", user_id, now)
+    return row and Export(*row)
+
+
+async def export(pool: Pool, export_id: UUID, *, now: datetime) -> Export | None:
+    row = await pool.fetchrow(f"SELECT {_EXPORT} FROM exports WHERE id = $1 AND expires_at > $2", export_id, now)
+    return row and Export(*row)
+
+
+async def remove_export(pool: Pool, user_id: UUID) -> None:
+    await pool.execute("DELETE FROM exports WHERE user_id = $1", user_id)
+
+
+async def claim_export(pool: Pool, *, now: datetime, leased_until: datetime) -> Export | None:
+    """An unfinished export on which no process works; it is leased to this one until then."""
+    row = await pool.fetchrow(
+        "UPDATE exports SET leased_until = $2 WHERE id = ("
+        "  SELECT id FROM exports WHERE finished_at IS NULL AND leased_until <= $1 AND created_at > $3"
+        "  ORDER BY leased_until, id LIMIT 1 FOR UPDATE SKIP LOCKED"
+        f") RETURNING {_EXPORT}",
+        now,
+        leased_until,
+        now - EXPORT_LIMIT,
+    )
+    return row and Export(*row)
+
+
+async def add_export_page(
+    connection: Connection, before: Export, after: Export, data: bytes, *, leased_until: datetime
+) -> bool:
+    """Save a page, if not empty, and the state after it. False if another process did, or the export is gone."""
+    status = await connection.execute(
+        "UPDATE exports SET source = $4, cursor = $5, progress = $6, pages = $7, records = $8, size = $9,"
+        " finished_at = $10, leased_until = $11 WHERE id = $1 AND source = $2 AND cursor = $3 AND finished_at IS NULL",
+        before.id,
+        before.source,
+        before.cursor,
+        after.source,
+        after.cursor,
+        after.progress,
+        after.pages,
+        after.records,
+        after.size,
+        after.finished_at,
+        leased_until,
+    )
+    if status != "UPDATE 1":
+        return False
+    if data:
+        await connection.execute("INSERT INTO export_pages VALUES ($1, $2, $3)", before.id, before.pages, data)
+    return True
+
+
+async def export_page(pool: Pool, export_id: UUID, number: int) -> bytes | None:
+    data: bytes | None = await pool.fetchval(
+        "SELECT data FROM export_pages WHERE export_id = $1 AND number = $2", export_id, number
+    )
+    return data
+
+
+async def export_account(pool: Pool, user_id: UUID) -> dict[str, Any] | None:
+    """The row as JSON, without the hash of the password."""
+    found: dict[str, Any] | None = await pool.fetchval(
+        "SELECT to_jsonb(users) - 'password_hash' FROM users WHERE id = $1", user_id
+    )
+    return found
+
+
+async def export_sessions(pool: Pool, user_id: UUID, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
+    """Rows as JSON, by id."""
+    rows = await pool.fetch(
+        "SELECT to_jsonb(sessions) FROM sessions WHERE user_id = $1 AND ($2::uuid IS NULL OR id > $2)"
+        " ORDER BY id LIMIT $3",
+        user_id,
+        after,
+        limit,
+    )
+    return [row[0] for row in rows]
 
 
 # --- signing keys --------------------------------------------------------------------------------------------------

@@ -11,10 +11,12 @@ from starlette.requests import HTTPConnection
 
 from kinora import queues
 from kinora.events.auth import EXCHANGE
+from kinora.export.v1.export_pb2_grpc import ExportStub
 from kinora.media.v1 import media_pb2_grpc as media_grpc
 from kinora.video.v1 import video_pb2_grpc as video_grpc
 from kinora_auth import keys, store
 from kinora_auth.belongings import RemoteBelongings
+from kinora_auth.exports import Exports, RemoteSource, own_source
 from kinora_auth.guesses import Guesses
 from kinora_auth.keys import KeyRing
 from kinora_auth.passwords import Passwords
@@ -33,6 +35,7 @@ UPKEEP_SECONDS = 60.0
 @dataclass(frozen=True)
 class State:
     accounts: Accounts
+    exports: Exports
     keys: KeyRing
     verifier: TokenVerifier
     checks: Checks
@@ -77,6 +80,17 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
                 ),
             )
 
+            exports = Exports(
+                settings=settings,
+                pool=pool,
+                keys=ring,
+                sources={
+                    "auth": own_source(pool),
+                    "media": RemoteSource(ExportStub(media)),
+                    "video": RemoteSource(ExportStub(video)),
+                },
+            )
+
             async def upkeep() -> None:
                 await ring.rotate(older_than=timedelta(days=settings.key_rotation_days))
                 await accounts.sweep()
@@ -84,17 +98,19 @@ async def wire(settings: AuthSettings) -> AsyncIterator[State]:
             async with (
                 rpc.serve(
                     f"{settings.http_host}:{settings.grpc_port}",
-                    lambda server: register(server, accounts),
+                    lambda server: register(server, accounts, exports),
                     verifier=verifier,
                 ),
                 tasks.background(
                     revocations=lambda: tasks.every(settings.revocation_sync_seconds, accounts.restore_revocations),
+                    exports=exports.run,
                     upkeep=lambda: tasks.every(UPKEEP_SECONDS, upkeep),
                     schema=lambda: tasks.every(migrate.RESTORE_SECONDS, lambda: migrate.restore(url, "kinora_auth")),
                 ),
             ):
                 yield State(
                     accounts=accounts,
+                    exports=exports,
                     keys=ring,
                     verifier=verifier,
                     checks=Checks(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # defined only in the type stubs
-    from kinora.auth.v1.auth_pb2_grpc import AccountsAsyncStub, UsersAsyncStub
+    from kinora.auth.v1.auth_pb2_grpc import AccountsAsyncStub, ExportsAsyncStub, UsersAsyncStub
     from kinora.media.v1.channels_pb2_grpc import ChannelsAsyncStub, HidingAsyncStub
     from kinora.media.v1.comments_pb2_grpc import CommentsAsyncStub
     from kinora.media.v1.likes_pb2_grpc import LikesAsyncStub
@@ -21,6 +21,7 @@ class Clients:
 
     users: "UsersAsyncStub"
     accounts: "AccountsAsyncStub"
+    exports: "ExportsAsyncStub"
     catalogue: "CatalogueAsyncStub"
     editing: "EditingAsyncStub"
     channels: "ChannelsAsyncStub"

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from kinora.auth.v1.auth_pb2_grpc import AccountsStub, UsersStub
+from kinora.auth.v1.auth_pb2_grpc import AccountsStub, ExportsStub, UsersStub
 from kinora.media.v1.channels_pb2_grpc import ChannelsStub, HidingStub
 from kinora.media.v1.comments_pb2_grpc import CommentsStub
 from kinora.media.v1.likes_pb2_grpc import LikesStub
@@ -61,6 +61,7 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                 clients=Clients(
                     users=UsersStub(auth),
                     accounts=AccountsStub(auth),
+                    exports=ExportsStub(auth),
                     catalogue=CatalogueStub(media),
                     editing=EditingStub(media),
                     channels=ChannelsStub(media),

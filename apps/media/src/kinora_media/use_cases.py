@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
+from kinora_kit.export import Exporter
 from kinora_kit.mongo import Database, Relay
 from kinora_media.belongings import Belongings
 from kinora_media.catalogue import Catalogue
@@ -14,6 +16,7 @@ from kinora_media.lists import Lists
 from kinora_media.marks import Marks
 from kinora_media.notifications import Notifications
 from kinora_media.playlists import Playlists
+from kinora_media.store import export
 from kinora_media.subscriptions import Subscriptions
 from kinora_media.tallies import Tallies
 from kinora_media.users import Users
@@ -33,6 +36,7 @@ class UseCases:
     playlists: Playlists
     notifications: Notifications
     belongings: Belongings
+    exporter: Exporter
 
     @classmethod
     def of(
@@ -60,4 +64,5 @@ class UseCases:
             playlists=Playlists(database, relay, tallies, catalogue),
             notifications=Notifications(database, catalogue, comments),
             belongings=Belongings(database, catalogue),
+            exporter=Exporter({name: partial(export.page, database, kind) for name, kind in export.KINDS.items()}),
         )

@@ -8,9 +8,10 @@ import grpc
 from kinora.events.video import TranscodeProgressed, UploadProgressed
 from kinora.video.v1 import video_pb2 as pb
 from kinora.video.v1 import video_pb2_grpc as pb_grpc
-from kinora_kit import logs
+from kinora_kit import export, logs
 from kinora_kit.commands import command
 from kinora_kit.errors import InvalidInput
+from kinora_kit.export import Exporter
 from kinora_kit.ids import parse_id
 from kinora_kit.rpc import fields, optional_caller, signed_in
 from kinora_kit.structs import timestamp
@@ -124,7 +125,8 @@ class EnforcementServicer(pb_grpc.EnforcementServicer):
         return pb.DropAllVideosResponse()
 
 
-def register(server: grpc.aio.Server, watching: Watching, videos: Videos, uploads: Uploads) -> None:
+def register(server: grpc.aio.Server, watching: Watching, videos: Videos, uploads: Uploads, exporter: Exporter) -> None:
     pb_grpc.add_VideosServicer_to_server(VideosServicer(watching), server)
     pb_grpc.add_UploadsServicer_to_server(UploadsServicer(videos, uploads), server)
     pb_grpc.add_EnforcementServicer_to_server(EnforcementServicer(videos), server)
+    export.register(server, exporter)

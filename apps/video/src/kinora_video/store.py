@@ -538,3 +538,31 @@ async def purged(connection: Connection, video_id: UUID, *, again_in_seconds: in
 
 async def forget(connection: Connection, video_id: UUID) -> None:
     await connection.execute("DELETE FROM videos WHERE id = $1", video_id)
+
+
+# --- the export of a user's own data -------------------------------------------------------------------------------
+
+
+async def export_videos(pool: Pool, owner_id: UUID, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
+    """Rows as JSON, with their renditions, by id."""
+    rows = await pool.fetch(
+        "SELECT to_jsonb(videos) || jsonb_build_object('renditions', (SELECT coalesce(jsonb_agg("
+        "   to_jsonb(renditions) - 'video_id' ORDER BY name), '[]') FROM renditions WHERE video_id = id))"
+        " FROM videos WHERE owner_id = $1 AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3",
+        owner_id,
+        after,
+        limit,
+    )
+    return [row[0] for row in rows]
+
+
+async def export_partials(pool: Pool, owner_id: UUID, *, after: UUID | None, limit: int) -> list[dict[str, Any]]:
+    """Rows as JSON, by id."""
+    rows = await pool.fetch(
+        "SELECT to_jsonb(partials) FROM partials WHERE owner_id = $1 AND ($2::uuid IS NULL OR id > $2)"
+        " ORDER BY id LIMIT $3",
+        owner_id,
+        after,
+        limit,
+    )
+    return [row[0] for row in rows]

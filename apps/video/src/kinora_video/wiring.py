@@ -25,6 +25,7 @@ from kinora_video.catalogue import RemoteCatalogue
 from kinora_video.changes import Changes
 from kinora_video.cleanup import PURGE_SECONDS, Cleanup
 from kinora_video.events import Reactions
+from kinora_video.export import exporter
 from kinora_video.links import Links
 from kinora_video.rpc import register
 from kinora_video.settings import StoreSettings, VideoSettings, WorkerSettings
@@ -122,7 +123,7 @@ async def wire(settings: VideoSettings) -> AsyncIterator[State]:
         async with (
             rpc.serve(
                 f"{settings.http_host}:{settings.grpc_port}",
-                lambda server: register(server, watching, videos, uploads),
+                lambda server: register(server, watching, videos, uploads, exporter(stores.pool)),
                 verifier=verifier,
             ),
             tasks.background(

@@ -3,7 +3,7 @@ from typing import Annotated
 import strawberry
 
 from kinora.auth.v1 import auth_pb2 as pb
-from kinora_graphql.auth.types import Profile, Tokens
+from kinora_graphql.auth.types import Export, Profile, Tokens
 from kinora_graphql.context import Info
 from kinora_graphql.costs import Cost
 from kinora_graphql.ids import parse
@@ -165,6 +165,16 @@ UpdateProfileResult = Annotated[
 
 
 @strawberry.type
+class RequestExportPayload:
+    export: Export
+
+
+@strawberry.type
+class CancelExportPayload:
+    done: bool
+
+
+@strawberry.type
 class AuthMutation:
     @strawberry.mutation(directives=HASHES)
     async def register(self, info: Info, input: RegisterInput) -> RegisterResult:  # noqa: A002 - the name clients see
@@ -232,3 +242,17 @@ class AuthMutation:
             return UpdateProfilePayload(profile=Profile.of(await info.context.clients.accounts.UpdateProfile(request)))
 
         return await outcome(call(), UsernameTaken, EmailTaken, WrongPassword, InvalidInput, TooManyRequests)
+
+    @strawberry.mutation(
+        description="Collect all that the platform knows of the caller. The current export if it is running, or was"
+        " finished within the last ten minutes."
+    )
+    async def request_export(self, info: Info) -> RequestExportPayload:
+        return RequestExportPayload(
+            export=Export.of(await info.context.clients.exports.RequestExport(pb.RequestExportRequest()))
+        )
+
+    @strawberry.mutation(description="Delete the caller's export; no error if there is none.")
+    async def cancel_export(self, info: Info) -> CancelExportPayload:
+        await info.context.clients.exports.CancelExport(pb.CancelExportRequest())
+        return CancelExportPayload(done=True)

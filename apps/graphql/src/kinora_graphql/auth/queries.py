@@ -1,11 +1,12 @@
 import strawberry
 
 from kinora.auth.v1 import auth_pb2 as pb
-from kinora_graphql.auth.types import Profile, Session, User
+from kinora_graphql.auth.types import Export, Profile, Session, User
 from kinora_graphql.context import Info
 from kinora_graphql.costs import ListSize
 from kinora_graphql.ids import parse
 from kinora_graphql.node.types import LISTED, load_list
+from kinora_kit.errors import DomainError
 
 
 @strawberry.type
@@ -28,3 +29,12 @@ class AuthQuery:
     async def sessions(self, info: Info) -> list[Session]:
         answer = await info.context.clients.users.ListSessions(pb.ListSessionsRequest())
         return [Session.of(session) for session in answer.sessions]
+
+    @strawberry.field(description="The caller's current export, null if there is none.")
+    async def export(self, info: Info) -> Export | None:
+        try:
+            return Export.of(await info.context.clients.exports.GetExport(pb.GetExportRequest()))
+        except DomainError as error:
+            if error.code == "export_not_found":
+                return None
+            raise

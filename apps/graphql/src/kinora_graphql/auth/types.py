@@ -1,4 +1,5 @@
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
@@ -7,6 +8,7 @@ import strawberry
 from kinora.auth.v1 import auth_pb2 as pb
 from kinora_graphql import ids
 from kinora_graphql.node.types import Node
+from kinora_graphql.scalars import BigInt
 from kinora_kit.structs import moment
 
 if TYPE_CHECKING:
@@ -93,3 +95,35 @@ class Session(Node):
     async def load(cls, context: "Context", uuid: UUID) -> Self | None:
         session = await context.loaders.sessions.load(uuid)
         return cls.of(session) if session else None
+
+
+@strawberry.enum
+class ExportState(StrEnum):
+    RUNNING = "running"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@strawberry.type(description="The caller's own data, for download. It ends with the session that requested it.")
+class Export:
+    state: ExportState
+    progress: float = strawberry.field(description="0 to 1.")
+    record_count: BigInt
+    size: BigInt = strawberry.field(description="Bytes.")
+    created_at: datetime
+    expires_at: datetime
+    download_url: str | None = strawberry.field(
+        description="Null until ready. Valid for an hour, without a token: JSON objects, each on a line, with gzip."
+    )
+
+    @classmethod
+    def of(cls, export: pb.Export) -> Self:
+        return cls(
+            state=ExportState(pb.ExportState.Name(export.state).removeprefix("EXPORT_STATE_").lower()),
+            progress=export.progress,
+            record_count=BigInt(export.records),
+            size=BigInt(export.size),
+            created_at=moment(export.created_at),
+            expires_at=moment(export.expires_at),
+            download_url=export.download_url if export.HasField("download_url") else None,
+        )

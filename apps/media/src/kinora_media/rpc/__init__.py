@@ -2,6 +2,7 @@
 
 import grpc
 
+from kinora_kit import export
 from kinora_media.rpc import channels, comments, likes, media, notifications, playlists, watching
 from kinora_media.use_cases import UseCases
 
@@ -14,3 +15,4 @@ def register(server: grpc.aio.Server, use_cases: UseCases) -> None:
     watching.register(server, use_cases.watching)
     playlists.register(server, use_cases.playlists)
     notifications.register(server, use_cases.notifications)
+    export.register(server, use_cases.exporter)

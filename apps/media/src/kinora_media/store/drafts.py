@@ -19,7 +19,7 @@ KEPT = timedelta(days=7)
 def indexes() -> dict[str, list[IndexModel]]:
     return {
         DRAFTS: [
-            IndexModel("owner_id", name="owner"),
+            IndexModel([("owner_id", 1), ("_id", 1)], name="owner"),
             IndexModel("video_ids", sparse=True, name="videos"),
             IndexModel("created_at", expireAfterSeconds=int(KEPT.total_seconds()), name="expiry"),
         ]

@@ -606,3 +606,166 @@ class Accounts:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ExportsStub:
+    """The export of the caller's own data. An account has one at a time.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.RequestExport = channel.unary_unary(
+                '/kinora.auth.v1.Exports/RequestExport',
+                request_serializer=kinora_dot_auth_dot_v1_dot_auth__pb2.RequestExportRequest.SerializeToString,
+                response_deserializer=kinora_dot_auth_dot_v1_dot_auth__pb2.Export.FromString,
+                _registered_method=True)
+        self.GetExport = channel.unary_unary(
+                '/kinora.auth.v1.Exports/GetExport',
+                request_serializer=kinora_dot_auth_dot_v1_dot_auth__pb2.GetExportRequest.SerializeToString,
+                response_deserializer=kinora_dot_auth_dot_v1_dot_auth__pb2.Export.FromString,
+                _registered_method=True)
+        self.CancelExport = channel.unary_unary(
+                '/kinora.auth.v1.Exports/CancelExport',
+                request_serializer=kinora_dot_auth_dot_v1_dot_auth__pb2.CancelExportRequest.SerializeToString,
+                response_deserializer=kinora_dot_auth_dot_v1_dot_auth__pb2.CancelExportResponse.FromString,
+                _registered_method=True)
+
+
+class ExportsServicer:
+    """The export of the caller's own data. An account has one at a time.
+    """
+
+    def RequestExport(self, request, context):
+        """The current export if it is running or was finished just now, otherwise a new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExport(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelExport(self, request, context):
+        """Deletes it; no error if there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ExportsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'RequestExport': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestExport,
+                    request_deserializer=kinora_dot_auth_dot_v1_dot_auth__pb2.RequestExportRequest.FromString,
+                    response_serializer=kinora_dot_auth_dot_v1_dot_auth__pb2.Export.SerializeToString,
+            ),
+            'GetExport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExport,
+                    request_deserializer=kinora_dot_auth_dot_v1_dot_auth__pb2.GetExportRequest.FromString,
+                    response_serializer=kinora_dot_auth_dot_v1_dot_auth__pb2.Export.SerializeToString,
+            ),
+            'CancelExport': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelExport,
+                    request_deserializer=kinora_dot_auth_dot_v1_dot_auth__pb2.CancelExportRequest.FromString,
+                    response_serializer=kinora_dot_auth_dot_v1_dot_auth__pb2.CancelExportResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'kinora.auth.v1.Exports', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('kinora.auth.v1.Exports', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Exports:
+    """The export of the caller's own data. An account has one at a time.
+    """
+
+    @staticmethod
+    def RequestExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.auth.v1.Exports/RequestExport',
+            kinora_dot_auth_dot_v1_dot_auth__pb2.RequestExportRequest.SerializeToString,
+            kinora_dot_auth_dot_v1_dot_auth__pb2.Export.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.auth.v1.Exports/GetExport',
+            kinora_dot_auth_dot_v1_dot_auth__pb2.GetExportRequest.SerializeToString,
+            kinora_dot_auth_dot_v1_dot_auth__pb2.Export.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.auth.v1.Exports/CancelExport',
+            kinora_dot_auth_dot_v1_dot_auth__pb2.CancelExportRequest.SerializeToString,
+            kinora_dot_auth_dot_v1_dot_auth__pb2.CancelExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -180,3 +180,55 @@ class AccountsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_pb2.DeleteAccountResponse, _abc.Awaitable[_auth_pb2.DeleteAccountResponse]]: ...
 
 def add_AccountsServicer_to_server(servicer: AccountsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ExportsStub:
+    """The export of the caller's own data. An account has one at a time."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ExportsAsyncStub: ...
+    RequestExport: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RequestExportRequest, _auth_pb2.Export]
+    """The current export if it is running or was finished just now, otherwise a new one."""
+    GetExport: _grpc.UnaryUnaryMultiCallable[_auth_pb2.GetExportRequest, _auth_pb2.Export]
+    CancelExport: _grpc.UnaryUnaryMultiCallable[_auth_pb2.CancelExportRequest, _auth_pb2.CancelExportResponse]
+    """Deletes it; no error if there is none."""
+
+@_typing.type_check_only
+class ExportsAsyncStub(ExportsStub):
+    """The export of the caller's own data. An account has one at a time."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    RequestExport: _aio.UnaryUnaryMultiCallable[_auth_pb2.RequestExportRequest, _auth_pb2.Export]  # type: ignore[assignment]
+    """The current export if it is running or was finished just now, otherwise a new one."""
+    GetExport: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetExportRequest, _auth_pb2.Export]  # type: ignore[assignment]
+    CancelExport: _aio.UnaryUnaryMultiCallable[_auth_pb2.CancelExportRequest, _auth_pb2.CancelExportResponse]  # type: ignore[assignment]
+    """Deletes it; no error if there is none."""
+
+class ExportsServicer(metaclass=_abc_1.ABCMeta):
+    """The export of the caller's own data. An account has one at a time."""
+
+    @_abc_1.abstractmethod
+    def RequestExport(
+        self,
+        request: _auth_pb2.RequestExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.Export, _abc.Awaitable[_auth_pb2.Export]]:
+        """The current export if it is running or was finished just now, otherwise a new one."""
+
+    @_abc_1.abstractmethod
+    def GetExport(
+        self,
+        request: _auth_pb2.GetExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.Export, _abc.Awaitable[_auth_pb2.Export]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelExport(
+        self,
+        request: _auth_pb2.CancelExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_pb2.CancelExportResponse, _abc.Awaitable[_auth_pb2.CancelExportResponse]]:
+        """Deletes it; no error if there is none."""
+
+def add_ExportsServicer_to_server(servicer: ExportsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
