@@ -76,6 +76,15 @@ async def test_relay_publishes_pending_events_in_order_and_removes_them(
     assert await things.find_one() == {"_id": "one", "changes": 2, OUTBOX: []}
 
 
+async def test_relay_publishes_to_feeds_too(things: Collection, broker: Broker, exchange: str, inbox: Take) -> None:
+    await change(things, exchange, 7)
+    relay = mongo.Relay([things], broker, {Happened.type: (exchange, "n"), "kit.other": ("no-exchange", "n")})
+    assert await relay.publish_pending() == 1
+    messages = await inbox()
+    assert [message.routing_key for message in messages] == ["kit.happened", "7"]
+    assert messages[0].body == messages[1].body
+
+
 async def test_relay_publishes_at_once_when_woken(
     things: Collection, broker: Broker, exchange: str, inbox: Take, monkeypatch: pytest.MonkeyPatch
 ) -> None:

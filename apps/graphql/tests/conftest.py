@@ -27,7 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 
 from kinora.auth.v1 import auth_pb2, auth_pb2_grpc
-from kinora.events.video import PROGRESS_EXCHANGE
+from kinora.events.media import CHANNELS_EXCHANGE, COMMENTS_EXCHANGE
+from kinora.events.video import PROGRESS_EXCHANGE, UPLOADS_EXCHANGE
 from kinora.media.v1 import (
     channels_pb2,
     channels_pb2_grpc,
@@ -59,6 +60,7 @@ from kinora_kit.structs import from_struct
 from kinora_kit.testing import Proxy, free_port, no_session_has_ended, proxy
 
 ISSUER = "http://issuer.test"
+EXCHANGES = [PROGRESS_EXCHANGE, UPLOADS_EXCHANGE, COMMENTS_EXCHANGE, CHANNELS_EXCHANGE]
 
 
 def error(base: type[DomainError], code: str) -> DomainError:
@@ -113,6 +115,8 @@ class World(
     clients: list[auth_pb2.Client] = field(default_factory=list)
     comments: dict[str, comments_pb2.Comment] = field(default_factory=dict)
     likes: defaultdict[UUID, set[str]] = field(default_factory=lambda: defaultdict(set))
+    followed: dict[UUID, set[str]] = field(default_factory=dict)
+    """The channels of users that are not to follow every second one."""
     searches: list[media_pb2.SearchMediaRequest] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     wrong_passwords: int = 0
@@ -314,8 +318,13 @@ class World(
         self, request: channels_pb2.ListSubscriptionsRequest, context: Any
     ) -> channels_pb2.ListSubscriptionsResponse:
         self.calls["ListSubscriptions"] += 1
-        signed_in()
-        return channels_pb2.ListSubscriptionsResponse(user_ids=request.user_ids[::2])
+        followed = self.followed.get(signed_in().user_id)
+        found = request.user_ids[::2] if followed is None else followed.intersection(request.user_ids)
+        return channels_pb2.ListSubscriptionsResponse(user_ids=found)
+
+    async def ListAllSubscriptions(self, request: Any, context: Any) -> channels_pb2.ListSubscriptionsResponse:
+        self.calls["ListAllSubscriptions"] += 1
+        return channels_pb2.ListSubscriptionsResponse(user_ids=self.followed[signed_in().user_id])
 
     async def ListSubscribedChannels(
         self, request: channels_pb2.ListSubscribedChannelsRequest, context: Any
@@ -340,7 +349,8 @@ class World(
         self, request: comments_pb2.BatchGetCommentsRequest, context: Any
     ) -> comments_pb2.BatchGetCommentsResponse:
         self.calls["BatchGetComments"] += 1
-        found = [self.comments[comment_id] for comment_id in request.ids if comment_id in self.comments]
+        known = [self.comments[comment_id] for comment_id in request.ids if comment_id in self.comments]
+        found = [comment for comment in known if self._visible(comment.media_id)]
         return comments_pb2.BatchGetCommentsResponse(comments=reversed(found))
 
     async def ListCommentLikes(
@@ -443,6 +453,14 @@ class World(
             raise error(NotFound, "video_not_found")
         return self.progress[request.video_id]
 
+    async def ListProgress(
+        self, request: video_pb2.ListProgressRequest, context: Any
+    ) -> video_pb2.ListProgressResponse:
+        self.calls["ListProgress"] += 1
+        mine = [video.id for video in self.videos.values() if self._owned(video, signed_in())]
+        found = [self.progress[each] for each in mine if each in request.ids or self.progress[each].state != "ready"]
+        return video_pb2.ListProgressResponse(progress=found)
+
     async def CreateUpload(
         self, request: video_pb2.CreateUploadRequest, context: Any
     ) -> video_pb2.CreateUploadResponse:
@@ -529,9 +547,9 @@ def world(services: tuple[World, str]) -> World:
 
 @pytest.fixture(scope="session")
 async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
-    """A broker connection in the role of the video service."""
+    """A broker connection in the role of media and video."""
     url = kit["KINORA_RABBITMQ_URL"]
-    async with broker.connect(url, name="graphql-tests", exchanges=[PROGRESS_EXCHANGE]) as bus:
+    async with broker.connect(url, name="graphql-tests", exchanges=EXCHANGES) as bus:
         await (await bus.channel()).close()
         yield bus
 

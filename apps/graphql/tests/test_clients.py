@@ -179,8 +179,10 @@ async def test_idle_stream_has_heartbeats_and_no_buffering(world: World, keys: K
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-store", "no")
         lines = answer.aiter_lines()
-        seen = [await anext(lines) for _ in range(7)]
-    assert (seen[0], seen[2:]) == ("event: next", ["", ":", "", ":", ""])
+        while await anext(lines) != "event: next":  # heartbeats, until the first state was fetched
+            pass
+        seen = [await anext(lines) for _ in range(6)]
+    assert seen[1:] == ["", ":", "", ":", ""]
 
 
 async def test_streams_per_user_and_address_are_limited(world: World, keys: Keys, start: Start) -> None:

@@ -111,9 +111,16 @@ def superseding(entries: Sequence[Document]) -> Document:
 
 
 class Relay:
-    """Publishes the pending events of ``collections``. Call ``wake`` after a write to publish at once."""
+    """Publishes the pending events of ``collections``. Call ``wake`` after a write to publish at once.
 
-    def __init__(self, collections: Sequence[Collection], broker: Broker) -> None:
+    ``feeds``: by event type, an exchange to which such events are published, too, and the field of their data that is
+    the routing key there.
+    """
+
+    def __init__(
+        self, collections: Sequence[Collection], broker: Broker, feeds: Mapping[str, tuple[str, str]] | None = None
+    ) -> None:
+        self._feeds = feeds or {}
         self._collections = collections
         self._broker = broker
         self._work = asyncio.Event()
@@ -136,13 +143,18 @@ class Relay:
             async for document in found:
                 for entry in document[OUTBOX]:
                     event = Event.model_validate_json(entry["event"])
+                    targets = [(entry["exchange"], event.type)]
+                    if event.type in self._feeds:
+                        exchange, field = self._feeds[event.type]
+                        targets.append((exchange, str(event.data[field])))
                     try:
-                        await self._broker.publish(
-                            entry["event"].encode(),
-                            exchange=entry["exchange"],
-                            routing_key=event.type,
-                            message_id=entry["id"],
-                        )
+                        for exchange, routing_key in targets:
+                            await self._broker.publish(
+                                entry["event"].encode(),
+                                exchange=exchange,
+                                routing_key=routing_key,
+                                message_id=entry["id"],
+                            )
                     except Unroutable as error:
                         log.warning(
                             "no queue accepts the event yet, keeping it", event_type=event.type, error=str(error)

@@ -22,12 +22,12 @@ from kinora_graphql.channels.loaders import load_channels, load_subscriptions
 from kinora_graphql.clients import Clients
 from kinora_graphql.comments.loaders import load_comment_likes, load_comments
 from kinora_graphql.documents import Documents
+from kinora_graphql.hub import Hubs
 from kinora_graphql.likes.loaders import load_likes
 from kinora_graphql.media.loaders import BATCH as MEDIA_BATCH
 from kinora_graphql.media.loaders import load_category_names, load_media
 from kinora_graphql.notifications.loaders import load_notifications
 from kinora_graphql.playlists.loaders import load_playlists
-from kinora_graphql.progress import ProgressHub
 from kinora_graphql.rates import Rate, Rates
 from kinora_graphql.video.loaders import load_videos
 from kinora_graphql.watching.loaders import load_positions
@@ -71,7 +71,7 @@ class Context(BaseContext):
         self,
         *,
         clients: Clients,
-        progress: ProgressHub,
+        hubs: Hubs,
         documents: Documents,
         rates: Rates,
         network: str,
@@ -83,7 +83,7 @@ class Context(BaseContext):
     ) -> None:
         super().__init__()
         self.clients = clients
-        self.progress = progress
+        self.hubs = hubs
         self.documents = documents
         self.rate: Rate | None = None
         """What the client has left."""
@@ -152,7 +152,7 @@ async def get_context(connection: HTTPConnection, wired: Wired) -> Context:
         rpc.access_token.set(None)  # the services would reject every call that carries it
     return Context(
         clients=wired.clients,
-        progress=wired.progress,
+        hubs=wired.hubs,
         documents=wired.documents,
         rates=wired.rates,
         network=client_network(connection.scope),

@@ -26,7 +26,9 @@ from kinora_graphql.auth.mutations import AuthMutation
 from kinora_graphql.auth.queries import AuthQuery
 from kinora_graphql.channels.mutations import ChannelsMutation
 from kinora_graphql.channels.queries import ChannelsQuery
+from kinora_graphql.channels.subscriptions import ChannelsSubscription
 from kinora_graphql.comments.mutations import CommentsMutation
+from kinora_graphql.comments.subscriptions import CommentsSubscription
 from kinora_graphql.costs import Limits, Measured, Measuring, declare, prices
 from kinora_graphql.extensions import Errors, Measure, OneOperation, Prepared, RejectInvalidToken
 from kinora_graphql.likes.mutations import LikesMutation
@@ -74,7 +76,7 @@ class Mutation(
 
 
 @strawberry.type
-class Subscription(VideoSubscription): ...
+class Subscription(VideoSubscription, CommentsSubscription, ChannelsSubscription): ...
 
 
 declare(Mutation, Query, Subscription, *Node.__subclasses__())

@@ -19,7 +19,7 @@ from kinora.media.v1.watching_pb2_grpc import WatchingStub
 from kinora.video.v1.video_pb2_grpc import UploadsStub, VideosStub
 from kinora_graphql.clients import Clients
 from kinora_graphql.documents import Documents, read_manifest
-from kinora_graphql.progress import ProgressHub
+from kinora_graphql.hub import Hubs
 from kinora_graphql.rates import Rates
 from kinora_graphql.settings import GraphqlSettings
 from kinora_kit import broker, redis, rpc, tasks
@@ -31,7 +31,7 @@ from kinora_kit.settings import reveal
 @dataclass(frozen=True)
 class State:
     clients: Clients
-    progress: ProgressHub
+    hubs: Hubs
     documents: Documents
     rates: Rates
     verifier: TokenVerifier
@@ -48,7 +48,7 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
         rpc.connect(settings.media_grpc) as media,
         rpc.connect(settings.video_grpc) as video,
     ):
-        progress = ProgressHub(bus)
+        hubs = Hubs.of(bus)
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
             issuer=settings.public_url,
@@ -56,7 +56,11 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
             otherwise=has_ended,
         )
         rates = Rates(cache, limit=settings.rate_limit)
-        async with tasks.background(progress=progress.run, revocations=verifier.revocations.follow, rates=rates.run):
+        async with tasks.background(
+            **{name: hub.run for name, hub in vars(hubs).items()},
+            revocations=verifier.revocations.follow,
+            rates=rates.run,
+        ):
             yield State(
                 clients=Clients(
                     users=UsersStub(auth),
@@ -74,7 +78,7 @@ async def wire(settings: GraphqlSettings) -> AsyncIterator[State]:
                     videos=VideosStub(video),
                     uploads=UploadsStub(video),
                 ),
-                progress=progress,
+                hubs=hubs,
                 rates=rates,
                 documents=Documents(
                     cache,

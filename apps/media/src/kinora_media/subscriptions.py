@@ -65,13 +65,17 @@ class Subscriptions:
             raise InvalidInput("This is your own channel")
         if channel_id not in await self.users.many([channel_id]):
             raise ChannelNotFound
-        mine = await marks_store.things(self.database, SUBSCRIPTION, caller.user_id, limit=MAX_SUBSCRIPTIONS)
+        mine = await self.all(caller)
         if len(mine) == MAX_SUBSCRIPTIONS and channel_id not in mine:
             raise TooManySubscriptions
 
     async def mine(self, caller: Caller, *, after: Position | None, limit: int) -> Page[Marked[Channel]]:
         """The channels that the caller subscribes to, last subscribed first."""
         return await self.marks.page(caller, SUBSCRIPTION, self.channels, after=after, limit=limit)
+
+    async def all(self, caller: Caller) -> list[UUID]:
+        """The ids of these channels, in no particular order."""
+        return await marks_store.things(self.database, SUBSCRIPTION, caller.user_id, limit=MAX_SUBSCRIPTIONS)
 
     async def among(self, caller: Caller, ids: Sequence[UUID]) -> set[UUID]:
         """Those of the channels that the caller subscribes to."""
@@ -80,7 +84,7 @@ class Subscriptions:
     async def media(self, caller: Caller, *, cursor: str | None, limit: int) -> Page[Listed]:
         """What is ready and public in these channels, last published first. Raises InvalidInput."""
         after = cursors.in_subscribed(cursor) if cursor else None
-        mine = await marks_store.things(self.database, SUBSCRIPTION, caller.user_id, limit=MAX_SUBSCRIPTIONS)
+        mine = await self.all(caller)
         size = media_store.OWNERS
         found = [
             await media_store.of_owners(self.database, mine[start : start + size], after=after, limit=limit + 1)

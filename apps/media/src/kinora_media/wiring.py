@@ -44,14 +44,14 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         broker.connect(
             reveal(settings.rabbitmq_url),
             name="media",
-            exchanges=[media.EXCHANGE],
+            exchanges=[media.EXCHANGE, media.COMMENTS_EXCHANGE, media.CHANNELS_EXCHANGE],
             queues=queues.of(media.EXCHANGE),
         ) as bus,
         ask_auth(settings.jwks_url) as has_ended,
         rpc.connect(settings.auth_grpc) as auth,
         rpc.connect(settings.video_grpc) as video,
     ):
-        relay = mongo.Relay([database[name] for name in store.OUTBOXES], bus)
+        relay = mongo.Relay([database[name] for name in store.OUTBOXES], bus, media.FEEDS)
         tallies = Tallies(database, store.TALLIES)
         videos = RemoteVideos(EnforcementStub(video), UploadsStub(video))
         users = CachedUsers(UsersStub(auth), cache)

@@ -110,15 +110,19 @@ async def progressed(connection: Connection, video_id: UUID) -> None:
     """Emit the video's progress. Call it after all changes of the transaction."""
     video = await store.get(connection, video_id)
     if video is not None:
-        progress = event(SERVICE, await snapshot(connection, video))
-        await outbox.emit(connection, progress, exchange=events.PROGRESS_EXCHANGE, routing_key=str(video_id))
+        await _progress(connection, video)
 
 
 async def deleted(connection: Connection, video: Video) -> None:
     """Emit the deletion of ``video``, which is already marked as deleted."""
     await emit(connection, events.Deleted(video_id=video.id, owner_id=video.owner_id))
+    await _progress(connection, video)
+
+
+async def _progress(connection: Connection, video: Video) -> None:
     progress = event(SERVICE, await snapshot(connection, video))
     await outbox.emit(connection, progress, exchange=events.PROGRESS_EXCHANGE, routing_key=str(video.id))
+    await outbox.emit(connection, progress, exchange=events.UPLOADS_EXCHANGE, routing_key=str(video.owner_id))
 
 
 async def fail(connection: Connection, video: Video, code: str, detail: str) -> None:

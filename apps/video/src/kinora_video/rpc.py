@@ -75,6 +75,12 @@ class VideosServicer(pb_grpc.VideosServicer):
     async def GetProgress(self, request: pb.GetProgressRequest, context: Any) -> pb.Progress:
         return _progress(await self._watching.progress(signed_in(), parse_id(request.video_id)))
 
+    async def ListProgress(self, request: pb.ListProgressRequest, context: Any) -> pb.ListProgressResponse:
+        if len(request.ids) > MAX_IDS:
+            raise InvalidInput(f"A request may have at most {MAX_IDS} ids")
+        found = await self._watching.uploads(signed_in(), [parse_id(item) for item in request.ids])
+        return pb.ListProgressResponse(progress=map(_progress, found))
+
 
 class UploadsServicer(pb_grpc.UploadsServicer):
     def __init__(self, videos: Videos, uploads: Uploads) -> None:

@@ -76,6 +76,18 @@ async def list_videos(pool: Pool, ids: Sequence[UUID]) -> list[Video]:
     return [_video(row) for row in rows]
 
 
+async def unfinished(connection: Connection, owner_id: UUID, ids: Sequence[UUID], *, limit: int) -> list[Video]:
+    """The owner's videos whose upload or transcoding has not ended, latest first, and those of ``ids``."""
+    rows = await connection.fetch(
+        f"(SELECT {_VIDEO} FROM videos WHERE owner_id = $1 AND state IN ('uploading', 'processing', 'playable')"
+        f" ORDER BY id DESC LIMIT $3) UNION SELECT {_VIDEO} FROM videos WHERE owner_id = $1 AND id = ANY($2::uuid[])",
+        owner_id,
+        ids,
+        limit,
+    )
+    return [_video(row) for row in rows]
+
+
 async def count_uploading(connection: Connection, owner_id: UUID, *, excluding: Sequence[UUID] = ()) -> int:
     """The number of the owner's uploads in progress. Concurrent counts for the same owner wait for this transaction.
 

@@ -16,6 +16,8 @@ from kinora_video.errors import LinkExpired, NotPlayable, VideoNotFound
 from kinora_video.links import SIGNED_QUERY, Links
 from kinora_video.settings import VideoSettings
 
+MAX_UPLOADS = 100
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -57,6 +59,14 @@ class Watching:
                 raise VideoNotFound
             video.must_be_owned_by(caller)
             return await announce.snapshot(connection, video)
+
+    async def uploads(
+        self, caller: Caller, ids: Sequence[UUID]
+    ) -> list[events.TranscodeProgressed | events.UploadProgressed]:
+        """The progress of the caller's videos that have not ended, the latest MAX_UPLOADS, and of ``ids``."""
+        async with postgres.transaction(self.pool) as connection:
+            videos = await store.unfinished(connection, caller.user_id, ids, limit=MAX_UPLOADS)
+            return [await announce.snapshot(connection, video) for video in videos]
 
     async def _show(self, videos: Sequence[Video]) -> list[Shown]:
         ids = [video.id for video in videos]

@@ -74,7 +74,7 @@ async def _stores(settings: StoreSettings) -> AsyncIterator[_Stores]:
         broker.connect(
             reveal(settings.rabbitmq_url),
             name=settings.service,
-            exchanges=(events.EXCHANGE, events.PROGRESS_EXCHANGE),
+            exchanges=(events.EXCHANGE, events.PROGRESS_EXCHANGE, events.UPLOADS_EXCHANGE),
             queues=queues.of(events.EXCHANGE),
         ) as messages,
         s3.connect(

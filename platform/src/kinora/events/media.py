@@ -5,6 +5,10 @@ from uuid import UUID
 from kinora_kit.events import Payload
 
 EXCHANGE = "media"
+COMMENTS_EXCHANGE = "media.comments"
+"""Posted comments once more, with the media's id as routing key."""
+CHANNELS_EXCHANGE = "media.channels"
+"""Once more, published media with the owner's id as routing key, and new subscriptions with the subscriber's."""
 
 Visibility = Literal["private", "unlisted", "public"]
 
@@ -180,3 +184,11 @@ class PlaylistItemAdded(_PlaylistItem):
 
 class PlaylistItemRemoved(_PlaylistItem):
     type: ClassVar[str] = "playlist.item_removed"
+
+
+FEEDS = {
+    CommentPosted.type: (COMMENTS_EXCHANGE, "media_id"),
+    MediaPublished.type: (CHANNELS_EXCHANGE, "owner_id"),
+    ChannelSubscribed.type: (CHANNELS_EXCHANGE, "user_id"),
+}
+"""Events that are also published to another exchange, by type: its name, and the field that is the routing key."""

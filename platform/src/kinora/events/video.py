@@ -9,6 +9,9 @@ EXCHANGE = "video"
 PROGRESS_EXCHANGE = "video.progress"
 """The exchange for the progress events below, with the video's id as routing key."""
 
+UPLOADS_EXCHANGE = "video.uploads"
+"""The same events once more, with the owner's id as routing key."""
+
 State = Literal["uploading", "processing", "playable", "ready", "failed", "deleted"]
 
 

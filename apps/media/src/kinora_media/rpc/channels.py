@@ -56,6 +56,11 @@ class ChannelsRpc(ChannelsServicer):
         found = await self._subscriptions.among(signed_in(), [parse_id(text) for text in request.user_ids])
         return pb.ListSubscriptionsResponse(user_ids=map(str, found))
 
+    async def ListAllSubscriptions(
+        self, request: pb.ListAllSubscriptionsRequest, context: object
+    ) -> pb.ListSubscriptionsResponse:
+        return pb.ListSubscriptionsResponse(user_ids=map(str, await self._subscriptions.all(signed_in())))
+
     async def ListSubscribedChannels(
         self, request: pb.ListSubscribedChannelsRequest, context: object
     ) -> pb.ChannelPage:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from kinora.media.v1 import media_pb2 as kinora_dot_media_dot_v1_dot_media__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekinora/media/v1/channels.proto\x12\x0fkinora.media.v1\x1a\x1bkinora/media/v1/media.proto\">\n\x07\x43hannel\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bsubscribers\x18\x02 \x01(\x03\x12\r\n\x05views\x18\x03 \x01(\x03\"O\n\x0b\x43hannelPage\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.kinora.media.v1.ChannelEntry\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"I\n\x0c\x43hannelEntry\x12)\n\x07\x63hannel\x18\x01 \x01(\x0b\x32\x18.kinora.media.v1.Channel\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"+\n\x17\x42\x61tchGetChannelsRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"F\n\x18\x42\x61tchGetChannelsResponse\x12*\n\x08\x63hannels\x18\x01 \x03(\x0b\x32\x18.kinora.media.v1.Channel\"#\n\x13GetDashboardRequest\x12\x0c\n\x04\x64\x61ys\x18\x01 \x01(\x05\"X\n\tDashboard\x12\'\n\x06totals\x18\x01 \x01(\x0b\x32\x17.kinora.media.v1.Totals\x12\"\n\x04\x64\x61ys\x18\x02 \x03(\x0b\x32\x14.kinora.media.v1.Day\"M\n\x06Totals\x12\x13\n\x0bsubscribers\x18\x01 \x01(\x03\x12\r\n\x05views\x18\x02 \x01(\x03\x12\r\n\x05likes\x18\x03 \x01(\x03\x12\x10\n\x08\x63omments\x18\x04 \x01(\x03\"=\n\x03\x44\x61y\x12\x0c\n\x04\x64\x61te\x18\x01 \x01(\t\x12(\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x17.kinora.media.v1.Totals\"#\n\x10SubscribeRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"%\n\x12UnsubscribeRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\",\n\x18ListSubscriptionsRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"-\n\x19ListSubscriptionsResponse\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"=\n\x1dListSubscribedChannelsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\":\n\x1aListSubscribedMediaRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"$\n\x10HideMediaRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\"\x13\n\x11HideMediaResponse\"&\n\x12UnhideMediaRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\"\x15\n\x13UnhideMediaResponse\"%\n\x12HideChannelRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x15\n\x13HideChannelResponse\"\'\n\x14UnhideChannelRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x17\n\x15UnhideChannelResponse2\x91\x05\n\x08\x43hannels\x12g\n\x10\x42\x61tchGetChannels\x12(.kinora.media.v1.BatchGetChannelsRequest\x1a).kinora.media.v1.BatchGetChannelsResponse\x12P\n\x0cGetDashboard\x12$.kinora.media.v1.GetDashboardRequest\x1a\x1a.kinora.media.v1.Dashboard\x12H\n\tSubscribe\x12!.kinora.media.v1.SubscribeRequest\x1a\x18.kinora.media.v1.Channel\x12L\n\x0bUnsubscribe\x12#.kinora.media.v1.UnsubscribeRequest\x1a\x18.kinora.media.v1.Channel\x12j\n\x11ListSubscriptions\x12).kinora.media.v1.ListSubscriptionsRequest\x1a*.kinora.media.v1.ListSubscriptionsResponse\x12\x66\n\x16ListSubscribedChannels\x12..kinora.media.v1.ListSubscribedChannelsRequest\x1a\x1c.kinora.media.v1.ChannelPage\x12^\n\x13ListSubscribedMedia\x12+.kinora.media.v1.ListSubscribedMediaRequest\x1a\x1a.kinora.media.v1.MediaPage2\xf0\x02\n\x06Hiding\x12R\n\tHideMedia\x12!.kinora.media.v1.HideMediaRequest\x1a\".kinora.media.v1.HideMediaResponse\x12X\n\x0bUnhideMedia\x12#.kinora.media.v1.UnhideMediaRequest\x1a$.kinora.media.v1.UnhideMediaResponse\x12X\n\x0bHideChannel\x12#.kinora.media.v1.HideChannelRequest\x1a$.kinora.media.v1.HideChannelResponse\x12^\n\rUnhideChannel\x12%.kinora.media.v1.UnhideChannelRequest\x1a&.kinora.media.v1.UnhideChannelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekinora/media/v1/channels.proto\x12\x0fkinora.media.v1\x1a\x1bkinora/media/v1/media.proto\">\n\x07\x43hannel\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bsubscribers\x18\x02 \x01(\x03\x12\r\n\x05views\x18\x03 \x01(\x03\"O\n\x0b\x43hannelPage\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.kinora.media.v1.ChannelEntry\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"I\n\x0c\x43hannelEntry\x12)\n\x07\x63hannel\x18\x01 \x01(\x0b\x32\x18.kinora.media.v1.Channel\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"+\n\x17\x42\x61tchGetChannelsRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"F\n\x18\x42\x61tchGetChannelsResponse\x12*\n\x08\x63hannels\x18\x01 \x03(\x0b\x32\x18.kinora.media.v1.Channel\"#\n\x13GetDashboardRequest\x12\x0c\n\x04\x64\x61ys\x18\x01 \x01(\x05\"X\n\tDashboard\x12\'\n\x06totals\x18\x01 \x01(\x0b\x32\x17.kinora.media.v1.Totals\x12\"\n\x04\x64\x61ys\x18\x02 \x03(\x0b\x32\x14.kinora.media.v1.Day\"M\n\x06Totals\x12\x13\n\x0bsubscribers\x18\x01 \x01(\x03\x12\r\n\x05views\x18\x02 \x01(\x03\x12\r\n\x05likes\x18\x03 \x01(\x03\x12\x10\n\x08\x63omments\x18\x04 \x01(\x03\"=\n\x03\x44\x61y\x12\x0c\n\x04\x64\x61te\x18\x01 \x01(\t\x12(\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x17.kinora.media.v1.Totals\"#\n\x10SubscribeRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"%\n\x12UnsubscribeRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\",\n\x18ListSubscriptionsRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"\x1d\n\x1bListAllSubscriptionsRequest\"-\n\x19ListSubscriptionsResponse\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"=\n\x1dListSubscribedChannelsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\":\n\x1aListSubscribedMediaRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"$\n\x10HideMediaRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\"\x13\n\x11HideMediaResponse\"&\n\x12UnhideMediaRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\"\x15\n\x13UnhideMediaResponse\"%\n\x12HideChannelRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x15\n\x13HideChannelResponse\"\'\n\x14UnhideChannelRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x17\n\x15UnhideChannelResponse2\x83\x06\n\x08\x43hannels\x12g\n\x10\x42\x61tchGetChannels\x12(.kinora.media.v1.BatchGetChannelsRequest\x1a).kinora.media.v1.BatchGetChannelsResponse\x12P\n\x0cGetDashboard\x12$.kinora.media.v1.GetDashboardRequest\x1a\x1a.kinora.media.v1.Dashboard\x12H\n\tSubscribe\x12!.kinora.media.v1.SubscribeRequest\x1a\x18.kinora.media.v1.Channel\x12L\n\x0bUnsubscribe\x12#.kinora.media.v1.UnsubscribeRequest\x1a\x18.kinora.media.v1.Channel\x12j\n\x11ListSubscriptions\x12).kinora.media.v1.ListSubscriptionsRequest\x1a*.kinora.media.v1.ListSubscriptionsResponse\x12p\n\x14ListAllSubscriptions\x12,.kinora.media.v1.ListAllSubscriptionsRequest\x1a*.kinora.media.v1.ListSubscriptionsResponse\x12\x66\n\x16ListSubscribedChannels\x12..kinora.media.v1.ListSubscribedChannelsRequest\x1a\x1c.kinora.media.v1.ChannelPage\x12^\n\x13ListSubscribedMedia\x12+.kinora.media.v1.ListSubscribedMediaRequest\x1a\x1a.kinora.media.v1.MediaPage2\xf0\x02\n\x06Hiding\x12R\n\tHideMedia\x12!.kinora.media.v1.HideMediaRequest\x1a\".kinora.media.v1.HideMediaResponse\x12X\n\x0bUnhideMedia\x12#.kinora.media.v1.UnhideMediaRequest\x1a$.kinora.media.v1.UnhideMediaResponse\x12X\n\x0bHideChannel\x12#.kinora.media.v1.HideChannelRequest\x1a$.kinora.media.v1.HideChannelResponse\x12^\n\rUnhideChannel\x12%.kinora.media.v1.UnhideChannelRequest\x1a&.kinora.media.v1.UnhideChannelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,30 +56,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNSUBSCRIBEREQUEST']._serialized_end=760
   _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=762
   _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=806
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=808
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=853
-  _globals['_LISTSUBSCRIBEDCHANNELSREQUEST']._serialized_start=855
-  _globals['_LISTSUBSCRIBEDCHANNELSREQUEST']._serialized_end=916
-  _globals['_LISTSUBSCRIBEDMEDIAREQUEST']._serialized_start=918
-  _globals['_LISTSUBSCRIBEDMEDIAREQUEST']._serialized_end=976
-  _globals['_HIDEMEDIAREQUEST']._serialized_start=978
-  _globals['_HIDEMEDIAREQUEST']._serialized_end=1014
-  _globals['_HIDEMEDIARESPONSE']._serialized_start=1016
-  _globals['_HIDEMEDIARESPONSE']._serialized_end=1035
-  _globals['_UNHIDEMEDIAREQUEST']._serialized_start=1037
-  _globals['_UNHIDEMEDIAREQUEST']._serialized_end=1075
-  _globals['_UNHIDEMEDIARESPONSE']._serialized_start=1077
-  _globals['_UNHIDEMEDIARESPONSE']._serialized_end=1098
-  _globals['_HIDECHANNELREQUEST']._serialized_start=1100
-  _globals['_HIDECHANNELREQUEST']._serialized_end=1137
-  _globals['_HIDECHANNELRESPONSE']._serialized_start=1139
-  _globals['_HIDECHANNELRESPONSE']._serialized_end=1160
-  _globals['_UNHIDECHANNELREQUEST']._serialized_start=1162
-  _globals['_UNHIDECHANNELREQUEST']._serialized_end=1201
-  _globals['_UNHIDECHANNELRESPONSE']._serialized_start=1203
-  _globals['_UNHIDECHANNELRESPONSE']._serialized_end=1226
-  _globals['_CHANNELS']._serialized_start=1229
-  _globals['_CHANNELS']._serialized_end=1886
-  _globals['_HIDING']._serialized_start=1889
-  _globals['_HIDING']._serialized_end=2257
+  _globals['_LISTALLSUBSCRIPTIONSREQUEST']._serialized_start=808
+  _globals['_LISTALLSUBSCRIPTIONSREQUEST']._serialized_end=837
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=839
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=884
+  _globals['_LISTSUBSCRIBEDCHANNELSREQUEST']._serialized_start=886
+  _globals['_LISTSUBSCRIBEDCHANNELSREQUEST']._serialized_end=947
+  _globals['_LISTSUBSCRIBEDMEDIAREQUEST']._serialized_start=949
+  _globals['_LISTSUBSCRIBEDMEDIAREQUEST']._serialized_end=1007
+  _globals['_HIDEMEDIAREQUEST']._serialized_start=1009
+  _globals['_HIDEMEDIAREQUEST']._serialized_end=1045
+  _globals['_HIDEMEDIARESPONSE']._serialized_start=1047
+  _globals['_HIDEMEDIARESPONSE']._serialized_end=1066
+  _globals['_UNHIDEMEDIAREQUEST']._serialized_start=1068
+  _globals['_UNHIDEMEDIAREQUEST']._serialized_end=1106
+  _globals['_UNHIDEMEDIARESPONSE']._serialized_start=1108
+  _globals['_UNHIDEMEDIARESPONSE']._serialized_end=1129
+  _globals['_HIDECHANNELREQUEST']._serialized_start=1131
+  _globals['_HIDECHANNELREQUEST']._serialized_end=1168
+  _globals['_HIDECHANNELRESPONSE']._serialized_start=1170
+  _globals['_HIDECHANNELRESPONSE']._serialized_end=1191
+  _globals['_UNHIDECHANNELREQUEST']._serialized_start=1193
+  _globals['_UNHIDECHANNELREQUEST']._serialized_end=1232
+  _globals['_UNHIDECHANNELRESPONSE']._serialized_start=1234
+  _globals['_UNHIDECHANNELRESPONSE']._serialized_end=1257
+  _globals['_CHANNELS']._serialized_start=1260
+  _globals['_CHANNELS']._serialized_end=2031
+  _globals['_HIDING']._serialized_start=2034
+  _globals['_HIDING']._serialized_end=2402
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,11 @@ class ChannelsStub:
                 request_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscriptionsRequest.SerializeToString,
                 response_deserializer=kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscriptionsResponse.FromString,
                 _registered_method=True)
+        self.ListAllSubscriptions = channel.unary_unary(
+                '/kinora.media.v1.Channels/ListAllSubscriptions',
+                request_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.ListAllSubscriptionsRequest.SerializeToString,
+                response_deserializer=kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscriptionsResponse.FromString,
+                _registered_method=True)
         self.ListSubscribedChannels = channel.unary_unary(
                 '/kinora.media.v1.Channels/ListSubscribedChannels',
                 request_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscribedChannelsRequest.SerializeToString,
@@ -110,6 +115,13 @@ class ChannelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAllSubscriptions(self, request, context):
+        """The ids of all channels that the caller subscribes to, in no particular order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSubscribedChannels(self, request, context):
         """The channels that the caller subscribes to, last subscribed first.
         """
@@ -150,6 +162,11 @@ def add_ChannelsServicer_to_server(servicer, server):
             'ListSubscriptions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSubscriptions,
                     request_deserializer=kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscriptionsRequest.FromString,
+                    response_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscriptionsResponse.SerializeToString,
+            ),
+            'ListAllSubscriptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAllSubscriptions,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_channels__pb2.ListAllSubscriptionsRequest.FromString,
                     response_serializer=kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscriptionsResponse.SerializeToString,
             ),
             'ListSubscribedChannels': grpc.unary_unary_rpc_method_handler(
@@ -298,6 +315,33 @@ class Channels:
             target,
             '/kinora.media.v1.Channels/ListSubscriptions',
             kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscriptionsRequest.SerializeToString,
+            kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAllSubscriptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.media.v1.Channels/ListAllSubscriptions',
+            kinora_dot_media_dot_v1_dot_channels__pb2.ListAllSubscriptionsRequest.SerializeToString,
             kinora_dot_media_dot_v1_dot_channels__pb2.ListSubscriptionsResponse.FromString,
             options,
             channel_credentials,

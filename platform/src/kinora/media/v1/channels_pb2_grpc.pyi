@@ -42,6 +42,8 @@ class ChannelsStub:
     Unsubscribe: _grpc.UnaryUnaryMultiCallable[_channels_pb2.UnsubscribeRequest, _channels_pb2.Channel]
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_channels_pb2.ListSubscriptionsRequest, _channels_pb2.ListSubscriptionsResponse]
     """Which of the channels the caller subscribes to. At most 100 ids."""
+    ListAllSubscriptions: _grpc.UnaryUnaryMultiCallable[_channels_pb2.ListAllSubscriptionsRequest, _channels_pb2.ListSubscriptionsResponse]
+    """The ids of all channels that the caller subscribes to, in no particular order."""
     ListSubscribedChannels: _grpc.UnaryUnaryMultiCallable[_channels_pb2.ListSubscribedChannelsRequest, _channels_pb2.ChannelPage]
     """The channels that the caller subscribes to, last subscribed first."""
     ListSubscribedMedia: _grpc.UnaryUnaryMultiCallable[_channels_pb2.ListSubscribedMediaRequest, _media_pb2.MediaPage]
@@ -60,6 +62,8 @@ class ChannelsAsyncStub(ChannelsStub):
     Unsubscribe: _aio.UnaryUnaryMultiCallable[_channels_pb2.UnsubscribeRequest, _channels_pb2.Channel]  # type: ignore[assignment]
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_channels_pb2.ListSubscriptionsRequest, _channels_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
     """Which of the channels the caller subscribes to. At most 100 ids."""
+    ListAllSubscriptions: _aio.UnaryUnaryMultiCallable[_channels_pb2.ListAllSubscriptionsRequest, _channels_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
+    """The ids of all channels that the caller subscribes to, in no particular order."""
     ListSubscribedChannels: _aio.UnaryUnaryMultiCallable[_channels_pb2.ListSubscribedChannelsRequest, _channels_pb2.ChannelPage]  # type: ignore[assignment]
     """The channels that the caller subscribes to, last subscribed first."""
     ListSubscribedMedia: _aio.UnaryUnaryMultiCallable[_channels_pb2.ListSubscribedMediaRequest, _media_pb2.MediaPage]  # type: ignore[assignment]
@@ -105,6 +109,14 @@ class ChannelsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_channels_pb2.ListSubscriptionsResponse, _abc.Awaitable[_channels_pb2.ListSubscriptionsResponse]]:
         """Which of the channels the caller subscribes to. At most 100 ids."""
+
+    @_abc_1.abstractmethod
+    def ListAllSubscriptions(
+        self,
+        request: _channels_pb2.ListAllSubscriptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_channels_pb2.ListSubscriptionsResponse, _abc.Awaitable[_channels_pb2.ListSubscriptionsResponse]]:
+        """The ids of all channels that the caller subscribes to, in no particular order."""
 
     @_abc_1.abstractmethod
     def ListSubscribedChannels(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkinora/video/v1/video.proto\x12\x0fkinora.video.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"c\n\tRendition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x0e\n\x06\x63odecs\x18\x04 \x01(\t\x12\x19\n\x11\x61verage_bandwidth\x18\x05 \x01(\x03\"\xc1\x02\n\x05Video\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\nvisibility\x18\x04 \x01(\t\x12\x15\n\x08\x64uration\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05width\x18\x06 \x01(\x05\x12\x0e\n\x06height\x18\x07 \x01(\x05\x12.\n\nrenditions\x18\x08 \x03(\x0b\x32\x1a.kinora.video.v1.Rendition\x12\x12\n\nstream_url\x18\t \x01(\t\x12\x12\n\nposter_url\x18\n \x01(\t\x12\x14\n\x0c\x66\x61ilure_code\x18\x0b \x01(\t\x12\x16\n\x0e\x66\x61ilure_detail\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_duration\"3\n\x11RenditionProgress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08progress\x18\x02 \x01(\x01\"\x87\x02\n\x08Progress\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x16\n\x0e\x62ytes_received\x18\x04 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x05 \x01(\x03\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12\x36\n\nrenditions\x18\x07 \x03(\x0b\x32\".kinora.video.v1.RenditionProgress\x12\x16\n\ttime_left\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x66\x61ilure_code\x18\t \x01(\t\x12\x16\n\x0e\x66\x61ilure_detail\x18\n \x01(\tB\x0c\n\n_time_left\" \n\x11ListVideosRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"<\n\x12ListVideosResponse\x12&\n\x06videos\x18\x01 \x03(\x0b\x32\x16.kinora.video.v1.Video\"&\n\x12GetProgressRequest\x12\x10\n\x08video_id\x18\x01 \x01(\t\"j\n\x13\x43reateUploadRequest\x12\r\n\x05title\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x12\n\nvisibility\x18\x04 \x01(\t\x12\x10\n\x08\x64raft_id\x18\x05 \x01(\t\"<\n\x14\x43reateUploadResponse\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\x12\n\nupload_url\x18\x02 \x01(\t\"6\n\x13\x43hoosePosterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bposter_time\x18\x02 \x01(\x01\"\x16\n\x14\x43hoosePosterResponse\" \n\x12\x44\x65leteVideoRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteVideoResponse\"G\n\x14SetVisibilityRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nvisibility\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x17\n\x15SetVisibilityResponse\"\x1e\n\x10\x44ropVideoRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44ropVideoResponse\"\x16\n\x14\x44ropAllVideosRequest\"\x17\n\x15\x44ropAllVideosResponse2\xae\x01\n\x06Videos\x12U\n\nListVideos\x12\".kinora.video.v1.ListVideosRequest\x1a#.kinora.video.v1.ListVideosResponse\x12M\n\x0bGetProgress\x12#.kinora.video.v1.GetProgressRequest\x1a\x19.kinora.video.v1.Progress2\x9d\x02\n\x07Uploads\x12[\n\x0c\x43reateUpload\x12$.kinora.video.v1.CreateUploadRequest\x1a%.kinora.video.v1.CreateUploadResponse\x12[\n\x0c\x43hoosePoster\x12$.kinora.video.v1.ChoosePosterRequest\x1a%.kinora.video.v1.ChoosePosterResponse\x12X\n\x0b\x44\x65leteVideo\x12#.kinora.video.v1.DeleteVideoRequest\x1a$.kinora.video.v1.DeleteVideoResponse2\xa1\x02\n\x0b\x45nforcement\x12^\n\rSetVisibility\x12%.kinora.video.v1.SetVisibilityRequest\x1a&.kinora.video.v1.SetVisibilityResponse\x12R\n\tDropVideo\x12!.kinora.video.v1.DropVideoRequest\x1a\".kinora.video.v1.DropVideoResponse\x12^\n\rDropAllVideos\x12%.kinora.video.v1.DropAllVideosRequest\x1a&.kinora.video.v1.DropAllVideosResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkinora/video/v1/video.proto\x12\x0fkinora.video.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"c\n\tRendition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x0e\n\x06\x63odecs\x18\x04 \x01(\t\x12\x19\n\x11\x61verage_bandwidth\x18\x05 \x01(\x03\"\xc1\x02\n\x05Video\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\nvisibility\x18\x04 \x01(\t\x12\x15\n\x08\x64uration\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05width\x18\x06 \x01(\x05\x12\x0e\n\x06height\x18\x07 \x01(\x05\x12.\n\nrenditions\x18\x08 \x03(\x0b\x32\x1a.kinora.video.v1.Rendition\x12\x12\n\nstream_url\x18\t \x01(\t\x12\x12\n\nposter_url\x18\n \x01(\t\x12\x14\n\x0c\x66\x61ilure_code\x18\x0b \x01(\t\x12\x16\n\x0e\x66\x61ilure_detail\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_duration\"3\n\x11RenditionProgress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08progress\x18\x02 \x01(\x01\"\x87\x02\n\x08Progress\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x16\n\x0e\x62ytes_received\x18\x04 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x05 \x01(\x03\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12\x36\n\nrenditions\x18\x07 \x03(\x0b\x32\".kinora.video.v1.RenditionProgress\x12\x16\n\ttime_left\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x66\x61ilure_code\x18\t \x01(\t\x12\x16\n\x0e\x66\x61ilure_detail\x18\n \x01(\tB\x0c\n\n_time_left\" \n\x11ListVideosRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"<\n\x12ListVideosResponse\x12&\n\x06videos\x18\x01 \x03(\x0b\x32\x16.kinora.video.v1.Video\"&\n\x12GetProgressRequest\x12\x10\n\x08video_id\x18\x01 \x01(\t\"\"\n\x13ListProgressRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"C\n\x14ListProgressResponse\x12+\n\x08progress\x18\x01 \x03(\x0b\x32\x19.kinora.video.v1.Progress\"j\n\x13\x43reateUploadRequest\x12\r\n\x05title\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x12\n\nvisibility\x18\x04 \x01(\t\x12\x10\n\x08\x64raft_id\x18\x05 \x01(\t\"<\n\x14\x43reateUploadResponse\x12\x10\n\x08video_id\x18\x01 \x01(\t\x12\x12\n\nupload_url\x18\x02 \x01(\t\"6\n\x13\x43hoosePosterRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bposter_time\x18\x02 \x01(\x01\"\x16\n\x14\x43hoosePosterResponse\" \n\x12\x44\x65leteVideoRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteVideoResponse\"G\n\x14SetVisibilityRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nvisibility\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x17\n\x15SetVisibilityResponse\"\x1e\n\x10\x44ropVideoRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44ropVideoResponse\"\x16\n\x14\x44ropAllVideosRequest\"\x17\n\x15\x44ropAllVideosResponse2\x8b\x02\n\x06Videos\x12U\n\nListVideos\x12\".kinora.video.v1.ListVideosRequest\x1a#.kinora.video.v1.ListVideosResponse\x12M\n\x0bGetProgress\x12#.kinora.video.v1.GetProgressRequest\x1a\x19.kinora.video.v1.Progress\x12[\n\x0cListProgress\x12$.kinora.video.v1.ListProgressRequest\x1a%.kinora.video.v1.ListProgressResponse2\x9d\x02\n\x07Uploads\x12[\n\x0c\x43reateUpload\x12$.kinora.video.v1.CreateUploadRequest\x1a%.kinora.video.v1.CreateUploadResponse\x12[\n\x0c\x43hoosePoster\x12$.kinora.video.v1.ChoosePosterRequest\x1a%.kinora.video.v1.ChoosePosterResponse\x12X\n\x0b\x44\x65leteVideo\x12#.kinora.video.v1.DeleteVideoRequest\x1a$.kinora.video.v1.DeleteVideoResponse2\xa1\x02\n\x0b\x45nforcement\x12^\n\rSetVisibility\x12%.kinora.video.v1.SetVisibilityRequest\x1a&.kinora.video.v1.SetVisibilityResponse\x12R\n\tDropVideo\x12!.kinora.video.v1.DropVideoRequest\x1a\".kinora.video.v1.DropVideoResponse\x12^\n\rDropAllVideos\x12%.kinora.video.v1.DropAllVideosRequest\x1a&.kinora.video.v1.DropAllVideosResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,34 +46,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTVIDEOSRESPONSE']._serialized_end=919
   _globals['_GETPROGRESSREQUEST']._serialized_start=921
   _globals['_GETPROGRESSREQUEST']._serialized_end=959
-  _globals['_CREATEUPLOADREQUEST']._serialized_start=961
-  _globals['_CREATEUPLOADREQUEST']._serialized_end=1067
-  _globals['_CREATEUPLOADRESPONSE']._serialized_start=1069
-  _globals['_CREATEUPLOADRESPONSE']._serialized_end=1129
-  _globals['_CHOOSEPOSTERREQUEST']._serialized_start=1131
-  _globals['_CHOOSEPOSTERREQUEST']._serialized_end=1185
-  _globals['_CHOOSEPOSTERRESPONSE']._serialized_start=1187
-  _globals['_CHOOSEPOSTERRESPONSE']._serialized_end=1209
-  _globals['_DELETEVIDEOREQUEST']._serialized_start=1211
-  _globals['_DELETEVIDEOREQUEST']._serialized_end=1243
-  _globals['_DELETEVIDEORESPONSE']._serialized_start=1245
-  _globals['_DELETEVIDEORESPONSE']._serialized_end=1266
-  _globals['_SETVISIBILITYREQUEST']._serialized_start=1268
-  _globals['_SETVISIBILITYREQUEST']._serialized_end=1339
-  _globals['_SETVISIBILITYRESPONSE']._serialized_start=1341
-  _globals['_SETVISIBILITYRESPONSE']._serialized_end=1364
-  _globals['_DROPVIDEOREQUEST']._serialized_start=1366
-  _globals['_DROPVIDEOREQUEST']._serialized_end=1396
-  _globals['_DROPVIDEORESPONSE']._serialized_start=1398
-  _globals['_DROPVIDEORESPONSE']._serialized_end=1417
-  _globals['_DROPALLVIDEOSREQUEST']._serialized_start=1419
-  _globals['_DROPALLVIDEOSREQUEST']._serialized_end=1441
-  _globals['_DROPALLVIDEOSRESPONSE']._serialized_start=1443
-  _globals['_DROPALLVIDEOSRESPONSE']._serialized_end=1466
-  _globals['_VIDEOS']._serialized_start=1469
-  _globals['_VIDEOS']._serialized_end=1643
-  _globals['_UPLOADS']._serialized_start=1646
-  _globals['_UPLOADS']._serialized_end=1931
-  _globals['_ENFORCEMENT']._serialized_start=1934
-  _globals['_ENFORCEMENT']._serialized_end=2223
+  _globals['_LISTPROGRESSREQUEST']._serialized_start=961
+  _globals['_LISTPROGRESSREQUEST']._serialized_end=995
+  _globals['_LISTPROGRESSRESPONSE']._serialized_start=997
+  _globals['_LISTPROGRESSRESPONSE']._serialized_end=1064
+  _globals['_CREATEUPLOADREQUEST']._serialized_start=1066
+  _globals['_CREATEUPLOADREQUEST']._serialized_end=1172
+  _globals['_CREATEUPLOADRESPONSE']._serialized_start=1174
+  _globals['_CREATEUPLOADRESPONSE']._serialized_end=1234
+  _globals['_CHOOSEPOSTERREQUEST']._serialized_start=1236
+  _globals['_CHOOSEPOSTERREQUEST']._serialized_end=1290
+  _globals['_CHOOSEPOSTERRESPONSE']._serialized_start=1292
+  _globals['_CHOOSEPOSTERRESPONSE']._serialized_end=1314
+  _globals['_DELETEVIDEOREQUEST']._serialized_start=1316
+  _globals['_DELETEVIDEOREQUEST']._serialized_end=1348
+  _globals['_DELETEVIDEORESPONSE']._serialized_start=1350
+  _globals['_DELETEVIDEORESPONSE']._serialized_end=1371
+  _globals['_SETVISIBILITYREQUEST']._serialized_start=1373
+  _globals['_SETVISIBILITYREQUEST']._serialized_end=1444
+  _globals['_SETVISIBILITYRESPONSE']._serialized_start=1446
+  _globals['_SETVISIBILITYRESPONSE']._serialized_end=1469
+  _globals['_DROPVIDEOREQUEST']._serialized_start=1471
+  _globals['_DROPVIDEOREQUEST']._serialized_end=1501
+  _globals['_DROPVIDEORESPONSE']._serialized_start=1503
+  _globals['_DROPVIDEORESPONSE']._serialized_end=1522
+  _globals['_DROPALLVIDEOSREQUEST']._serialized_start=1524
+  _globals['_DROPALLVIDEOSREQUEST']._serialized_end=1546
+  _globals['_DROPALLVIDEOSRESPONSE']._serialized_start=1548
+  _globals['_DROPALLVIDEOSRESPONSE']._serialized_end=1571
+  _globals['_VIDEOS']._serialized_start=1574
+  _globals['_VIDEOS']._serialized_end=1841
+  _globals['_UPLOADS']._serialized_start=1844
+  _globals['_UPLOADS']._serialized_end=2129
+  _globals['_ENFORCEMENT']._serialized_start=2132
+  _globals['_ENFORCEMENT']._serialized_end=2421
 # @@protoc_insertion_point(module_scope)

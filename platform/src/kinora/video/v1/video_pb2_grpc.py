@@ -45,6 +45,11 @@ class VideosStub:
                 request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.GetProgressRequest.SerializeToString,
                 response_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.Progress.FromString,
                 _registered_method=True)
+        self.ListProgress = channel.unary_unary(
+                '/kinora.video.v1.Videos/ListProgress',
+                request_serializer=kinora_dot_video_dot_v1_dot_video__pb2.ListProgressRequest.SerializeToString,
+                response_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.ListProgressResponse.FromString,
+                _registered_method=True)
 
 
 class VideosServicer:
@@ -65,6 +70,13 @@ class VideosServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListProgress(self, request, context):
+        """Of the caller's latest 100 videos whose upload or transcoding has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VideosServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_VideosServicer_to_server(servicer, server):
                     servicer.GetProgress,
                     request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.GetProgressRequest.FromString,
                     response_serializer=kinora_dot_video_dot_v1_dot_video__pb2.Progress.SerializeToString,
+            ),
+            'ListProgress': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProgress,
+                    request_deserializer=kinora_dot_video_dot_v1_dot_video__pb2.ListProgressRequest.FromString,
+                    response_serializer=kinora_dot_video_dot_v1_dot_video__pb2.ListProgressResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class Videos:
             '/kinora.video.v1.Videos/GetProgress',
             kinora_dot_video_dot_v1_dot_video__pb2.GetProgressRequest.SerializeToString,
             kinora_dot_video_dot_v1_dot_video__pb2.Progress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.video.v1.Videos/ListProgress',
+            kinora_dot_video_dot_v1_dot_video__pb2.ListProgressRequest.SerializeToString,
+            kinora_dot_video_dot_v1_dot_video__pb2.ListProgressResponse.FromString,
             options,
             channel_credentials,
             insecure,

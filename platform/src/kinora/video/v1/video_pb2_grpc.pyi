@@ -37,6 +37,8 @@ class VideosStub:
     """Videos that do not exist or that the caller may not see are omitted. At most 100 ids."""
     GetProgress: _grpc.UnaryUnaryMultiCallable[_video_pb2.GetProgressRequest, _video_pb2.Progress]
     """The current state of upload and transcoding."""
+    ListProgress: _grpc.UnaryUnaryMultiCallable[_video_pb2.ListProgressRequest, _video_pb2.ListProgressResponse]
+    """Of the caller's latest 100 videos whose upload or transcoding has not ended."""
 
 @_typing.type_check_only
 class VideosAsyncStub(VideosStub):
@@ -47,6 +49,8 @@ class VideosAsyncStub(VideosStub):
     """Videos that do not exist or that the caller may not see are omitted. At most 100 ids."""
     GetProgress: _aio.UnaryUnaryMultiCallable[_video_pb2.GetProgressRequest, _video_pb2.Progress]  # type: ignore[assignment]
     """The current state of upload and transcoding."""
+    ListProgress: _aio.UnaryUnaryMultiCallable[_video_pb2.ListProgressRequest, _video_pb2.ListProgressResponse]  # type: ignore[assignment]
+    """Of the caller's latest 100 videos whose upload or transcoding has not ended."""
 
 class VideosServicer(metaclass=_abc_1.ABCMeta):
     """Reading videos, as their visibility allows."""
@@ -66,6 +70,14 @@ class VideosServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_video_pb2.Progress, _abc.Awaitable[_video_pb2.Progress]]:
         """The current state of upload and transcoding."""
+
+    @_abc_1.abstractmethod
+    def ListProgress(
+        self,
+        request: _video_pb2.ListProgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_pb2.ListProgressResponse, _abc.Awaitable[_video_pb2.ListProgressResponse]]:
+        """Of the caller's latest 100 videos whose upload or transcoding has not ended."""
 
 def add_VideosServicer_to_server(servicer: VideosServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
