@@ -137,7 +137,7 @@ types: install ## Check the types
 	@$(VENV)/mypy local
 	@# tests/cluster without its conftest.py, which would pass for that of tests/e2e, from which it imports.
 	@for tests in "tests/*.py" "tests/cluster/[!c]*.py" tests/docker tests/e2e tests/gateway local/tests platform/tests apps/*/tests; do \
-	    $(TESTS_PATH) $(VENV)/mypy --no-warn-return-any $$tests || exit 1; done
+	    $(TESTS_PATH) $(VENV)/mypy $$tests || exit 1; done
 	@cd pulumi && MYPYPATH=../local ../.kinora/pulumi/bin/mypy kinora_environment \
 	    ../local/sandbox/objects.py ../local/compose/configure.py
 generate: install ## Generate gRPC code, event schemas, the GraphQL schema, and the OpenAPI document

@@ -35,7 +35,7 @@ Read = Callable[[Path], subprocess.CompletedProcess[str]]
 
 
 def is_job(service: dict[str, Any]) -> bool:
-    return service["restart"] != "unless-stopped"
+    return bool(service["restart"] != "unless-stopped")
 
 
 def is_ours(service: dict[str, Any]) -> bool:

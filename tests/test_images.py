@@ -199,7 +199,7 @@ def get(port: int, path: str, process: subprocess.Popen[str]) -> int:
 def health_check(image: Image) -> list[str]:
     kind, *command = image.config["Healthcheck"]["Test"]
     assert kind == "CMD"
-    return command
+    return list(command)
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])

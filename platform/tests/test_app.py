@@ -31,7 +31,7 @@ async def test_healthz_and_readyz_answer_200(service: Running) -> None:
     async def well() -> bool:
         answer = await service.client.get("/readyz")
         assert answer.json() == {"status": "ready", "process": "ok", "dependencies": {"good": "ok"}}
-        return answer.status_code == 200
+        return bool(answer.status_code == 200)
 
     await eventually(well)
 
@@ -50,7 +50,7 @@ async def test_readyz_stays_200_with_unavailable_dependency(running: Run, tmp_pa
                     "slow": "no answer within 2 s",
                 },
             }
-            return answer.status_code == 200
+            return bool(answer.status_code == 200)
 
         await eventually(reported)
         metrics = (await service.client.get("/metrics")).text
@@ -287,7 +287,7 @@ async def test_sigterm_fails_readyz_and_finishes_requests_in_flight(running: Run
 
         async def draining() -> bool:
             answer = await service.client.get("/readyz")
-            return answer.status_code == 503 and answer.json()["process"] == "draining"
+            return bool(answer.status_code == 503 and answer.json()["process"] == "draining")
 
         await eventually(draining)
         assert (await service.client.get("/things/1")).status_code == 200, "requests are served until the port closes"
@@ -324,7 +324,7 @@ async def test_second_signal_skips_the_drain_delay(running: Run, tmp_path: Path)
         service.process.send_signal(signal.SIGTERM)
 
         async def draining() -> bool:
-            return (await service.client.get("/readyz")).status_code == 503
+            return bool((await service.client.get("/readyz")).status_code == 503)
 
         await eventually(draining)
         service.process.send_signal(signal.SIGTERM)

@@ -76,7 +76,8 @@ def test_queue_is_named_after_its_consumer_and_the_owner_of_its_events(generate:
 
 def ready() -> dict[str, Any]:
     payload = video.Ready(video_id=uuid4(), owner_id=uuid4(), duration=1.5, width=2, height=3)
-    return json.loads(event("video", payload).model_dump_json())
+    made: dict[str, Any] = json.loads(event("video", payload).model_dump_json())
+    return made
 
 
 def test_event_is_a_cloud_event_and_matches_its_schema() -> None:

@@ -80,7 +80,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def counted(source: str) -> float:
-    return SESSIONS_CHECKED.labels(source)._value.get()
+    return float(SESSIONS_CHECKED.labels(source)._value.get())
 
 
 async def test_announced_session_is_rejected_by_all_readers(client: Redis, kit: dict[str, str]) -> None:

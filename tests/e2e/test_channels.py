@@ -33,7 +33,7 @@ async def test_subscriber_sees_what_is_new(person: Person, stranger: Person, cli
     async def listed() -> bool:
         mine = await stranger.graphql(MINE)
         assert mine["subscriptions"]["nodes"] == [{"uuid": person.id}]
-        return mine["subscribedMedia"]["nodes"] == [{"uuid": video, "owner": {"username": person.username}}]
+        return bool(mine["subscribedMedia"]["nodes"] == [{"uuid": video, "owner": {"username": person.username}}])
 
     await until(listed, what="the new video in the subscriber's list")
     assert (await stranger.http.delete(f"/media/users/{person.id}/subscription", headers=stranger.headers)).json() == {

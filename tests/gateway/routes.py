@@ -257,7 +257,7 @@ def unrouted(answer: httpx.Response) -> bool:
     """Whether the request went to ``/unrouted`` of the service that owns the path, where no handler runs."""
     prefix, _, path = answer.headers.get("x-probe-path", "").partition("/unrouted")
     owners = [owner for owner, prefixes in UNROUTED.values() if path.startswith(tuple(prefixes))]
-    return prefix == "" and path != "" and answer.headers.get("x-probe") == owners[-1]
+    return bool(prefix == "" and path != "" and answer.headers.get("x-probe") == owners[-1])
 
 
 def code(answer: httpx.Response) -> str:
