@@ -27,7 +27,7 @@ WHOLE := $(if $(ALL),--whole -p randomly $(if $(SEED),--randomly-seed=$(SEED))) 
 ENVIRONMENT = cd pulumi && PATH="$(CURDIR)/.kinora/bin:$$PATH" ../.kinora/pulumi/bin/python -m kinora_environment
 .PHONY: help new-service promote pulumi demo up down restart status logs doctor install tools clients plan render diff rotate test \
     test-all test-native test-cluster pytest-cluster test-docker test-pulumi lint format types generate lock bench images clean \
-    doctor-cluster doctor-docker cluster-up cluster-demo cluster-push cluster-status cluster-down
+    doctor-cluster doctor-docker cluster-build cluster-up cluster-demo cluster-push cluster-status cluster-down
 
 ##@ Use
 demo: doctor install ## Upload a video (FILE=...) and watch it become playable
@@ -67,10 +67,11 @@ clean: down cluster-down ## Remove everything that was created here, data includ
 ##@ Sandbox
 doctor-cluster:
 	@$(PYTHON) local/doctor.py cluster
-cluster-up: doctor-cluster install tools ## Run the whole platform on a real Kubernetes on this machine, deployed by Argo CD
+cluster-build: doctor-cluster install tools
 	@flock local/tools.mk $(MAKE) --silent --jobs=2 --file=local/tools.mk PYTHON=$(PYTHON) sandbox
 	@flock local/images.mk $(MAKE) --silent --file=local/images.mk PYTHON=$(PYTHON)
 	@flock local/images.mk $(MAKE) --silent --file=local/sandbox/images.mk PYTHON=$(PYTHON)
+cluster-up: cluster-build ## Run the whole platform on a real Kubernetes on this machine, deployed by Argo CD
 	@$(CLUSTER) up $(if $(UNCOMMITTED),--uncommitted)
 cluster-demo: ## Upload a video to it (FILE=...) and watch it become playable
 	@KINORA_GATEWAY="$$($(CLUSTER) url)" no_proxy=10.231.0.2 $(VENV)/python local/demo.py $(if $(FILE),"$(FILE)")

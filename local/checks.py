@@ -1,8 +1,9 @@
 """Run every check that a change must pass, in phases: `make test`, and `make test-all` with `ALL=1`.
 
 A pytest suite uses at most one core and often waits, so phases that need the platform run in parallel with phases that
-do not, and the sandbox comes up while the platform is still being tested. The cluster's tests run alone, because they
-measure how long rollouts take and whether requests are lost. The tests of docker-compose.yml come last.
+do not. What the sandbox needs is built from the beginning, at a low priority, in the time that tests leave, and it
+comes up while the platform is still being tested. The cluster's tests run alone, because they measure how long rollouts
+take and whether requests are lost. The tests of docker-compose.yml come last.
 
 Tests of parallel phases compete for two cores. When all phases are over, those with few failed tests repeat these tests
 alone: what fails again makes the run fail, what passes is reported as flaky.
@@ -49,6 +50,7 @@ class Phase:
     """Phases that must have passed."""
     after: tuple[str, ...] = ()
     """Phases that must not be running."""
+    niceness: int = 0
 
 
 PHASES = (
@@ -57,7 +59,8 @@ PHASES = (
     Phase("native", ("test-native",), needs=("lint",)),
     Phase("types", ("types",), needs=("lint",)),
     Phase("environments", ("test-pulumi",), needs=("lint",), after=("types",)),
-    Phase("sandbox", ("cluster-up",), needs=("lint",), after=("environments",)),
+    Phase("builds", ("cluster-build",), needs=("lint",), niceness=10),
+    Phase("sandbox", ("cluster-up",), needs=("builds",), after=("environments",)),
     Phase("cluster", ("pytest-cluster",), needs=("sandbox",), after=("native",)),
     Phase("docker", ("test-docker",), needs=("lint",), after=("native", "cluster")),
 )
@@ -92,7 +95,7 @@ def failures_of(phase: Phase) -> list[str]:
 def begin(phase: Phase, variables: list[str]) -> Run:
     with log_of(phase).open("wb") as log:
         process = subprocess.Popen(
-            ["make", "--no-print-directory", *phase.verbs, *variables],
+            ["nice", "-n", str(phase.niceness), "make", "--no-print-directory", *phase.verbs, *variables],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -263,7 +266,7 @@ def main() -> int:
     was_up = SANDBOX.exists()
     checks = Checks(variables)
     if reason := reason_to_skip_the_cluster():
-        checks.skip(("sandbox", "cluster"), reason)
+        checks.skip(("builds", "sandbox", "cluster"), reason)
     if reason := reason_to_skip_docker(variables):
         checks.skip(("docker",), reason)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,7 +1,8 @@
-"""A pytest plugin for tests with many cases: `make test` runs a sample of them, `make test-all` (`--whole`) all.
+"""A pytest plugin for many slow tests: `make test` runs a sample of them, `make test-all` (`--whole`) all.
 
-`@pytest.mark.sample(8)` on a parametrised test runs eight of its cases. The commit seeds the choice, so runs of the
-same commit are identical and every case runs at some commit. A case that is named on the command line always runs.
+`@pytest.mark.sample(8)` on a parametrised test runs eight of its cases; `@pytest.mark.sample(2, "deploys")` on several
+tests runs two of all their cases. The commit seeds the choice, so runs of the same commit are identical and every case
+runs at some commit. A case that is named on the command line always runs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "sample(count): run only this many of the test's cases, unless --whole is given")
+    config.addinivalue_line("markers", "sample(count, group): run only this many of its cases, unless --whole is given")
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m have deselected
@@ -31,14 +32,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cases = defaultdict(list)
     for item in items:
         if mark := item.get_closest_marker("sample"):
-            cases[item.nodeid.partition("[")[0], mark.args[0]].append(item)
+            count, *group = mark.args
+            cases[group[0] if group else item.nodeid.partition("[")[0], count].append(item)
     if not cases:
         return
     # Without git, a fixed seed.
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     left_out: set[pytest.Item] = set()
-    for (test, count), of_test in cases.items():
-        drawn = random.Random(f"{head}{test}").sample(of_test, min(count, len(of_test)))  # noqa: S311 - not for secrets
-        left_out |= set(of_test) - set(drawn)
+    for (group, count), of_group in cases.items():
+        drawn = random.Random(f"{head}{group}").sample(of_group, min(count, len(of_group)))  # noqa: S311 - no secrets
+        left_out |= set(of_group) - set(drawn)
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)

@@ -27,7 +27,8 @@ export SHELL := /bin/bash
 note = echo "$@ $(1)" >>order
 meet = timeout --foreground 60 sh -c 'until grep -q "$(1) begins" order; do sleep 0.05; done'
 said = echo "$@ $(ALL)"
-install tools lint types test-pulumi pytest-cluster test-docker: ; @$(call note,begins); $(said); $(call note,ends)
+plain = install tools lint types test-pulumi cluster-build pytest-cluster test-docker
+$(plain): ; @$(call note,begins); $(said); $(call note,ends)
 test-native: ; @$(call note,begins); $(call meet,cluster-up); $(call note,ends)
 cluster-up: ; @$(call note,begins); mkdir -p .kinora/sandbox; $(call meet,test-native); $(call note,ends)
 cluster-down: ; @$(call note,begins); rmdir .kinora/sandbox
@@ -43,7 +44,7 @@ def project(checkout: Checkout) -> Checkout:
 
 def replace(project: Checkout, verb: str, recipe: str) -> None:
     makefile = project.root / "Makefile"
-    makefile.write_text(makefile.read_text().replace(f"{verb} ", "") + f"{verb}: ; @{recipe}\n")
+    makefile.write_text(makefile.read_text().replace(f" {verb}", "") + f"{verb}: ; @{recipe}\n")
 
 
 def check(project: Checkout, *variables: str, code: int = 0) -> tuple[str, dict[str, str]]:
@@ -84,14 +85,14 @@ def test_failed_phase_stops_only_what_needs_it(project: Checkout) -> None:
         *("native", "environments", "environments-again")
     }
     assert {name for name, result in results.items() if result != "failed"} == {
-        *("install", "lint", "types", "sandbox", "cluster")
+        *("install", "lint", "types", "builds", "sandbox", "cluster")
     }
     assert "  FAILED tests/test_x.py::test_y\n" in said.rpartition("== ")[2], "once more, at the end"
 
     replace(project, "lint", "exit 1")
     _, results = check(project, code=1)
     assert [name for name, result in results.items() if result == "not run"] == [
-        *("native", "types", "environments", "sandbox", "cluster")
+        *("native", "types", "environments", "builds", "sandbox", "cluster")
     ]
 
 
@@ -170,7 +171,7 @@ def test_sandbox_is_skipped_with_the_reason_on_unsuitable_machine(project: Check
     (project.root / "local" / "doctor.py").write_text(DOCTOR.format(problems=["Only root can."]))
     replace(project, "test-native", "true")
     _, results = check(project, "ALL=1")
-    for phase in ("sandbox", "cluster", "docker"):
+    for phase in ("builds", "sandbox", "cluster", "docker"):
         assert results[phase] == "skipped, this machine cannot run it: Only root can."
     assert results["environments"] == "passed"
 
@@ -200,7 +201,7 @@ def test_docs_only_change_skips_the_cluster(project: Checkout, changed: list[str
         git(project, "commit", "--quiet", "--message=after")
     _, results = check(project)
     expected = "skipped, only documents differ from origin/main: README.md, docs/new.md" if skipped else "passed"
-    assert results["sandbox"] == results["cluster"] == expected
+    assert results["builds"] == results["sandbox"] == results["cluster"] == expected
     assert results["environments"] == "passed"
 
 

@@ -16,6 +16,12 @@ def test_many(n): pass
 
 @pytest.mark.parametrize("n", range(3))
 def test_few(n): pass
+
+@pytest.mark.sample(1, "group")
+def test_one(): pass
+
+@pytest.mark.sample(1, "group")
+def test_other(): pass
 """
 
 
@@ -49,11 +55,12 @@ def test_sample_is_deterministic_per_commit(tmp_path: Path) -> None:
     ran = outcome(tmp_path)
     assert len([name for name in ran if name.startswith("test_many")]) == 2
     assert [name for name in ran if name.startswith("test_few")] == [f"test_few[{n}]" for n in range(3)]
+    assert len({"test_one", "test_other"} & set(ran)) == 1
     assert outcome(tmp_path) == ran
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"), [(["--whole"], 13), (["test_it.py::test_many[7]"], 1), (["-k", "many and (3 or 4)"], 2)]
+    ("words", "expected"), [(["--whole"], 15), (["test_it.py::test_many[7]"], 1), (["-k", "many and (3 or 4)"], 2)]
 )
 def test_whole_or_named_cases_are_not_sampled(tmp_path: Path, words: list[str], expected: int) -> None:
     assert len(outcome(tmp_path, *words)) == expected

@@ -149,8 +149,9 @@ def custom_resource_definitions(name: str, opts: pulumi.ResourceOptions) -> list
     ]
 
 
+@cache
 def manifests(name: str) -> list[dict[str, Any]]:
-    """The objects in the files of a set."""
+    """The objects in the files of a set; do not change them."""
     # The C loader: some definitions are megabytes, which take the Python loader seconds.
     return [each for file in files(name) for each in yaml.load_all(file.read_text(), yaml.CSafeLoader) if each]
 
