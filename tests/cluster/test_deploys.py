@@ -15,6 +15,8 @@ from clips import Clip
 from live import APPS, ENVIRONMENT, GITOPS, STORES, Cluster, is_ready, until, version_file
 from load import load
 
+# Each takes a minute or more.
+sampled = pytest.mark.sample(3, "deploys")
 VALUES = f"apps/graphql/deploy/envs/{ENVIRONMENT}/values.yaml"
 
 
@@ -30,6 +32,7 @@ async def test_pushed_version_is_rolled_out(cluster: Cluster, version: Callable[
     await back(cluster, "graphql")
 
 
+@sampled
 async def test_promotion_is_rolled_out(cluster: Cluster, version: Callable[[str], str]) -> None:
     new = version("media")
     tried = cluster.clone / "apps/media/deploy/envs/dev/version.yaml"
@@ -48,6 +51,7 @@ async def test_promotion_is_rolled_out(cluster: Cluster, version: Callable[[str]
     await back(cluster, "media")
 
 
+@sampled
 async def test_version_that_never_becomes_ready_gets_no_traffic_and_can_be_reverted(
     cluster: Cluster, version: Callable[..., str], person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
@@ -66,6 +70,7 @@ async def test_version_that_never_becomes_ready_gets_no_traffic_and_can_be_rever
     assert running.answers["query"] > 20
 
 
+@sampled
 async def test_failed_migration_stops_the_rollout_and_keeps_the_old_version(
     cluster: Cluster, version: Callable[..., str], person: Person, video: str, clip: Callable[[str], Clip]
 ) -> None:
@@ -82,6 +87,7 @@ async def test_failed_migration_stops_the_rollout_and_keeps_the_old_version(
     assert running.failures == []
 
 
+@sampled
 async def test_missing_image_fails_within_seconds_and_next_push_is_synced(cluster: Cluster) -> None:
     old = cluster.get("deployment", "auth")
     assert old is not None
@@ -98,6 +104,7 @@ async def test_missing_image_fails_within_seconds_and_next_push_is_synced(cluste
     print(f"\nThe sync failed after {failed:.0f} s; the revert was rolled out after {reverted:.0f} s.")
 
 
+@sampled
 async def test_invalid_yaml_blocks_one_service_and_its_fix_is_synced(
     cluster: Cluster, version: Callable[[str], str]
 ) -> None:
@@ -126,6 +133,7 @@ def test_push_that_removes_several_services_is_rejected(cluster: Cluster) -> Non
     cluster.git("reset", "--quiet", "--hard", "@{upstream}")
 
 
+@sampled
 async def test_invalid_values_never_reach_the_cluster(cluster: Cluster) -> None:
     before = cluster.get("deployment", "graphql")
     assert before is not None
@@ -142,6 +150,7 @@ async def test_invalid_values_never_reach_the_cluster(cluster: Cluster) -> None:
     await back(cluster, "graphql")
 
 
+@sampled
 async def test_manual_change_is_reverted(cluster: Cluster) -> None:
     """For fields that git sets; fields that others add are left alone."""
     before = cluster.get("deployment", "graphql")
@@ -158,6 +167,7 @@ async def test_manual_change_is_reverted(cluster: Cluster) -> None:
     await until(lambda: cluster.is_rolled_out("graphql"), what="graphql to run")
 
 
+@sampled
 async def test_deleted_deployment_is_recreated(cluster: Cluster) -> None:
     before = cluster.get("deployment", "media")
     assert before is not None
@@ -171,6 +181,7 @@ async def test_deleted_deployment_is_recreated(cluster: Cluster) -> None:
     await until(lambda: cluster.is_rolled_out("media"), what="media to run")
 
 
+@sampled
 async def test_removed_service_runs_until_its_application_is_deleted(cluster: Cluster) -> None:
     """Also if a mistake in argocd/services.yaml hides its folder. Its objects are pruned then; stores never are."""
     stores = {each["metadata"]["name"]: each["metadata"]["uid"] for each in cluster.all("statefulset", STORES)}
