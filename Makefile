@@ -11,6 +11,7 @@ ENV ?= dev
 AGAIN ?=
 ALL ?=
 APP ?=
+B ?=
 FILE ?=
 FROM ?=
 NAME ?=
@@ -137,7 +138,7 @@ types: install ## Check the types
 	@$(VENV)/mypy platform/src apps/*/src
 	@$(VENV)/mypy local
 	@# tests/cluster without its conftest.py, which would pass for that of tests/e2e, from which it imports.
-	@for tests in "tests/*.py" "tests/cluster/[!c]*.py" tests/docker tests/e2e tests/gateway local/tests platform/tests apps/*/tests; do \
+	@for tests in "tests/*.py" "tests/cluster/[!c]*.py" tests/bench tests/docker tests/e2e tests/gateway local/tests platform/tests apps/*/tests; do \
 	    $(TESTS_PATH) $(VENV)/mypy $$tests || exit 1; done
 	@cd pulumi && MYPYPATH=../local ../.kinora/pulumi/bin/mypy kinora_environment \
 	    ../local/sandbox/objects.py ../local/compose/configure.py
@@ -152,8 +153,10 @@ lock: install ## Lock the dependencies in requirements.txt, with hashes
 	    --output-file requirements.txt
 	@$(VENV)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --group pulumi/pyproject.toml:test pulumi/pyproject.toml --output-file pulumi/requirements.txt
-bench: doctor install ## Measure, compared with the machine's limits
-	@$(CTL) run python tests/bench/run.py
+bench: doctor install ## Measure, compared with the machine's limits (B=queries: only this file of tests/bench)
+	@$(PYTHON) local/doctor.py clients
+	@flock local/bench.mk $(MAKE) --silent --file=local/bench.mk PYTHON=$(PYTHON)
+	@$(CTL) run python tests/bench/run.py $(B)
 
 help: ## List the commands
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
