@@ -119,12 +119,17 @@ def streams(streams_of_all: Streams) -> Iterator[Streams]:
 
 
 class People:
-    """Stands for auth: everybody exists, except ``unknown`` ones."""
+    """Stands for auth: everybody exists, except ``unknown`` ones. Records the calls, and raises ``error`` if set."""
 
     def __init__(self) -> None:
         self.unknown: set[UUID] = set()
+        self.asked: list[list[UUID]] = []
+        self.error: Exception | None = None
 
     async def many(self, ids: Sequence[UUID]) -> dict[UUID, User]:
+        self.asked.append(list(ids))
+        if self.error is not None:
+            raise self.error
         known = [user_id for user_id in ids if user_id not in self.unknown]
         return {user_id: User(id=user_id, username=f"u{user_id.hex}", display_name="Someone") for user_id in known}
 

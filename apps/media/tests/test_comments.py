@@ -54,6 +54,11 @@ async def counters(call: Call, media_id: UUID) -> int:
     return count
 
 
+def without_author(listed: dict[str, Any]) -> dict[str, Any]:
+    """As the response to the comment's author."""
+    return {name: value for name, value in listed.items() if name != "author"}
+
+
 async def test_comments_are_listed_newest_first_and_counted(call: Call, begin: Begin, post: Post) -> None:
     media_id = await begin(new_id(), visibility="public")
     made = [await post(media_id, new_id(), f"Comment {number}") for number in range(5)]
@@ -64,7 +69,7 @@ async def test_comments_are_listed_newest_first_and_counted(call: Call, begin: B
         page = (await call("GET", f"/media/{media_id}/comments", params={"limit": 2} | cursor)).json()
         seen += page["items"]
         cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
-    assert seen == made[::-1]
+    assert [without_author(each) for each in seen] == made[::-1]
 
 
 async def test_comments_are_listed_most_liked_first(call: Call, begin: Begin, post: Post) -> None:
@@ -90,7 +95,8 @@ async def test_replies_belong_to_a_comment_and_are_listed_oldest_first(call: Cal
     second = await post(media_id, new_id(), "Second", parent_id=first["id"])
     assert first["parent_id"] == second["parent_id"] == comment["id"]
     page = (await call("GET", f"/media/{media_id}/comments/{comment['id']}/replies")).json()
-    assert page == {"items": [first, second], "next_cursor": None}
+    assert [without_author(each) for each in page["items"]] == [first, second]
+    assert page["next_cursor"] is None
     assert await bodies(call, media_id) == ["Comment"]
     (shown,) = (await call("GET", f"/media/{media_id}/comments")).json()["items"]
     assert shown["replies"] == 2

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import httpx
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinora_kit import mongo
+from kinora_kit.errors import Unavailable
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Collection, Database
 from kinora_media import facets, store
@@ -25,6 +27,9 @@ from kinora_media.lists import Lists
 from kinora_media.popularity import Popularity
 from kinora_media.store import popularity as epochs
 from kinora_media.store.media import FACETS, FEED_AT, MEDIA, SCORES
+
+if TYPE_CHECKING:
+    from conftest import People
 
 Call = Callable[..., Awaitable[httpx.Response]]
 Begin = Callable[..., Awaitable[UUID]]
@@ -230,3 +235,36 @@ async def test_epoch_is_completed_by_another_process_and_protected_from_the_firs
     assert document is not None
     assert document[dead.building.slot] == popularity(Counters(), AT)
     assert not await Popularity(ranked, epoch_seconds=3600).advance(), "the epoch is young"
+
+
+async def test_lists_name_users_by_one_call(call: Call, begin: Begin, people: People) -> None:
+    owner, other, caller = new_id(), new_id(), new_id()
+    word = f"names{owner.hex}"
+    media_id, _, third = [
+        await begin(user, visibility="public", ready=True, title=word) for user in (owner, owner, other)
+    ]
+    headers = {"Idempotency-Key": "1"}
+    posted = await call("POST", f"/media/{media_id}/comments", caller, json={"body": "Hello"}, headers=headers)
+    assert posted.status_code == 201
+    await call("PUT", f"/media/users/{owner}/subscription", caller)
+    for each in (media_id, third):
+        await call("PUT", f"/media/{each}/like", caller)
+    lists = {
+        f"/media?query={word}": ("owner", [other, owner, owner]),
+        f"/media/users/{owner}": ("owner", [owner, owner]),
+        "/media/likes": ("owner", [other, owner]),
+        f"/media/{media_id}/comments": ("author", [caller]),
+        "/media/subscriptions": ("user", [owner]),
+    }
+    for path, (field, users) in lists.items():
+        people.asked.clear()
+        items = (await call("GET", path, caller)).json()["items"]
+        assert [each[field]["username"] for each in items] == [f"u{user.hex}" for user in users], path
+        assert people.asked == [list(dict.fromkeys(users))], path
+    people.error = Unavailable()
+    try:
+        for path, (field, users) in lists.items():
+            items = (await call("GET", path, caller)).json()["items"]
+            assert [each[field] for each in items] == [None] * len(users), "complete without names"
+    finally:
+        people.error = None

@@ -37,6 +37,7 @@ class UseCases:
     notifications: Notifications
     belongings: Belongings
     exporter: Exporter
+    users: Users
 
     @classmethod
     def of(
@@ -65,4 +66,5 @@ class UseCases:
             notifications=Notifications(database, catalogue, comments),
             belongings=Belongings(database, catalogue),
             exporter=Exporter({name: partial(export.page, database, kind) for name, kind in export.KINDS.items()}),
+            users=users,
         )

@@ -1,6 +1,6 @@
 """Basic details of users, which auth owns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from kinora.auth.v1 import auth_pb2 as pb
+from kinora_kit.outages import is_outage
 
 if TYPE_CHECKING:  # defined only in the stubs
     from kinora.auth.v1.auth_pb2_grpc import UsersAsyncStub
@@ -33,6 +34,16 @@ class Users(Protocol):
 
     async def changed(self, user_id: UUID) -> None:
         """Details have changed, or the account was deleted. Raises a RedisError: the caller repeats it."""
+
+
+async def names(users: Users, ids: Iterable[UUID | None]) -> dict[UUID, User]:
+    """As many, for lists that are complete without names: nobody is named while auth is unavailable."""
+    try:
+        return await users.many(list(dict.fromkeys(filter(None, ids))))
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        return {}
 
 
 class CachedUsers:

@@ -12,6 +12,7 @@ from kinora_media import cursors
 from kinora_media.rest.likes import MarkCursor
 from kinora_media.rest.media import Limit, MediaPage, media_page
 from kinora_media.store.tallies import DAYS
+from kinora_media.users import User, names
 from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["channels"])
@@ -53,8 +54,13 @@ class DashboardOut(BaseModel):
     """What is new in the caller's subscriptions; more: GET /media/subscriptions/media."""
 
 
+class ListedChannel(ChannelOut):
+    user: User | None
+    """Null while the names of users are unavailable."""
+
+
 class ChannelPage(BaseModel):
-    items: list[ChannelOut]
+    items: list[ListedChannel]
     next_cursor: str | None
 
 
@@ -67,8 +73,8 @@ async def dashboard(caller: SignedIn, wired: Wired, days: Annotated[int, Query(g
     return DashboardOut(
         totals=Totals.model_validate(found.channel),
         days=[DayOut.model_validate(day) for day in found.days],
-        uploads=media_page(uploads),
-        subscriptions=media_page(subscribed),
+        uploads=await media_page(wired.users, uploads),
+        subscriptions=await media_page(wired.users, subscribed),
     )
 
 
@@ -88,8 +94,12 @@ async def unsubscribe(user_id: UUID, caller: SignedIn, wired: Wired) -> ChannelO
 async def subscriptions(caller: SignedIn, wired: Wired, cursor: MarkCursor = None, limit: Limit = 20) -> ChannelPage:
     """The channels that the caller subscribes to, last subscribed first."""
     page = await wired.subscriptions.mine(caller, after=cursors.in_marks(cursor) if cursor else None, limit=limit)
+    found = await names(wired.users, [each.thing.user_id for each in page.items])
     return ChannelPage(
-        items=[ChannelOut.model_validate(each.thing) for each in page.items],
+        items=[
+            ListedChannel(**dict(ChannelOut.model_validate(each.thing)), user=found.get(each.thing.user_id))
+            for each in page.items
+        ],
         next_cursor=cursors.of_mark(page.items[-1].mark) if page.more else None,
     )
 
@@ -97,7 +107,7 @@ async def subscriptions(caller: SignedIn, wired: Wired, cursor: MarkCursor = Non
 @router.get("/subscriptions/media")
 async def media(caller: SignedIn, wired: Wired, cursor: SubscribedCursor = None, limit: Limit = 20) -> MediaPage:
     """The ready and public videos of these channels, last published first."""
-    return media_page(await wired.subscriptions.media(caller, cursor=cursor, limit=limit))
+    return await media_page(wired.users, await wired.subscriptions.media(caller, cursor=cursor, limit=limit))
 
 
 @router.put("/{media_id:uuid}/hidden", status_code=204)

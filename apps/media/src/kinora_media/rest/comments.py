@@ -11,6 +11,7 @@ from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
 from kinora_media.domain import Comment, CommentOrder, Key, Page, Words
 from kinora_media.rest.media import Limit
+from kinora_media.users import User, Users, names
 from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media/{media_id:uuid}/comments", tags=["comments"])
@@ -49,8 +50,13 @@ class CommentOut(BaseModel):
     pinned: bool
 
 
+class ListedComment(CommentOut):
+    author: User | None
+    """Null if the comment was deleted, and while the names of users are unavailable."""
+
+
 class CommentPage(BaseModel):
-    items: list[CommentOut]
+    items: list[ListedComment]
     next_cursor: str | None
 
 
@@ -72,10 +78,10 @@ async def comments(
     if order is CommentOrder.TOP:
         after = cursors.in_top_comments(cursor) if cursor else None
         page = await wired.comments.top(caller, media_id, after=after, limit=limit)
-        return _page(page, cursors.of_top_comment(page.items[-1]) if page.more else None)
+        return await _page(wired.users, page, cursors.of_top_comment(page.items[-1]) if page.more else None)
     before = cursors.in_comments(cursor) if cursor else None
     page = await wired.comments.newest(caller, media_id, before=before, limit=limit)
-    return _page(page, cursors.of_comment(page.items[-1]) if page.more else None)
+    return await _page(wired.users, page, cursors.of_comment(page.items[-1]) if page.more else None)
 
 
 @router.post("", status_code=201)
@@ -98,7 +104,7 @@ async def replies(
     """Oldest first."""
     after = cursors.in_replies(cursor) if cursor else None
     page = await wired.comments.replies(caller, comment_id, after=after, limit=limit)
-    return _page(page, cursors.of_reply(page.items[-1]) if page.more else None)
+    return await _page(wired.users, page, cursors.of_reply(page.items[-1]) if page.more else None)
 
 
 @router.patch("/{comment_id:uuid}")
@@ -135,5 +141,14 @@ async def unlike(comment_id: CommentId, caller: SignedIn, wired: Wired) -> Comme
     return CommentOut.model_validate(await wired.likes.switch_comment(caller, comment_id, on=False))
 
 
-def _page(page: Page[Comment], next_cursor: str | None) -> CommentPage:
-    return CommentPage(items=[CommentOut.model_validate(each) for each in page.items], next_cursor=next_cursor)
+async def _page(users: Users, page: Page[Comment], next_cursor: str | None) -> CommentPage:
+    found = await names(users, [each.author_id for each in page.items])
+    return CommentPage(
+        items=[
+            ListedComment(
+                **dict(CommentOut.model_validate(each)), author=found.get(each.author_id) if each.author_id else None
+            )
+            for each in page.items
+        ],
+        next_cursor=next_cursor,
+    )

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 
 from kinora_kit.identity import SignedIn
 from kinora_media import cursors
-from kinora_media.rest.media import Limit, MediaOut, MediaPage, media_out
+from kinora_media.rest.media import Limit, MediaOut, MediaPage, listed, media_out
 from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["likes"])
@@ -32,6 +32,6 @@ async def liked(caller: SignedIn, wired: Wired, cursor: MarkCursor = None, limit
     """The videos that the caller likes, last liked first."""
     page = await wired.likes.mine(caller, after=cursors.in_marks(cursor) if cursor else None, limit=limit)
     return MediaPage(
-        items=[media_out(each.thing) for each in page.items],
+        items=await listed(wired.users, [each.thing for each in page.items]),
         next_cursor=cursors.of_mark(page.items[-1].mark) if page.more else None,
     )

@@ -1,5 +1,6 @@
 """REST API of the catalogue."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,6 +12,7 @@ from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
 from kinora_media.domain import Changes, Creation, Listed, Media, Page, Sort, State, Visibility
 from kinora_media.facets import Filters
+from kinora_media.users import User, Users, names
 from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["media"])
@@ -56,6 +58,11 @@ class MediaOut(BaseModel):
     counters: CountersOut
 
 
+class ListedMedia(MediaOut):
+    owner: User | None
+    """Null while the names of users are unavailable."""
+
+
 class UploadOut(BaseModel):
     id: UUID
     upload_url: str
@@ -71,7 +78,7 @@ class Categories(BaseModel):
 
 
 class MediaPage(BaseModel):
-    items: list[MediaOut]
+    items: list[ListedMedia]
     next_cursor: str | None
 
 
@@ -82,10 +89,15 @@ def media_out(media: Media) -> MediaOut:
     )
 
 
-def media_page(page: Page[Listed]) -> MediaPage:
-    return MediaPage(
-        items=[media_out(each.media) for each in page.items], next_cursor=page.items[-1].cursor if page.more else None
-    )
+async def listed(users: Users, media: Sequence[Media]) -> list[ListedMedia]:
+    """With their owners' names."""
+    found = await names(users, [each.owner_id for each in media])
+    return [ListedMedia(**dict(media_out(each)), owner=found.get(each.owner_id)) for each in media]
+
+
+async def media_page(users: Users, page: Page[Listed]) -> MediaPage:
+    items = await listed(users, [each.media for each in page.items])
+    return MediaPage(items=items, next_cursor=page.items[-1].cursor if page.more else None)
 
 
 class Search(Filters):
@@ -116,13 +128,15 @@ async def categories(wired: Wired) -> Categories:
 @router.get("")
 async def search(search: Annotated[Search, Query()], wired: Wired) -> MediaPage:
     """The ready and public videos that match all filters. 410 for a cursor that has expired: begin again."""
-    return media_page(await wired.lists.search(search, search.sort, cursor=search.cursor, limit=search.limit))
+    return await media_page(
+        wired.users, await wired.lists.search(search, search.sort, cursor=search.cursor, limit=search.limit)
+    )
 
 
 @router.get("/feed")
 async def feed(wired: Wired, cursor: Cursor = None, limit: Limit = 20) -> MediaPage:
     """The ready and public videos of all users, last published first."""
-    return media_page(await wired.lists.search(Filters(), Sort.NEWEST, cursor=cursor, limit=limit))
+    return await media_page(wired.users, await wired.lists.search(Filters(), Sort.NEWEST, cursor=cursor, limit=limit))
 
 
 @router.get("/{media_id:uuid}")
@@ -145,4 +159,4 @@ async def of_user(
     user_id: UUID, caller: OptionalCaller, wired: Wired, cursor: Cursor = None, limit: Limit = 20
 ) -> MediaPage:
     """A user's videos, newest first: all for that user, ready and public ones for others."""
-    return media_page(await wired.lists.of_user(caller, user_id, cursor=cursor, limit=limit))
+    return await media_page(wired.users, await wired.lists.of_user(caller, user_id, cursor=cursor, limit=limit))

@@ -11,7 +11,7 @@ from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
 from kinora_media.domain import NewPlaylist, Page, Playlist, PlaylistChanges, PlaylistKind, Visibility
 from kinora_media.rest.comments import IdempotencyKey
-from kinora_media.rest.media import Limit, MediaOut, media_out
+from kinora_media.rest.media import Limit, ListedMedia, listed
 from kinora_media.wiring import Wired
 
 router = APIRouter(prefix="/media", tags=["playlists"])
@@ -38,7 +38,7 @@ class PlaylistPage(BaseModel):
 
 
 class ItemOut(BaseModel):
-    media: MediaOut
+    media: ListedMedia
     added_at: datetime
 
 
@@ -101,8 +101,11 @@ async def items(
     """In the playlist's order, without what the caller may not see."""
     after = cursors.in_items(cursor) if cursor else None
     page = await wired.playlists.items(caller, playlist_id, after=after, limit=limit)
+    media = await listed(wired.users, [entry.media for entry in page.items])
     return ItemPage(
-        items=[ItemOut(media=media_out(entry.media), added_at=entry.item.added_at) for entry in page.items],
+        items=[
+            ItemOut(media=each, added_at=entry.item.added_at) for each, entry in zip(media, page.items, strict=True)
+        ],
         next_cursor=cursors.of_item(page.items[-1].place) if page.more else None,
     )
 

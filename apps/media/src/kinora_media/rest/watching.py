@@ -10,7 +10,7 @@ from pydantic import BaseModel, StrictBool
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
 from kinora_media.domain import Heartbeat
-from kinora_media.rest.media import Limit, MediaOut, media_out
+from kinora_media.rest.media import Limit, ListedMedia, listed
 from kinora_media.watching import Viewer
 from kinora_media.wiring import Wired
 
@@ -20,7 +20,7 @@ HistoryCursor = Annotated[str | None, Query(pattern=cursors.HISTORY)]
 
 
 class VisitOut(BaseModel):
-    media: MediaOut
+    media: ListedMedia
     position: float
     """Seconds: where to resume."""
     watched_at: datetime
@@ -61,10 +61,11 @@ async def retention(media_id: UUID, caller: SignedIn, wired: Wired) -> Retention
 async def history(caller: SignedIn, wired: Wired, cursor: HistoryCursor = None, limit: Limit = 20) -> History:
     """What the caller has watched, last watched first."""
     page = await wired.watching.history(caller, after=cursors.in_history(cursor) if cursor else None, limit=limit)
+    media = await listed(wired.users, [media for media, _ in page.items])
     return History(
         items=[
-            VisitOut(media=media_out(media), position=visit.position, watched_at=visit.at)
-            for media, visit in page.items
+            VisitOut(media=each, position=visit.position, watched_at=visit.at)
+            for each, (_, visit) in zip(media, page.items, strict=True)
         ],
         next_cursor=cursors.of_visit(page.items[-1][1]) if page.more else None,
     )
