@@ -151,6 +151,7 @@ def play(master: Path) -> None:
     assert subprocess.run(argv, check=True, capture_output=True).stderr == b""
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", CLIPS)
 async def test_parts_form_one_stream_with_every_frame_of_the_source(
     name: str, make_clip: MakeClip, workdir: Path
