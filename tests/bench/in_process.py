@@ -13,15 +13,17 @@ import time
 from typing import Any
 
 import uvloop
+from starlette.requests import HTTPConnection
 
-from kinora.auth.v1.auth_pb2 import Client
-from kinora_graphql.context import Context
+from kinora_graphql.context import get_context
 from kinora_graphql.schema import build
 from kinora_graphql.settings import GraphqlSettings
 from kinora_graphql.wiring import wire
 from kinora_kit import rpc
 from kinora_kit.server import GARBAGE_OBJECTS
 from kinora_kit.settings import load
+
+ANONYMOUS = HTTPConnection({"type": "http", "headers": [], "client": ("127.0.0.1", 0)})
 
 
 async def measure(operation: dict[str, Any]) -> float:
@@ -31,18 +33,7 @@ async def measure(operation: dict[str, Any]) -> float:
     async with wire(settings) as state:
 
         async def execute() -> None:
-            context = Context(
-                clients=state.clients,
-                progress=state.progress,
-                documents=state.documents,
-                rates=state.rates,
-                network="",
-                verifier=state.verifier,
-                client=Client(),
-                caller=None,
-                refusal=None,
-                remember=True,
-            )
+            context = await get_context(ANONYMOUS, state)  # the token is passed on nevertheless
             result = await schema.execute(
                 operation["query"], variable_values=operation["variables"], context_value=context
             )
