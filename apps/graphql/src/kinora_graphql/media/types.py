@@ -36,6 +36,11 @@ class MediaState(StrEnum):
     FAILED = "failed"
 
 
+# Looked up by number, because names take longer and a page has 50 documents.
+_VISIBILITIES = {pb.Visibility.Value(f"VISIBILITY_{each.name}"): each for each in Visibility}
+_STATES = {pb.State.Value(f"STATE_{each.name}"): each for each in MediaState}
+
+
 @strawberry.type
 class Category:
     slug: str
@@ -128,8 +133,8 @@ class Media(Node):
             tags=list(media.tags),
             category=Category(slug=media.category) if media.category else None,
             language=media.language,
-            visibility=Visibility[pb.Visibility.Name(media.visibility).removeprefix("VISIBILITY_")],
-            state=MediaState[pb.State.Name(media.state).removeprefix("STATE_")],
+            visibility=_VISIBILITIES[media.visibility],
+            state=_STATES[media.state],
             attributes=JSON(from_struct(media.attributes)),
             duration=media.duration if media.HasField("duration") else None,
             failure=Failure.of(media.failure_code, media.failure_detail),
