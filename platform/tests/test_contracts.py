@@ -120,6 +120,7 @@ def test_events_of_the_first_version_are_still_valid() -> None:
         "comment.pinned": ["media_id", "owner_id", "comment_id"],
         "comment.posted": ["media_id", "owner_id", "comment_id", "author_id"],
         "history.cleared": ["user_id", "at"],
+        "impressions.recorded": ["batch_id", "impressions"],
         "media.deleted": ["media_id", "owner_id"],
         "media.liked": ["media_id", "owner_id", "user_id", "version"],
         "media.published": ["media_id", "owner_id", "title"],

@@ -152,6 +152,12 @@ REST = {
     "DELETE /media/playlists/{playlist_id}/items/{media_id}": Request(nothing, 200, 200),
     "DELETE /media/playlists/{playlist_id}": Request(nothing, 204, 404),
     "POST /media/{media_id}/views": Request(lambda _: {"position": 1.5}, 204, 204),
+    "POST /media/impressions": Request(
+        lambda it: {"impressions": [{"media_id": it.media_id, "surface": "feed", "position": 0}]},
+        204,
+        204,
+        headers={"Idempotency-Key": "once"},
+    ),
     "PUT /media/personalisation": Request(lambda _: {"enabled": True}, 200, 200),
     "DELETE /media/{media_id}/history": Request(nothing, 204, 204),
     "DELETE /media/history": Request(nothing, 204, 204),
@@ -316,6 +322,12 @@ MUTATIONS = {
         lambda it: (
             f"""(input: {{mediaId: "{global_id("Media", it.media_id)}", position: 1.5}})
             {{ ... on RecordViewPayload {{ mediaId }} }}"""
+        )
+    ),
+    "recordImpressions": Mutation(
+        lambda it: (
+            f"""(input: {{impressions: [{{mediaId: "{global_id("Media", it.media_id)}", surface: FEED, position: 0}}],
+            key: "once"}}) {{ ... on RecordImpressionsPayload {{ done }} }}"""
         )
     ),
     "setPersonalisation": Mutation(lambda _: "(enabled: true) { enabled }"),

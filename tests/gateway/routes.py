@@ -122,7 +122,7 @@ ROUTES = {
             f"GET /media/{ID}/retention",
         ),
     ),
-    "media-watch": Route("optional", "media", (f"POST /media/{ID}/views",)),
+    "media-watch": Route("optional", "media", ("POST /media/impressions", f"POST /media/{ID}/views")),
     "media-write": Route(
         "required",
         "media",

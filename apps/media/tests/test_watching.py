@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinora.events import auth
-from kinora.events.media import HistoryCleared, MediaDeleted, MediaWatched
+from kinora.events.media import HistoryCleared, ImpressionsRecorded, MediaDeleted, MediaWatched
 from kinora_kit.events import Event, event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
@@ -22,6 +22,7 @@ from kinora_kit.testing import eventually
 from kinora_media.domain import SPEED, Heartbeat, View, watched
 from kinora_media.events import Reactions
 from kinora_media.store.history import HISTORY
+from kinora_media.store.impressions import IMPRESSIONS
 from kinora_media.store.tallies import Thing
 from kinora_media.store.views import VIEWS
 from kinora_media.use_cases import UseCases
@@ -270,3 +271,29 @@ async def test_deleted_media_leaves_no_view(
     await reactions.to_media(event("media", MediaDeleted(media_id=media_id, owner_id=owner_id)))
     for collection in (VIEWS, HISTORY):
         assert not await database[collection].count_documents({"media_id": media_id})
+
+
+async def test_impressions_are_recorded_once_and_name_the_user_only_with_personalisation(
+    call: Call, database: Database
+) -> None:
+    media_id, users = new_id(), [new_id(), new_id(), None]
+    assert (await call("PUT", "/media/personalisation", users[1], json={"enabled": False})).is_success
+    shown = {"media_id": str(media_id), "surface": "feed", "position": 3}
+    for user_id in [*users, *users]:
+        headers = {"Idempotency-Key": f"key-{media_id}"}
+        body = {"impressions": [shown]}
+        answer = await call("POST", "/media/impressions", user_id, json=body, headers=headers)
+        assert answer.status_code == 204, answer.text
+    found = []
+    async for document in database[IMPRESSIONS].find():
+        (pending,) = document[OUTBOX]
+        recorded = Event.model_validate_json(pending["event"]).read(ImpressionsRecorded)
+        if recorded.impressions[0].media_id == media_id:
+            found.append(recorded.user_id)
+            assert (recorded.impressions[0].surface, recorded.impressions[0].position) == ("feed", 3)
+    assert sorted(found, key=str) == sorted([users[0], None, None], key=str)
+    wrong = [{**shown, "media_id": "x"}], [{**shown, "surface": "x"}], [{**shown, "position": -1}]
+    for impressions in ([], [shown] * 101, *wrong):
+        body, headers = {"impressions": impressions}, {"Idempotency-Key": "k"}
+        answer = await call("POST", "/media/impressions", json=body, headers=headers)
+        assert answer.status_code == 422, impressions

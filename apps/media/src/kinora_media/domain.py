@@ -582,6 +582,34 @@ class Heartbeat(BaseModel):
     final: bool = Field(False, description="Whether the viewer stops here.")
 
 
+class Surface(StrEnum):
+    """Where videos are shown."""
+
+    FEED = "feed"
+    SEARCH = "search"
+    CHANNEL = "channel"
+    SUBSCRIPTIONS = "subscriptions"
+    SIMILAR = "similar"
+    FOR_YOU = "for_you"
+    OTHER = "other"
+
+
+class Impression(BaseModel):
+    """A video that was shown to a viewer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    media_id: UUID
+    surface: Surface
+    position: int = Field(ge=0, lt=10_000, strict=True, description="In the list, from 0.")
+
+
+class Impressions(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    impressions: list[Impression] = Field(min_length=1, max_length=100)
+
+
 class Reading(BaseModel):
     """Which notifications were read: some, or all up to a time."""
 

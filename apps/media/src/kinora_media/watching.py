@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from kinora.events.media import HistoryCleared, MediaViewed, MediaWatched
+from kinora.events.media import HistoryCleared, Impression, ImpressionsRecorded, MediaViewed, MediaWatched
 from kinora_kit.errors import InvalidInput
 from kinora_kit.events import event
 from kinora_kit.identity import Caller
 from kinora_kit.mongo import Database, Relay
 from kinora_media.catalogue import ATTEMPTS, MAX_BATCH, SERVICE, Catalogue
 from kinora_media.clock import now
-from kinora_media.domain import BINS, Heartbeat, Media, Page, Position, View, Visit, watched
+from kinora_media.domain import BINS, Heartbeat, Impressions, Media, Page, Position, View, Visit, watched
 from kinora_media.errors import ChangedMeanwhile, NotTheOwner
-from kinora_media.store import channels, history, views
+from kinora_media.store import channels, history, impressions, views
 from kinora_media.store.media import MEDIA
 from kinora_media.store.tallies import Thing
 from kinora_media.tallies import Tallies
@@ -129,6 +129,22 @@ class Watching:
                 self.relay.wake()
                 return
         raise ChangedMeanwhile
+
+    async def record_impressions(self, viewer: Viewer, shown: Impressions, *, key: str) -> None:
+        """For recommendations. A repeated request of the viewer with the same ``key`` records nothing."""
+        caller = viewer.caller
+        personal = caller is not None and await channels.keeps_history(self.database, caller.user_id)
+        # As with views, not the viewer's address; the salt changes daily, and so does what a repeat is.
+        at = now()
+        name = f"impressions {viewer.name} {key}"
+        digest = hmac.digest(await self._salt(at), name.encode(), hashlib.sha256)
+        payload = ImpressionsRecorded(
+            batch_id=UUID(bytes=digest[:16]),
+            user_id=caller.user_id if caller and personal else None,
+            impressions=tuple(Impression(**each.model_dump()) for each in shown.impressions),
+        )
+        if await impressions.insert(self.database, payload.batch_id, event(SERVICE, payload), at=at):
+            self.relay.wake()
 
     async def history(self, caller: Caller, *, after: Position | None, limit: int) -> "Page[tuple[Media, Visit]]":
         """What the caller has watched, last watched first, except what is private now."""

@@ -2,6 +2,8 @@ from datetime import datetime
 from typing import ClassVar, Literal
 from uuid import UUID
 
+from pydantic import BaseModel, ConfigDict
+
 from kinora_kit.events import Payload
 
 EXCHANGE = "media"
@@ -151,6 +153,32 @@ class MediaWatched(_Media):
     """Whether the user stopped here."""
     version: int
     """Increases with each event of this user and this media; the one with the highest holds."""
+
+
+class Impression(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    media_id: UUID
+    """Not checked: it may not exist, and a viewer may lie."""
+    surface: str
+    """Where it was shown: feed, search, channel, subscriptions, similar, for_you, other."""
+    position: int
+    """In the list, from 0."""
+
+
+class ImpressionsRecorded(Payload):
+    """These media were shown to a viewer."""
+
+    type: ClassVar[str] = "impressions.recorded"
+    batch_id: UUID
+    """The same if the client repeats its request."""
+    user_id: UUID | None = None
+    """None for anonymous viewers, and for users without personalisation."""
+    impressions: tuple[Impression, ...]
+
+    @property
+    def subject(self) -> str:
+        return str(self.batch_id)
 
 
 class HistoryCleared(Payload):

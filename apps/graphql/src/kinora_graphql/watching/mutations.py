@@ -1,3 +1,4 @@
+from enum import StrEnum
 from typing import Annotated
 
 import strawberry
@@ -23,6 +24,42 @@ class RecordViewPayload:
 
 RecordViewResult = Annotated[
     RecordViewPayload | MediaNotFound | ChangedMeanwhile | InvalidInput, strawberry.union("RecordViewResult")
+]
+
+
+@strawberry.enum(description="Where videos are shown.")
+class Surface(StrEnum):
+    FEED = "feed"
+    SEARCH = "search"
+    CHANNEL = "channel"
+    SUBSCRIPTIONS = "subscriptions"
+    SIMILAR = "similar"
+    FOR_YOU = "for_you"
+    OTHER = "other"
+
+
+@strawberry.input
+class ImpressionInput:
+    media_id: strawberry.ID
+    surface: Surface
+    position: int = strawberry.field(description="In the list, from 0.")
+
+
+@strawberry.input
+class RecordImpressionsInput:
+    impressions: list[ImpressionInput] = strawberry.field(description="1 to 100.")
+    key: str = strawberry.field(
+        description="Chosen by the client, such as a UUID: repeated requests with the same key record nothing."
+    )
+
+
+@strawberry.type
+class RecordImpressionsPayload:
+    done: bool
+
+
+RecordImpressionsResult = Annotated[
+    RecordImpressionsPayload | InvalidInput, strawberry.union("RecordImpressionsResult")
 ]
 
 
@@ -65,6 +102,29 @@ class WatchingMutation:
             return RecordViewPayload(media_id=make("Media", uuid))
 
         return await outcome(call(), MediaNotFound, ChangedMeanwhile, InvalidInput)
+
+    @strawberry.mutation(
+        description="Which videos were shown to the viewer, and where: for recommendations. Of anonymous viewers, and"
+        " of users without personalisation, nothing personal is kept."
+    )
+    async def record_impressions(self, info: Info, input: RecordImpressionsInput) -> RecordImpressionsResult:  # noqa: A002
+        async def call() -> RecordImpressionsPayload:
+            request = pb.RecordImpressionsRequest(
+                impressions=[
+                    pb.Impression(
+                        media_id=str(parse(each.media_id, "Media", field="impressions")),
+                        surface=each.surface.value,
+                        position=each.position,
+                    )
+                    for each in input.impressions
+                ],
+                address=info.context.client.address,
+                key=input.key,
+            )
+            await info.context.clients.watching.RecordImpressions(request)
+            return RecordImpressionsPayload(done=True)
+
+        return await outcome(call(), InvalidInput)
 
     @strawberry.mutation(description="No error if it is not in the history.")
     async def remove_from_history(self, info: Info, media_id: strawberry.ID) -> RemoveFromHistoryResult:

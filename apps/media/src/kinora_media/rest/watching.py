@@ -9,7 +9,8 @@ from pydantic import BaseModel, StrictBool
 
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
-from kinora_media.domain import Heartbeat
+from kinora_media.domain import Heartbeat, Impressions
+from kinora_media.rest.comments import IdempotencyKey
 from kinora_media.rest.media import Limit, ListedMedia, listed
 from kinora_media.watching import Viewer
 from kinora_media.wiring import Wired
@@ -49,6 +50,15 @@ async def record(media_id: UUID, heartbeat: Heartbeat, caller: OptionalCaller, w
     """
     address = request.client.host if request.client else ""
     await wired.watching.record(Viewer(caller, address), media_id, heartbeat)
+
+
+@router.post("/impressions", status_code=204)
+async def record_impressions(
+    shown: Impressions, caller: OptionalCaller, wired: Wired, request: Request, idempotency_key: IdempotencyKey
+) -> None:
+    """Which videos were shown to the viewer, and where: for recommendations."""
+    address = request.client.host if request.client else ""
+    await wired.watching.record_impressions(Viewer(caller, address), shown, key=idempotency_key)
 
 
 @router.get("/{media_id:uuid}/retention")

@@ -10,7 +10,7 @@ from kinora_kit.ids import parse_id
 from kinora_kit.rpc import optional_caller, signed_in
 from kinora_kit.structs import timestamp
 from kinora_media import cursors
-from kinora_media.domain import Heartbeat
+from kinora_media.domain import CreationKey, Heartbeat, Impressions
 from kinora_media.rpc.media import message_of, page_size
 from kinora_media.watching import Viewer, Watching
 
@@ -27,6 +27,17 @@ class WatchingRpc(WatchingServicer):
         heartbeat = command(Heartbeat, {"position": request.position, "final": request.final})
         await self._watching.record(Viewer(optional_caller(), request.address), parse_id(request.media_id), heartbeat)
         return pb.RecordViewResponse()
+
+    async def RecordImpressions(
+        self, request: pb.RecordImpressionsRequest, context: object
+    ) -> pb.RecordImpressionsResponse:
+        given = [
+            {"media_id": parse_id(each.media_id), "surface": each.surface, "position": each.position}
+            for each in request.impressions
+        ]
+        shown, key = command(Impressions, {"impressions": given}), command(CreationKey, {"key": request.key}).key
+        await self._watching.record_impressions(Viewer(optional_caller(), request.address), shown, key=key)
+        return pb.RecordImpressionsResponse()
 
     async def ListPositions(self, request: pb.ListPositionsRequest, context: object) -> pb.ListPositionsResponse:
         found = await self._watching.positions(signed_in(), [parse_id(text) for text in request.media_ids])

@@ -9,6 +9,7 @@ from kinora_media.store import (
     comments,
     drafts,
     history,
+    impressions,
     marks,
     media,
     notifications,
@@ -45,6 +46,7 @@ OUTBOXES = (
     channels.CHANNELS,
     comments.COMMENTS,
     history.HISTORY,
+    impressions.IMPRESSIONS,
     playlists.PLAYLISTS,
     views.VIEWS,
     *(kind.collection for kind in marks.KINDS),
@@ -67,6 +69,7 @@ def indexes(*, tombstone_days: int) -> dict[str, list[IndexModel]]:
         | views.indexes()
         | playlists.indexes()
         | notifications.indexes()
+        | impressions.indexes()
         | popularity.indexes()
     )
     return {name: [*found, *([OUTBOX_INDEX] if name in OUTBOXES else [])] for name, found in declared.items()}

@@ -57,6 +57,7 @@ KINDS = {
 NOT_EXPORTED = {
     "views": "names no user: viewers are hashed with a salt that is deleted after two days",
     "view_salts": "names no user",
+    "impressions": "names no user: the ids are hashed with a daily salt",
     "popularity": "names no user",
 }
 """The collections without a kind, and why."""

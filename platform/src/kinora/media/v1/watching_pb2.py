@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from kinora.media.v1 import media_pb2 as kinora_dot_media_dot_v1_dot_media__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekinora/media/v1/watching.proto\x12\x0fkinora.media.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bkinora/media/v1/media.proto\"W\n\x11RecordViewRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x01\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\"\x14\n\x12RecordViewResponse\")\n\x14ListPositionsRequest\x12\x11\n\tmedia_ids\x18\x01 \x03(\t\"\x93\x01\n\x15ListPositionsResponse\x12H\n\tpositions\x18\x01 \x03(\x0b\x32\x35.kinora.media.v1.ListPositionsResponse.PositionsEntry\x1a\x30\n\x0ePositionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"2\n\x12ListHistoryRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"O\n\x0bHistoryPage\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.kinora.media.v1.HistoryEntry\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"\x87\x01\n\x0cHistoryEntry\x12%\n\x05media\x18\x01 \x01(\x0b\x32\x16.kinora.media.v1.Media\x12\x10\n\x08position\x18\x02 \x01(\x01\x12.\n\nwatched_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\",\n\x18RemoveFromHistoryRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\"\x1b\n\x19RemoveFromHistoryResponse\"\x15\n\x13\x43learHistoryRequest\"\x16\n\x14\x43learHistoryResponse\"\x1b\n\x19GetPersonalisationRequest\",\n\x19SetPersonalisationRequest\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\"\"\n\x0fPersonalisation\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\"\'\n\x13GetRetentionRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\"%\n\x14GetRetentionResponse\x12\r\n\x05parts\x18\x01 \x03(\x03\x32\x81\x06\n\x08Watching\x12U\n\nRecordView\x12\".kinora.media.v1.RecordViewRequest\x1a#.kinora.media.v1.RecordViewResponse\x12^\n\rListPositions\x12%.kinora.media.v1.ListPositionsRequest\x1a&.kinora.media.v1.ListPositionsResponse\x12P\n\x0bListHistory\x12#.kinora.media.v1.ListHistoryRequest\x1a\x1c.kinora.media.v1.HistoryPage\x12j\n\x11RemoveFromHistory\x12).kinora.media.v1.RemoveFromHistoryRequest\x1a*.kinora.media.v1.RemoveFromHistoryResponse\x12[\n\x0c\x43learHistory\x12$.kinora.media.v1.ClearHistoryRequest\x1a%.kinora.media.v1.ClearHistoryResponse\x12\x62\n\x12GetPersonalisation\x12*.kinora.media.v1.GetPersonalisationRequest\x1a .kinora.media.v1.Personalisation\x12\x62\n\x12SetPersonalisation\x12*.kinora.media.v1.SetPersonalisationRequest\x1a .kinora.media.v1.Personalisation\x12[\n\x0cGetRetention\x12$.kinora.media.v1.GetRetentionRequest\x1a%.kinora.media.v1.GetRetentionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekinora/media/v1/watching.proto\x12\x0fkinora.media.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bkinora/media/v1/media.proto\"W\n\x11RecordViewRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x01\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\"\x14\n\x12RecordViewResponse\"A\n\nImpression\x12\x10\n\x08media_id\x18\x01 \x01(\t\x12\x0f\n\x07surface\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x05\"j\n\x18RecordImpressionsRequest\x12\x30\n\x0bimpressions\x18\x01 \x03(\x0b\x32\x1b.kinora.media.v1.Impression\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\"\x1b\n\x19RecordImpressionsResponse\")\n\x14ListPositionsRequest\x12\x11\n\tmedia_ids\x18\x01 \x03(\t\"\x93\x01\n\x15ListPositionsResponse\x12H\n\tpositions\x18\x01 \x03(\x0b\x32\x35.kinora.media.v1.ListPositionsResponse.PositionsEntry\x1a\x30\n\x0ePositionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"2\n\x12ListHistoryRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"O\n\x0bHistoryPage\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.kinora.media.v1.HistoryEntry\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"\x87\x01\n\x0cHistoryEntry\x12%\n\x05media\x18\x01 \x01(\x0b\x32\x16.kinora.media.v1.Media\x12\x10\n\x08position\x18\x02 \x01(\x01\x12.\n\nwatched_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\t\",\n\x18RemoveFromHistoryRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\"\x1b\n\x19RemoveFromHistoryResponse\"\x15\n\x13\x43learHistoryRequest\"\x16\n\x14\x43learHistoryResponse\"\x1b\n\x19GetPersonalisationRequest\",\n\x19SetPersonalisationRequest\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\"\"\n\x0fPersonalisation\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\"\'\n\x13GetRetentionRequest\x12\x10\n\x08media_id\x18\x01 \x01(\t\"%\n\x14GetRetentionResponse\x12\r\n\x05parts\x18\x01 \x03(\x03\x32\xed\x06\n\x08Watching\x12U\n\nRecordView\x12\".kinora.media.v1.RecordViewRequest\x1a#.kinora.media.v1.RecordViewResponse\x12j\n\x11RecordImpressions\x12).kinora.media.v1.RecordImpressionsRequest\x1a*.kinora.media.v1.RecordImpressionsResponse\x12^\n\rListPositions\x12%.kinora.media.v1.ListPositionsRequest\x1a&.kinora.media.v1.ListPositionsResponse\x12P\n\x0bListHistory\x12#.kinora.media.v1.ListHistoryRequest\x1a\x1c.kinora.media.v1.HistoryPage\x12j\n\x11RemoveFromHistory\x12).kinora.media.v1.RemoveFromHistoryRequest\x1a*.kinora.media.v1.RemoveFromHistoryResponse\x12[\n\x0c\x43learHistory\x12$.kinora.media.v1.ClearHistoryRequest\x1a%.kinora.media.v1.ClearHistoryResponse\x12\x62\n\x12GetPersonalisation\x12*.kinora.media.v1.GetPersonalisationRequest\x1a .kinora.media.v1.Personalisation\x12\x62\n\x12SetPersonalisation\x12*.kinora.media.v1.SetPersonalisationRequest\x1a .kinora.media.v1.Personalisation\x12[\n\x0cGetRetention\x12$.kinora.media.v1.GetRetentionRequest\x1a%.kinora.media.v1.GetRetentionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,36 +39,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDVIEWREQUEST']._serialized_end=200
   _globals['_RECORDVIEWRESPONSE']._serialized_start=202
   _globals['_RECORDVIEWRESPONSE']._serialized_end=222
-  _globals['_LISTPOSITIONSREQUEST']._serialized_start=224
-  _globals['_LISTPOSITIONSREQUEST']._serialized_end=265
-  _globals['_LISTPOSITIONSRESPONSE']._serialized_start=268
-  _globals['_LISTPOSITIONSRESPONSE']._serialized_end=415
-  _globals['_LISTPOSITIONSRESPONSE_POSITIONSENTRY']._serialized_start=367
-  _globals['_LISTPOSITIONSRESPONSE_POSITIONSENTRY']._serialized_end=415
-  _globals['_LISTHISTORYREQUEST']._serialized_start=417
-  _globals['_LISTHISTORYREQUEST']._serialized_end=467
-  _globals['_HISTORYPAGE']._serialized_start=469
-  _globals['_HISTORYPAGE']._serialized_end=548
-  _globals['_HISTORYENTRY']._serialized_start=551
-  _globals['_HISTORYENTRY']._serialized_end=686
-  _globals['_REMOVEFROMHISTORYREQUEST']._serialized_start=688
-  _globals['_REMOVEFROMHISTORYREQUEST']._serialized_end=732
-  _globals['_REMOVEFROMHISTORYRESPONSE']._serialized_start=734
-  _globals['_REMOVEFROMHISTORYRESPONSE']._serialized_end=761
-  _globals['_CLEARHISTORYREQUEST']._serialized_start=763
-  _globals['_CLEARHISTORYREQUEST']._serialized_end=784
-  _globals['_CLEARHISTORYRESPONSE']._serialized_start=786
-  _globals['_CLEARHISTORYRESPONSE']._serialized_end=808
-  _globals['_GETPERSONALISATIONREQUEST']._serialized_start=810
-  _globals['_GETPERSONALISATIONREQUEST']._serialized_end=837
-  _globals['_SETPERSONALISATIONREQUEST']._serialized_start=839
-  _globals['_SETPERSONALISATIONREQUEST']._serialized_end=883
-  _globals['_PERSONALISATION']._serialized_start=885
-  _globals['_PERSONALISATION']._serialized_end=919
-  _globals['_GETRETENTIONREQUEST']._serialized_start=921
-  _globals['_GETRETENTIONREQUEST']._serialized_end=960
-  _globals['_GETRETENTIONRESPONSE']._serialized_start=962
-  _globals['_GETRETENTIONRESPONSE']._serialized_end=999
-  _globals['_WATCHING']._serialized_start=1002
-  _globals['_WATCHING']._serialized_end=1771
+  _globals['_IMPRESSION']._serialized_start=224
+  _globals['_IMPRESSION']._serialized_end=289
+  _globals['_RECORDIMPRESSIONSREQUEST']._serialized_start=291
+  _globals['_RECORDIMPRESSIONSREQUEST']._serialized_end=397
+  _globals['_RECORDIMPRESSIONSRESPONSE']._serialized_start=399
+  _globals['_RECORDIMPRESSIONSRESPONSE']._serialized_end=426
+  _globals['_LISTPOSITIONSREQUEST']._serialized_start=428
+  _globals['_LISTPOSITIONSREQUEST']._serialized_end=469
+  _globals['_LISTPOSITIONSRESPONSE']._serialized_start=472
+  _globals['_LISTPOSITIONSRESPONSE']._serialized_end=619
+  _globals['_LISTPOSITIONSRESPONSE_POSITIONSENTRY']._serialized_start=571
+  _globals['_LISTPOSITIONSRESPONSE_POSITIONSENTRY']._serialized_end=619
+  _globals['_LISTHISTORYREQUEST']._serialized_start=621
+  _globals['_LISTHISTORYREQUEST']._serialized_end=671
+  _globals['_HISTORYPAGE']._serialized_start=673
+  _globals['_HISTORYPAGE']._serialized_end=752
+  _globals['_HISTORYENTRY']._serialized_start=755
+  _globals['_HISTORYENTRY']._serialized_end=890
+  _globals['_REMOVEFROMHISTORYREQUEST']._serialized_start=892
+  _globals['_REMOVEFROMHISTORYREQUEST']._serialized_end=936
+  _globals['_REMOVEFROMHISTORYRESPONSE']._serialized_start=938
+  _globals['_REMOVEFROMHISTORYRESPONSE']._serialized_end=965
+  _globals['_CLEARHISTORYREQUEST']._serialized_start=967
+  _globals['_CLEARHISTORYREQUEST']._serialized_end=988
+  _globals['_CLEARHISTORYRESPONSE']._serialized_start=990
+  _globals['_CLEARHISTORYRESPONSE']._serialized_end=1012
+  _globals['_GETPERSONALISATIONREQUEST']._serialized_start=1014
+  _globals['_GETPERSONALISATIONREQUEST']._serialized_end=1041
+  _globals['_SETPERSONALISATIONREQUEST']._serialized_start=1043
+  _globals['_SETPERSONALISATIONREQUEST']._serialized_end=1087
+  _globals['_PERSONALISATION']._serialized_start=1089
+  _globals['_PERSONALISATION']._serialized_end=1123
+  _globals['_GETRETENTIONREQUEST']._serialized_start=1125
+  _globals['_GETRETENTIONREQUEST']._serialized_end=1164
+  _globals['_GETRETENTIONRESPONSE']._serialized_start=1166
+  _globals['_GETRETENTIONRESPONSE']._serialized_end=1203
+  _globals['_WATCHING']._serialized_start=1206
+  _globals['_WATCHING']._serialized_end=2083
 # @@protoc_insertion_point(module_scope)

@@ -67,6 +67,78 @@ class RecordViewResponse(_message.Message):
 Global___RecordViewResponse: _TypeAlias = RecordViewResponse  # noqa: Y015
 
 @_typing.final
+class Impression(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_ID_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    media_id: _builtins.str
+    surface: _builtins.str
+    """Where it was shown: feed, search, channel, subscriptions, similar, for_you, other."""
+    position: _builtins.int
+    """In the list, from 0 to 9999."""
+    def __init__(
+        self,
+        *,
+        media_id: _builtins.str = ...,
+        surface: _builtins.str = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["media_id", b"media_id", "position", b"position", "surface", b"surface"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Impression: _TypeAlias = Impression  # noqa: Y015
+
+@_typing.final
+class RecordImpressionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPRESSIONS_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """The viewer's address."""
+    key: _builtins.str
+    """Chosen by the client; a repeated request with the same key records nothing."""
+    @_builtins.property
+    def impressions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Impression]:
+        """1 to 100."""
+
+    def __init__(
+        self,
+        *,
+        impressions: _abc.Iterable[Global___Impression] | None = ...,
+        address: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "impressions", b"impressions", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordImpressionsRequest: _TypeAlias = RecordImpressionsRequest  # noqa: Y015
+
+@_typing.final
+class RecordImpressionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordImpressionsResponse: _TypeAlias = RecordImpressionsResponse  # noqa: Y015
+
+@_typing.final
 class ListPositionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -40,6 +40,11 @@ class WatchingStub:
                 request_serializer=kinora_dot_media_dot_v1_dot_watching__pb2.RecordViewRequest.SerializeToString,
                 response_deserializer=kinora_dot_media_dot_v1_dot_watching__pb2.RecordViewResponse.FromString,
                 _registered_method=True)
+        self.RecordImpressions = channel.unary_unary(
+                '/kinora.media.v1.Watching/RecordImpressions',
+                request_serializer=kinora_dot_media_dot_v1_dot_watching__pb2.RecordImpressionsRequest.SerializeToString,
+                response_deserializer=kinora_dot_media_dot_v1_dot_watching__pb2.RecordImpressionsResponse.FromString,
+                _registered_method=True)
         self.ListPositions = channel.unary_unary(
                 '/kinora.media.v1.Watching/ListPositions',
                 request_serializer=kinora_dot_media_dot_v1_dot_watching__pb2.ListPositionsRequest.SerializeToString,
@@ -83,6 +88,13 @@ class WatchingServicer:
 
     def RecordView(self, request, context):
         """A heartbeat of a player, for signed-in and anonymous viewers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordImpressions(self, request, context):
+        """Which documents were shown, to signed-in and anonymous viewers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +152,11 @@ def add_WatchingServicer_to_server(servicer, server):
                     servicer.RecordView,
                     request_deserializer=kinora_dot_media_dot_v1_dot_watching__pb2.RecordViewRequest.FromString,
                     response_serializer=kinora_dot_media_dot_v1_dot_watching__pb2.RecordViewResponse.SerializeToString,
+            ),
+            'RecordImpressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordImpressions,
+                    request_deserializer=kinora_dot_media_dot_v1_dot_watching__pb2.RecordImpressionsRequest.FromString,
+                    response_serializer=kinora_dot_media_dot_v1_dot_watching__pb2.RecordImpressionsResponse.SerializeToString,
             ),
             'ListPositions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPositions,
@@ -205,6 +222,33 @@ class Watching:
             '/kinora.media.v1.Watching/RecordView',
             kinora_dot_media_dot_v1_dot_watching__pb2.RecordViewRequest.SerializeToString,
             kinora_dot_media_dot_v1_dot_watching__pb2.RecordViewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordImpressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kinora.media.v1.Watching/RecordImpressions',
+            kinora_dot_media_dot_v1_dot_watching__pb2.RecordImpressionsRequest.SerializeToString,
+            kinora_dot_media_dot_v1_dot_watching__pb2.RecordImpressionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class WatchingStub:
     def __new__(cls, channel: _aio.Channel) -> WatchingAsyncStub: ...
     RecordView: _grpc.UnaryUnaryMultiCallable[_watching_pb2.RecordViewRequest, _watching_pb2.RecordViewResponse]
     """A heartbeat of a player, for signed-in and anonymous viewers."""
+    RecordImpressions: _grpc.UnaryUnaryMultiCallable[_watching_pb2.RecordImpressionsRequest, _watching_pb2.RecordImpressionsResponse]
+    """Which documents were shown, to signed-in and anonymous viewers."""
     ListPositions: _grpc.UnaryUnaryMultiCallable[_watching_pb2.ListPositionsRequest, _watching_pb2.ListPositionsResponse]
     """Where to resume those of the documents that the caller has watched. At most 100 ids."""
     ListHistory: _grpc.UnaryUnaryMultiCallable[_watching_pb2.ListHistoryRequest, _watching_pb2.HistoryPage]
@@ -53,6 +55,8 @@ class WatchingAsyncStub(WatchingStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordView: _aio.UnaryUnaryMultiCallable[_watching_pb2.RecordViewRequest, _watching_pb2.RecordViewResponse]  # type: ignore[assignment]
     """A heartbeat of a player, for signed-in and anonymous viewers."""
+    RecordImpressions: _aio.UnaryUnaryMultiCallable[_watching_pb2.RecordImpressionsRequest, _watching_pb2.RecordImpressionsResponse]  # type: ignore[assignment]
+    """Which documents were shown, to signed-in and anonymous viewers."""
     ListPositions: _aio.UnaryUnaryMultiCallable[_watching_pb2.ListPositionsRequest, _watching_pb2.ListPositionsResponse]  # type: ignore[assignment]
     """Where to resume those of the documents that the caller has watched. At most 100 ids."""
     ListHistory: _aio.UnaryUnaryMultiCallable[_watching_pb2.ListHistoryRequest, _watching_pb2.HistoryPage]  # type: ignore[assignment]
@@ -74,6 +78,14 @@ class WatchingServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_watching_pb2.RecordViewResponse, _abc.Awaitable[_watching_pb2.RecordViewResponse]]:
         """A heartbeat of a player, for signed-in and anonymous viewers."""
+
+    @_abc_1.abstractmethod
+    def RecordImpressions(
+        self,
+        request: _watching_pb2.RecordImpressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_watching_pb2.RecordImpressionsResponse, _abc.Awaitable[_watching_pb2.RecordImpressionsResponse]]:
+        """Which documents were shown, to signed-in and anonymous viewers."""
 
     @_abc_1.abstractmethod
     def ListPositions(
