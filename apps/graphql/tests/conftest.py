@@ -379,13 +379,13 @@ class World(
     async def ListNotifications(
         self, request: notifications_pb2.ListNotificationsRequest, context: Any
     ) -> notifications_pb2.NotificationPage:
-        """One of each comment."""
+        """One of each comment, newest first."""
         self.calls["ListNotifications"] += 1
         made = [
             notifications_pb2.Notification(
                 id=each.id, kind=notifications_pb2.NOTIFICATION_KIND_REPLY, media_id=each.media_id, comment_id=each.id
             )
-            for each in self.comments.values()
+            for each in reversed(self.comments.values())
         ]
         entries = [notifications_pb2.NotificationEntry(notification=each, cursor=each.id) for each in made]
         return notifications_pb2.NotificationPage(entries=entries[: request.limit])

@@ -779,7 +779,7 @@ async def test_fifty_notifications_make_one_call_per_type(ask: Ask, world: World
     made = [world.add_comment(world.add_video(author), author) for author in authors]
     world.calls.clear()
     found = (await ask(NOTIFICATIONS, None, authors[0]))["data"]["notifications"]["nodes"]
-    assert [notification["uuid"] for notification in found] == made
+    assert [notification["uuid"] for notification in found] == made[::-1]
     assert all(each["kind"] == "REPLY" and each["media"] and each["comment"]["author"] for each in found)
     once = ("ListNotifications", "ListMedia", "BatchGetComments", "ListUsers")
     assert world.calls == dict.fromkeys(once, 1)
