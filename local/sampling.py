@@ -32,8 +32,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cases = defaultdict(list)
     for item in items:
         if mark := item.get_closest_marker("sample"):
-            count, *group = mark.args
-            cases[group[0] if group else item.nodeid.partition("[")[0], count].append(item)
+            count, *named = mark.args
+            cases[named[0] if named else item.nodeid.partition("[")[0], count].append(item)
     if not cases:
         return
     # Without git, a fixed seed.

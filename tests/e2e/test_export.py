@@ -29,7 +29,7 @@ async def test_export_has_what_each_service_knows(person: Person, stranger: Pers
         return (await person.graphql(f"{{ export {{ {fields} }} }}"))["export"]
 
     async def is_ready() -> bool:
-        return (await export())["state"] == "READY"
+        return bool((await export())["state"] == "READY")
 
     await eventually(is_ready)
     found = await export()
