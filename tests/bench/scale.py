@@ -29,8 +29,20 @@ from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Document
 from kinora_kit.testing import free_port
 from kinora_media import cursors, store
-from kinora_media.domain import Counters, Media, Sort, State, TopPosition, Visibility
+from kinora_media.domain import (
+    CommentOrder,
+    Counters,
+    Listed,
+    Media,
+    Page,
+    Sort,
+    State,
+    Thread,
+    TopPosition,
+    Visibility,
+)
 from kinora_media.facets import Filters
+from kinora_media.pages import Query
 from kinora_media.store import tallies
 from kinora_media.store.channels import CHANNELS
 from kinora_media.store.comments import COMMENTS
@@ -53,6 +65,20 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 Client: TypeAlias = AsyncIOMotorClient[Document]
 UNUSED: Any = None
 """Instead of what reading does not use."""
+
+
+class Uncached:
+    """Every page from MongoDB."""
+
+    async def feed(self, limit: int, query: Query[Page[Listed]]) -> Page[Listed]:
+        return await query()
+
+    async def comments(self, media_id: UUID, order: CommentOrder, limit: int, query: Query[Thread]) -> Thread:
+        return await query()
+
+    async def media_changed(self, *media_ids: UUID) -> None: ...
+
+    async def comments_changed(self, media_id: UUID) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -142,7 +168,7 @@ async def seed(database: Database, videos_count: int, comments_count: int) -> Se
     days = {(BEGIN + timedelta(days=day)).date().isoformat(): {"views": day} for day in range(tallies.DAYS)}
     channel = {"_id": OWNERS[0], "tally": {"version": 1, "counters": {"views": 1}, "days": days}}
     await insert(database, CHANNELS, [channel])
-    use_cases = UseCases.of(database, UNUSED, UNUSED, videos=UNUSED, users=UNUSED, categories={})
+    use_cases = UseCases.of(database, UNUSED, UNUSED, videos=UNUSED, users=UNUSED, pages=Uncached(), categories={})
     return Seeded(use_cases, inserted, threads, media_id)
 
 

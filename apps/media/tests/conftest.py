@@ -10,6 +10,7 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from redis.asyncio import Redis
 from starlette.types import Receive, Scope, Send
 
 import kinora_kit.redis
@@ -27,6 +28,7 @@ from kinora_media import store
 from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Media, Upload, Visibility
 from kinora_media.events import Reactions
+from kinora_media.pages import CachedPages
 from kinora_media.rest import ROUTERS
 from kinora_media.settings import MediaSettings
 from kinora_media.store.media import MEDIA
@@ -72,6 +74,12 @@ async def bus(kit: dict[str, str]) -> AsyncIterator[Broker]:
 async def relay(database: Database, bus: Broker) -> Relay:
     """Not running: events stay in the outbox until a test publishes them."""
     return Relay([database[name] for name in store.OUTBOXES], bus)
+
+
+@pytest.fixture(scope="session")
+async def redis(kit: dict[str, str]) -> AsyncIterator[Redis]:
+    async with kinora_kit.redis.connect(kit["KINORA_REDIS_URL"], name="media-tests") as redis:
+        yield redis
 
 
 class Streams:
@@ -149,8 +157,23 @@ async def tallies(database: Database) -> AsyncIterator[Tallies]:
 
 
 @pytest.fixture(scope="session")
-def use_cases(database: Database, relay: Relay, tallies: Tallies, streams_of_all: Streams, people: People) -> UseCases:
-    return UseCases.of(database, relay, tallies, videos=streams_of_all, users=people, categories=CATEGORIES)
+def pages(redis: Redis, database: Database) -> CachedPages:
+    return CachedPages(redis, database=database.name)
+
+
+@pytest.fixture(scope="session")
+def use_cases(
+    database: Database,
+    relay: Relay,
+    tallies: Tallies,
+    *,
+    streams_of_all: Streams,
+    people: People,
+    pages: CachedPages,
+) -> UseCases:
+    return UseCases.of(
+        database, relay, tallies, videos=streams_of_all, users=people, pages=pages, categories=CATEGORIES
+    )
 
 
 @pytest.fixture(scope="session")
@@ -196,10 +219,9 @@ def keys() -> Keys:
 
 
 @pytest.fixture(scope="session")
-async def verifier(keys: Keys, kit: dict[str, str]) -> AsyncIterator[TokenVerifier]:
-    async with kinora_kit.redis.connect(kit["KINORA_REDIS_URL"], name="media-tests") as redis:
-        await no_session_has_ended(redis)
-        yield TokenVerifier(keys=keys, issuer=ISSUER, revocations=redis)
+async def verifier(keys: Keys, redis: Redis) -> TokenVerifier:
+    await no_session_has_ended(redis)
+    return TokenVerifier(keys=keys, issuer=ISSUER, revocations=redis)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from kinora_kit.testing import eventually
 from kinora_media.catalogue import Catalogue
 from kinora_media.domain import Changes, Media, State, Visibility
 from kinora_media.events import Reactions
+from kinora_media.pages import CachedPages
 from kinora_media.store import media as store
 from kinora_media.store.media import Tombstone
 
@@ -357,12 +358,18 @@ async def test_pending_events_are_published_again_after_a_crash_and_then_removed
 
 
 async def test_a_running_relay_publishes_at_once(
-    bus: Broker, database: Database, documents: Collection, on_video: Handler, streams: Streams
+    bus: Broker,
+    database: Database,
+    documents: Collection,
+    *,
+    on_video: Handler,
+    streams: Streams,
+    pages: CachedPages,
 ) -> None:
     media_id, owner_id = await made(on_video, visibility=Visibility.PRIVATE)
     relay = Relay([documents], bus)
     async with relay.running():
-        woken = Catalogue(database, relay, streams, {})
+        woken = Catalogue(database, relay, streams, pages, {})
         begin = datetime.now(UTC)
         await woken.edit(Caller(owner_id), media_id, Changes(title="New"))
 

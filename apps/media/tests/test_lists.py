@@ -24,6 +24,7 @@ from kinora_media.domain import Counters, Sort, popularity
 from kinora_media.errors import CursorExpired
 from kinora_media.facets import Filters
 from kinora_media.lists import Lists
+from kinora_media.pages import CachedPages
 from kinora_media.popularity import Popularity
 from kinora_media.store import popularity as epochs
 from kinora_media.store.media import FACETS, FEED_AT, MEDIA, SCORES
@@ -177,8 +178,8 @@ async def read(lists: Lists, cursor: str | None, limit: int) -> tuple[list[UUID]
     return [each.media.id for each in page.items], page.items[-1].cursor if page.more else None
 
 
-async def test_walk_has_each_document_once_under_writers_and_a_new_epoch(ranked: Database) -> None:
-    documents, lists, ranking = ranked[MEDIA], Lists(ranked), Popularity(ranked, epoch_seconds=0)
+async def test_walk_has_each_document_once_under_writers_and_a_new_epoch(ranked: Database, pages: CachedPages) -> None:
+    documents, lists, ranking = ranked[MEDIA], Lists(ranked, pages), Popularity(ranked, epoch_seconds=0)
     ids, finished = await add(documents, 15), asyncio.Event()
 
     async def write() -> None:
@@ -205,8 +206,8 @@ async def test_walk_has_each_document_once_under_writers_and_a_new_epoch(ranked:
     assert last == sorted(ids, key=lambda each: (popularity(Counters(views=views.get(each, 0)), AT), each))[::-1]
 
 
-async def test_cursor_expires_when_its_scores_are_overwritten(ranked: Database) -> None:
-    lists, ranking = Lists(ranked), Popularity(ranked, epoch_seconds=0)
+async def test_cursor_expires_when_its_scores_are_overwritten(ranked: Database, pages: CachedPages) -> None:
+    lists, ranking = Lists(ranked, pages), Popularity(ranked, epoch_seconds=0)
     await add(ranked[MEDIA], 3)
     _, cursor = await read(lists, None, 1)
     assert await ranking.advance()

@@ -14,6 +14,7 @@ from kinora_media import domain
 from kinora_media.clock import now
 from kinora_media.domain import Changes, Creation, Media, Upload
 from kinora_media.errors import ChangedMeanwhile, MediaNotFound, NotTheOwner
+from kinora_media.pages import Pages
 from kinora_media.store import channels, drafts
 from kinora_media.store import media as store
 from kinora_media.store.media import Tombstone
@@ -30,12 +31,17 @@ class Catalogue:
     database: Database
     relay: Relay
     videos: Videos
+    pages: Pages
     categories: Mapping[str, str]
     """Names by id."""
 
     async def get(self, caller: Caller | None, media_id: UUID) -> Media:
+        return visible(await self.find(media_id), caller)
+
+    async def find(self, media_id: UUID) -> Media:
+        """Also if nobody but its owner may see it."""
         media = await store.find(self.database, media_id)
-        if not isinstance(media, Media) or not media.visible_to(_user_id(caller)):
+        if not isinstance(media, Media):
             raise MediaNotFound
         return media
 
@@ -73,6 +79,7 @@ class Catalogue:
                 break
         else:
             raise ChangedMeanwhile
+        await self.pages.media_changed(media_id)
         if "visibility" in changes.model_fields_set:
             # Even if nothing changed: an earlier attempt may have failed between saving and this call.
             await self.videos.set_visibility(after)
@@ -108,10 +115,12 @@ class Catalogue:
         """
         if isinstance(await store.find(self.database, media_id), Tombstone):
             # An earlier attempt may have failed before the stream was closed, and 404 confirms that it is closed.
+            await self.pages.media_changed(media_id)
             await self._close(media_id)
             raise MediaNotFound
         media = await self._own(caller, media_id)
         await self.remove(media.id, media.owner_id)
+        await self.pages.media_changed(media_id)
         await self.videos.drop(media.id)
 
     async def _close(self, media_id: UUID) -> None:
@@ -129,12 +138,15 @@ class Catalogue:
             if media.owner_id != caller.user_id:
                 raise NotTheOwner
             await self.remove(media.id, media.owner_id)
+        await self.pages.media_changed(media_id)
 
     async def drop_all(self, caller: Caller) -> None:
         """Remove all documents of the caller, whose account is deleted next. New ones may be created until then."""
         await drafts.delete_of(self.database, caller.user_id)
-        for media_id in await store.ids_of(self.database, caller.user_id):
+        ids = await store.ids_of(self.database, caller.user_id)
+        for media_id in ids:
             await self.remove(media_id, caller.user_id)
+        await self.pages.media_changed(*ids)
 
     async def apply(self, media_id: UUID, owner_id: UUID, change: Callable[[Media], Media]) -> None:
         """Apply an event of the video to its document, creating it if missing. Ignored if the document was removed."""
@@ -194,6 +206,13 @@ class Catalogue:
         if events:
             self.relay.wake()
         return after
+
+
+def visible(media: Media, caller: Caller | None) -> Media:
+    """The document, if the caller may see it. Raises MediaNotFound."""
+    if not media.visible_to(_user_id(caller)):
+        raise MediaNotFound
+    return media
 
 
 def _user_id(caller: Caller | None) -> UUID | None:

@@ -1,7 +1,8 @@
 """The use cases of comments."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID
 
 from kinora.events.media import CommentDeleted, CommentPinned, CommentPosted
@@ -10,10 +11,11 @@ from kinora_kit.events import event
 from kinora_kit.identity import Caller
 from kinora_kit.ids import new_id
 from kinora_kit.mongo import Database, Relay
-from kinora_media.catalogue import ATTEMPTS, MAX_BATCH, SERVICE, Catalogue
+from kinora_media.catalogue import ATTEMPTS, MAX_BATCH, SERVICE, Catalogue, visible
 from kinora_media.clock import now
-from kinora_media.domain import Comment, Media, Page, TopPosition, Words
+from kinora_media.domain import Comment, CommentOrder, Media, Page, Thread, TopPosition, Words
 from kinora_media.errors import ChangedMeanwhile, CommentNotFound, CommentsDisabled, NotTheAuthor, NotTheOwner
+from kinora_media.pages import Pages
 from kinora_media.store import comments as store
 from kinora_media.tallies import Tallies
 
@@ -26,6 +28,7 @@ class Comments:
     relay: Relay
     tallies: Tallies
     catalogue: Catalogue
+    pages: Pages
 
     async def get(self, caller: Caller | None, comment_id: UUID) -> Comment:
         comment, media = await self._find(caller, comment_id)
@@ -40,14 +43,33 @@ class Comments:
         return [_shown(each, of[each.media_id]) for each in found if each.media_id in of]
 
     async def newest(self, caller: Caller | None, media_id: UUID, *, before: UUID | None, limit: int) -> Page[Comment]:
-        media = await self.catalogue.get(caller, media_id)
-        return _page(media, await store.newest(self.database, media_id, before=before, limit=limit + 1), limit)
+        find = partial(store.newest, self.database, media_id, before=before, limit=limit + 1)
+        return await self._page(caller, media_id, find, limit, first=None if before else CommentOrder.NEWEST)
 
     async def top(
         self, caller: Caller | None, media_id: UUID, *, after: TopPosition | None, limit: int
     ) -> Page[Comment]:
-        media = await self.catalogue.get(caller, media_id)
-        return _page(media, await store.top(self.database, media_id, after=after, limit=limit + 1), limit)
+        find = partial(store.top, self.database, media_id, after=after, limit=limit + 1)
+        return await self._page(caller, media_id, find, limit, first=None if after else CommentOrder.TOP)
+
+    async def _page(
+        self,
+        caller: Caller | None,
+        media_id: UUID,
+        find: Callable[[], Awaitable[list[Comment]]],
+        limit: int,
+        *,
+        first: CommentOrder | None,
+    ) -> Page[Comment]:
+        """``first``: the order, if it is a first page."""
+
+        async def query() -> Thread:
+            media = await self.catalogue.find(media_id)
+            return Thread(media, _page(media, await find(), limit))
+
+        thread = await (self.pages.comments(media_id, first, limit, query) if first else query())
+        visible(thread.media, caller)
+        return thread.comments
 
     async def replies(
         self, caller: Caller | None, comment_id: UUID, *, after: UUID | None, limit: int
@@ -85,6 +107,7 @@ class Comments:
             raise ChangedMeanwhile
         self.relay.wake()
         await self.tallies.settle(store.thing(saved))
+        await self.pages.comments_changed(media_id)
         return _shown(saved, media)
 
     async def edit(self, caller: Caller, comment_id: UUID, words: Words) -> Comment:
@@ -96,6 +119,7 @@ class Comments:
                 return _shown(comment, media)
             edited = replace(comment, body=words.body, edited_at=now(), version=comment.version + 1)
             if await store.edit(self.database, edited):
+                await self.pages.comments_changed(media.id)
                 return _shown(edited, media)
         raise ChangedMeanwhile
 
@@ -108,6 +132,7 @@ class Comments:
         if await store.remove(self.database, comment, at=now(), events=[deleted]):
             self.relay.wake()
         await self.tallies.settle(store.thing(comment))
+        await self.pages.comments_changed(media.id)
 
     async def pin(self, caller: Caller, comment_id: UUID, *, pinned: bool) -> Comment:
         """Show one comment before all others, by the media's owner."""
@@ -119,6 +144,7 @@ class Comments:
         if pinned != (media.pinned_comment_id == comment_id):
             events = [event(SERVICE, CommentPinned(**_about(comment)))] if pinned else []
             media = await self.catalogue.pin(media, comment_id if pinned else None, events)
+        await self.pages.comments_changed(media.id)
         return _shown(comment, media)
 
     async def check(self, comment_id: UUID, media_id: UUID) -> None:
@@ -148,7 +174,7 @@ def _about(comment: Comment) -> dict[str, UUID | None]:
 
 
 def _shown(comment: Comment, media: Media) -> Comment:
-    return replace(comment, pinned=comment.id == media.pinned_comment_id)
+    return replace(comment, pinned=True) if comment.id == media.pinned_comment_id else comment
 
 
 def _page(media: Media, found: Sequence[Comment], limit: int) -> Page[Comment]:

@@ -380,6 +380,14 @@ class Page(Generic[T]):
     more: bool
 
 
+@dataclass(frozen=True)
+class Thread:
+    """A page of comments, with their media document, which says who may see them and which one is pinned."""
+
+    media: Media
+    comments: Page[Comment]
+
+
 def begun(media: Media, *, title: str, visibility: Visibility, at: datetime, draft: Media | None = None) -> Media:
     """Apply ``video.upload_started``. A redelivery does not overwrite the owner's edits.
 

@@ -8,7 +8,8 @@ from kinora_kit.mongo import Database
 from kinora_media import cursors
 from kinora_media.domain import Listed, Page, Sort
 from kinora_media.errors import CursorExpired
-from kinora_media.facets import Filters
+from kinora_media.facets import ALL, Filters
+from kinora_media.pages import Pages
 from kinora_media.store import media as store
 from kinora_media.store import popularity
 from kinora_media.store.media import FEED_AT
@@ -18,6 +19,7 @@ from kinora_media.store.popularity import Epoch
 @dataclass(frozen=True)
 class Lists:
     database: Database
+    pages: Pages
 
     async def of_user(self, caller: Caller | None, owner_id: UUID, *, cursor: str | None, limit: int) -> Page[Listed]:
         """Newest first: all documents for the owner, ready and public ones for others."""
@@ -35,6 +37,11 @@ class Lists:
             return Page([], more=False)
         if sort is Sort.POPULAR:
             return await self._popular(wanted, cursor=cursor, limit=limit)
+        if cursor is None and wanted == [ALL]:
+            return await self.pages.feed(limit, lambda: self._newest(wanted, cursor=None, limit=limit))
+        return await self._newest(wanted, cursor=cursor, limit=limit)
+
+    async def _newest(self, wanted: list[str], *, cursor: str | None, limit: int) -> Page[Listed]:
         after = cursors.in_newest(cursor, wanted) if cursor else None
         found = await store.listed(self.database, wanted, by=FEED_AT, after=after, limit=limit + 1)
         items = [Listed(media, cursors.of_newest(at, media.id, wanted)) for media, at in found[:limit]]

@@ -15,6 +15,7 @@ from kinora_media.likes import Likes
 from kinora_media.lists import Lists
 from kinora_media.marks import Marks
 from kinora_media.notifications import Notifications
+from kinora_media.pages import Pages
 from kinora_media.playlists import Playlists
 from kinora_media.store import export
 from kinora_media.subscriptions import Subscriptions
@@ -48,15 +49,16 @@ class UseCases:
         *,
         videos: Videos,
         users: Users,
+        pages: Pages,
         categories: Mapping[str, str],
     ) -> Self:
         """``categories``: names by id."""
-        catalogue = Catalogue(database, relay, videos, categories)
-        comments = Comments(database, relay, tallies, catalogue)
+        catalogue = Catalogue(database, relay, videos, pages, categories)
+        comments = Comments(database, relay, tallies, catalogue, pages)
         marks = Marks(database, relay, tallies)
         return cls(
             catalogue=catalogue,
-            lists=Lists(database),
+            lists=Lists(database, pages),
             comments=comments,
             likes=Likes(marks, catalogue, comments),
             subscriptions=Subscriptions(database, marks, users),

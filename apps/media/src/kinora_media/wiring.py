@@ -19,6 +19,7 @@ from kinora_kit.identity import RemoteKeys, TokenVerifier, ask_auth
 from kinora_kit.settings import reveal
 from kinora_media import store
 from kinora_media.events import Reactions
+from kinora_media.pages import CachedPages
 from kinora_media.popularity import CHECK_SECONDS, Popularity
 from kinora_media.rpc import register
 from kinora_media.settings import MediaSettings
@@ -55,7 +56,15 @@ async def wire(settings: MediaSettings) -> AsyncIterator[State]:
         tallies = Tallies(database, store.TALLIES)
         videos = RemoteVideos(EnforcementStub(video), UploadsStub(video))
         users = CachedUsers(UsersStub(auth), cache)
-        use_cases = UseCases.of(database, relay, tallies, videos=videos, users=users, categories=settings.categories)
+        use_cases = UseCases.of(
+            database,
+            relay,
+            tallies,
+            videos=videos,
+            users=users,
+            pages=CachedPages(cache, database=settings.mongo_database),
+            categories=settings.categories,
+        )
         reactions = Reactions(use_cases.catalogue, use_cases.belongings, use_cases.notifications, users)
         verifier = TokenVerifier(
             keys=RemoteKeys(settings.jwks_url),
