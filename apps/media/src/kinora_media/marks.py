@@ -17,6 +17,7 @@ from kinora_media.store import marks as store
 from kinora_media.store.marks import Kind
 from kinora_media.store.tallies import Thing
 from kinora_media.tallies import Tallies
+from kinora_media.visible import full_page
 
 T = TypeVar("T")
 
@@ -65,15 +66,15 @@ class Marks:
         limit: int,
     ) -> "Page[Marked[T]]":
         """What the caller has marked, last marked first, as far as ``shown`` returns it for its id."""
-        found: list[Marked[T]] = []
-        size = min(limit + 1, MAX_BATCH)
-        while True:
-            marks = await store.page(self.database, kind, caller.user_id, after=after, limit=size)
+
+        async def read(after: Position | None, size: int) -> list[Mark]:
+            return await store.page(self.database, kind, caller.user_id, after=after, limit=size)
+
+        async def show(marks: Sequence[Mark]) -> list[Marked[T]]:
             things = await shown([mark.thing_id for mark in marks])
-            found += [Marked(things[mark.thing_id], mark) for mark in marks if mark.thing_id in things]
-            if len(found) > limit or len(marks) < size:
-                return Page(found[:limit], more=len(found) > limit)
-            after = Position(marks[-1].at, marks[-1].thing_id)
+            return [Marked(things[mark.thing_id], mark) for mark in marks if mark.thing_id in things]
+
+        return await full_page(read, show, lambda mark: Position(mark.at, mark.thing_id), after=after, limit=limit)
 
 
 @dataclass(frozen=True)

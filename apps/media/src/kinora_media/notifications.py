@@ -33,6 +33,7 @@ from kinora_media.store import comments as comments_store
 from kinora_media.store import media as media_store
 from kinora_media.store import notifications as store
 from kinora_media.store.marks import HIDDEN_CHANNEL, NOT_INTERESTED, SUBSCRIPTION
+from kinora_media.visible import full_page
 
 BATCH = 1000
 MAX_UNREAD = 100
@@ -60,14 +61,14 @@ class Notifications:
 
     async def page(self, caller: Caller, *, after: Position | None, limit: int) -> Page[Notified]:
         """The caller's own, newest first."""
-        found: list[Notified] = []
-        size = min(limit + 1, MAX_BATCH)
-        while True:
-            stored = await store.page(self.database, caller.user_id, LISTED, after=after, limit=size)
-            found += await self._shown(caller, stored)
-            if len(found) > limit or len(stored) < size:
-                return Page(found[:limit], more=len(found) > limit)
-            after = Position(stored[-1].at, stored[-1].id)
+
+        async def read(after: Position | None, size: int) -> list[Notification]:
+            return await store.page(self.database, caller.user_id, LISTED, after=after, limit=size)
+
+        async def show(stored: Sequence[Notification]) -> list[Notified]:
+            return await self._shown(caller, stored)
+
+        return await full_page(read, show, lambda each: Position(each.at, each.id), after=after, limit=limit)
 
     async def many(self, caller: Caller, ids: Sequence[UUID]) -> list[Notified]:
         """The caller's own, in no particular order."""

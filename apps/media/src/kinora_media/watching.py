@@ -22,6 +22,7 @@ from kinora_media.store import channels, history, impressions, views
 from kinora_media.store.media import MEDIA
 from kinora_media.store.tallies import Thing
 from kinora_media.tallies import Tallies
+from kinora_media.visible import full_page
 
 HOUR = timedelta(hours=1)
 PAUSE = timedelta(minutes=2)
@@ -148,15 +149,15 @@ class Watching:
 
     async def history(self, caller: Caller, *, after: Position | None, limit: int) -> "Page[tuple[Media, Visit]]":
         """What the caller has watched, last watched first, except what is private now."""
-        found: list[tuple[Media, Visit]] = []
-        size = min(limit + 1, MAX_BATCH)
-        while True:
-            visits = await history.page(self.database, caller.user_id, after=after, limit=size)
+
+        async def read(after: Position | None, size: int) -> list[Visit]:
+            return await history.page(self.database, caller.user_id, after=after, limit=size)
+
+        async def show(visits: Sequence[Visit]) -> list[tuple[Media, Visit]]:
             media = {each.id: each for each in await self.catalogue.many(caller, [each.media_id for each in visits])}
-            found += [(media[visit.media_id], visit) for visit in visits if visit.media_id in media]
-            if len(found) > limit or len(visits) < size:
-                return Page(found[:limit], more=len(found) > limit)
-            after = Position(visits[-1].at, visits[-1].media_id)
+            return [(media[visit.media_id], visit) for visit in visits if visit.media_id in media]
+
+        return await full_page(read, show, lambda visit: Position(visit.at, visit.media_id), after=after, limit=limit)
 
     async def positions(self, caller: Caller, ids: Sequence[UUID]) -> dict[UUID, float]:
         """Where to resume those of the documents that the caller has watched, in seconds."""
