@@ -100,7 +100,11 @@ async def test_scheduled_video_is_accessible_at_its_time(
 
     await until(is_public, what="the stream to be public")
     assert at <= datetime.now(UTC) < at + timedelta(seconds=5)
-    assert (await stranger.get("/media/feed")).json()["items"][0]["id"] == video
+
+    async def is_listed() -> bool:
+        return bool((await stranger.get("/media/feed")).json()["items"][0]["id"] == video)
+
+    await until(is_listed, what="the feed, which may be a second old, to show it")
 
 
 async def test_private_video_is_inaccessible_at_once(

@@ -1,5 +1,6 @@
 """Basic details of users, which auth owns."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # defined only in the stubs
     from kinora.auth.v1.auth_pb2_grpc import UsersAsyncStub
 
 CACHE_SECONDS = 600
+WAIT_SECONDS = 0.25
+"""For a response of Redis; auth is faster than that."""
 CHANGED_SECONDS = 5
 """How long nothing is cached after a change: longer than a response of auth from before the change may take."""
 CHANGED = ""
@@ -71,15 +74,16 @@ class CachedUsers:
         if not ids:
             return {}
         try:
-            texts = await self._cache.mget([_key(user_id) for user_id in ids])
-        except (RedisError, OSError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                texts = await self._cache.mget([_key(user_id) for user_id in ids])
+        except (RedisError, OSError):  # TimeoutError is one
             return {}
         users = [User.model_validate_json(text) for text in texts if text]
         return {user.id: user for user in users}
 
     async def _remember(self, users: Sequence[User]) -> None:
         try:
-            async with self._cache.pipeline(transaction=False) as pipeline:
+            async with asyncio.timeout(WAIT_SECONDS), self._cache.pipeline(transaction=False) as pipeline:
                 for user in users:
                     pipeline.set(_key(user.id), user.model_dump_json(), ex=CACHE_SECONDS, nx=True)
                 await pipeline.execute()
