@@ -51,8 +51,8 @@ CONFIG: dict[str, Any] = {
         },
         {
             # The document cannot express that a cursor belongs to its list and order, that a category exists, that the
-            # time to publish is ahead, and that no text has a NUL.
-            "include-path-regex": r"^/media(/feed|/users/\{user_id\}|/\{media_id\}(/comments)?)?$",
+            # time to publish is ahead, that no text has a NUL, and that notifications are read by ids or until a time.
+            "include-path-regex": r"^/media(/feed|/users/\{user_id\}|/\{media_id\}(/comments)?|/notifications/read)?$",
             "checks": {
                 "positive_data_acceptance": {
                     "expected-statuses": [200, 201, 204, 400, 401, 403, 404, 409, 410, 422, 429, 503]

@@ -4,12 +4,20 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from kinora_kit import strict_json
 from kinora_kit.errors import InvalidInput, MalformedRequest, message_of
 
 C = TypeVar("C", bound=BaseModel)
+
+
+def _integral(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+INTEGRAL = BeforeValidator(_integral)
+"""For strict integers, which then are those of JSON Schema: 5.0 is one, true and "5" are not."""
 
 
 def command(kind: type[C], fields: Mapping[str, Any]) -> C:

@@ -211,7 +211,7 @@ async def request_export(caller: SignedIn, wired: Wired) -> ExportId:
     return ExportId(id=(await wired.exports.request(caller)).id)
 
 
-@router.get("/user/export")
+@router.get("/user/export", responses={404: {}})
 async def export(caller: SignedIn, wired: Wired, response: Response) -> Export:
     found = await wired.exports.find(caller)
     response.headers["Cache-Control"] = "no-store"

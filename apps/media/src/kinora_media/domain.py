@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from kinora_kit.commands import INTEGRAL
 from kinora_kit.errors import InvalidInput
 from kinora_kit.text import displayable
 from kinora_media.clock import in_milliseconds, now
@@ -559,7 +560,7 @@ class Creation(Changes):
     """A new upload, and its document."""
 
     filename: str = Field(min_length=1, max_length=255)
-    size: int = Field(ge=0, strict=True, description="Bytes.")
+    size: Annotated[int, Field(ge=0, strict=True, description="Bytes."), INTEGRAL]
     title: Title
 
 
@@ -609,7 +610,7 @@ class Impression(BaseModel):
 
     media_id: UUID
     surface: Surface
-    position: int = Field(ge=0, lt=10_000, strict=True, description="In the list, from 0.")
+    position: Annotated[int, Field(ge=0, lt=10_000, strict=True, description="In the list, from 0."), INTEGRAL]
 
 
 class Impressions(BaseModel):

@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from kinora_kit.commands import INTEGRAL
 from kinora_kit.identity import OptionalCaller, SignedIn
 from kinora_media import cursors
 from kinora_media.domain import NewPlaylist, Page, Playlist, PlaylistChanges, PlaylistKind, Visibility
@@ -48,7 +49,7 @@ class ItemPage(BaseModel):
 
 
 class Placing(BaseModel):
-    index: int | None = Field(None, ge=0, lt=1 << 31, strict=True)
+    index: Annotated[int, Field(ge=0, lt=1 << 31, strict=True), INTEGRAL] | None = None
     """From 0; null: at the end, or where it is."""
 
 
