@@ -56,7 +56,7 @@ def killed_at_work() -> int | None:
     return None
 
 
-@pytest.mark.parametrize("name", ["minute", "vertical", "silent"])
+@pytest.mark.parametrize("name", ["long", "vertical", "silent"])
 async def test_a_clip_goes_from_upload_to_adaptive_playback(
     name: str, person: Person, clip: Callable[[str], Clip]
 ) -> None:
@@ -78,11 +78,11 @@ async def test_a_clip_goes_from_upload_to_adaptive_playback(
     killed: int | None = None
     async for progress in person.follow(video):
         seen.append(progress)
-        if name == "minute" and killed is None and progress["progress"] > 0.25:
+        if name == "long" and killed is None and progress["progress"] > 0.25:
             killed = killed_at_work()
     assert seen[-1]["state"] == "ready", seen[-1]
     assert_never_falls(seen)
-    if name == "minute":
+    if name == "long":
         assert killed is not None
         parts, begun = await attempts(video)
         # In progress were one bulk part, the audio, and at most two of the first lane; finished parts stayed finished.
