@@ -18,6 +18,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("stack", render.stacks())
 def test_stack_applies_without_warnings_and_is_idempotent(
     server: Cluster, rendered: Callable[[str], render.Rendered], stack: str

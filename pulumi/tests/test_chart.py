@@ -691,6 +691,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("stack", render.stacks())
 def test_releases_apply_without_warnings_and_are_idempotent(
     server: Cluster, rendered: Callable[[str], Rendered], stack: str
