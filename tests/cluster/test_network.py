@@ -31,6 +31,7 @@ def connects(cluster: Cluster, workload: str, host: str, port: int) -> bool:
         ("graphql", "media", 8202),
         ("graphql", "video", 8203),
         ("media", "auth", 8101),
+        ("media", "auth", 8201),  # names of users
         # Deletions and visibility hold at once (docs/adr/0013-enforcement.md).
         ("auth", "media", 8202),
         ("auth", "video", 8203),
@@ -45,7 +46,7 @@ def test_allowed_caller_can_connect(cluster: Cluster, caller: str, service: str,
 @pytest.mark.parametrize(
     ("caller", "service", "port"),
     [
-        ("media", "auth", 8201),
+        ("video", "auth", 8201),
         ("auth", "tusd", 8108),
         ("media", "graphql", 8105),
         ("graphql", "tusd", 8108),
