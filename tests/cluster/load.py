@@ -17,10 +17,13 @@ from client import TUS, Person, global_id, video_id
 
 # Bounded, even if nobody stops it: at most this many sequential requests of each kind, with pauses between them.
 MOST_REQUESTS = 20_000
-PAUSE_SECONDS = 0.05
+# Often enough to meet each moment of a rollout. More of them delay the pods that start on the same cores.
+PAUSE_SECONDS = 0.2
 # Password hashing is expensive on purpose.
 LOGIN_PAUSE_SECONDS = 1
 UPLOAD_CHUNK_BYTES = 256 << 10
+# One upload is always in progress, but each has to be transcoded, too.
+CHUNK_PAUSE_SECONDS = 1.5
 UPLOAD_PAUSE_SECONDS = 0.5
 UPLOAD_TRIES = 100
 MOST_UPLOADS = 200
@@ -191,4 +194,4 @@ async def send_slowly(person: Person, location: str, content: bytes) -> None:
             await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
             with contextlib.suppress(httpx.HTTPError):
                 offset = await person.offset(location)
-        await asyncio.sleep(UPLOAD_PAUSE_SECONDS)
+        await asyncio.sleep(CHUNK_PAUSE_SECONDS)

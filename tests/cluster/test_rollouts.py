@@ -31,7 +31,7 @@ async def test_rollout_of_every_service_loses_no_request_or_upload(
     await assert_nothing_was_lost(running, person, clip("short"))
 
 
-@pytest.mark.sample(2, "disruptions")
+@pytest.mark.sample(1, "disruptions")
 @pytest.mark.parametrize("workload", SERVING)
 async def test_eviction_of_each_pod_loses_no_request_or_upload(
     cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip], workload: str
@@ -42,7 +42,7 @@ async def test_eviction_of_each_pod_loses_no_request_or_upload(
     await assert_nothing_was_lost(running, person, clip("short"))
 
 
-@pytest.mark.sample(2, "disruptions")
+@pytest.mark.sample(1, "disruptions")
 @pytest.mark.parametrize("workload", SERVING)
 async def test_kill_of_each_pod_loses_no_request_or_upload(
     cluster: Cluster, person: Person, video: str, clip: Callable[[str], Clip], workload: str

@@ -58,7 +58,7 @@ async def assert_well(scene: Scene) -> None:
     await until(well, what="all use cases to work")
 
 
-@pytest.mark.sample(1)
+@pytest.mark.sample(1, "stores")
 @pytest.mark.parametrize("store", STATEFUL_SETS)
 async def test_store_scaled_to_zero_stops_only_what_needs_it_and_keeps_its_data(
     cluster: Cluster, person: Person, video: str, store: str
@@ -75,7 +75,7 @@ async def test_store_scaled_to_zero_stops_only_what_needs_it_and_keeps_its_data(
     await assert_well(scene)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.sample(1, "stores")
 @pytest.mark.parametrize("store", ["postgres", "mongo"])
 async def test_store_that_lost_its_volume_is_provisioned_and_migrated_again(
     cluster: Cluster, clip: Callable[[str], Clip], store: str
