@@ -28,6 +28,7 @@ CLIPS = {
     "vertical": Recipe("1080x1920", "30000/1001", 9, sound=True),
     "silent": Recipe("1280x720", "25", 9, sound=False),
     "short": Recipe("640x360", "30", 5, sound=True),
+    "tiny": Recipe("320x240", "30", 2, sound=True),
 }
 
 
