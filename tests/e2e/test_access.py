@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import m3u8
 import pytest
-from access import OK, READS, SILENT, SUBSCRIPTIONS, WRITES, Outcome, Row
+from access import DELETIONS, OK, READS, SILENT, SUBSCRIPTIONS, WRITES, Outcome, Row
 from client import GATEWAY, TUS, Person, global_id, register
 from clips import Clip
 from graphql import GraphQLObjectType, build_schema, get_named_type, is_leaf_type
@@ -51,7 +52,8 @@ def test_each_operation_and_root_field_has_a_row() -> None:
         for method in methods
     }
     fields = {f"{name}.{field}" for name, kind in ROOTS.items() for field in kind.fields}
-    assert {target(row) for row in [*READS, *SUBSCRIPTIONS, *WRITES]} == operations | fields
+    rows = [*READS, *SUBSCRIPTIONS, *itertools.chain(*WRITES), *DELETIONS]
+    assert {target(row) for row in rows} == operations | fields
 
 
 async def test_operations_have_the_outcomes_of_the_table(clip: Callable[[str], Clip]) -> None:
@@ -64,13 +66,21 @@ async def assert_access(gateway: str, clip: Path) -> None:
         owner, stranger = await asyncio.gather(*(stack.enter_async_context(register(gateway)) for _ in range(2)))
         anonymous = await stack.enter_async_context(httpx.AsyncClient(base_url=gateway, timeout=60))
         scene = await prepare(owner, stranger, anonymous, clip)
-        found = [*await scene.look(READS), *await scene.follow(SUBSCRIPTIONS)]
-        for row in WRITES:
-            found.append(await scene.visit(row))
-            if row.request in ENDS_SESSIONS:
-                owner.tokens, stranger.tokens = await asyncio.gather(sign_in(owner), sign_in(stranger))
-    wrong = [each for of_row in found for each in of_row]
+        wrong = await at_once(scene.visit(row) for row in READS)
+        wrong += await scene.follow(SUBSCRIPTIONS)
+        wrong += await at_once(map(scene.visit_in_order, WRITES))
+        wrong += await scene.visit_in_order(DELETIONS)
     assert not wrong, "\n".join(wrong)
+
+
+async def at_once(visits: Iterable[Awaitable[list[str]]]) -> list[str]:
+    places = asyncio.Semaphore(CONCURRENCY)
+
+    async def visit(each: Awaitable[list[str]]) -> list[str]:
+        async with places:
+            return await each
+
+    return [wrong for found in await asyncio.gather(*map(visit, visits)) for wrong in found]
 
 
 @dataclass(frozen=True)
@@ -89,17 +99,17 @@ class Scene:
     """Name -> type and UUID."""
     texts: dict[str, str]
 
-    async def look(self, rows: Sequence[Row]) -> list[list[str]]:
-        """Visit many rows at the same time."""
-        places = asyncio.Semaphore(CONCURRENCY)
-
-        async def visit(row: Row) -> list[str]:
-            async with places:
-                return await self.visit(row)
-
-        return await asyncio.gather(*map(visit, rows))
+    async def visit_in_order(self, rows: Sequence[Row]) -> list[str]:
+        found = []
+        for row in rows:
+            found += await self.visit(row)
+            if row.request in ENDS_SESSIONS:
+                people = self.owner, self.stranger
+                self.owner.tokens, self.stranger.tokens = await asyncio.gather(*map(sign_in, people))
+        return found
 
     async def visit(self, row: Row) -> list[str]:
+        """How the outcomes differ from the row."""
         seen = await asyncio.gather(self.ask(row, "anonymous"), self.ask(row, "stranger"))
         return differences(row, [*seen, await self.ask(row, "owner")])
 
@@ -131,8 +141,8 @@ class Scene:
         selection = "" if field.endswith("}") else shortest_selection(*target(row).split("."))
         return {"query": f"{root.lower()} {{ {field}{selection} }}"}
 
-    async def follow(self, rows: Sequence[Row]) -> list[list[str]]:
-        """Subscribe to all, and wait for the first events."""
+    async def follow(self, rows: Sequence[Row]) -> list[str]:
+        """As visit: subscribe to all, and wait for the first events."""
         streams = {
             (row.request, who): asyncio.create_task(self.first_event(row, who)) for row in rows for who in row.outcomes
         }
@@ -149,7 +159,7 @@ class Scene:
                 each.cancel()
             await asyncio.wait(streams.values())
         seen = {name: Seen([SILENT]) if each.cancelled() else each.result() for name, each in streams.items()}
-        return [differences(row, [seen[row.request, who] for who in row.outcomes]) for row in rows]
+        return [each for row in rows for each in differences(row, [seen[row.request, who] for who in row.outcomes])]
 
     async def first_event(self, row: Row, who: str) -> Seen:
         http, headers = self.caller(who)
@@ -224,7 +234,7 @@ async def prepare(owner: Person, stranger: Person, anonymous: httpx.AsyncClient,
     upload = (await owner.create("a.mp4", 10)).headers["location"]
     export = await call(owner, "POST", "/user/export")
     best, own = [
-        await call(owner, "POST", "/media/playlists", {"title": "A", "visibility": visibility})
+        await call(owner, "POST", "/media/playlists", {"title": "Best", "visibility": visibility})
         for visibility in ("public", "private")
     ]
     watch_later = await call(owner, "GET", "/media/playlists/watch-later")
@@ -247,8 +257,10 @@ async def prepare(owner: Person, stranger: Person, anonymous: httpx.AsyncClient,
         await call(owner, "POST", f"/media/{video}/comments", {"body": "A"}) for video in (public, public, private)
     ]
     await call(owner, "PUT", f"/media/{public}/comments/{comment['id']}/like")
-    for _ in range(2):
+    reply, _ = [
         await call(stranger, "POST", f"/media/{public}/comments", {"body": "B", "parent_id": comment["id"]})
+        for _ in range(2)
+    ]
 
     async def told() -> bool:
         exported = await call(owner, "GET", "/user/export")
@@ -278,6 +290,7 @@ async def prepare(owner: Person, stranger: Person, anonymous: httpx.AsyncClient,
             "private_draft": ("Media", private_draft["id"]),
             "comment": ("Comment", comment["id"]),
             "other_comment": ("Comment", other["id"]),
+            "reply": ("Comment", reply["id"]),
             "private_comment": ("Comment", hidden["id"]),
             "playlist": ("Playlist", best["id"]),
             "private_playlist": ("Playlist", own["id"]),
