@@ -19,7 +19,10 @@ def _parse(info: Info, text: str, field: str) -> tuple[type[Node], UUID]:
 
 @strawberry.type
 class NodeQuery:
-    @strawberry.field(description="Null if it does not exist or the caller may not see it.")
+    @strawberry.field(
+        description="Null if it does not exist or the caller may not see it; for anonymous ones also an error if only"
+        " its owner may."
+    )
     async def node(self, info: Info, id: strawberry.ID) -> Node | None:  # noqa: A002 - the name clients see
         kind, uuid = _parse(info, id, "id")
         return await kind.load(info.context, uuid)
