@@ -11,6 +11,7 @@ from typing import Any
 
 import apiserver
 
+from kinora_environment import upstream
 from kinora_environment.render import identity
 
 
@@ -39,9 +40,7 @@ class Cluster:
         return printed
 
     def install(self, objects: list[Any]) -> None:
-        definitions = [each for each in objects if each["kind"] == "CustomResourceDefinition"]
-        self.apply(definitions)
-        self.await_definitions()
+        """Apply objects whose definitions the server has: applying definitions again takes seconds of CPU."""
         self.apply([each for each in objects if each["kind"] != "CustomResourceDefinition"])
 
     def apply(self, objects: list[Any]) -> dict[tuple[str, str, str], str]:
@@ -86,3 +85,13 @@ def _established(definition: Any) -> bool:
 def cluster(folder: Path) -> Iterator[Cluster]:
     with apiserver.api_server(folder) as kubeconfig:
         yield Cluster(kubeconfig)
+
+
+@contextmanager
+def cluster_with_definitions(folder: Path) -> Iterator[Cluster]:
+    """With all custom resource definitions that an environment may use."""
+    with cluster(folder) as started:
+        sets = [name for name in upstream.names() if name.endswith("crds")]
+        started.kubectl("apply", "--server-side", *(f"-f={file}" for name in sets for file in upstream.files(name)))
+        started.await_definitions()
+        yield started

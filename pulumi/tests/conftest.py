@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import real_postgres
+from cluster import Cluster, cluster_with_definitions
 
 from kinora_environment import render
 
@@ -25,6 +26,17 @@ def rendered() -> Callable[[str], render.Rendered]:
 def environment(request: pytest.FixtureRequest) -> render.Rendered:
     """Each committed stack in turn."""
     return _render(request.param)
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """With all definitions, for objects in namespaces that no other test uses.
+
+    Shared, because starting one and loading the definitions takes 30 s of CPU. Not for whole stacks: their webhooks
+    would reject the objects of other tests.
+    """
+    with cluster_with_definitions(tmp_path_factory.mktemp("api-server")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

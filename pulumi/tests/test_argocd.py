@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster import Cluster, cluster
+from cluster import Cluster
 from pydantic import SecretStr
 
 import charts
-from kinora_environment import config, gitops, needs, render, upstream
+from kinora_environment import config, gitops, needs, render
 from kinora_environment.helm import program
 from kinora_environment.place import namespace_name
 from kinora_environment.render import Rendered
@@ -283,20 +283,12 @@ def test_sync_waves_match_the_documentation() -> None:
     assert told == {each["metadata"]["annotations"][wave]: name for name, each in SETS.items()}
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("cluster")) as given:
-        given.apply(upstream.manifests("argocd-crds"))
-        given.await_definitions()
-        yield given
-
-
 def test_api_server_accepts_applications_idempotently(
-    installed: Cluster, applications: Callable[[str], dict[str, Values]]
+    api_server: Cluster, applications: Callable[[str], dict[str, Values]]
 ) -> None:
     kind = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Application"}
-    installed.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gitops"}}])
+    api_server.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gitops"}}])
     made = [{**kind, **each} for stack in ("prod", "sandbox") for each in applications(stack).values()]
     for given in (list(SETS.values()), made[: len(applications("prod"))], made[len(applications("prod")) :]):
         placed = [{**each, "metadata": {**each["metadata"], "namespace": "gitops"}} for each in given]
-        assert installed.apply(placed) == installed.apply(placed)
+        assert api_server.apply(placed) == api_server.apply(placed)

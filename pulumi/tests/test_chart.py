@@ -1,17 +1,17 @@
 """charts/service: rendering of each kind, validation, and checks of all committed releases."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import yaml
-from cluster import Cluster, cluster
+from cluster import Cluster
 from references import named
 
 import charts
-from kinora_environment import gitops, needs, render, upstream
+from kinora_environment import gitops, needs, render
 from kinora_environment.gateway import default_middlewares
 from kinora_environment.mesh import revision
 from kinora_environment.place import namespace_name
@@ -682,35 +682,26 @@ def test_unknown_service_address_is_rejected() -> None:
 # --- a real API server -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("chart")) as started:
-        sets = [name for name in upstream.names() if name.endswith("crds")]
-        started.kubectl("apply", "--server-side", *(f"-f={file}" for name in sets for file in upstream.files(name)))
-        started.await_definitions()
-        yield started
-
-
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("stack", render.stacks())
 def test_releases_apply_without_warnings_and_are_idempotent(
-    server: Cluster, rendered: Callable[[str], Rendered], stack: str
+    api_server: Cluster, rendered: Callable[[str], Rendered], stack: str
 ) -> None:
     # The namespaces enforce their Pod Security profiles.
-    server.apply([each for each in rendered(stack).objects if each["kind"] == "Namespace"])
+    api_server.apply([each for each in rendered(stack).objects if each["kind"] == "Namespace"])
     objects = released(stack)
-    first = server.apply(objects)
+    first = api_server.apply(objects)
     assert len(first) == len(objects)
-    assert server.apply(objects) == first
+    assert api_server.apply(objects) == first
 
 
-def test_api_server_accepts_every_kind_of_the_chart(server: Cluster, rendered: Callable[[str], Rendered]) -> None:
+def test_api_server_accepts_every_kind_of_the_chart(api_server: Cluster, rendered: Callable[[str], Rendered]) -> None:
     """Including kinds that no committed environment uses: Prometheus Operator without a mesh."""
-    server.apply([each for each in rendered("dev").objects if each["kind"] == "Namespace"])
+    api_server.apply([each for each in rendered("dev").objects if each["kind"] == "Namespace"])
     objects = chart(
         {**QUEUES, "migrations": True, "secrets": ["postgres", "rabbitmq"], "allowFrom": [GATEWAY], "sticky": True},
         {"name": "dev", "keda": True, "monitoring": "operator"},
     )
     assert {"ScaledObject", "ServiceMonitor", "Job"} <= kinds(objects).keys()
     assert all(pod_of(each) is None or not list(violations(each)) for each in objects)
-    assert server.apply(objects) == server.apply(objects)
+    assert api_server.apply(objects) == api_server.apply(objects)

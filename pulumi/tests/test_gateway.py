@@ -20,7 +20,7 @@ import apiserver
 import pytest
 import yaml
 from alone import SMALL, register, value
-from cluster import Cluster, cluster
+from cluster import Cluster
 
 import charts
 from kinora_environment import config, images
@@ -409,21 +409,15 @@ def access(cluster: Cluster, folder: Path) -> str:
     return str(file)
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("cluster")) as given:
-        yield given
-
-
 @needs_traefik
 @pytest.mark.parametrize("given", [config.Gateway(), TLS], ids=["plain", "tls"])
-def test_traefik_serves_routes_with_its_permissions(given: config.Gateway, running: Cluster, tmp_path: Path) -> None:
+def test_traefik_serves_routes_with_its_permissions(given: config.Gateway, api_server: Cluster, tmp_path: Path) -> None:
     rendered, _ = made(given)
-    running.install([*rendered.objects, ROUTE])
-    folder = running.kubeconfig.parent / "certificates"
+    api_server.install([*rendered.objects, ROUTE])
+    folder = api_server.kubeconfig.parent / "certificates"
     certificate, key = ((folder / name).read_text() for name in ("apiserver.crt", "apiserver.key"))
-    running.kubectl("apply", "--server-side", "-f", "-", given=[tls_secret(certificate, key)])
-    kubeconfig = access(running, tmp_path)
+    api_server.kubectl("apply", "--server-side", "-f", "-", given=[tls_secret(certificate, key)])
+    kubeconfig = access(api_server, tmp_path)
     with traefik(tmp_path, configuration(rendered), KUBECONFIG=kubeconfig) as (process, addresses):
         ready = f"http://{addresses['admin']}/ping"
         assert until(lambda: ask(ready)[0] == 200), (tmp_path / "traefik.log").read_text()
@@ -509,7 +503,7 @@ def natively(tmp_path: Path) -> dict[str, dict[str, Any]]:
 @needs_traefik
 @pytest.mark.parametrize("mesh", [False, True], ids=["alone", "mesh"])
 def test_routes_from_charts_match_the_native_files(
-    mesh: bool, natively: dict[str, dict[str, Any]], running: Cluster, tmp_path: Path
+    mesh: bool, natively: dict[str, dict[str, Any]], api_server: Cluster, tmp_path: Path
 ) -> None:
     rendered, _ = made(config.Gateway(), mesh=mesh)
     facts = {"environment": {"name": "test", "publicUrl": "https://test.example", "mesh": mesh}}
@@ -519,9 +513,9 @@ def test_routes_from_charts_match_the_native_files(
     objects = [
         each for each in released if each["kind"] in ("IngressRoute", "Middleware", "ServersTransport", "Service")
     ]
-    running.install([each for each in rendered.objects if each["kind"] != "ResourceQuota"])
-    running.apply([*objects, *(endpoints(each) for each in objects if each["kind"] == "Service")])
-    services = running.kubectl(
+    api_server.install([each for each in rendered.objects if each["kind"] != "ResourceQuota"])
+    api_server.apply([*objects, *(endpoints(each) for each in objects if each["kind"] == "Service")])
+    services = api_server.kubectl(
         "get",
         "services",
         "--namespace=kinora-test-apps",
@@ -529,7 +523,7 @@ def test_routes_from_charts_match_the_native_files(
     )
     virtual = dict(line.split() for line in services.splitlines())
     with traefik(
-        tmp_path, with_api(configuration(rendered)), {"routers": {"api": API}}, KUBECONFIG=access(running, tmp_path)
+        tmp_path, with_api(configuration(rendered)), {"routers": {"api": API}}, KUBECONFIG=access(api_server, tmp_path)
     ) as (_, addresses):
         admin = addresses["admin"]
         assert until(lambda: ask(f"http://{admin}/ping")[0] == 200), (tmp_path / "traefik.log").read_text()

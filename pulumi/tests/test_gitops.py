@@ -1,12 +1,11 @@
 """Argo CD in an environment: its published manifest, adapted, with only the permissions that deploying needs."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from alone import SMALL, register
-from cluster import Cluster, cluster
+from cluster import Cluster
 
 from kinora_environment import config, gitops, images, policies, upstream
 from kinora_environment.gitops import CONTROLLER, SERVER, GitOps, GitOpsArgs
@@ -225,12 +224,11 @@ def test_outputs_describe_next_steps() -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory, rendered: Rendered) -> Iterator[Cluster]:
+def installed(api_server: Cluster, rendered: Rendered) -> Cluster:
     """Two environments side by side."""
-    with cluster(tmp_path_factory.mktemp("cluster")) as given:
-        given.install(rendered.objects)
-        given.install(made(environment="other")[0].objects)
-        yield given
+    api_server.install(rendered.objects)
+    api_server.install(made(environment="other")[0].objects)
+    return api_server
 
 
 def may(installed: Cluster, account: str, asked: list[tuple[str, str, str, str]]) -> list[bool]:

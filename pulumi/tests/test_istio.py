@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster import Cluster, cluster
+from cluster import Cluster, cluster_with_definitions
 from meshed import Manifest, analyse, inject, policies
 
 import charts
@@ -447,10 +447,7 @@ def pods(objects: list[Manifest], environment: str, deployments: list[Manifest])
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, rendered: Callable[[str], render.Rendered]) -> Iterator[Cluster]:
     """All environments that have a mesh, with their services and policies, in one cluster."""
-    with cluster(tmp_path_factory.mktemp("istio")) as started:
-        sets = [name for name in upstream.names() if name.endswith("crds")]
-        started.kubectl("apply", "--server-side", *(f"-f={file}" for name in sets for file in upstream.files(name)))
-        started.await_definitions()
+    with cluster_with_definitions(tmp_path_factory.mktemp("istio")) as started:
         hooks = []
         for stack in MESHED:
             # Without the quota controller, a quota admits nothing.
