@@ -23,11 +23,10 @@ class Clip:
 
 
 CLIPS = {
-    "minute": Recipe("1920x1080", "30", 60, sound=True),
-    "long": Recipe("1920x1080", "30", 24, sound=True),
-    "vertical": Recipe("1080x1920", "30000/1001", 9, sound=True),
-    "silent": Recipe("1280x720", "25", 9, sound=False),
-    "short": Recipe("640x360", "30", 5, sound=True),
+    "long": Recipe("854x480", "30", 24, sound=True),
+    "vertical": Recipe("720x1280", "30000/1001", 9, sound=True),
+    "silent": Recipe("854x480", "25", 9, sound=False),
+    "short": Recipe("426x240", "30", 5, sound=True),
     "tiny": Recipe("320x240", "30", 2, sound=True),
 }
 

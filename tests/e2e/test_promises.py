@@ -3,7 +3,8 @@ on."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -56,6 +57,7 @@ async def publish(owner: Person, clip: Clip) -> Published:
 
 
 Promise: TypeAlias = Callable[[Published], Awaitable[httpx.Response]]
+PublishAll: TypeAlias = Callable[[Sequence[Promise]], Awaitable[list[Published]]]
 
 
 @pytest.fixture
@@ -92,32 +94,46 @@ async def confirm(promise: Promise, published: Published) -> None:
     await until(answered, what=f"{promise.__name__} to be confirmed")
 
 
-@pytest.mark.parametrize("promise", [make_private, delete_media, delete_video, delete_account])
-async def test_confirmed_change_takes_effect_at_once_without_the_broker(
-    owner: Person, stranger: Person, clip: Callable[[str], Clip], promise: Promise
+@pytest.fixture
+async def publish_all(clip: Callable[[str], Clip]) -> AsyncIterator[PublishAll]:
+    """Publishes a video for each promise, with an owner of its own."""
+    async with AsyncExitStack() as owners:
+
+        async def publish_for(promises: Sequence[Promise]) -> list[Published]:
+            return [await publish(await owners.enter_async_context(register()), clip("short")) for _ in promises]
+
+        yield publish_for
+
+
+async def test_confirmed_changes_take_effect_at_once_without_the_broker(
+    stranger: Person, publish_all: PublishAll
 ) -> None:
-    published = await publish(owner, clip("short"))
-    assert set((await published.statuses(stranger)).values()) == {200}
+    promises = (make_private, delete_media, delete_video, delete_account)
+    published = await publish_all(promises)
+    for each in published:
+        assert set((await each.statuses(stranger)).values()) == {200}
     async with stopped("rabbitmq"):
-        await confirm(promise, published)
-        statuses = await published.statuses(stranger)
-        assert set(statuses.values()) == {404}, statuses
+        for promise, each in zip(promises, published, strict=True):
+            await confirm(promise, each)
+            statuses = await each.statuses(stranger)
+            assert set(statuses.values()) == {404}, (promise.__name__, statuses)
 
 
 @pytest.mark.parametrize(
-    ("away", "promise"),
-    [("video", make_private), ("video", delete_media), ("media", delete_video), ("media", delete_account)],
+    ("away", "promises"), [("video", (make_private, delete_media)), ("media", (delete_video, delete_account))]
 )
 async def test_unenforceable_change_is_not_confirmed_and_can_be_retried(
-    owner: Person, stranger: Person, clip: Callable[[str], Clip], away: str, promise: Promise
+    stranger: Person, publish_all: PublishAll, away: str, promises: Sequence[Promise]
 ) -> None:
-    published = await publish(owner, clip("short"))
+    published = await publish_all(promises)
     async with stopped(away):
-        answer = await promise(published)
-        assert is_unavailable(answer), answer.text
-    await confirm(promise, published)
-    statuses = await published.statuses(stranger)
-    assert set(statuses.values()) == {404}, statuses
+        for promise, each in zip(promises, published, strict=True):
+            answer = await promise(each)
+            assert is_unavailable(answer), (promise.__name__, answer.text)
+    for promise, each in zip(promises, published, strict=True):
+        await confirm(promise, each)
+        statuses = await each.statuses(stranger)
+        assert set(statuses.values()) == {404}, (promise.__name__, statuses)
 
 
 async def test_signed_url_is_invalid_after_the_video_turned_public_and_private(
