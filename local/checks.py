@@ -264,6 +264,8 @@ def main() -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     kind = "cold" if builds_tools() else "warm"
     was_up = SANDBOX.exists()
+    if not was_up:
+        os.environ["KINORA_SANDBOX_ENDS"] = "yes"  # tests need not restore what they changed in it
     checks = Checks(variables)
     if reason := reason_to_skip_the_cluster():
         checks.skip(("builds", "sandbox", "cluster"), reason)

@@ -75,6 +75,13 @@ def test_running_sandbox_is_not_stopped(project: Checkout) -> None:
     assert "cluster-down begins" not in order(project)
 
 
+def test_cluster_tests_learn_whether_the_sandbox_ends_with_the_run(project: Checkout) -> None:
+    replace(project, "pytest-cluster", "echo ends=$(KINORA_SANDBOX_ENDS)")
+    assert "ends=yes" in check(project)[0].splitlines()
+    (project.root / ".kinora" / "sandbox").mkdir()
+    assert "ends=" in check(project)[0].splitlines()
+
+
 def test_failed_phase_stops_only_what_needs_it(project: Checkout) -> None:
     replace(project, "test-pulumi", "echo FAILED tests/test_x.py::test_y - because; exit 3")
     replace(project, "test-native", "exit 1")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import cluster as sandbox
-import pytest
 from client import Person
 from clips import Clip
 from environment import MADE, ROOT
@@ -34,26 +35,34 @@ for name in sorted(os.environ):
 """
 
 
-@pytest.fixture
-async def rotate_all(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Each call runs `make rotate` for every secret, and the next steps. Afterwards, restores the committed stack."""
-    shutil.copy(ROOT / "pulumi" / f"Pulumi.{ENVIRONMENT}.yaml", tmp_path)
+@contextlib.asynccontextmanager
+async def rotations(cluster: Cluster, folder: Path) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Each call runs `make rotate` for every secret, and the next steps. Afterwards, restores the committed stack.
+
+    That takes minutes, so it is left out if the sandbox ends with this run and the test needs no repetition.
+    """
+    shutil.copy(ROOT / "pulumi" / f"Pulumi.{ENVIRONMENT}.yaml", folder)
 
     async def rotate() -> None:
         python = MADE / "pulumi" / "bin" / "python"
-        subprocess.run([python, "-c", ROTATE_ALL, ENVIRONMENT, tmp_path], cwd=ROOT / "pulumi", check=True)
-        await apply(tmp_path)
+        subprocess.run([python, "-c", ROTATE_ALL, ENVIRONMENT, folder], cwd=ROOT / "pulumi", check=True)
+        await apply(folder)
         await restart(cluster)
 
+    restored = "KINORA_SANDBOX_ENDS" not in os.environ
     try:
         yield rotate
-    finally:  # lowering generations is no rotation: the stores no longer have the pods' users
-        await apply(ROOT / "pulumi")
-        await restart(cluster)
-        await until(
-            lambda: not any("deletionTimestamp" in pod["metadata"] for pod in cluster.all("pod")),
-            what="the previous pods to be gone",
-        )
+    except BaseException:
+        restored = True
+        raise
+    finally:
+        if restored:  # lowering generations is no rotation: the stores no longer have the pods' users
+            await apply(ROOT / "pulumi")
+            await restart(cluster)
+            await until(
+                lambda: not any("deletionTimestamp" in pod["metadata"] for pod in cluster.all("pod")),
+                what="the previous pods to be gone",
+            )
 
 
 async def test_rotation_of_every_secret_loses_no_request_or_upload(
@@ -61,17 +70,18 @@ async def test_rotation_of_every_secret_loses_no_request_or_upload(
     person: Person,
     video: str,
     clip: Callable[[str], Clip],
-    rotate_all: Callable[[], Awaitable[None]],
+    tmp_path: Path,
 ) -> None:
     source = clip("short")
-    async with load(person, video, source.path) as running:
-        for generation in ("_2", "_3"):
-            await rotate_all()
-            for app in ("auth", "media", "video", "graphql"):
-                users = cluster.run_in(app, USERS).split()
-                assert users
-                assert all(user.endswith(generation) for user in users), users
-    await assert_nothing_was_lost(running, person, source)
+    async with rotations(cluster, tmp_path) as rotate_all:
+        async with load(person, video, source.path) as running:
+            for generation in ("_2", "_3"):
+                await rotate_all()
+                for app in ("auth", "media", "video", "graphql"):
+                    users = cluster.run_in(app, USERS).split()
+                    assert users
+                    assert all(user.endswith(generation) for user in users), users
+        await assert_nothing_was_lost(running, person, source)
 
 
 async def apply(project: Path) -> None:
