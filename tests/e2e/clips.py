@@ -23,6 +23,7 @@ class Clip:
 
 
 CLIPS = {
+    "minute": Recipe("1920x1080", "30", 60, sound=True),
     "long": Recipe("854x480", "30", 24, sound=True),
     "vertical": Recipe("720x1280", "30000/1001", 9, sound=True),
     "silent": Recipe("854x480", "25", 9, sound=False),
