@@ -1,8 +1,10 @@
 """The context of every resolver: clients of the other services and this operation's loaders."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterator
+from functools import cached_property
+from typing import TypeVar
 from uuid import UUID
 
 import strawberry
@@ -42,25 +44,84 @@ MAX_BATCH = 100
 MAX_LISTED = 100
 
 
-@dataclass(frozen=True)
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+class Loader(DataLoader[K, T]):
+    """A field that is cancelled, because another one failed, does not cancel what others load by the same id."""
+
+    def load(self, key: K) -> Awaitable[T]:
+        return asyncio.shield(super().load(key))
+
+
 class Loaders:
     """Each batches the ids of one event loop iteration into one call; ``None`` for missing or invisible objects."""
 
-    users: DataLoader[UUID, auth.User | None]
-    users_named: DataLoader[str, auth.User | None]
-    profiles: DataLoader[UUID, auth.Profile | None]
-    sessions: DataLoader[UUID, auth.Session | None]
-    media: DataLoader[UUID, media.Media | None]
-    category_names: DataLoader[str, str]
-    videos: DataLoader[UUID, video.Video | None]
-    likes: DataLoader[UUID, bool]
-    notifications: DataLoader[UUID, notifications.Notification | None]
-    playlists: DataLoader[UUID, playlists.Playlist | None]
-    positions: DataLoader[UUID, float | None]
-    channels: DataLoader[UUID, channels.Channel | None]
-    subscriptions: DataLoader[UUID, bool]
-    comments: DataLoader[UUID, comments.Comment | None]
-    comment_likes: DataLoader[UUID, bool]
+    def __init__(self, clients: Clients, *, remember: bool) -> None:
+        """``remember``: do not load the same id again."""
+        self._clients = clients
+        self._remember = remember
+
+    @cached_property
+    def users(self) -> Loader[UUID, auth.User | None]:
+        return Loader(load_users(self._clients.users), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def users_named(self) -> Loader[str, auth.User | None]:
+        return Loader(load_users_named(self._clients.users), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def profiles(self) -> Loader[UUID, auth.Profile | None]:
+        return Loader(load_profiles(self._clients.users), cache=self._remember)
+
+    @cached_property
+    def sessions(self) -> Loader[UUID, auth.Session | None]:
+        return Loader(load_sessions(self._clients.users), cache=self._remember)
+
+    @cached_property
+    def media(self) -> Loader[UUID, media.Media | None]:
+        return Loader(load_media(self._clients.catalogue), max_batch_size=MEDIA_BATCH, cache=self._remember)
+
+    @cached_property
+    def category_names(self) -> Loader[str, str]:
+        return Loader(load_category_names(self._clients.catalogue), cache=self._remember)
+
+    @cached_property
+    def videos(self) -> Loader[UUID, video.Video | None]:
+        return Loader(load_videos(self._clients.videos), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def likes(self) -> Loader[UUID, bool]:
+        return Loader(load_likes(self._clients.likes), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def notifications(self) -> Loader[UUID, notifications.Notification | None]:
+        return Loader(load_notifications(self._clients.notifications), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def playlists(self) -> Loader[UUID, playlists.Playlist | None]:
+        return Loader(load_playlists(self._clients.playlists), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def positions(self) -> Loader[UUID, float | None]:
+        return Loader(load_positions(self._clients.watching), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def channels(self) -> Loader[UUID, channels.Channel | None]:
+        return Loader(load_channels(self._clients.channels), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def subscriptions(self) -> Loader[UUID, bool]:
+        return Loader(load_subscriptions(self._clients.channels), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def comments(self) -> Loader[UUID, comments.Comment | None]:
+        return Loader(load_comments(self._clients.comments), max_batch_size=MAX_BATCH, cache=self._remember)
+
+    @cached_property
+    def comment_likes(self) -> Loader[UUID, bool]:
+        return Loader(load_comment_likes(self._clients.comments), max_batch_size=MAX_BATCH, cache=self._remember)
 
 
 class Context(BaseContext):
@@ -94,25 +155,7 @@ class Context(BaseContext):
         self.caller = caller
         self.refusal = refusal
         """Why the request's access token was rejected."""
-        self.loaders = Loaders(
-            users=DataLoader(load_users(clients.users), max_batch_size=MAX_BATCH, cache=remember),
-            users_named=DataLoader(load_users_named(clients.users), max_batch_size=MAX_BATCH, cache=remember),
-            profiles=DataLoader(load_profiles(clients.users), cache=remember),
-            sessions=DataLoader(load_sessions(clients.users), cache=remember),
-            media=DataLoader(load_media(clients.catalogue), max_batch_size=MEDIA_BATCH, cache=remember),
-            category_names=DataLoader(load_category_names(clients.catalogue), cache=remember),
-            videos=DataLoader(load_videos(clients.videos), max_batch_size=MAX_BATCH, cache=remember),
-            likes=DataLoader(load_likes(clients.likes), max_batch_size=MAX_BATCH, cache=remember),
-            notifications=DataLoader(
-                load_notifications(clients.notifications), max_batch_size=MAX_BATCH, cache=remember
-            ),
-            playlists=DataLoader(load_playlists(clients.playlists), max_batch_size=MAX_BATCH, cache=remember),
-            positions=DataLoader(load_positions(clients.watching), max_batch_size=MAX_BATCH, cache=remember),
-            channels=DataLoader(load_channels(clients.channels), max_batch_size=MAX_BATCH, cache=remember),
-            subscriptions=DataLoader(load_subscriptions(clients.channels), max_batch_size=MAX_BATCH, cache=remember),
-            comments=DataLoader(load_comments(clients.comments), max_batch_size=MAX_BATCH, cache=remember),
-            comment_likes=DataLoader(load_comment_likes(clients.comments), max_batch_size=MAX_BATCH, cache=remember),
-        )
+        self.loaders = Loaders(clients, remember=remember)
         self._listed = 0
 
     def charge(self, cost: int) -> None:
