@@ -40,6 +40,7 @@ from kinora.media.v1 import (
     media_pb2_grpc,
     notifications_pb2,
     notifications_pb2_grpc,
+    playlists_pb2,
     playlists_pb2_grpc,
     watching_pb2,
     watching_pb2_grpc,
@@ -334,10 +335,13 @@ class World(
         entries = [channels_pb2.ChannelEntry(channel=channels_pb2.Channel(user_id=each), cursor=each) for each in users]
         return channels_pb2.ChannelPage(entries=entries)
 
-    async def GetDashboard(self, request: Any, context: Any) -> Any: ...
+    async def GetDashboard(self, request: Any, context: Any) -> channels_pb2.Dashboard:
+        return channels_pb2.Dashboard()
+
     async def Subscribe(self, request: Any, context: Any) -> Any: ...
     async def Unsubscribe(self, request: Any, context: Any) -> Any: ...
-    async def ListSubscribedMedia(self, request: Any, context: Any) -> Any: ...
+    async def ListSubscribedMedia(self, request: Any, context: Any) -> media_pb2.MediaPage:
+        return media_pb2.MediaPage()
 
     async def ListComments(self, request: comments_pb2.ListCommentsRequest, context: Any) -> comments_pb2.CommentPage:
         self.calls["ListComments"] += 1
@@ -360,7 +364,9 @@ class World(
         liked = self.likes[signed_in().user_id]
         return comments_pb2.ListCommentLikesResponse(ids=[each for each in request.ids if each in liked])
 
-    async def ListReplies(self, request: Any, context: Any) -> Any: ...
+    async def ListReplies(self, request: Any, context: Any) -> comments_pb2.CommentPage:
+        return comments_pb2.CommentPage()
+
     async def PostComment(self, request: Any, context: Any) -> Any: ...
     async def EditComment(self, request: Any, context: Any) -> Any: ...
     async def DeleteComment(self, request: Any, context: Any) -> Any: ...
@@ -390,14 +396,26 @@ class World(
         entries = [notifications_pb2.NotificationEntry(notification=each, cursor=each.id) for each in made]
         return notifications_pb2.NotificationPage(entries=entries[: request.limit])
 
-    async def BatchGetNotifications(self, request: Any, context: Any) -> Any: ...
-    async def CountUnread(self, request: Any, context: Any) -> Any: ...
+    async def BatchGetNotifications(
+        self, request: Any, context: Any
+    ) -> notifications_pb2.BatchGetNotificationsResponse:
+        return notifications_pb2.BatchGetNotificationsResponse()
+
+    async def CountUnread(self, request: Any, context: Any) -> notifications_pb2.Unread:
+        return notifications_pb2.Unread()
+
     async def MarkRead(self, request: Any, context: Any) -> Any: ...
     async def DismissNotification(self, request: Any, context: Any) -> Any: ...
 
-    async def BatchGetPlaylists(self, request: Any, context: Any) -> Any: ...
-    async def ListPlaylists(self, request: Any, context: Any) -> Any: ...
-    async def ListItems(self, request: Any, context: Any) -> Any: ...
+    async def BatchGetPlaylists(self, request: Any, context: Any) -> playlists_pb2.BatchGetPlaylistsResponse:
+        return playlists_pb2.BatchGetPlaylistsResponse()
+
+    async def ListPlaylists(self, request: Any, context: Any) -> playlists_pb2.PlaylistPage:
+        return playlists_pb2.PlaylistPage()
+
+    async def ListItems(self, request: Any, context: Any) -> playlists_pb2.ItemPage:
+        return playlists_pb2.ItemPage()
+
     async def GetWatchLater(self, request: Any, context: Any) -> Any: ...
     async def CreatePlaylist(self, request: Any, context: Any) -> Any: ...
     async def UpdatePlaylist(self, request: Any, context: Any) -> Any: ...
@@ -407,12 +425,17 @@ class World(
 
     async def RecordImpressions(self, request: Any, context: Any) -> Any: ...
     async def RecordView(self, request: Any, context: Any) -> Any: ...
-    async def ListHistory(self, request: Any, context: Any) -> Any: ...
+    async def ListHistory(self, request: Any, context: Any) -> watching_pb2.HistoryPage:
+        return watching_pb2.HistoryPage()
+
     async def RemoveFromHistory(self, request: Any, context: Any) -> Any: ...
     async def ClearHistory(self, request: Any, context: Any) -> Any: ...
-    async def GetPersonalisation(self, request: Any, context: Any) -> Any: ...
+    async def GetPersonalisation(self, request: Any, context: Any) -> watching_pb2.Personalisation:
+        return watching_pb2.Personalisation()
+
     async def SetPersonalisation(self, request: Any, context: Any) -> Any: ...
-    async def GetRetention(self, request: Any, context: Any) -> Any: ...
+    async def GetRetention(self, request: Any, context: Any) -> watching_pb2.GetRetentionResponse:
+        return watching_pb2.GetRetentionResponse()
 
     async def ListLikes(self, request: likes_pb2.ListLikesRequest, context: Any) -> likes_pb2.ListLikesResponse:
         self.calls["ListLikes"] += 1
@@ -428,7 +451,8 @@ class World(
         return media
 
     async def UnlikeMedia(self, request: Any, context: Any) -> Any: ...
-    async def ListLikedMedia(self, request: Any, context: Any) -> Any: ...
+    async def ListLikedMedia(self, request: Any, context: Any) -> media_pb2.MediaPage:
+        return media_pb2.MediaPage()
 
     def _writable(self, media_id: str) -> media_pb2.Media:
         caller = signed_in()
@@ -601,21 +625,33 @@ async def http(address: str) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+Ask = Callable[..., Awaitable[dict[str, Any]]]
+
+
 @pytest.fixture(scope="session")
-def ask(http: httpx.AsyncClient, keys: Keys) -> Callable[..., Awaitable[dict[str, Any]]]:
-    """``ask(document, variables, user_id=None)``: the response to a POST."""
+def asking(keys: Keys) -> Callable[[httpx.AsyncClient], Ask]:
+    """``asking(http)(document, variables, user_id=None)``: the response to a POST."""
 
-    async def post(
-        document: str, variables: dict[str, Any] | None = None, user_id: UUID | None = None
-    ) -> dict[str, Any]:
-        headers = {"authorization": f"Bearer {keys.token(user_id)}"} if user_id else {}
-        answer = await http.post("/graphql", json={"query": document, "variables": variables}, headers=headers)
-        assert answer.status_code == 200, answer.text
-        result: dict[str, Any] = answer.json()
-        result.pop("extensions", None)  # the cost
-        return result
+    def asking(http: httpx.AsyncClient) -> Ask:
+        async def post(
+            document: str, variables: dict[str, Any] | None = None, user_id: UUID | None = None
+        ) -> dict[str, Any]:
+            headers = {"authorization": f"Bearer {keys.token(user_id)}"} if user_id else {}
+            answer = await http.post("/graphql", json={"query": document, "variables": variables}, headers=headers)
+            assert answer.status_code == 200, answer.text
+            result: dict[str, Any] = answer.json()
+            result.pop("extensions", None)  # the cost
+            return result
 
-    return post
+        return post
+
+    return asking
+
+
+@pytest.fixture(scope="session")
+def ask(http: httpx.AsyncClient, asking: Callable[[httpx.AsyncClient], Ask]) -> Ask:
+    """Of the process that most tests share."""
+    return asking(http)
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ class Prepared(SchemaExtension):
         self._errors: list[GraphQLError] = []
         if context.query:
             with contextlib.suppress(GraphQLSyntaxError):  # raised again by Strawberry, which expects it there only
-                context.graphql_document, self._errors = cast("Any", context.schema).prepare(context.query)
+                context.graphql_document, self._errors, _ = cast("Any", context.schema).prepare(context.query)
         yield
 
     def on_validate(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Composes the schema from the domains. ``python -m kinora_graphql.schema`` prints it, for schema.graphql."""
 
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from operator import attrgetter
@@ -20,10 +21,11 @@ from graphql import (
     specified_rules,
 )
 from graphql.validation import ASTValidationRule
+from prometheus_client import Counter
 from strawberry.extensions import MaxTokensLimiter, SchemaExtension
 from strawberry.schema.config import StrawberryConfig
 from strawberry.schema.schema import validate_document
-from strawberry.types import ExecutionContext
+from strawberry.types import ExecutionContext, ExecutionResult
 
 from kinora_graphql import scalars
 from kinora_graphql.auth.mutations import AuthMutation
@@ -33,8 +35,9 @@ from kinora_graphql.channels.queries import ChannelsQuery
 from kinora_graphql.channels.subscriptions import ChannelsSubscription
 from kinora_graphql.comments.mutations import CommentsMutation
 from kinora_graphql.comments.subscriptions import CommentsSubscription
+from kinora_graphql.context import Context
 from kinora_graphql.costs import Limits, Measured, Measuring, declare, prices
-from kinora_graphql.extensions import Errors, Measure, OneOperation, Prepared, RejectInvalidToken
+from kinora_graphql.extensions import OPERATIONS, Errors, Measure, OneOperation, Prepared, RejectInvalidToken
 from kinora_graphql.likes.mutations import LikesMutation
 from kinora_graphql.likes.queries import LikesQuery
 from kinora_graphql.media.mutations import MediaMutation
@@ -43,6 +46,7 @@ from kinora_graphql.node.queries import NodeQuery
 from kinora_graphql.node.types import Node
 from kinora_graphql.notifications.mutations import NotificationsMutation
 from kinora_graphql.notifications.queries import NotificationsQuery
+from kinora_graphql.plans import Plan, Unplanned, compile_plan
 from kinora_graphql.playlists.mutations import PlaylistsMutation
 from kinora_graphql.playlists.queries import PlaylistsQuery
 from kinora_graphql.settings import GraphqlSettings
@@ -101,11 +105,19 @@ def _attribute(name: str) -> GraphQLFieldResolver:
     return lambda source, _: get(source)
 
 
+PLANNED = Counter(
+    "kinora_graphql_planned_queries",
+    "Queries that were executed by a plan (ok), and those that the interpreter repeated because of an error (repeated)",
+    ["outcome"],
+)
+
+
 class Document(NamedTuple):
-    """A parsed document, and its validation errors."""
+    """A parsed document, its validation errors, and the plans of its operations, None for those without."""
 
     document: DocumentNode
     errors: list[GraphQLError]
+    plans: dict[str | None, Plan | None]
 
 
 class Schema(strawberry.Schema):
@@ -119,7 +131,7 @@ class Schema(strawberry.Schema):
         @lru_cache(maxsize=settings.cached_documents)
         def prepare(query: str) -> Document:
             document = parse(query, max_tokens=settings.max_tokens)
-            return Document(document, validate_document(self._schema, document, (*specified_rules, *rules)))
+            return Document(document, validate_document(self._schema, document, (*specified_rules, *rules)), {})
 
         self.prepare: Callable[[str], Document] = prepare
         """Parse and validate, or take the result from the cache. Raises GraphQLSyntaxError."""
@@ -136,6 +148,35 @@ class Schema(strawberry.Schema):
             return get_operation_ast(self.prepare(query).document, name)
         except GraphQLSyntaxError:
             return None
+
+    def plan(self, query: str, name: str | None) -> Plan | None:
+        """Of the operation to execute; None if the document is invalid, or the operation cannot be planned."""
+        operation = self.operation(query, name)
+        if operation is None or not self.is_valid(query):
+            return None
+        document, _, plans = self.prepare(query)
+        if name not in plans:
+            try:
+                plans[name] = compile_plan(self._schema, document, operation)
+            except Unplanned:
+                plans[name] = None
+        return plans[name]
+
+    async def execute(self, query: str | None, *args: Any, **more: Any) -> ExecutionResult:
+        """By its plan, if it has one and is answered without errors; otherwise by graphql-core's interpreter."""
+        plan = self.plan(query or "", more.get("operation_name"))
+        context: Context = more["context_value"]
+        if plan is not None and context.refusal is None:
+            started = time.perf_counter()
+            try:
+                data = await plan.execute(context, more.get("variable_values") or {})
+            except Unplanned:
+                PLANNED.labels("repeated").inc()
+            else:
+                PLANNED.labels("ok").inc()
+                OPERATIONS.labels("query", "ok").observe(time.perf_counter() - started)
+                return ExecutionResult(data=data, errors=None)
+        return await super().execute(query, *args, **more)
 
     def measure(self, query: str, name: str | None, variables: dict[str, Any] | None) -> Measured | None:
         """None if the document is invalid or has no operation of this name."""

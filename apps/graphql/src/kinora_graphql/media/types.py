@@ -59,23 +59,36 @@ class Media(Node):
     language: str = strawberry.field(description="BCP 47, such as pt-BR; empty if unknown.")
     visibility: Visibility
     state: MediaState
-    attributes: JSON = strawberry.field(description="Free-form, set by the owner.")
     duration: float | None = strawberry.field(description="Seconds; null until the source has been probed.")
     failure: Failure | None = strawberry.field(description="Null unless processing failed.")
-    created_at: datetime
-    updated_at: datetime
-    publish_at: datetime | None = strawberry.field(
-        description="When it becomes public by itself; null unless it is scheduled."
-    )
-    published_at: datetime | None = strawberry.field(
-        description="When it was ready and public for the first time; null before."
-    )
     view_count: BigInt
     like_count: BigInt
     comment_count: BigInt = strawberry.field(description="Including replies.")
     comments_enabled: bool = strawberry.field(description="Whether comments can be posted.")
+    message: strawberry.Private[pb.Media]
+    """For fields that take long to convert, and are rarely selected all together."""
     owner_id: strawberry.Private[UUID]
     pinned_comment_id: strawberry.Private[UUID | None]
+
+    @strawberry.field(description="Free-form, set by the owner.")
+    def attributes(self) -> JSON:
+        return JSON(from_struct(self.message.attributes))
+
+    @strawberry.field
+    def created_at(self) -> datetime:
+        return moment(self.message.created_at)
+
+    @strawberry.field
+    def updated_at(self) -> datetime:
+        return moment(self.message.updated_at)
+
+    @strawberry.field(description="When it becomes public by itself; null unless it is scheduled.")
+    def publish_at(self) -> datetime | None:
+        return moment(self.message.publish_at) if self.message.HasField("publish_at") else None
+
+    @strawberry.field(description="When it was ready and public for the first time; null before.")
+    def published_at(self) -> datetime | None:
+        return moment(self.message.published_at) if self.message.HasField("published_at") else None
 
     @strawberry.field(description="Null while the account is being deleted.")
     async def owner(self, info: Info) -> User | None:
@@ -128,6 +141,7 @@ class Media(Node):
     def of(cls, media: pb.Media) -> Self:
         return cls(
             uuid=UUID(media.id),
+            message=media,
             title=media.title,
             description=media.description,
             tags=list(media.tags),
@@ -135,13 +149,8 @@ class Media(Node):
             language=media.language,
             visibility=_VISIBILITIES[media.visibility],
             state=_STATES[media.state],
-            attributes=JSON(from_struct(media.attributes)),
             duration=media.duration if media.HasField("duration") else None,
             failure=Failure.of(media.failure_code, media.failure_detail),
-            created_at=moment(media.created_at),
-            updated_at=moment(media.updated_at),
-            publish_at=moment(media.publish_at) if media.HasField("publish_at") else None,
-            published_at=moment(media.published_at) if media.HasField("published_at") else None,
             view_count=BigInt(media.counters.views),
             like_count=BigInt(media.counters.likes),
             comment_count=BigInt(media.counters.comments),

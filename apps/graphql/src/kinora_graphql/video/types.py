@@ -54,13 +54,30 @@ class Video(Node):
     duration: float | None = strawberry.field(description="Seconds; null until the source has been probed.")
     width: int | None = strawberry.field(description="Pixels of the source; null until it has been probed.")
     height: int | None = strawberry.field(description="Pixels of the source; null until it has been probed.")
-    renditions: list[Rendition] = strawberry.field(directives=[ListSize(assumed_size=8)])
     stream_url: str | None = strawberry.field(
         description="The HLS master playlist; null until the first seconds are playable."
     )
     poster_url: str | None = strawberry.field(description="A JPEG image; null until it has been made.")
     failure: Failure | None = strawberry.field(description="Null unless processing failed.")
-    created_at: datetime
+    message: strawberry.Private[pb.Video]
+    """For fields that take long to convert, and are rarely selected in lists."""
+
+    @strawberry.field(directives=[ListSize(assumed_size=8)])
+    def renditions(self) -> list[Rendition]:
+        return [
+            Rendition(
+                name=rendition.name,
+                width=rendition.width or None,
+                height=rendition.height or None,
+                codecs=rendition.codecs,
+                average_bandwidth=BigInt(rendition.average_bandwidth),
+            )
+            for rendition in self.message.renditions
+        ]
+
+    @strawberry.field
+    def created_at(self) -> datetime:
+        return moment(self.message.created_at)
 
     @classmethod
     def of(cls, video: pb.Video) -> Self:
@@ -70,20 +87,10 @@ class Video(Node):
             duration=video.duration if video.HasField("duration") else None,
             width=video.width or None,
             height=video.height or None,
-            renditions=[
-                Rendition(
-                    name=rendition.name,
-                    width=rendition.width or None,
-                    height=rendition.height or None,
-                    codecs=rendition.codecs,
-                    average_bandwidth=BigInt(rendition.average_bandwidth),
-                )
-                for rendition in video.renditions
-            ],
             stream_url=video.stream_url or None,
             poster_url=video.poster_url or None,
             failure=Failure.of(video.failure_code, video.failure_detail),
-            created_at=moment(video.created_at),
+            message=video,
         )
 
     @classmethod
