@@ -21,7 +21,7 @@ MOST_REQUESTS = 20_000
 PAUSE_SECONDS = 0.2
 # Password hashing is expensive on purpose.
 LOGIN_PAUSE_SECONDS = 1
-UPLOAD_CHUNK_BYTES = 256 << 10
+UPLOAD_CHUNK_BYTES = 128 << 10
 # One upload is always in progress, but each has to be transcoded, too.
 CHUNK_PAUSE_SECONDS = 1.5
 UPLOAD_PAUSE_SECONDS = 0.5
