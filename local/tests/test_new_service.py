@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,10 +29,20 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)
     (root / ".kinora").symlink_to(ROOT / ".kinora")
+    copy_type_cache(root)
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     said = run(root, sys.executable, "local/new_service.py", NAME)
     assert f"Created apps/{NAME}" in said
     return root
+
+
+def copy_type_cache(root: Path) -> None:
+    """Copy what `make types` has learnt about libraries, for which mypy needs 19 s of CPU, even while it is running."""
+    for file in ROOT.glob(".mypy_cache/*/*.db"):
+        copy = root / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
 
 
 def run(root: Path, *command: str, given: str = "", code: int = 0, **variables: str) -> str:
