@@ -11,28 +11,39 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*
 
-# --- this app's dependencies, from the lock file ----------------------------------------------------------------------
-FROM python AS needs
+# --- dependencies, from the lock file ---------------------------------------------------------------------------------
+FROM python AS pip
+RUN apt-get update && apt-get install --yes --no-install-recommends python3-pip
+COPY requirements.txt local/images/requirements.py /needs/
+# Wheels only, because there is no compiler.
+ENV PIP_INSTALL="pip --python /venv install --no-cache-dir --no-compile --only-binary :all: --require-hashes" \
+    COMPILE="python3 -m compileall -q --invalidation-mode unchecked-hash"
+
+# Those of the kit: one layer that all services share. Bytecode is invalidated by hash, not by time, for reproducible
+# images. A proxy or mirror of the package index is configured with the build secrets `pip.conf` and `certificates`, to
+# which pip.conf may refer as /run/secrets/certificates.
+FROM pip AS kit
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=certificates \
+    python3 -m venv --without-pip /venv \
+    && python3 /needs/requirements.py kinora-kit </needs/requirements.txt >/needs/kit.txt \
+    && $PIP_INSTALL --requirement /needs/kit.txt \
+    && $COMPILE /venv
+
+# The app's own.
+FROM kit AS own
 ARG APP
 # "yes": the client libraries of local/demo.py instead.
 ARG DEMO
-# package[s]: a pattern may match no file.
-COPY requirements.txt local/images/requirements.py apps/${APP}/package[s] /needs/
-RUN cd /needs && touch packages \
-    && if [ -n "${DEMO}" ]; then set -- gql httpx rich tuspy; else set -- kinora-kit "kinora-${APP}"; fi \
-    && python3 requirements.py "$@" <requirements.txt >app.txt
-
-FROM python AS venv
-RUN apt-get update && apt-get install --yes --no-install-recommends python3-pip
-COPY --from=needs /needs/packages /needs/app.txt /needs/
-# Wheels only, because there is no compiler. Bytecode is invalidated by hash, not by time, for reproducible images.
-# A proxy or mirror of the package index is configured with the build secrets `pip.conf` and `certificates`, to which
-# pip.conf may refer as /run/secrets/certificates.
+# package[s]: a pattern may match no file, if another one does.
+COPY local/images/requirements.py apps/${APP}/package[s] /needs/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=certificates \
-    python3 -m venv --without-pip $([ ! -s /needs/packages ] || echo --system-site-packages) /venv \
-    && pip --python /venv install --no-cache-dir --no-compile --ignore-installed --only-binary :all: \
-        --require-hashes --requirement /needs/app.txt \
-    && python3 -m compileall -q --invalidation-mode unchecked-hash /venv
+    touch /needs/packages \
+    && if [ -n "${DEMO}" ]; then set -- gql httpx rich tuspy; else set -- "kinora-${APP}"; fi \
+    && python3 /needs/requirements.py "$@" --without kinora-kit </needs/requirements.txt >/needs/own.txt \
+    && mkdir /own \
+    && { [ ! -s /needs/own.txt ] || $PIP_INSTALL --no-deps --target /own --requirement /needs/own.txt; } \
+    && $COMPILE /own \
+    && if [ -s /needs/packages ]; then sed -i 's/^\(include-system-site-packages =\).*/\1 true/' /venv/pyvenv.cfg; fi
 
 # --- the code ---------------------------------------------------------------------------------------------------------
 FROM python AS code
@@ -42,16 +53,17 @@ RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
 # --- runtime images; layers that rarely change come first -------------------------------------------------------------
 FROM python AS runtime
-# ARG before RUN: in buildah, build arguments are part of the cache key of RUN and what follows it only.
+COPY --from=kit /venv /venv
+# ARG after what the images share: in buildah, build arguments are part of the cache key of RUN and what follows it.
 ARG APP
-COPY --from=needs /needs/packages /app/packages
+COPY --from=own /needs/packages /app/packages
 RUN [ ! -s /app/packages ] || { \
         apt-get update \
         && xargs apt-get install --yes --no-install-recommends </app/packages \
         && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*; }
 ENV APP=${APP} \
     PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
-    PYTHONPATH=/app \
+    PYTHONPATH=/app:/own \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 LABEL org.opencontainers.image.title="kinora-${APP}" \
@@ -66,7 +78,8 @@ exec 3<>/dev/tcp/127.0.0.1/$KINORA_HTTP_PORT && printf 'GET /readyz HTTP/1.0\\r\
 && read -rt 4 _ status _ <&3 && [ $status = 200 ]"]
 
 FROM runtime AS service
-COPY --from=venv /venv /venv
+COPY --from=own /own /own
+COPY --from=own /venv/pyvenv.cfg /venv/
 COPY --from=code /app /app
 CMD exec python -m kinora_${APP}.main
 
@@ -78,13 +91,14 @@ RUN apt-get update \
 USER 10001:10001
 
 FROM worker-runtime AS worker
-COPY --from=venv /venv /venv
+COPY --from=own /own /own
+COPY --from=own /venv/pyvenv.cfg /venv/
 COPY --from=code /app /app
 CMD exec python -m kinora_${APP}.worker
 
 # For docker-compose.yml, which mounts local/. Shares the worker's layers, because it needs ffmpeg, too.
 FROM worker-runtime AS demo
-COPY --from=venv /venv /venv
+COPY --from=own /own /own
 ENTRYPOINT ["python", "/kinora/local/demo.py"]
 
 # The default target.

@@ -259,10 +259,15 @@ def test_image_contains_no_build_artifacts(image: Image) -> None:
 
 def test_image_contains_compiled_code(image: Image) -> None:
     """Nothing can be compiled later, because its root is read-only."""
-    for folder in ("app", "venv"):
+    for folder in ("app", "own", "venv"):
         sources = [file for file in (image.root / folder).rglob("*.py") if "lib2to3" not in file.parts]
         compiled = {file.name.split(".")[0] for file in (image.root / folder).rglob("*.pyc")}
         assert {file.stem.split(".")[0] for file in sources} <= compiled
+
+
+def test_images_share_the_layers_of_the_kit(built: dict[str, str]) -> None:
+    """Those of Debian, Python and the kit's packages, so that a node stores and unpacks them once."""
+    assert len({tuple(layers(reference)[:3]) for reference in built.values()}) == 1
 
 
 @pytest.mark.parametrize("name", WORKERS)
@@ -369,6 +374,11 @@ def test_lock_without_via_comment_is_rejected() -> None:
     assert [text[0] for text in requirements.needed(lock, {"kinora-auth"})] == ["a", "b"]
     with pytest.raises(SystemExit, match="does not say what requires d"):
         requirements.needed(lock + "d==1 \\\n    --hash=sha256:00\n", {"kinora-auth"})
+
+
+def test_own_requirements_are_those_that_the_kit_does_not_need() -> None:
+    lock = "a==1\n    # via\n    #   kinora-auth\n    #   kinora-kit\nb==1\n    # via kinora-auth\n"
+    assert requirements.own(lock, {"kinora-auth"}, {"kinora-kit"}) == ["b==1\n    # via kinora-auth\n"]
 
 
 def layers(reference: str) -> list[str]:

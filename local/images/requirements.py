@@ -1,4 +1,5 @@
-"""Print the lines of the lock file (stdin) for the named distributions and their dependencies, for their images.
+"""Print the lines of the lock file (stdin) for the named distributions and their dependencies, for their images;
+``--without NAME...``: except those that these need, too.
 
 The lock file names the parents of each requirement ("# via"), so nothing has to be resolved again.
 
@@ -24,5 +25,13 @@ def needed(lock: str, by: set[str]) -> list[str]:
     return [texts[name] for name in sorted(found)]
 
 
+def own(lock: str, by: set[str], without: set[str]) -> list[str]:
+    """Those that the distributions ``without`` do not need."""
+    shared = needed(lock, without)
+    return [text for text in needed(lock, by) if text not in shared]
+
+
 if __name__ == "__main__":
-    print("".join(needed(sys.stdin.read(), set(sys.argv[1:]))))
+    names = sys.argv[1:]
+    end = names.index("--without") if "--without" in names else len(names)
+    print("".join(own(sys.stdin.read(), set(names[:end]), set(names[end + 1 :]))))
