@@ -178,8 +178,7 @@ def create_app(
     app.add_middleware(CatchAll)
     app.add_middleware(Edge, settings=settings)
     app.mount(UNROUTED, _Unrouted(app))
-    app.include_router(_health_routes(health))
-    for router in routers:
+    for router in (*routers, _health_routes(health)):
         app.include_router(router)
     return app
 

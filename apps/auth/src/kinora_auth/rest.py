@@ -95,6 +95,18 @@ def _pair(tokens: Tokens, response: Response) -> Pair:
     return Pair(access_token=tokens.access_token, expires_in=tokens.expires_in, refresh_token=tokens.refresh_token)
 
 
+# First, because routes are tried in this order, and the gateway asks for nearly every request.
+@router.get("/user/token_verify", response_class=Response, responses=UNAUTHORIZED)
+async def token_verify(wired: Wired, request: Request, optional: Annotated[bool, Query()] = False) -> Response:
+    """ForwardAuth of the gateway: identifies the caller. With ``optional``, requests without a token pass."""
+    token = bearer(request.headers)
+    if token is None:
+        if not optional:
+            raise NotSignedIn
+        return Response()
+    return Response(headers=(await wired.verifier.verify(token)).headers())
+
+
 @router.post("/auth/register", status_code=201)
 async def register(wanted: domain.Registration, wired: Wired, client: From) -> Profile:
     return Profile.model_validate(await wired.accounts.register(wanted, client))
@@ -178,17 +190,6 @@ async def openapi(wired: Wired) -> dict[str, Any]:
 async def metadata(wired: Wired, response: Response) -> dict[str, object]:
     response.headers["Cache-Control"] = "public, max-age=300"
     return oauth.metadata(wired.accounts.settings.public_url)
-
-
-@router.get("/user/token_verify", response_class=Response, responses=UNAUTHORIZED)
-async def token_verify(wired: Wired, request: Request, optional: Annotated[bool, Query()] = False) -> Response:
-    """ForwardAuth of the gateway: identifies the caller. With ``optional``, requests without a token pass."""
-    token = bearer(request.headers)
-    if token is None:
-        if not optional:
-            raise NotSignedIn
-        return Response()
-    return Response(headers=(await wired.verifier.verify(token)).headers())
 
 
 @router.get("/user/profile")

@@ -1,5 +1,5 @@
 """Plans of queries: what to resolve, compiled once for each document, so that executing it does no work for each field
-of each object but the resolver's own. graphql-core's interpreter does a lot (docs/adr/0024-executor.md).
+of each object but the resolver's own. graphql-core's interpreter does a lot (docs/adr/0024-plans.md).
 
 A plan resolves one field of all objects of a list at a time, and awaits together what all fields of a level have begun.
 It has no error handling: if a resolver raises an error, or a value is not what the schema promises, graphql-core
