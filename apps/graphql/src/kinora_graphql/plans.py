@@ -190,33 +190,41 @@ class _Compiler:
 
     def _complete(self, kind: GraphQLOutputType, sets: Sequence[SelectionSetNode]) -> Complete:
         if isinstance(kind, GraphQLNonNull):
-            return _required(self._complete(kind.of_type, sets))
+            return _required(self._present(kind.of_type, sets))
+        return _nullable(self._present(kind, sets))
+
+    def _present(self, kind: GraphQLOutputType, sets: Sequence[SelectionSetNode]) -> Complete:
+        """Of values that are not None."""
         if isinstance(kind, GraphQLList):
             return _lists(self._complete(kind.of_type, sets))
         if isinstance(kind, GraphQLObjectType):
-            return _present(self.selection(kind, sets).begin)
+            return self.selection(kind, sets).begin
         if is_leaf_type(kind):
-            coerce = kind.coerce_output_value
-            return _present(_required(lambda values, _run: [coerce(value) for value in values]))
+            return _leaves(kind.coerce_output_value)
         raise Unplanned
 
 
-def _present(complete: Complete) -> Complete:
-    """Of the values that are not None."""
-
+def _required(complete: Complete) -> Complete:
     def completed(values: Sequence[Any], run: Run) -> Sequence[Any]:
-        if not any(value is None for value in values):
-            return complete(values, run)
+        if any(value is None for value in values):
+            raise Unplanned
+        return complete(values, run)
+
+    return completed
+
+
+def _nullable(complete: Complete) -> Complete:
+    def completed(values: Sequence[Any], run: Run) -> Sequence[Any]:
         results = iter(complete([value for value in values if value is not None], run))
         return [None if value is None else next(results) for value in values]
 
     return completed
 
 
-def _required(complete: Complete) -> Complete:
-    def completed(values: Sequence[Any], run: Run) -> Sequence[Any]:
-        results = complete(values, run)
-        if any(result is None for result in results):
+def _leaves(coerce: Callable[[Any], Any]) -> Complete:
+    def completed(values: Sequence[Any], _run: Run) -> Sequence[Any]:
+        results = [coerce(value) for value in values]
+        if None in results:
             raise Unplanned
         return results
 
@@ -232,7 +240,7 @@ def _lists(complete: Complete) -> Complete:
         results = iter(complete([item for each in lists for item in each], run))
         return [list(islice(results, len(each))) for each in lists]
 
-    return _present(completed)
+    return completed
 
 
 def _resolver(definition: GraphQLField, node: FieldNode) -> Resolve:
