@@ -153,6 +153,10 @@ async def me(caller: SignedIn) -> dict[str, str]:
     return {"user_id": str(caller.user_id)}
 
 
+@router.get("/thing_verify")
+async def thing_verify(caller: SignedIn) -> None: ...
+
+
 @router.get("/slow")
 async def slow(until: Path) -> dict[str, str]:
     until.with_suffix(".begun").touch()

@@ -103,6 +103,15 @@ async def test_request_id_of_the_client_is_kept_and_logged(service: Running) -> 
     assert (line["service"], line["level"]) == ("example", "info")
 
 
+async def test_only_refused_checks_of_the_gateway_are_logged(service: Running) -> None:
+    ids = [f"check-{uuid4()}" for _ in range(2)]
+    for given, headers, status in zip(ids, ({"X-User-Id": str(uuid4())}, {}), (200, 401), strict=True):
+        answer = await service.client.get("/thing_verify", headers={**headers, "X-Request-Id": given})
+        assert answer.status_code == status
+    await service.logged(ids[1])
+    assert ids[0] not in service.output.read_text()
+
+
 @pytest.mark.parametrize("hostile", [b"", b"x" * 65, b'"},{"level":"error', b"a b", b"\xff", b"${jndi:ldap}"])
 async def test_malformed_request_id_is_replaced(service: Running, hostile: bytes) -> None:
     answer = await service.client.get("/things/1", headers=[(b"X-Request-Id", hostile)])

@@ -48,6 +48,9 @@ METHOD = "kinora_kit.method"
 """Where a scope has the method of the request: ``method`` is GET for HEAD."""
 PROBES = {"/healthz", "/readyz", "/metrics"}
 """Requested by the kubelet and Prometheus. Exempt from the concurrency limit, and not logged."""
+CHECK = "_verify"
+"""How the paths end at which the gateway asks whether it may forward a request (ForwardAuth). Only refusals are logged:
+the gateway and the service log the request itself."""
 
 
 def problem_response(request: Request, error: DomainError, *, instance: str | None = None) -> JSONResponse:
@@ -221,7 +224,7 @@ class Edge:
             seconds = time.perf_counter() - started
             method = scope["method"] if scope["method"] in METHODS else "OTHER"
             HTTP_REQUESTS.labels(method, _template(served, mounted_at), str(status)).observe(seconds)
-            if scope["path"] not in PROBES:
+            if scope["path"] not in PROBES and not (status < 400 and scope["path"].endswith(CHECK)):
                 log.info(
                     "request",
                     method=scope["method"],

@@ -10,7 +10,7 @@ from kinora_video.wiring import wire
 
 
 def build(settings: VideoSettings) -> FastAPI:
-    return create_app(settings, wire, [rest.router, elsewhere.router, internal.router])
+    return create_app(settings, wire, [internal.router, rest.router, elsewhere.router])
 
 
 if __name__ == "__main__":
