@@ -1,6 +1,5 @@
 """The cost of operations: its estimation, its limits, and a cost for every field."""
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -84,13 +83,10 @@ def test_cost_counts_objects_by_the_size_of_their_lists(schema: Schema, document
 
 
 def test_measuring_takes_linear_time(schema: Schema) -> None:
-    """With 2 ** 60 paths through the fragments."""
+    """With 2 ** 60 paths through the fragments: to follow each would not end before the test's timeout."""
     spreads = [f"fragment F{index} on Query {{ ...F{index + 1} ...F{index + 1} }}" for index in range(60)]
     document = " ".join(["{ ...F0 }", *spreads, "fragment F60 on Query { a: me { email } }"])
-    schema.prepare(document)
-    started = time.monotonic()
     assert measure(schema, document) == Measured(depth=2, aliases=2**60, cost=2**60)
-    assert time.monotonic() - started < 0.5
 
 
 Start = Callable[..., AbstractAsyncContextManager[str]]

@@ -1,7 +1,6 @@
 """POST and GET: a user's journey, errors in results and in ``errors``, rejected operations and arguments."""
 
 import re
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -369,9 +368,7 @@ def fanned(levels: int) -> str:
     ids=lambda value: value[:30],
 )
 async def test_invalid_or_excessive_operation_is_rejected(ask: Ask, document: str, said: str) -> None:
-    started = time.monotonic()
-    answer = await ask(document)
-    assert time.monotonic() - started < 2
+    answer = await ask(document)  # which has a timeout, for those that would take exponential time
     assert "data" not in answer
     assert set(codes(answer)) == {"invalid_query"}
     assert any(said in error["message"] for error in answer["errors"])
