@@ -68,7 +68,6 @@ class Load:
     videos: list[tuple[Person, str]] = field(default_factory=list)
     documents: list[int] = field(default_factory=list)
     titles: list[int] = field(default_factory=list)
-    exports: list[str] = field(default_factory=list)
 
     async def upload_on(self, person: Person) -> None:
         while not self.over.is_set():
@@ -89,23 +88,6 @@ class Load:
             with contextlib.suppress(httpx.HTTPError):
                 if (await person.patch(f"/media/{video}", {"title": str(number)})).status_code == 200:
                     self.titles.append(number)
-
-    async def export_on(self, person: Person) -> None:
-        """One export after the other: each that was accepted becomes ready."""
-        while not self.over.is_set():
-            with contextlib.suppress(httpx.HTTPError):
-                await person.delete("/user/export")
-                requested = await person.http.post("/user/export", headers=person.headers)
-                if requested.status_code == 202:
-                    await until(lambda: is_exported(person), what="the export to be ready")
-                    self.exports.append(requested.json()["id"])
-
-
-async def is_exported(person: Person) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        answer = await person.get("/user/export")
-        return answer.status_code == 200 and answer.json()["state"] == "ready"
-    return False
 
 
 async def upload(person: Person, clip: Clip) -> str:
@@ -183,7 +165,6 @@ async def test_killing_every_process_loses_nothing(seed: int, clip: Callable[[st
             people.create_task(work.upload_on(other))
             people.create_task(work.rename_on(person, edited))
             people.create_task(work.insert_on(collection))
-            people.create_task(work.export_on(other))
             for seconds, process in schedule(seed):
                 await asyncio.sleep(seconds)
                 await asyncio.to_thread(kill, process)
@@ -200,7 +181,6 @@ async def test_killing_every_process_loses_nothing(seed: int, clip: Callable[[st
 
             await until(in_the_catalogue, what="the catalogue to be updated")
         assert work.titles
-        assert work.exports
         assert int((await person.get(f"/media/{edited}")).json()["title"]) >= work.titles[-1]
         found = {document["_id"] async for document in collection.find({}, {"_id": True})}
         assert len(work.documents) > len(PROCESSES)
