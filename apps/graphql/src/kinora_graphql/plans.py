@@ -8,7 +8,7 @@ they have loaded. Queries with directives, abstract types or introspection have 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
@@ -56,7 +56,9 @@ class Run:
 
     info: Info
     variables: Any
-    begun: list[tuple["Field", Sequence[Awaitable[Any]], Sequence[dict[str, Any]]]] = field(default_factory=list)
+    begun: list[tuple["Field", Sequence[Coroutine[Any, Any, Any]], Sequence[dict[str, Any]]]] = field(
+        default_factory=list
+    )
     """What the fields of this level await, and the results that need it."""
 
 
@@ -114,21 +116,24 @@ class Plan:
             while run.begun:
                 await _next_level(run)
         except Exception as error:
+            for _, coroutines, _ in run.begun:
+                for each in coroutines:
+                    each.close()
             raise Unplanned from error
         return data
 
 
 async def _next_level(run: Run) -> None:
     begun, run.begun = run.begun, []
-    awaited = [each for _, awaitables, _ in begun for each in awaitables]
+    awaited = [each for _, coroutines, _ in begun for each in coroutines]
     # All end before the interpreter may begin: a cancelled call would stay cancelled in the loaders.
     found = await asyncio.gather(*awaited, return_exceptions=True)
     for each in found:
         if isinstance(each, BaseException):
             raise each
     values = iter(found)
-    for each, awaitables, results in begun:
-        each.set(results, list(islice(values, len(awaitables))), run)
+    for each, coroutines, results in begun:
+        each.set(results, list(islice(values, len(coroutines))), run)
 
 
 def compile_plan(schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode) -> Plan:
